@@ -1,0 +1,1 @@
+"""The command line: plays shared ComfyUI workflows with the pack's nodes, where no ComfyUI is installed."""

@@ -1,0 +1,144 @@
+"""Runs a checked graph: each needed node once, in order, and gathers what there is to report."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..engine_runtime.errors import OstinatoError
+from ..nodes.comfy import io
+from .core_nodes import next_file
+from .validate import running_order, validate
+from .workflow import Catalogue, Graph, Link, Node, NodeType
+
+STATS_TYPE = "OSTINATO_STATS"
+
+
+@dataclass
+class Results:
+    """What a run leaves behind; the rates are None where no node handed out stats."""
+
+    nodes: int = 0
+    files: list[str] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict)
+    finished: int | None = None
+    ticks: int | None = None
+    ms_per_tick: float | None = None
+    realtime: float | None = None
+
+
+@dataclass
+class Failure(Exception):
+    """An error and the node it came from; `__cause__` is the error."""
+
+    node: Node
+
+    def __str__(self) -> str:
+        if isinstance(self.__cause__, torch.OutOfMemoryError | MemoryError):
+            return f"{self.node.name}: memory ran out; what runs must fit; make it shorter, or the ring less deep."
+        return f"{self.node.name}: {self.__cause__}"
+
+    @property
+    def expected(self) -> bool:
+        """Whether the user can do something about it; anything else is a bug, and its traceback is wanted."""
+        return isinstance(self.__cause__, OstinatoError | OSError | MemoryError | torch.OutOfMemoryError)
+
+
+def run_graph(
+    graph: Graph,
+    types: Catalogue,
+    workflow: dict[str, Any] | None = None,
+    on_node: Callable[[Node], None] = lambda node: None,
+) -> Results:
+    """Check everything, then run. `workflow` is what nodes read as `extra_pnginfo`."""
+    order = running_order(graph, types)
+    validate(graph, types, order)
+    values: dict[str, tuple[Any, ...]] = {}
+    results = Results(nodes=len(order))
+    stats: dict[int, Any] = {}
+    with torch.inference_mode():
+        for node in order:
+            on_node(node)
+            node_type = types[node.class_type]
+            try:
+                output = _run_node(node, node_type, graph, values, workflow)
+                _collect(node, node_type, output, results, stats)
+            except Exception as error:
+                raise Failure(node) from error
+            values[node.id] = output.args
+    _summarise(list(stats.values()), results)
+    return results
+
+
+def _run_node(
+    node: Node, node_type: NodeType, graph: Graph, values: dict[str, tuple[Any, ...]], workflow: dict[str, Any] | None
+) -> io.NodeOutput:
+    given = {
+        name: values[value.node][value.slot] if isinstance(value, Link) else value
+        for name, value in node.inputs.items()
+    }
+    hidden = {
+        io.Hidden.unique_id: node.id,
+        io.Hidden.prompt: graph.to_api() if io.Hidden.prompt in node_type.schema.hidden else None,
+        io.Hidden.extra_pnginfo: {"workflow": workflow} if workflow else None,
+    }
+    wanted = {name: value for name, value in hidden.items() if name in node_type.schema.hidden}
+    cls = node_type.cls.PREPARE_CLASS_CLONE({"hidden_inputs": wanted})
+    output = cls.execute(**given)
+    if inspect.iscoroutine(output):
+        output = asyncio.run(output)
+    output = io.NodeOutput() if output is None else output
+    output = io.NodeOutput(*output) if isinstance(output, tuple) else output
+    if len(output.args) != len(node_type.schema.outputs):
+        raise TypeError(
+            f"{node.class_type} returned {len(output.args)} values; its schema has {len(node_type.schema.outputs)} "
+            "outputs; correct its execute."
+        )
+    return output
+
+
+def _collect(node: Node, node_type: NodeType, output: io.NodeOutput, results: Results, stats: dict[int, Any]) -> None:
+    for spec, value in zip(node_type.schema.outputs, output.args, strict=True):
+        if spec.get_io_type() == STATS_TYPE and value is not None:
+            stats[id(value)] = value  # one object may pass through several nodes and counts once
+    shown = output.ui if isinstance(output.ui, dict) else output.ui.as_dict() if output.ui is not None else {}
+    results.files += shown.get("files", [])
+    if "text" in shown:
+        title = node.title if node.title not in results.texts else f"{node.title} ({node.id})"
+        results.texts[title] = "\n".join(shown["text"])
+    if "pixels" in shown:
+        results.files += write_images(shown["pixels"], "preview")
+
+
+def write_images(images: torch.Tensor, prefix: str) -> list[str]:
+    """One PNG per item of [B, H, W, C] in [0, 1]."""
+    from PIL import Image
+
+    written = []
+    for pixels in images.detach().float().cpu():
+        path = next_file(prefix, ".png")
+        array = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+        Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(path)
+        written.append(str(path))
+    return written
+
+
+def _summarise(stats: list[Any], results: Results) -> None:
+    """Counts add up; a rate is weighted by what it is a rate of: ticks, or seconds of playing."""
+    if not stats:
+        return
+    seconds = [s.finished / s.latents_per_s if s.latents_per_s > 0 else s.ticks * s.ms_per_tick / 1e3 for s in stats]
+    results.finished = sum(s.finished for s in stats)
+    results.ticks = sum(s.ticks for s in stats)
+    results.ms_per_tick = _weighted([s.ms_per_tick for s in stats], [s.ticks for s in stats])
+    results.realtime = _weighted([s.realtime for s in stats], seconds)
+
+
+def _weighted(values: list[float], weights: list[float]) -> float:
+    total = sum(weights)
+    return sum(v * w for v, w in zip(values, weights, strict=True)) / total if total else 0.0

@@ -1,0 +1,182 @@
+"""The `ostinato` command. Heavy modules are imported inside the commands, so that --help is quick."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..engine_runtime.errors import OstinatoError
+
+if TYPE_CHECKING:
+    from .execute import Results
+    from .workflow import Catalogue, Node
+
+REFUSED, FAILED, INTERRUPTED = 2, 1, 130  # exit codes
+
+app = typer.Typer(
+    help="Play a music diffusion model live, from the command line.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Device(str, Enum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+@app.callback()
+def ostinato() -> None:
+    """Play a music diffusion model live, from the command line."""
+
+
+@app.command()
+def run(
+    workflow: Annotated[Path, typer.Argument(help="A workflow saved by ComfyUI, in the editor's or the API form.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NODE.INPUT=VALUE", help="Change an input; NODE is an id, a title or a type."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where files are written.")] = Path("out"),
+    input_folder: Annotated[Path | None, typer.Option("--input", help="Where to look for audio first.")] = None,
+    device: Annotated[Device, typer.Option(help="Where the model runs.")] = Device.auto,
+    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout, nothing else.")] = False,
+) -> None:
+    """Run a workflow without ComfyUI."""
+    with exit_codes():
+        # a library that prints must not spoil the JSON
+        with redirect_stdout(sys.stderr if as_json else sys.stdout):
+            results = _run(workflow, settings or [], out, input_folder, device.value, show_bar=not as_json)
+        typer.echo(_as_json(workflow, results) if as_json else _as_text(results))
+
+
+@app.command()
+def nodes() -> None:
+    """List the nodes a workflow may use."""
+    with exit_codes():
+        types = all_types()
+        width = max(len(name) for name in types)
+        for name, node_type in sorted(types.items()):
+            line = " ".join(node_type.schema.description.split())
+            typer.echo(f"{name:{width}}  {line or node_type.title}")
+
+
+def main() -> None:
+    app()
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turns the errors a user may meet into one sentence on stderr and an exit code; any other keeps its traceback."""
+    from .execute import Failure
+    from .workflow import WorkflowError
+
+    try:
+        yield
+    except WorkflowError as error:
+        raise _exit(error, REFUSED) from None
+    except OstinatoError as error:
+        raise _exit(error, FAILED) from None
+    except Failure as failure:
+        if not failure.expected:
+            raise
+        raise _exit(failure, FAILED) from None
+    except KeyboardInterrupt:
+        raise _exit("stopped", INTERRUPTED) from None
+
+
+def all_types() -> Catalogue:
+    """The pack's nodes and the core ones."""
+    from ..nodes import NODES
+    from .core_nodes import CORE_NODES
+    from .workflow import catalogue
+
+    return catalogue(NODES, CORE_NODES)
+
+
+def _run(path: Path, settings: list[str], out: Path, input_folder: Path | None, device: str, show_bar: bool) -> Results:
+    from ..nodes import host
+    from .core_nodes import Folders, use_folders
+    from .execute import run_graph
+    from .validate import apply_settings
+    from .workflow import load_json, parse
+
+    data = load_json(path)
+    types = all_types()
+    graph = parse(data, types)
+    apply_settings(graph, types, settings)
+    examples = Path(__file__).resolve().parent.parent / "example_workflows"
+    inputs = [*([input_folder] if input_folder else []), path.parent, Path("."), examples]
+    with Bar(show_bar and sys.stderr.isatty()) as bar, use_folders(Folders(out, tuple(inputs))):
+        with host.use(host.Host(progress=bar.progress, device=device)):
+            return run_graph(graph, types, data if "nodes" in data else None, bar.start)
+
+
+class Bar:
+    """One tqdm bar on stderr for the node that runs."""
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled
+        self.bar: Any = None
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def start(self, node: Node) -> None:
+        if not self.enabled:
+            return
+        from tqdm import tqdm
+
+        self.__exit__()
+        self.bar = tqdm(desc=node.title, total=1, leave=False, file=sys.stderr)
+
+    def progress(self, done: int, total: int, node_id: str | None) -> None:
+        if self.bar is not None:
+            self.bar.total = total
+            self.bar.update(done - self.bar.n)
+
+
+def _as_json(path: Path, results: Results) -> str:
+    return json.dumps(
+        {
+            "workflow": str(path),
+            "nodes": results.nodes,
+            "finished": results.finished,
+            "ticks": results.ticks,
+            "ms_per_tick": results.ms_per_tick,
+            "realtime": results.realtime,
+            "files": results.files,
+            "texts": results.texts,
+        }
+    )
+
+
+def _as_text(results: Results) -> str:
+    lines = []
+    for title, text in results.texts.items():
+        lines += [title, *(f"  {line}" for line in text.splitlines())]
+    if results.finished is not None:
+        lines.append(
+            f"{results.finished} latents finished in {results.ticks} ticks, {results.ms_per_tick:.1f} ms per tick, "
+            f"{results.realtime:.2f} times real time"
+        )
+    lines += [f"wrote {file}" for file in results.files]
+    return "\n".join(lines or [f"ran {results.nodes} nodes; nothing was written"])
+
+
+def _exit(message: object, code: int) -> typer.Exit:
+    typer.echo(f"ostinato: {' '.join(str(message).split())}", err=True)
+    return typer.Exit(code)

@@ -1,0 +1,244 @@
+"""What must hold before anything runs: --set values applied, every value and link checked, an order found."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+from ..nodes.comfy import io
+from .workflow import Catalogue, Graph, Link, Node, NodeType, WorkflowError, check_input_name, is_widget
+
+TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+SHOWN_OPTIONS = 20
+
+
+def apply_settings(graph: Graph, types: Catalogue, settings: list[str]) -> None:
+    """Each setting is NODE.INPUT=VALUE; NODE is an id, a title or a class type."""
+    for setting in settings:
+        target, equals, text = setting.partition("=")
+        name, dot, input_name = target.strip().rpartition(".")
+        if not equals or not dot or not name or not input_name:
+            raise WorkflowError(f"--set {setting!r} is incomplete", "the form is NODE.INPUT=VALUE", "write it that way")
+        node = find_node(graph, name)
+        node_type = types[node.class_type]
+        if not check_input_name(node, node_type, input_name):
+            known = ", ".join(i.id for i in node_type.schema.inputs)
+            raise WorkflowError(f"{node.name} has no input {input_name!r}", f"its inputs are {known}", "correct --set")
+        node.inputs[input_name] = parse_value(node, node_type.input(input_name), text)
+        node.muted.pop(input_name, None)
+
+
+def find_node(graph: Graph, name: str) -> Node:
+    if name in graph.nodes:
+        return graph.nodes[name]
+    for attribute in ("title", "class_type"):
+        found = [node for node in graph.nodes.values() if getattr(node, attribute) == name]
+        if len(found) > 1:
+            raise WorkflowError(
+                f"--set names {name!r}, which {len(found)} nodes are called",
+                f"allowed are their ids {', '.join(node.id for node in found)}",
+                "use one of those",
+            )
+        if found:
+            return found[0]
+    titles = ", ".join(f"{node.id} {node.title!r}" for node in graph.nodes.values())
+    raise WorkflowError(f"--set names an unknown node {name!r}", f"the nodes are {titles}", "use an id, title or type")
+
+
+def parse_value(node: Node, spec: io.Input, text: str) -> Any:
+    """`text` as the type of the input."""
+    kind = spec.get_io_type()
+    try:
+        if kind == "INT":
+            return int(text)
+        if kind == "FLOAT":
+            return float(text)
+    except ValueError:
+        allowed = "a whole number" if kind == "INT" else "a number"
+        raise WorkflowError(f"{node.name} has {text!r} for {spec.id}", f"allowed is {allowed}", "correct it") from None
+    if kind == "BOOLEAN":
+        if text.lower() not in TRUE + FALSE:
+            raise WorkflowError(f"{node.name} has {text!r} for {spec.id}", "allowed is true or false", "correct it")
+        return text.lower() in TRUE
+    if kind == "COMBO":
+        return next((option for option in spec.options if str(option) == text), text)
+    if kind == "STRING":
+        return text
+    raise WorkflowError(
+        f"{node.name} takes a {kind} for {spec.id}, not a value",
+        f"allowed is a link from an output of type {kind}",
+        "set an input that is a number, text, choice or switch",
+    )
+
+
+def running_order(graph: Graph, types: Catalogue) -> list[Node]:
+    """The nodes that output nodes need, each after what it needs."""
+    order: list[Node] = []
+    done: set[str] = set()
+    for node in graph.nodes.values():
+        if types[node.class_type].schema.is_output_node:
+            _visit(graph, node, order, done)
+    if not order:
+        outputs = ", ".join(name for name, t in types.items() if t.schema.is_output_node)
+        raise WorkflowError(
+            "the workflow has no active output node", f"output nodes are {outputs}", "add one, or un-mute it"
+        )
+    return order
+
+
+def _visit(graph: Graph, root: Node, order: list[Node], done: set[str]) -> None:
+    """Depth first, with a stack of its own: a long chain must not meet Python's recursion limit."""
+    if root.id in done:
+        return
+    path = [(root, iter(list(root.links())))]
+    on_path = [root.id]
+    while path:
+        node, links = path[-1]
+        name, link = next(links, (None, None))
+        if link is None:
+            path.pop()
+            on_path.pop()
+            done.add(node.id)
+            order.append(node)
+        elif link.node not in graph.nodes:
+            raise WorkflowError(
+                f"{node.name} takes {name} from node {link.node}, which is not there",
+                "a link needs both of its nodes",
+                "connect the input again in ComfyUI",
+            )
+        elif link.node in on_path:
+            circle = " -> ".join([*on_path[on_path.index(link.node) :], link.node])
+            raise WorkflowError(
+                f"nodes {circle} feed each other in a circle",
+                "a workflow must not feed itself",
+                "remove one of the links",
+            )
+        elif link.node not in done:
+            target = graph.nodes[link.node]
+            path.append((target, iter(list(target.links()))))
+            on_path.append(target.id)
+
+
+def validate(graph: Graph, types: Catalogue, order: list[Node]) -> None:
+    """Raises at the first thing that is wrong. Constants are brought to the type of their input."""
+    for node in order:
+        node_type = types[node.class_type]
+        unchecked, arguments = _checker_arguments(node_type)
+        received: dict[str, str] = {}
+        for spec in node_type.schema.inputs:
+            value = node.inputs.get(spec.id)
+            if spec.id not in node.inputs:
+                if not spec.optional:
+                    raise _missing(node, spec)
+            elif isinstance(value, Link):
+                received[spec.id] = _check_link(graph, types, node, spec, value, "input_types" in arguments)
+            else:
+                node.inputs[spec.id] = value = check_type(node, spec, value)
+                if not unchecked and spec.id not in arguments:
+                    check_limits(node, spec, value)
+        _ask_node(node, node_type, arguments, unchecked, received)
+
+
+def _missing(node: Node, spec: io.Input) -> WorkflowError:
+    if spec.id in node.muted:
+        return WorkflowError(
+            f"{node.name} needs {spec.id}, which comes from the muted node {node.muted[spec.id]!r}",
+            "a muted node makes nothing",
+            f"un-mute that node, or mute {node.title!r} too",
+        )
+    what = "a value" if is_widget(spec) else "a link"
+    return WorkflowError(
+        f"{node.name} is missing its input {spec.id}", f"it needs {what} of type {spec.get_io_type()}", "give it one"
+    )
+
+
+def _check_link(graph: Graph, types: Catalogue, node: Node, spec: io.Input, link: Link, node_checks_types: bool) -> str:
+    source = graph.nodes[link.node]
+    outputs = types[source.class_type].schema.outputs
+    if not 0 <= link.slot < len(outputs):
+        raise WorkflowError(
+            f"{node.name} takes {spec.id} from output {link.slot} of {source.name}",
+            f"that node has {len(outputs)} outputs, counted from 0",
+            "connect the input again in ComfyUI",
+        )
+    made, wanted = outputs[link.slot].get_io_type(), spec.get_io_type()
+    if not node_checks_types and not types_match(made, wanted):
+        raise WorkflowError(
+            f"{node.name} is given {made} from {source.name} for {spec.id}",
+            f"allowed is {wanted}",
+            "connect an output of that type",
+        )
+    return made
+
+
+def types_match(made: str, wanted: str) -> bool:
+    """Types may be unions like "INT,FLOAT": all that may be made must be wanted; "*" is anything."""
+    if "*" in (made, wanted):
+        return True
+    return {t.strip() for t in made.split(",")} <= {t.strip() for t in wanted.split(",")}
+
+
+def check_type(node: Node, spec: io.Input, value: Any) -> Any:
+    kind = spec.get_io_type()
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind == "INT" and number and value == value // 1:
+        return int(value)
+    if kind == "FLOAT" and number and math.isfinite(value):
+        return float(value)
+    if kind == "BOOLEAN" and isinstance(value, bool) or kind == "STRING" and isinstance(value, str):
+        return value
+    if kind == "COMBO" and isinstance(value, str | int | float):
+        return value
+    names = {"INT": "a whole number", "FLOAT": "a finite number", "BOOLEAN": "true or false", "STRING": "text"}
+    allowed = names.get(kind) or ("one of its options" if kind == "COMBO" else f"a link of type {kind}")
+    raise WorkflowError(f"{node.name} has {_short(value)} for {spec.id}", f"allowed is {allowed}", "correct it")
+
+
+def check_limits(node: Node, spec: io.Input, value: Any) -> None:
+    low, high = getattr(spec, "min", None), getattr(spec, "max", None)
+    given = f"{node.name} has {_short(value)} for {spec.id}"
+    if low is not None and value < low or high is not None and value > high:
+        allowed = f"at least {low}" if high is None else f"at most {high}" if low is None else f"{low} to {high}"
+        raise WorkflowError(given, f"allowed is {allowed}", "correct it")
+    if spec.get_io_type() == "COMBO" and value not in spec.options:
+        shown = ", ".join(str(option) for option in spec.options[:SHOWN_OPTIONS]) or "nothing: the list is empty"
+        more = len(spec.options) - SHOWN_OPTIONS
+        raise WorkflowError(given, f"allowed is {shown}" + (f" and {more} more" if more > 0 else ""), "choose one")
+
+
+def _checker_arguments(node_type: NodeType) -> tuple[bool, list[str]]:
+    """Whether the node's own check takes everything, and the arguments it names. As in ComfyUI, the limits of those
+    inputs are then the node's own business."""
+    check = node_type.cls.validate_inputs
+    if check.__func__ is io.ComfyNode.validate_inputs.__func__:
+        return False, []
+    spec = inspect.getfullargspec(check)
+    return spec.varkw is not None, spec.args[1:]
+
+
+def _ask_node(node: Node, node_type: NodeType, arguments: list[str], takes_all: bool, received: dict[str, str]) -> None:
+    """Call `validate_inputs` with the inputs that it names. As in ComfyUI a linked one has no value yet and is None."""
+    values = {name: None if isinstance(value, Link) else value for name, value in node.inputs.items()}
+    given = {name: value for name, value in values.items() if takes_all or name in arguments}
+    if "input_types" in arguments:
+        given["input_types"] = received
+    if not given:
+        return
+    answer = node_type.cls.validate_inputs(**given)
+    if answer is not True:
+        reason = answer if isinstance(answer, str) else f"it refuses {', '.join(given)}"
+        raise NodeRefusal(node, reason)
+
+
+class NodeRefusal(WorkflowError):
+    """What a node's own `validate_inputs` said; its sentence is kept whole."""
+
+    def __init__(self, node: Node, reason: str) -> None:
+        Exception.__init__(self, f"{node.name}: {reason}")
+        self.given, self.allowed, self.remedy = node.name, reason, ""
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

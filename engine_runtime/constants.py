@@ -1,0 +1,9 @@
+"""Sizes of ACE-Step 1.5 that every module shares."""
+
+SAMPLE_RATE = 48_000  # Hz
+LATENT_HZ = 25  # frames per second
+HOP = SAMPLE_RATE // LATENT_HZ  # samples per frame
+LATENT_DIM = 64
+CONTEXT_DIM = 2 * LATENT_DIM  # source or silence channels, then chunk-mask channels
+PATCH = 2  # frames per decoder token
+MAX_DEPTH = 8

@@ -1,0 +1,122 @@
+"""The decoder contract.
+
+B rows, T frames (padded to the patch size), L condition tokens, H the condition's width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..constants import CONTEXT_DIM, LATENT_DIM, MAX_DEPTH, PATCH
+from ..errors import EngineLimitError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an engine takes at most: rows B, frames T, condition tokens L."""
+
+    batch: int
+    frames: int
+    tokens: int
+
+    def check(self, batch: int, frames: int, tokens: int) -> None:
+        """Raise `EngineLimitError` naming the first limit that is passed."""
+        for name, given, most in (
+            ("rows", batch, self.batch),
+            ("frames", frames, self.frames),
+            ("condition tokens", tokens, self.tokens),
+        ):
+            if not 1 <= given <= most:
+                raise EngineLimitError(
+                    f"{given} {name} were asked of the engine",
+                    f"it takes 1 to {most}",
+                    f"use fewer {name} or an engine with a larger limit",
+                )
+
+    def depth_in_one_pass(self, guided: bool) -> int:
+        """The largest ring depth whose rows run in one execute; 0 when not even one slot does."""
+        return min(MAX_DEPTH, self.batch // (2 if guided else 1))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Resident input buffers of B decoder rows; conditions are written when a slot is taken, never per tick.
+
+    Attributes:
+        hidden_states: `[B, T, 64]` noisy latent, engine dtype.
+        timestep: `[B]` t in [0, 1], float32.
+        encoder_hidden_states: `[B, L, H]` condition tokens, engine dtype.
+        encoder_attention_mask: `[B, L]` bool, True on a condition's own tokens.
+        context_latents: `[B, T, 128]`, engine dtype.
+    """
+
+    hidden_states: Tensor
+    timestep: Tensor
+    encoder_hidden_states: Tensor
+    encoder_attention_mask: Tensor
+    context_latents: Tensor
+
+    @classmethod
+    def allocate(
+        cls, batch: int, frames: int, tokens: int, width: int, dtype: torch.dtype, device: torch.device
+    ) -> Rows:
+        """Zeroed rows; T is rounded up to the patch size. A row nobody wrote attends one zero token."""
+        frames += -frames % PATCH
+        rows = cls(
+            torch.zeros(batch, frames, LATENT_DIM, dtype=dtype, device=device),
+            torch.zeros(batch, dtype=torch.float32, device=device),
+            torch.zeros(batch, tokens, width, dtype=dtype, device=device),
+            torch.zeros(batch, tokens, dtype=torch.bool, device=device),
+            torch.zeros(batch, frames, CONTEXT_DIM, dtype=dtype, device=device),
+        )
+        rows.encoder_attention_mask[:, 0] = True
+        return rows
+
+    def part(self, start: int, stop: int) -> Rows:
+        """Views of rows `start` to `stop`."""
+        return Rows(*(getattr(self, f.name)[start:stop] for f in fields(self)))
+
+    def write(self, row: int, tokens: Tensor, context: Tensor) -> None:
+        """Put one condition into a row.
+
+        Args:
+            tokens: `[l, H]`, `l <= L`; the rest of the row is zeroed and masked.
+            context: `[t, 128]`, `t <= T`; the rest is zeroed.
+        """
+        length, frames = tokens.shape[0], context.shape[0]
+        self.encoder_hidden_states[row, :length].copy_(tokens, non_blocking=True)
+        self.encoder_hidden_states[row, length:].zero_()
+        self.encoder_attention_mask[row, :length].fill_(True)
+        self.encoder_attention_mask[row, length:].fill_(False)
+        self.context_latents[row, :frames].copy_(context, non_blocking=True)
+        self.context_latents[row, frames:].zero_()
+
+
+class Engine(Protocol):
+    """A decoder that maps rows to velocity, stream-ordered, without a host join.
+
+    The velocity it returns may live in a buffer that its next call overwrites: whatever must outlive that call is
+    copied first.
+    """
+
+    limits: Limits
+    width: int  # H
+    dtype: torch.dtype
+    device: torch.device
+    identity: str  # weights, kind, precision, library
+    name: str  # for people
+
+    def rows(self, batch: int, frames: int, tokens: int) -> Rows:
+        """Allocate the resident rows of a ring; raises `EngineLimitError` for what does not fit.
+
+        `batch` may pass the limit: the caller then executes parts that do not.
+        """
+        ...
+
+    def __call__(self, rows: Rows) -> Tensor:
+        """Velocity dx/dt, `[B, T, 64]`, of rows made by `rows` or of a part of them."""
+        ...

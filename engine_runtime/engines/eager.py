@@ -1,0 +1,51 @@
+"""The reference engine: eager PyTorch on any device."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import AceStepTransformer1DModel
+from torch import Tensor
+
+from ..constants import MAX_DEPTH
+from .base import Limits, Rows
+from .decoder import MaskedDecoder
+
+LIMITS = Limits(batch=2 * MAX_DEPTH, frames=15_000, tokens=4_096)
+
+
+class EagerEngine:
+    """`MaskedDecoder` run as it is.
+
+    Args:
+        transformer: the reference model; its dtype and device become the engine's.
+        identity: what the weights are, for the engine cache.
+        limits: rows, frames and tokens it accepts.
+    """
+
+    def __init__(
+        self,
+        transformer: AceStepTransformer1DModel,
+        identity: str,
+        limits: Limits = LIMITS,
+    ) -> None:
+        self.decoder = MaskedDecoder(transformer).eval().requires_grad_(False)
+        self.limits = limits
+        self.width = transformer.condition_embedder.in_features
+        self.dtype = transformer.dtype
+        self.device = transformer.device
+        self.identity = f"eager:{identity}:{self.dtype}:{self.device}:{limits}"
+        self.name = f"eager, {str(self.dtype).removeprefix('torch.')} on {self.device}"
+
+    def rows(self, batch: int, frames: int, tokens: int) -> Rows:
+        self.limits.check(min(batch, self.limits.batch), frames, tokens)
+        return Rows.allocate(batch, frames, tokens, self.width, self.dtype, self.device)
+
+    def __call__(self, rows: Rows) -> Tensor:
+        with torch.no_grad():
+            return self.decoder(
+                rows.hidden_states,
+                rows.timestep,
+                rows.encoder_hidden_states,
+                rows.encoder_attention_mask,
+                rows.context_latents,
+            )

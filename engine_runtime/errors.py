@@ -1,0 +1,47 @@
+"""Errors that a user may meet. Each says what was given, what is allowed and what to do, in one sentence."""
+
+from __future__ import annotations
+
+
+class OstinatoError(Exception):
+    """Base of every error the runtime raises on purpose.
+
+    Args:
+        given: what was found ("depth is 9").
+        allowed: what would have been right ("allowed is 1 to 8").
+        remedy: what to do about it ("lower the depth").
+    """
+
+    def __init__(self, given: str, allowed: str, remedy: str) -> None:
+        super().__init__(f"{given}; {allowed}; {remedy}.")
+        self.given, self.allowed, self.remedy = given, allowed, remedy
+
+
+class InputError(OstinatoError, ValueError):
+    """A value from outside that cannot be used."""
+
+
+class AudioError(InputError):
+    """Audio that cannot become a source or a timbre reference."""
+
+
+class ModelError(OstinatoError):
+    """A model folder or checkpoint that cannot be loaded."""
+
+
+class EngineLimitError(OstinatoError):
+    """Rows that an engine cannot take: more rows, frames or tokens than its limits, or another width."""
+
+
+class SessionError(OstinatoError):
+    """A session id that is taken, unknown, or already closed."""
+
+
+class MemoryShortage(OstinatoError):
+    """The device had no room; the runtime stays usable."""
+
+
+def check_range(name: str, value: float, low: float, high: float, remedy: str) -> None:
+    """Raise `InputError` unless `low <= value <= high`; NaN never passes."""
+    if not low <= value <= high:
+        raise InputError(f"{name} is {value:g}", f"allowed is {low:g} to {high:g}", remedy)

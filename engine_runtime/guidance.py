@@ -1,0 +1,43 @@
+"""Guidance as pure functions.
+
+D slots, T frames, C = 64 channels; per-slot scalars have shape `[D, 1, 1]`. No state, no host sync.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+EPS = 1e-12  # as torch.nn.functional.normalize
+
+
+def momentum(diff: Tensor, average: Tensor, beta: Tensor, on: Tensor) -> Tensor:
+    """`m = d + beta * m` where guidance is on, else `m` (APG, arXiv 2410.02416, section 4).
+
+    Args:
+        diff: positive minus negative velocity, `[D, T, C]`.
+        average: the running average, `[D, T, C]`.
+        beta: momentum per slot, `[D, 1, 1]`.
+        on: whether the slot is guided at this step, `[D, 1, 1]` bool.
+    """
+    return torch.where(on, diff + beta * average, average)
+
+
+def apg(positive: Tensor, average: Tensor, scale: Tensor, eta: Tensor, limit: Tensor, on: Tensor) -> Tensor:
+    """`v = v+ + (w - 1) * (m_perp + eta * m_par)`, with `m` first scaled to a norm of at most `limit`.
+
+    Norms and the projection on `v+` run over time, per channel, as in the ACE-Step 1.5 base model. Where `on` is
+    false the result is `v+` itself, bit for bit.
+
+    Args:
+        positive: velocity of the positive rows, `[D, T, C]` float32.
+        average: momentum average, `[D, T, C]` float32.
+        scale, eta, limit: per slot, `[D, 1, 1]`.
+        on: `[D, 1, 1]` bool.
+    """
+    norm = average.norm(dim=1, keepdim=True)  # [D, 1, C]
+    update = average * (limit / norm.clamp_min(EPS)).clamp_max(1.0)
+    unit = positive / positive.norm(dim=1, keepdim=True).clamp_min(EPS)
+    parallel = (update * unit).sum(dim=1, keepdim=True) * unit
+    guided = positive + (scale - 1.0) * (update - parallel + eta * parallel)
+    return torch.where(on, guided, positive)

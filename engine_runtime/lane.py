@@ -1,0 +1,49 @@
+"""The one stream that a device's ticks run on, and how other streams meet it: by events, never by waiting."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+
+class Lane:
+    """A CUDA stream of its own on a GPU; on the CPU every method does nothing.
+
+    Work is handed in with `mark` (on the caller's stream) and `wait` (on the lane), and handed out with `mark` inside
+    `use()` and `take` on the caller's stream.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
+
+    def use(self) -> AbstractContextManager:
+        """Make the lane the current stream."""
+        return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
+
+    def mark(self) -> torch.cuda.Event | None:
+        """An event behind everything that is enqueued on the current stream."""
+        if self.stream is None:
+            return None
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def wait(self, event: torch.cuda.Event | None) -> None:
+        """Order later work of the lane after `event`."""
+        if self.stream is not None and event is not None:
+            self.stream.wait_event(event)
+
+    def keep(self, tensor: torch.Tensor) -> None:
+        """Keep a tensor of another stream from being reused before the lane's work on it is done."""
+        if self.stream is not None:
+            tensor.record_stream(self.stream)
+
+    def take(self, tensor: torch.Tensor, event: torch.cuda.Event | None) -> torch.Tensor:
+        """Hand a tensor made on the lane to the current stream."""
+        if self.stream is not None and event is not None:
+            current = torch.cuda.current_stream(self.device)
+            current.wait_event(event)
+            tensor.record_stream(current)
+        return tensor

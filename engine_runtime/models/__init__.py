@@ -1,0 +1,1 @@
+"""Loading a model, and turning prompts and audio into conditions and sources."""

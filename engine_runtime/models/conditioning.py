@@ -1,0 +1,171 @@
+"""Prompts to conditions, as `diffusers.AceStepPipeline` prepares them for text2music, cover and repaint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers.pipelines.ace_step.pipeline_ace_step import TASK_INSTRUCTIONS
+from torch import Tensor
+
+from ..config import frames_of
+from ..constants import LATENT_DIM, LATENT_HZ
+from ..errors import InputError, check_range
+from ..request import Condition, check_tensor
+from .loading import Model
+
+TASKS = ("text2music", "cover", "repaint")
+TIMBRE_FRAMES = 30 * LATENT_HZ
+MAX_TEXT_TOKENS, MAX_LYRIC_TOKENS = 256, 2048  # what the model was trained with
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a person says of the music.
+
+    Attributes:
+        tags: style, instruments, mood.
+        lyrics: words with section marks such as [verse]; empty or [instrumental] for none.
+        seconds: length; with a source, the source's length is used instead.
+        bpm: beats per minute, 0 to leave it open.
+        key: "C major", or empty.
+        time_signature: beats a bar, "4", or empty.
+        language: of the lyrics, as a code ("en").
+        task: text2music, cover (keep the source's structure) or repaint (keep the source outside a window).
+        repaint_start, repaint_end: the window in seconds; an end of 0 is the source's end.
+    """
+
+    tags: str
+    lyrics: str = ""
+    seconds: float = 10.0
+    bpm: int = 0
+    key: str = ""
+    time_signature: str = ""
+    language: str = "en"
+    task: str = "text2music"
+    repaint_start: float = 0.0
+    repaint_end: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.tags.strip():
+            raise InputError("the prompt has no tags", "at least one word is needed", "say what the music is like")
+        if self.task not in TASKS:
+            raise InputError(f"the task is {self.task!r}", f"allowed are {', '.join(TASKS)}", "choose one of them")
+        check_range("bpm", self.bpm, 0, 1000, "0 leaves the tempo open")
+        check_range("repaint start", self.repaint_start, 0.0, 600.0, "it is in seconds from the source's start")
+        check_range("repaint end", self.repaint_end, 0.0, 600.0, "0 is the source's end")
+        if self.repaint_end and self.repaint_start >= self.repaint_end:
+            raise InputError(
+                f"the repaint window runs from {self.repaint_start:g} to {self.repaint_end:g} s",
+                "it must end after it starts",
+                "swap or widen them",
+            )
+        frames_of(self.seconds)
+
+
+@torch.inference_mode()
+def encode_prompt(
+    model: Model, prompt: Prompt, source: Tensor | None = None, timbre: Tensor | None = None
+) -> Condition:
+    """Encode one prompt.
+
+    Args:
+        model: the loaded pipeline.
+        prompt: what to say.
+        source: `[T, 64]` latent for cover and repaint; for text2music it only sets the length.
+        timbre: `[frames, 64]` latent of a timbre reference, else the model's silence.
+
+    Returns:
+        Tokens `[L, H]`, context `[T, 128]`, and the null condition of a base model, in the transformer's dtype.
+
+    Raises:
+        InputError: for a cover or repaint without a source, or text beyond the model's length.
+    """
+    pipe, device, dtype = model.pipe, model.device, model.pipe.transformer.dtype
+    if source is not None:
+        check_tensor("the source latent", source, None, LATENT_DIM)
+        source = source.to(device, dtype)
+    elif prompt.task != "text2music":
+        raise InputError(f"the task is {prompt.task} and there is no source", "it needs one", "connect a source")
+    frames = frames_of(prompt.seconds) if source is None else source.shape[0]
+    seconds = prompt.seconds if source is None else frames / LATENT_HZ
+    tokens = _tokens(model, prompt, seconds, timbre)
+    context = torch.cat(_context(model, prompt, source, frames), dim=-1)
+    null = None if model.turbo else pipe.condition_encoder.null_condition_emb[0].to(device, dtype)
+    return Condition(tokens, context, None if null is None else null.clone())
+
+
+def _tokens(model: Model, prompt: Prompt, seconds: float, timbre: Tensor | None) -> Tensor:
+    """Text, lyric and timbre tokens packed by the condition encoder, `[L, H]`."""
+    pipe, device, dtype = model.pipe, model.device, model.pipe.transformer.dtype
+    fields = {
+        "vocal_language": prompt.language,
+        "audio_duration": seconds,
+        "instruction": TASK_INSTRUCTIONS[prompt.task],
+        "bpm": prompt.bpm or None,
+        "keyscale": prompt.key or None,
+        "timesignature": prompt.time_signature or None,
+    }
+    # One token more than allowed, so that a text too long shows instead of being cut.
+    text, text_mask, lyrics, lyric_mask = pipe.encode_prompt(
+        prompt.tags,
+        prompt.lyrics,
+        device,
+        max_text_length=MAX_TEXT_TOKENS + 1,
+        max_lyric_length=MAX_LYRIC_TOKENS + 1,
+        **fields,
+    )
+    for name, given, most in (("tags", text, MAX_TEXT_TOKENS), ("lyrics", lyrics, MAX_LYRIC_TOKENS)):
+        if given.shape[1] > most:
+            raise InputError(
+                f"the {name} with their headings are longer than {most} tokens",
+                f"the model was trained with at most {most}",
+                f"shorten the {name}",
+            )
+    if timbre is None:
+        timbre = pipe.condition_encoder.silence_latent[0, :TIMBRE_FRAMES]
+    packed, mask = pipe.condition_encoder(
+        text_hidden_states=text,
+        text_attention_mask=text_mask,
+        lyric_hidden_states=lyrics,
+        lyric_attention_mask=lyric_mask,
+        refer_audio_acoustic_hidden_states_packed=timbre[None].to(device, dtype),
+        refer_audio_order_mask=torch.zeros(1, dtype=torch.long, device=device),
+    )
+    return packed[0][mask[0]]
+
+
+def _context(model: Model, prompt: Prompt, source: Tensor | None, frames: int) -> tuple[Tensor, Tensor]:
+    """Source channels and chunk mask, `[T, 64]` each; the mask is 1 where music is to be made."""
+    pipe, device, dtype = model.pipe, model.device, model.pipe.transformer.dtype
+    mask = torch.ones(frames, LATENT_DIM, device=device, dtype=dtype)
+    if prompt.task == "cover" and source is not None:
+        return _structure(model, source), mask
+    silence, _ = pipe.prepare_src_latents(device, dtype, latent_length=frames)
+    if prompt.task == "text2music" or source is None:
+        return silence[0], mask
+    first = int(prompt.repaint_start * LATENT_HZ)
+    last = int(prompt.repaint_end * LATENT_HZ) if prompt.repaint_end else frames
+    if first >= frames or last > frames:
+        raise InputError(
+            f"the repaint window runs from {prompt.repaint_start:g} to {last / LATENT_HZ:g} s",
+            f"the source is {frames / LATENT_HZ:g} s long",
+            "move the window inside the source",
+        )
+    mask.zero_()
+    mask[first : max(last, first + 1)] = 1.0
+    return torch.where(mask > 0.5, silence[0], source), mask
+
+
+def _structure(model: Model, source: Tensor) -> Tensor:
+    """The source through the model's 5 Hz tokens and back: its structure without its sound, `[T, 64]`."""
+    pipe = model.pipe
+    if pipe.audio_tokenizer is None or pipe.audio_token_detokenizer is None:
+        raise InputError(
+            f"{model.name} has no audio tokenizer",
+            "a cover needs audio_tokenizer and audio_token_detokenizer",
+            "load a model that has them",
+        )
+    silence = pipe.condition_encoder.silence_latent.to(source.device, source.dtype)
+    quantized, _ = pipe.audio_tokenizer.tokenize(source[None], silence)
+    return pipe.audio_token_detokenizer(quantized.to(source.dtype))[0, : source.shape[0]].contiguous()

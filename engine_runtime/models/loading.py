@@ -1,0 +1,258 @@
+"""From a name to a loaded model: a built-in preset, a local folder in diffusers' format, or a hub id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AceStepPipeline
+from diffusers.utils import logging as diffusers_logging
+from safetensors import safe_open
+from transformers.utils import logging as transformers_logging
+
+from ..constants import HOP, LATENT_DIM, SAMPLE_RATE
+from ..engines import EagerEngine, Limits
+from ..engines.eager import LIMITS
+from ..errors import InputError, MemoryShortage, ModelError
+from .tiny import PRESETS, preset_folder
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+Progress = Callable[[int, int], None]  # bytes done, bytes in all
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A loaded ACE-Step 1.5 pipeline, and what the runtime needs to know of it.
+
+    Attributes:
+        pipe: the diffusers pipeline that prepares conditions; its transformer is the engine's.
+        turbo: guidance is distilled in; else a base or SFT model, with a null condition.
+        identity: hash of the configs, and of the sizes and times of the weight files.
+    """
+
+    pipe: AceStepPipeline
+    name: str
+    turbo: bool
+    identity: str
+
+    @property
+    def device(self) -> torch.device:
+        return self.pipe.transformer.device
+
+    def engine_identity(self, limits: Limits) -> str:
+        return f"eager:{self.identity}:{self.pipe.transformer.dtype}:{self.device}:{limits}"
+
+    def engine(self, limits: Limits = LIMITS) -> EagerEngine:
+        """The eager engine on this model's transformer."""
+        return EagerEngine(self.pipe.transformer, self.engine_identity(limits), limits)
+
+
+def pick_device(choice: str) -> torch.device:
+    """`auto` is the current CUDA device where there is one, else the CPU."""
+    if choice == "auto":
+        choice = "cuda" if torch.cuda.is_available() else "cpu"
+    if choice not in ("cpu", "cuda"):
+        raise InputError(f"the device is {choice!r}", "allowed are auto, cpu and cuda", "choose one of them")
+    if choice == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise InputError("the device is cuda", "this PyTorch sees no CUDA device", "use auto or cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def pick_dtype(choice: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 on a GPU that computes in it, else float32."""
+    if choice == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if fast else torch.float32
+    if choice not in DTYPES:
+        raise InputError(f"the precision is {choice!r}", f"allowed are auto, {', '.join(DTYPES)}", "choose one")
+    return DTYPES[choice]
+
+
+def load(
+    source: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    download: bool = False,
+    progress: Progress | None = None,
+) -> Model:
+    """Load a model.
+
+    Args:
+        source: `tiny`, `tiny-base`, a folder with a `model_index.json`, or a hub id `owner/name`.
+        device, dtype: where the weights go and in what precision; the VAE is float32 unless `dtype` is bfloat16.
+        download: whether a hub id may be fetched over the network; else only the local hub cache is used.
+        progress: told the bytes of a download.
+
+    Raises:
+        InputError: for a name that is none of these.
+        ModelError: for a folder that is not ACE-Step 1.5, or that lacks keys.
+        MemoryShortage: when the device has no room.
+    """
+    folder = _folder(source.strip(), download, progress)
+    _check_index(folder)
+    try:
+        pipe = _read(folder, dtype)
+        _check_keys(pipe, folder)
+        pipe.to(device)
+    except torch.OutOfMemoryError as error:
+        raise MemoryShortage(
+            f"loading {source} found no room on {device}",
+            "the weights must fit beside what is loaded",
+            "unload other models or use a smaller precision",
+        ) from error
+    _check_format(pipe, source)
+    config = pipe.transformer.config
+    turbo = bool(getattr(config, "is_turbo", False)) or getattr(config, "model_version", None) == "turbo"
+    pipe.set_progress_bar_config(disable=True)
+    return Model(pipe, source, turbo, _identity(folder))
+
+
+def _folder(source: str, download: bool, progress: Progress | None) -> Path:
+    if source in PRESETS:
+        return preset_folder(source)
+    path = Path(source).expanduser()
+    if source and path.is_dir():
+        return path
+    if path.exists() or not _HUB_ID.fullmatch(source):
+        raise InputError(
+            f"the model is {source!r}",
+            f"allowed are {', '.join(PRESETS)}, a folder in diffusers' format, or a hub id such as owner/name",
+            "check the name or the path",
+        )
+    return _from_hub(source, download, progress)
+
+
+def _from_hub(repo: str, download: bool, progress: Progress | None) -> Path:
+    """The local snapshot of a hub repository, fetched only when `download` says so."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    from tqdm import tqdm
+
+    class Bar(tqdm):
+        def update(self, n: float | None = 1) -> bool | None:
+            shown = super().update(n)
+            if progress is not None and self.unit == "B" and self.total:
+                progress(int(self.n), int(self.total))
+            return shown
+
+    try:
+        return Path(snapshot_download(repo, local_files_only=not download, tqdm_class=Bar if download else None))
+    except LocalEntryNotFoundError as error:
+        raise ModelError(
+            f"{repo} is not in the local hub cache",
+            "nothing is downloaded unless you allow it" if not download else "the hub could not be reached",
+            f"switch download on, or run: hf download {repo}",
+        ) from error
+    except Exception as error:  # the hub's own errors have many roots: gated, missing, no network
+        raise ModelError(
+            f"fetching {repo} failed with: {str(error).splitlines()[0]}",
+            "the id must name a public ACE-Step 1.5 repository in diffusers' format",
+            "check the id and the network",
+        ) from error
+
+
+def _check_index(folder: Path) -> None:
+    index = folder / "model_index.json"
+    try:
+        name = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(
+            f"{folder} has no readable model_index.json",
+            "a model folder is one that diffusers saved",
+            "point to the folder that holds model_index.json",
+        ) from error
+    if name != "AceStepPipeline":
+        raise ModelError(f"{folder} holds a {name}", "an AceStepPipeline is needed", "choose an ACE-Step 1.5 model")
+
+
+def _read(folder: Path, dtype: torch.dtype) -> AceStepPipeline:
+    try:
+        with _quiet():
+            vae_dtype = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+            return AceStepPipeline.from_pretrained(
+                folder, dtype={"default": dtype, "vae": vae_dtype}, local_files_only=True
+            )
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # diffusers, transformers and safetensors each raise their own kinds
+        reason = " ".join(str(error).split())
+        raise ModelError(
+            f"{folder} could not be loaded: {reason[:300]}",
+            "every part of an ACE-Step 1.5 pipeline must be there, whole and of the shapes that its config says",
+            "fetch the model again",
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the libraries' own bars and warnings; what they would only warn about is checked here."""
+    libraries = (diffusers_logging, transformers_logging)
+    before = [(library, library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+    try:
+        for library in libraries:
+            library.set_verbosity_error()
+            library.disable_progress_bar()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for library, level, bars in before:
+            library.set_verbosity(level)
+            if bars:
+                library.enable_progress_bar()
+
+
+def _check_format(pipe: AceStepPipeline, source: str) -> None:
+    given = (
+        int(pipe.vae.config.sampling_rate),
+        int(pipe.vae.hop_length),
+        int(pipe.transformer.config.audio_acoustic_hidden_dim),
+    )
+    if given != (SAMPLE_RATE, HOP, LATENT_DIM):
+        raise ModelError(
+            f"{source} has {given[0]} Hz, {given[1]} samples a frame and {given[2]} latent channels",
+            f"ACE-Step 1.5 has {SAMPLE_RATE} Hz, {HOP} and {LATENT_DIM}",
+            "choose an ACE-Step 1.5 model",
+        )
+
+
+def _check_keys(pipe: AceStepPipeline, folder: Path) -> None:
+    """Compare each part's tensors with its files: a missing one would otherwise play at random."""
+    for name in ("transformer", "vae", "condition_encoder", "audio_tokenizer", "audio_token_detokenizer"):
+        module, files = getattr(pipe, name), sorted((folder / name).glob("*.safetensors"))
+        if module is None or not files:  # an optional part, or weights in another format
+            continue
+        stored: set[str] = set()
+        for path in files:
+            with safe_open(path, framework="pt") as opened:
+                stored.update(opened.keys())
+        missing, left = sorted(module.state_dict().keys() - stored), sorted(stored - module.state_dict().keys())
+        if missing or left:
+            raise ModelError(
+                f"{name} lacks {len(missing)} tensors {missing[:8]} and has {len(left)} it does not know {left[:8]}",
+                "files and config must name the same tensors",
+                "fetch the model again",
+            )
+
+
+def _identity(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        digest.update(str(path.relative_to(folder)).encode())
+        if path.suffix == ".json":
+            digest.update(path.read_bytes())
+        else:
+            stat = path.stat()
+            digest.update(f"{stat.st_size}:{stat.st_mtime_ns}".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,97 @@
+"""The process-wide runtime: one lane a device, engines by identity, sessions by id."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from .config import StreamConfig
+from .engines import Engine
+from .errors import InputError, SessionError
+from .lane import Lane
+from .session import Session
+
+
+class Runtime:
+    """Safe to reach from several threads. Use `runtime()`; a second object would mean a second stream."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._lanes: dict[torch.device, Lane] = {}
+        self._engines: dict[str, Engine] = {}
+        self._sessions: dict[str, Session] = {}
+
+    def lane(self, device: torch.device) -> Lane:
+        """The device's one stream."""
+        with self._lock:
+            if device not in self._lanes:
+                self._lanes[device] = Lane(device)
+            return self._lanes[device]
+
+    def engine(self, identity: str, build: Callable[[], Engine]) -> Engine:
+        """The engine of that identity, built by the first caller; later callers share it."""
+        with self._lock:
+            if identity not in self._engines:
+                self._engines[identity] = build()
+            return self._engines[identity]
+
+    def drop_engines(self) -> None:
+        """Forget every engine that no open session plays on."""
+        with self._lock:
+            playing = {id(s.engine) for s in self._sessions.values()}
+            self._engines = {k: e for k, e in self._engines.items() if id(e) in playing}
+
+    def open(self, name: str, engine: Engine, config: StreamConfig) -> Session:
+        """Open a session.
+
+        Raises:
+            InputError: without an id.
+            SessionError: when the id is already open.
+        """
+        if not name:
+            raise InputError("the session has no id", "an id is required", "name the session")
+        with self._lock:
+            if name in self._sessions:
+                raise SessionError(f"session {name!r} is open", "an id names one session", "close it or choose another")
+            session = Session(name, engine, config, self.lane(engine.device))
+            self._sessions[name] = session
+            return session
+
+    def session(self, name: str) -> Session:
+        with self._lock:
+            if name not in self._sessions:
+                known = ", ".join(sorted(self._sessions)) or "none"
+                raise SessionError(f"there is no session {name!r}", f"open are: {known}", "open it first")
+            return self._sessions[name]
+
+    def close(self, name: str) -> None:
+        """Close a session; an unknown id is fine, so that clean-up may run twice."""
+        with self._lock:
+            session = self._sessions.pop(name, None)
+        if session is not None:
+            session.close()
+
+    @contextmanager
+    def playing(self, name: str, engine: Engine, config: StreamConfig) -> Iterator[Session]:
+        """A session that is closed whatever happens inside."""
+        session = self.open(name, engine, config)
+        try:
+            yield session
+        finally:
+            self.close(name)
+
+
+_runtime: Runtime | None = None
+_guard = threading.Lock()
+
+
+def runtime() -> Runtime:
+    """The one runtime of this process."""
+    global _runtime
+    with _guard:
+        if _runtime is None:
+            _runtime = Runtime()
+        return _runtime

@@ -1,0 +1,183 @@
+"""A caller's ring: requests in, finished latents out."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from .config import StreamConfig
+from .constants import LATENT_HZ
+from .engines import Engine
+from .errors import MemoryShortage, SessionError
+from .lane import Lane
+from .request import Request
+from .ring import Ring
+from .stats import Stats, TickClock
+from .tick import Seat, Tick
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """A latent that reached sigma 0, still on the lane's stream until it is taken."""
+
+    request: Request
+    latent: torch.Tensor
+    lane: Lane
+    done: torch.cuda.Event | None
+
+    def take(self) -> torch.Tensor:
+        """The latent `[T, 64]` float32, ordered before whatever the caller's current stream does next."""
+        return self.lane.take(self.latent, self.done)
+
+
+class Session:
+    """Owns one ring; `submit` from any thread, `step` from the thread that plays.
+
+    The ring is built for the first request that needs it. A request of another length, or one that needs guidance or
+    more tokens than the ring has, waits until the ring is empty; the ring is then built anew for it.
+
+    Args:
+        name: the session's id.
+        engine: the decoder.
+        config: what the ring is built for.
+        lane: the stream that the ticks run on.
+    """
+
+    def __init__(self, name: str, engine: Engine, config: StreamConfig, lane: Lane) -> None:
+        self.name, self.engine, self.config, self.lane = name, engine, config, lane
+        self._lock = threading.RLock()
+        self._queue: deque[Seat] = deque()
+        self._ring = Ring(config.depth)
+        self._tick: Tick | None = None
+        self._clock = TickClock(engine.device.type == "cuda")
+        self._since_admission = 1 << 30
+        self._finished = self._dropped = self._frames_out = 0
+        self.closed = False
+
+    def submit(self, request: Request) -> None:
+        """Queue a request. A full queue drops its oldest entry, which is counted."""
+        seat = Seat.prepare(request, self.engine, self.lane)
+        with self._lock:
+            self._alive()
+            if len(self._queue) == self.config.queue:
+                self._queue.popleft()
+                self._dropped += 1
+            self._queue.append(seat)
+
+    def step(self) -> list[Finished]:
+        """Admit what may enter, advance every slot by one step, hand out what finished."""
+        with self._lock, self.lane.use():
+            self._alive()
+            self._admit()
+            if self._ring.idle or self._tick is None:
+                return []
+            self._clock.start()
+            try:
+                self._tick.run(self._ring.plan())
+            except torch.OutOfMemoryError as error:
+                self._dropped += self._ring.clear()
+                self._tick = None
+                raise self._shortage() from error
+            self._clock.stop()
+            return [self._hand_out(slot.index, request) for slot, request in self._ring.advance()]
+
+    def play(self, requests: Iterable[Request]) -> Iterator[Finished]:
+        """Run requests through the ring, feeding it as it has room, until the last one is out. Drops nothing."""
+        waiting = iter(requests)
+        more = True
+        while more or not self.idle:
+            while more and self.room:
+                request = next(waiting, None)
+                more = request is not None
+                if request is not None:
+                    self.submit(request)
+            yield from self.step()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing queued and nothing in flight."""
+        return not self._queue and self._ring.idle
+
+    @property
+    def room(self) -> bool:
+        """Whether a request can be queued without dropping another."""
+        return len(self._queue) < self.config.queue
+
+    def close(self) -> None:
+        """Drop what is queued or in flight, counted, and free the ring. Closing twice is allowed."""
+        with self._lock:
+            if not self.closed:
+                self._dropped += len(self._queue) + self._ring.clear()
+                self._queue.clear()
+                self._tick = None
+                self.closed = True
+
+    def stats(self) -> Stats:
+        with self._lock:
+            return Stats(
+                self._clock.ticks,
+                self._finished,
+                self._dropped,
+                self._clock.tick_ms(),
+                self._clock.seconds,
+                self._frames_out / LATENT_HZ,
+                self.config.depth,
+                self._tick.frames if self._tick else 0,
+                self.engine.name,
+                self._tick.fused if self._tick and self._tick.guided else None,
+            )
+
+    def _alive(self) -> None:
+        if self.closed:
+            raise SessionError(f"session {self.name!r} is closed", "only an open session plays", "open it again")
+
+    def _admit(self) -> None:
+        self._since_admission += 1
+        while self._queue and self._ring.free:
+            seat = self._queue[0]
+            pause = -(-seat.request.steps // self.config.depth) if self.config.spread else 0
+            if self._since_admission < pause or (tick := self._fitting(seat.request)) is None:
+                return
+            self._queue.popleft()
+            self.lane.wait(seat.ready)
+            for tensor in (seat.latent, seat.positive, seat.negative, seat.context):
+                self.lane.keep(tensor)
+            tick.write(self._ring.admit(seat.request).index, seat)
+            self._since_admission = 0
+
+    def _fitting(self, request: Request) -> Tick | None:
+        """The ring's tick if it can seat the request; an empty ring is rebuilt so that it can."""
+        tick, config, tokens = self._tick, self.config, request.condition.tokens.shape[0]
+        if tick and tick.frames == request.frames and tokens <= tick.tokens and request.guidance.active <= tick.guided:
+            return tick
+        if not self._ring.idle:
+            return None
+        self.config = replace(
+            config, guided=config.guided or request.guidance.active, tokens=max(tokens, config.tokens)
+        )
+        self._tick = None  # the old buffers go before the new ones come
+        try:
+            self._tick = Tick(self.engine, self.config, request.frames, self.config.tokens)
+        except torch.OutOfMemoryError as error:
+            self._queue.popleft()
+            self._dropped += 1
+            raise self._shortage() from error
+        return self._tick
+
+    def _hand_out(self, slot: int, request: Request) -> Finished:
+        assert self._tick is not None
+        self._finished += 1
+        self._frames_out += request.frames
+        latent = self._tick.read(slot)
+        return Finished(request, latent, self.lane, self.lane.mark())
+
+    def _shortage(self) -> MemoryShortage:
+        return MemoryShortage(
+            f"a ring of depth {self.config.depth} found no room on {self.engine.device}",
+            "its buffers and the decoder's workspace must fit beside the model",
+            "lower the depth or the seconds, or unload other models",
+        )

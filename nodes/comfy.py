@@ -1,0 +1,18 @@
+"""The one place that picks the node API: ComfyUI's own where the pack runs inside it, else the headless one.
+
+Every node imports `io` and `ui` from here. The headless module has just the part of `comfy_api.latest` that these
+nodes use; a test in the `comfyui` tier holds its schemas against the real ones.
+"""
+
+try:
+    from comfy_api.latest import ComfyExtension, io, ui
+
+    HEADLESS = False
+except ImportError:
+    from . import headless_io as io
+    from . import headless_ui as ui
+    from .headless_io import ComfyExtension
+
+    HEADLESS = True
+
+__all__ = ["HEADLESS", "ComfyExtension", "io", "ui"]

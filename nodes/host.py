@@ -1,0 +1,98 @@
+"""What a running node may ask of whatever runs it: to show progress, whether to stop, which device was asked for.
+
+Inside ComfyUI the answers come from ComfyUI; the command line installs its own with `use`. With neither, as in a unit
+test, nothing is shown and nothing stops. Call these from the thread the node runs in: elsewhere ComfyUI would credit
+the progress to another node and a check would take the user's Cancel away from the prompt it was meant for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+MIN_INTERVAL = 0.1  # seconds between two progress messages of one node; each costs ComfyUI a thread and an event loop
+
+
+def _ignore_progress(done: int, total: int, node_id: str | None) -> None:
+    pass
+
+
+def _never_cancelled() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Host:
+    """`cancelled` raises to stop the node; `device` is auto, cpu or cuda."""
+
+    progress: Callable[[int, int, str | None], None] = _ignore_progress
+    cancelled: Callable[[], None] = _never_cancelled
+    device: str = "auto"
+
+
+# a plain module value and not a contextvar: a node may ask from a thread it started
+_installed: Host | None = None
+
+
+@contextmanager
+def use(host: Host) -> Iterator[Host]:
+    """Install a host for the length of a block."""
+    global _installed
+    before, _installed = _installed, host
+    try:
+        yield host
+    finally:
+        _installed = before
+
+
+def current() -> Host:
+    return _installed or _default_host()
+
+
+def progress(done: int, total: int, node_id: str | None = None) -> None:
+    """Show `done` of `total` on the node; None means the node that is running."""
+    current().progress(done, total, node_id)
+
+
+def check_cancelled() -> None:
+    """Raises when the user pressed Cancel."""
+    current().cancelled()
+
+
+def device_choice() -> str:
+    return current().device
+
+
+@cache
+def _default_host() -> Host:
+    from .comfy import HEADLESS
+
+    return Host() if HEADLESS else _comfyui_host()
+
+
+def _comfyui_host() -> Host:
+    import comfy.model_management
+    from comfy_api.latest import ComfyAPISync
+
+    execution = ComfyAPISync().execution
+    return Host(
+        progress=_throttled(lambda done, total, node_id: execution.set_progress(done, total, node_id=node_id)),
+        cancelled=comfy.model_management.throw_exception_if_processing_interrupted,
+    )
+
+
+def _throttled(send: Callable[[int, int, str | None], Any]) -> Callable[[int, int, str | None], None]:
+    last: dict[str | None, float] = {}
+
+    def throttled(done: int, total: int, node_id: str | None) -> None:
+        now = time.monotonic()
+        if 0 < done < total and now - last.get(node_id, -MIN_INTERVAL) < MIN_INTERVAL:
+            return
+        last[node_id] = now
+        send(done, total, node_id)
+
+    return throttled

@@ -1,0 +1,155 @@
+"""The `comfyui` tier: one real server for the session. Everything in this folder carries the marker."""
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from .client import Client, Graph
+from .server import Server, ServerDied, Unavailable, find_install
+
+HERE = Path(__file__).resolve().parent
+PACK = HERE.parents[1]
+WORKFLOWS = sorted((PACK / "example_workflows").glob("*.json"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.comfyui)
+
+
+@dataclass
+class Comfy:
+    """A running ComfyUI: its client, and what of its disk a test may look at or fill."""
+
+    client: Client
+    server: Server
+    pack: Path
+
+    @property
+    def input_dir(self) -> Path:
+        return self.server.base / "input"
+
+    @property
+    def output_dir(self) -> Path:
+        return self.server.base / "output"
+
+    @property
+    def log_path(self) -> Path:
+        return self.server.log_path
+
+    def log(self) -> str:
+        return self.server.log()
+
+
+@pytest.fixture(scope="session")
+def comfy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comfy]:
+    try:
+        install = find_install()
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    server = Server(install, PACK, tmp_path_factory.mktemp("comfyui"))
+    try:
+        with server:
+            yield Comfy(Client(server.address), server, PACK)
+    except ServerDied as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture
+def errors_expected() -> None:
+    """Asked for by a test that provokes an error whose traceback ComfyUI logs."""
+
+
+@pytest.fixture(autouse=True)
+def no_traceback(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever a test does, the server's log gets no traceback from it, but for the tests that say so."""
+    if "comfy" not in request.fixturenames or "errors_expected" in request.fixturenames:
+        yield
+        return
+    server = request.getfixturevalue("comfy")
+    before = len(server.log())
+    yield
+    new = server.log()[before:]
+    if "Traceback" in new:
+        pytest.fail(f"the server logged a traceback:\n{new[-4000:]}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def object_info(comfy: Comfy) -> dict[str, dict]:
+    return comfy.client.object_info()
+
+
+@pytest.fixture(scope="session")
+def ours(object_info: dict[str, dict]) -> dict[str, dict]:
+    return {name: info for name, info in object_info.items() if info["python_module"] == "custom_nodes.ostinato"}
+
+
+@pytest.fixture(scope="session")
+def to_api(comfy: Comfy, object_info: dict[str, dict]) -> Callable[[Path], Graph]:
+    """Reads a workflow file as a graph for /prompt, and puts the audio files that it loads into the input folder."""
+    from ostinato.cli import workflow
+    from ostinato.nodes import NODES
+
+    core = [_stand_in(name, info) for name, info in object_info.items() if name in _CORE]
+    types = workflow.catalogue(NODES, core)
+
+    def convert(path: Path) -> Graph:
+        graph = workflow.parse(json.loads(path.read_text(encoding="utf-8")), types).to_api()
+        for node in graph.values():
+            if node["class_type"] == "LoadAudio":
+                _write_tone(comfy.input_dir / node["inputs"]["audio"])
+        return graph
+
+    return convert
+
+
+@pytest.fixture(params=WORKFLOWS, ids=lambda path: path.stem)
+def example(request: pytest.FixtureRequest, to_api: Callable[[Path], Graph]) -> Graph:
+    return copy.deepcopy(to_api(request.param))
+
+
+@pytest.fixture
+def streaming(to_api: Callable[[Path], Graph]) -> tuple[Graph, str]:
+    """The first example with a Stream Denoise, and that node's id."""
+    for path in WORKFLOWS:
+        graph = to_api(path)
+        for node_id, node in graph.items():
+            if node["class_type"] == "OstinatoStreamDenoise":
+                return copy.deepcopy(graph), node_id
+    pytest.fail("no example workflow has a Stream Denoise node")
+
+
+_CORE = ("LoadAudio", "PreviewAny", "PreviewAudio", "SaveAudio", "SaveAudioMP3", "SaveAudioOpus")
+
+
+def _stand_in(name: str, info: dict) -> type:
+    """A core node's schema as the workflow reader needs it, from what the server says of it."""
+    from ostinato.nodes.comfy import io
+
+    inputs = []
+    for group in ("required", "optional"):
+        for key, (kind, *options) in info["input"].get(group, {}).items():
+            common = {"optional": group == "optional"}
+            if isinstance(kind, list) or kind == "COMBO":
+                inputs.append(io.Combo.Input(key, options=[], **common))
+            elif kind == "STRING":
+                inputs.append(io.String.Input(key, default=options[0].get("default"), **common))
+            else:
+                inputs.append(io.Custom(kind).Input(key, **common))
+    schema = io.Schema(node_id=name, display_name=info["display_name"], inputs=inputs)
+    return type(name, (io.ComfyNode,), {"define_schema": classmethod(lambda cls: schema)})
+
+
+def _write_tone(path: Path, seconds: float = 12.0, rate: int = 44100) -> None:
+    time = np.arange(int(seconds * rate)) / rate
+    left, right = np.sin(2 * np.pi * 220 * time), np.sin(2 * np.pi * 330 * time)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = {"format": "WAV"} if path.suffix not in (".flac", ".mp3", ".ogg", ".wav") else {}
+    soundfile.write(path, 0.2 * np.stack([left, right], axis=1).astype(np.float32), rate, **kind)
