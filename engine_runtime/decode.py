@@ -6,7 +6,7 @@ B clips, T frames of 64 channels, 1920 samples a frame at 48 kHz.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -68,6 +68,21 @@ def decode(vae: AutoencoderOobleck, latents: Tensor, window: int = 0) -> Tensor:
             "the VAE's workspace grows with the window",
             "decode in smaller windows",
         ) from error
+
+
+def decode_clips(
+    vae: AutoencoderOobleck, clips: Sequence[Tensor], window: int = 0, between: Callable[[], None] = lambda: None
+) -> Tensor:
+    """Decode `[T, 64]` clips of one length, one at a time so that the memory is that of one: `[B, 2, samples]`.
+
+    Args:
+        between: called before each clip; what it raises ends the decode.
+    """
+    audio = []
+    for clip in clips:
+        between()
+        audio.append(decode(vae, clip[None], window))
+    return torch.cat(audio)
 
 
 def windows(vae: AutoencoderOobleck, latents: Tensor, window: int) -> Iterator[tuple[int, Tensor]]:

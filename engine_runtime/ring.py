@@ -49,8 +49,12 @@ class Ring:
         return [slot for slot in self.slots if slot.request is None]
 
     @property
+    def active(self) -> int:
+        return sum(slot.request is not None for slot in self.slots)
+
+    @property
     def idle(self) -> bool:
-        return all(slot.request is None for slot in self.slots)
+        return self.active == 0
 
     def admit(self, request: Request) -> Slot:
         """Seat a request in the first free slot."""
@@ -76,7 +80,7 @@ class Ring:
 
     def clear(self) -> int:
         """Drop everything in flight; returns how many there were."""
-        held = sum(slot.request is not None for slot in self.slots)
+        held = self.active
         for slot in self.slots:
             slot.request = None
         return held

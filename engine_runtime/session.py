@@ -56,6 +56,7 @@ class Session:
         self._clock = TickClock(engine.device.type == "cuda")
         self._since_admission = 1 << 30
         self._finished = self._dropped = self._frames_out = 0
+        self.steps_done = 0  # of all requests together
         self.closed = False
 
     def submit(self, request: Request) -> None:
@@ -83,6 +84,7 @@ class Session:
                 self._tick = None
                 raise self._shortage() from error
             self._clock.stop()
+            self.steps_done += self._ring.active
             return [self._hand_out(slot.index, request) for slot, request in self._ring.advance()]
 
     def play(self, requests: Iterable[Request]) -> Iterator[Finished]:

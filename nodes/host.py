@@ -25,12 +25,17 @@ def _never_cancelled() -> None:
     pass
 
 
+def _ignore_text(text: str, node_id: str | None) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Host:
-    """`cancelled` raises to stop the node; `device` is auto, cpu or cuda."""
+    """`cancelled` raises to stop the node; `text` shows a line under it; `device` is auto, cpu or cuda."""
 
     progress: Callable[[int, int, str | None], None] = _ignore_progress
     cancelled: Callable[[], None] = _never_cancelled
+    text: Callable[[str, str | None], None] = _ignore_text
     device: str = "auto"
 
 
@@ -63,6 +68,11 @@ def check_cancelled() -> None:
     current().cancelled()
 
 
+def show_text(text: str, node_id: str | None) -> None:
+    """Show a line of text under the node."""
+    current().text(text, node_id)
+
+
 def device_choice() -> str:
     return current().device
 
@@ -77,11 +87,13 @@ def _default_host() -> Host:
 def _comfyui_host() -> Host:
     import comfy.model_management
     from comfy_api.latest import ComfyAPISync
+    from server import PromptServer
 
     execution = ComfyAPISync().execution
     return Host(
         progress=_throttled(lambda done, total, node_id: execution.set_progress(done, total, node_id=node_id)),
         cancelled=comfy.model_management.throw_exception_if_processing_interrupted,
+        text=PromptServer.instance.send_progress_text,
     )
 
 

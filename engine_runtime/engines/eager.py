@@ -49,3 +49,7 @@ class EagerEngine:
                 rows.encoder_attention_mask,
                 rows.context_latents,
             )
+
+    def summary(self) -> str:
+        plain, guided = self.limits.depth_in_one_pass(False), self.limits.depth_in_one_pass(True)
+        return f"{self.name}; in one pass: depth up to {plain}, with guidance up to {guided}"

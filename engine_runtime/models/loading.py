@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,9 +18,9 @@ from safetensors import safe_open
 from transformers.utils import logging as transformers_logging
 
 from ..constants import HOP, LATENT_DIM, SAMPLE_RATE
-from ..engines import EagerEngine, Limits
+from ..engines import EagerEngine
 from ..engines.eager import LIMITS
-from ..errors import InputError, MemoryShortage, ModelError
+from ..errors import InputError, MemoryShortage, ModelError, check_range
 from .tiny import PRESETS, preset_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -48,12 +48,16 @@ class Model:
     def device(self) -> torch.device:
         return self.pipe.transformer.device
 
-    def engine_identity(self, limits: Limits) -> str:
-        return f"eager:{self.identity}:{self.pipe.transformer.dtype}:{self.device}:{limits}"
 
-    def engine(self, limits: Limits = LIMITS) -> EagerEngine:
-        """The eager engine on this model's transformer."""
-        return EagerEngine(self.pipe.transformer, self.engine_identity(limits), limits)
+def eager_engine(model: Model, max_rows: int = LIMITS.batch) -> EagerEngine:
+    """The eager engine on this model's transformer.
+
+    Args:
+        model: the loaded pipeline.
+        max_rows: rows it takes in one execute, which bounds the memory of a tick.
+    """
+    check_range("max rows", max_rows, 1, 64, "a slot needs one, or two with guidance")
+    return EagerEngine(model.pipe.transformer, model.identity, replace(LIMITS, batch=max_rows))
 
 
 def pick_device(choice: str) -> torch.device:

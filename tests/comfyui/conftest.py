@@ -88,7 +88,9 @@ def object_info(comfy: Comfy) -> dict[str, dict]:
 
 @pytest.fixture(scope="session")
 def ours(object_info: dict[str, dict]) -> dict[str, dict]:
-    return {name: info for name, info in object_info.items() if info["python_module"] == "custom_nodes.ostinato"}
+    mine = {name: info for name, info in object_info.items() if info["python_module"] == "custom_nodes.ostinato"}
+    assert mine, "the server has none of the pack's nodes"
+    return mine
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,9 @@ def plain(value: object) -> object:
 def test_pack_loads(comfy, ours):
     log = comfy.log()
     failed = [line for line in log.splitlines() if "IMPORT FAILED" in line or "comfy_entrypoint" in line]
-    assert not failed and "Traceback" not in log.split("To see the GUI")[0], log
+    # ComfyUI hides the traceback of an entry point; importing ostinato.nodes with its Python shows it.
+    assert not failed, "\n".join(failed)
+    assert "Traceback" not in log.split("To see the GUI")[0], log
     assert ours
 
 
@@ -90,7 +92,7 @@ def test_headless_flags_equal_the_real_ones(headless, ours):
 
 def test_templates_list_the_examples(comfy):
     names = {path.stem for path in (comfy.pack / "example_workflows").glob("*.json")} - {"index"}
-    assert names
+    assert len(names) >= 3
     assert names <= set(comfy.client.get("/api/workflow_templates")["ostinato"])
     for name in names:
         assert comfy.client.get(f"/api/workflow_templates/ostinato/{name}.json")["nodes"]

@@ -1,0 +1,77 @@
+"""A batch of generations through a ring of its own, start to end: what the Stream Denoise node does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from .config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
+from .engines import Engine
+from .errors import InputError
+from .request import Condition, Request
+from .runtime import runtime
+from .stats import Stats
+
+
+def take_batch(
+    condition: Condition,
+    first: Sampling,
+    count: int,
+    seed_step: int,
+    guidance: Guidance | None = None,
+    sources: Sequence[Tensor] = (),
+) -> list[Request]:
+    """`count` requests that differ in their seed, `seed_step` apart, and in their source where several are given."""
+    if len(sources) not in (0, 1, count):
+        raise InputError(
+            f"{len(sources)} sources were given for {count} generations",
+            f"allowed are none, 1 or {count}",
+            "change the count or the batch",
+        )
+    return [
+        Request(
+            condition,
+            replace(first, seed=(first.seed + i * seed_step) % 2**64),
+            guidance or NO_GUIDANCE,
+            sources[i % len(sources)] if sources else None,
+        )
+        for i in range(count)
+    ]
+
+
+def render(
+    name: str,
+    engine: Engine,
+    requests: Sequence[Request],
+    depth: int = StreamConfig.depth,
+    on_tick: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[list[Tensor], Stats]:
+    """Play requests and return their latents in the order given, `[T, 64]` each, on the engine's device.
+
+    Args:
+        name: the session's id; it is open while this runs.
+        engine: the decoder.
+        requests: at least one.
+        depth: slots in the ring.
+        on_tick: told the steps done and to do, before each tick; what it raises ends the stream and is passed on.
+    """
+    config = StreamConfig(
+        depth=depth,
+        guided=any(r.guidance.active for r in requests),
+        tokens=max(r.condition.tokens.shape[0] for r in requests),
+        spread=False,  # a batch is wanted soonest, not evenly
+    )
+    order = {id(request): i for i, request in enumerate(requests)}
+    latents: dict[int, Tensor] = {}
+    total, waiting = sum(r.steps for r in requests), list(reversed(requests))
+    with runtime().playing(name, engine, config) as session:
+        while len(latents) < len(requests):
+            while waiting and session.room:
+                session.submit(waiting.pop())
+            on_tick(session.steps_done, total)
+            for finished in session.step():
+                latents[order[id(finished.request)]] = finished.take()
+        on_tick(session.steps_done, total)
+        return [latents[i] for i in range(len(requests))], session.stats()

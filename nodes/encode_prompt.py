@@ -1,0 +1,105 @@
+"""Encode tags, lyrics and the rest into the decoder's condition."""
+
+from ..engine_runtime.prompt import TASKS, Prompt
+from . import layout
+from .comfy import io
+from .types import CATEGORY, Condition, Model
+
+DEFAULT = Prompt(tags="warm ambient piano, soft pads, slow")
+
+
+class EncodePrompt(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OstinatoEncodePrompt",
+            display_name="Encode Prompt (Ostinato)",
+            category=CATEGORY,
+            description="Turn a prompt, and for covers and repaints a source, into what the decoder attends to.",
+            search_aliases=["ostinato", "text encode", "lyrics", "cover", "repaint"],
+            inputs=[Model.Input("model", tooltip="From Load Model."), *_text(), *_music(), *_task()],
+            outputs=[Condition.Output(display_name="condition", tooltip="For Stream Denoise.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, tags=None) -> bool | str:
+        if tags is not None and not tags.strip():
+            return "The prompt has no tags; at least one word is needed; say what the music is like."
+        return True
+
+    @classmethod
+    def execute(cls, model, source=None, timbre=None, **fields) -> io.NodeOutput:
+        from ..engine_runtime.models.audio import encode_timbre
+        from ..engine_runtime.models.conditioning import encode_prompt
+
+        latent = None if source is None else layout.single(source, "the source")
+        reference = None if timbre is None else encode_timbre(model, *layout.from_audio(timbre, "the timbre"))
+        return io.NodeOutput(encode_prompt(model, Prompt(**fields), latent, reference))
+
+
+def _text() -> list:
+    return [
+        io.String.Input(
+            "tags",
+            default=DEFAULT.tags,
+            multiline=True,
+            tooltip="Style, instruments, mood, voice: what the music is like.",
+        ),
+        io.String.Input(
+            "lyrics",
+            default="[instrumental]",
+            multiline=True,
+            tooltip="Words to sing, with section marks such as [verse] and [chorus]; [instrumental] for none.",
+        ),
+    ]
+
+
+def _music() -> list:
+    return [
+        io.Float.Input(
+            "seconds",
+            default=DEFAULT.seconds,
+            min=0.04,
+            max=600.0,
+            step=0.04,
+            tooltip="Length in seconds. With a source connected the source's length is used instead.",
+        ),
+        io.Int.Input("bpm", default=DEFAULT.bpm, min=0, max=1000, tooltip="Beats per minute; 0 leaves it open."),
+        io.String.Input("key", default=DEFAULT.key, tooltip="Such as C major or F# minor; empty leaves it open."),
+        io.String.Input(
+            "time_signature", default=DEFAULT.time_signature, tooltip="Beats a bar, such as 4; empty leaves it open."
+        ),
+        io.String.Input("language", default=DEFAULT.language, tooltip="Code of the lyrics' language: en, de, ja, ..."),
+    ]
+
+
+def _task() -> list:
+    return [
+        io.Combo.Input(
+            "task",
+            options=list(TASKS),
+            default=DEFAULT.task,
+            tooltip="text2music makes music from the prompt, cover keeps the source's structure, repaint makes the "
+            "window anew and keeps the source around it.",
+        ),
+        io.Float.Input(
+            "repaint_start",
+            default=DEFAULT.repaint_start,
+            min=0.0,
+            max=600.0,
+            step=0.04,
+            tooltip="Repaint: the window's start in seconds.",
+        ),
+        io.Float.Input(
+            "repaint_end",
+            default=DEFAULT.repaint_end,
+            min=0.0,
+            max=600.0,
+            step=0.04,
+            tooltip="Repaint: the window's end in seconds; 0 is the source's end.",
+        ),
+        io.Latent.Input("source", optional=True, tooltip="From Source Audio: what a cover or a repaint starts from."),
+        io.Audio.Input(
+            "timbre", optional=True, tooltip="A clip whose sound the music takes on; 30 s of it are used."
+        ),
+    ]

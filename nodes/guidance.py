@@ -1,0 +1,69 @@
+"""Guidance for base and SFT models."""
+
+from ..engine_runtime.config import Guidance
+from .comfy import io
+from .types import CATEGORY
+from .types import Guidance as GuidanceType
+
+DEFAULT = Guidance()
+
+
+class Guide(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OstinatoGuidance",
+            display_name="Guidance (Ostinato)",
+            category=CATEGORY,
+            description="Adaptive projected guidance over time, as the ACE-Step base model does it. Turbo models have "
+            "guidance built in and refuse it. It doubles the rows of a tick.",
+            search_aliases=["ostinato", "cfg", "apg"],
+            inputs=[
+                io.Float.Input(
+                    "scale",
+                    default=DEFAULT.scale,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="How strongly the prompt is followed; 1 is off.",
+                ),
+                io.Float.Input(
+                    "start", default=DEFAULT.start, min=0.0, max=1.0, step=0.01, tooltip="Acts from here; 0 is noise."
+                ),
+                io.Float.Input(
+                    "end", default=DEFAULT.end, min=0.0, max=1.0, step=0.01, tooltip="Acts up to here; 1 is the end."
+                ),
+                io.Float.Input(
+                    "momentum",
+                    default=DEFAULT.momentum,
+                    min=-1.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="Carried from step to step; below 0 it damps repeated pushes.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "eta",
+                    default=DEFAULT.eta,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="Share kept of the part parallel to the prediction, which mostly makes it louder.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "norm_limit",
+                    default=DEFAULT.norm_limit,
+                    min=0.001,
+                    max=1_000_000.0,
+                    step=0.1,
+                    tooltip="Longest guidance step per channel.",
+                    advanced=True,
+                ),
+            ],
+            outputs=[GuidanceType.Output(display_name="guidance", tooltip="For Stream Denoise.")],
+        )
+
+    @classmethod
+    def execute(cls, **fields) -> io.NodeOutput:
+        return io.NodeOutput(Guidance(**fields))

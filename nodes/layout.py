@@ -1,0 +1,55 @@
+"""The one place where ComfyUI's layouts meet the runtime's: `[B, 64, T]` latents here, `[T, 64]` each there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..engine_runtime.constants import LATENT_DIM, SAMPLE_RATE
+from ..engine_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def to_latent(latents: list[Tensor]) -> dict[str, Any]:
+    """`[T, 64]` latents to a LATENT batch, on the CPU as ComfyUI keeps them."""
+    import torch
+
+    return {"samples": torch.stack([x.T for x in latents]).float().cpu().contiguous(), "type": "audio"}
+
+
+def from_latent(latent: dict[str, Any], name: str) -> list[Tensor]:
+    """A LATENT batch to `[T, 64]` latents."""
+    samples = latent["samples"]
+    if samples.ndim != 3 or samples.shape[1] != LATENT_DIM or samples.shape[2] < 1:
+        raise InputError(
+            f"{name} has shape {list(samples.shape)}",
+            f"an ACE-Step 1.5 latent is [batch, {LATENT_DIM}, frames]",
+            "connect Source Audio, Stream Denoise or an ACE-Step 1.5 latent node",
+        )
+    if latent.get("noise_mask") is not None:
+        raise InputError(f"{name} carries a noise mask", "masks are not played yet", "remove Set Latent Noise Mask")
+    return [x.T.contiguous() for x in samples.float()]
+
+
+def single(latent: dict[str, Any], name: str) -> Tensor:
+    """A LATENT of one clip to `[T, 64]`."""
+    clips = from_latent(latent, name)
+    if len(clips) != 1:
+        raise InputError(f"{name} holds {len(clips)} clips", "allowed is one", "choose one of the batch")
+    return clips[0]
+
+
+def to_audio(waveform: Tensor) -> dict[str, Any]:
+    """`[B, 2, samples]` at 48 kHz to AUDIO."""
+    return {"waveform": waveform.float().cpu().contiguous(), "sample_rate": SAMPLE_RATE}
+
+
+def from_audio(audio: dict[str, Any] | None, name: str) -> tuple[Tensor, int]:
+    """AUDIO to (`[channels, samples]`, Hz); it must hold one clip."""
+    if audio is None:
+        raise InputError(f"{name} is empty", "a clip is needed", "choose an audio file")
+    waveform = audio["waveform"]
+    if waveform.ndim != 3 or waveform.shape[0] != 1:
+        raise InputError(f"{name} has shape {list(waveform.shape)}", "allowed is one clip", "choose one of the batch")
+    return waveform[0], int(audio["sample_rate"])

@@ -1,0 +1,35 @@
+"""Encode audio into a source latent."""
+
+from . import layout
+from .comfy import io
+from .types import CATEGORY, Model
+
+
+class SourceAudio(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OstinatoSourceAudio",
+            display_name="Source Audio (Ostinato)",
+            category=CATEGORY,
+            description="Encode audio of any rate, mono or stereo, into a latent for covers, repaints and denoise < 1.",
+            search_aliases=["ostinato", "vae encode audio"],
+            inputs=[
+                Model.Input("model", tooltip="From Load Model."),
+                io.Audio.Input("audio", tooltip="One clip, mono or stereo, any sample rate, at most 600 s."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**64 - 1,
+                    tooltip="The encoder draws a little noise; the same seed gives the same latent.",
+                ),
+            ],
+            outputs=[io.Latent.Output(display_name="source", tooltip="25 frames a second, 64 channels.")],
+        )
+
+    @classmethod
+    def execute(cls, model, audio, seed: int) -> io.NodeOutput:
+        from ..engine_runtime.models.audio import encode_audio
+
+        return io.NodeOutput(layout.to_latent([encode_audio(model, *layout.from_audio(audio, "the audio"), seed)]))

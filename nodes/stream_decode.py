@@ -1,0 +1,41 @@
+"""Decode latents to audio."""
+
+from ..engine_runtime.config import frames_of
+from . import layout
+from .comfy import io
+from .types import CATEGORY, Model
+
+
+class StreamDecode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OstinatoStreamDecode",
+            display_name="Stream Decode (Ostinato)",
+            category=CATEGORY,
+            description="Decode latents to 48 kHz stereo at the level the model gives; no clip is made louder.",
+            search_aliases=["ostinato", "vae decode audio"],
+            inputs=[
+                Model.Input("model", tooltip="From Load Model; its VAE is used."),
+                io.Latent.Input("latents", tooltip="From Stream Denoise."),
+                io.Float.Input(
+                    "window",
+                    default=0.0,
+                    min=0.0,
+                    max=600.0,
+                    step=0.04,
+                    tooltip="Seconds decoded at a time, which bounds the memory; 0 decodes each clip whole. "
+                    "The sound is the same.",
+                ),
+            ],
+            outputs=[io.Audio.Output(display_name="audio", tooltip="One clip per latent.")],
+        )
+
+    @classmethod
+    def execute(cls, model, latents, window: float) -> io.NodeOutput:
+        from ..engine_runtime.decode import decode_clips
+        from . import host
+
+        clips = layout.from_latent(latents, "the latent")
+        frames = frames_of(window) if window else 0
+        return io.NodeOutput(layout.to_audio(decode_clips(model.pipe.vae, clips, frames, host.check_cancelled)))

@@ -1,0 +1,30 @@
+"""Show what a stream did and how fast."""
+
+from .comfy import io, ui
+from .types import CATEGORY, Stats
+
+
+class StreamStats(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OstinatoStreamStats",
+            display_name="Stream Stats (Ostinato)",
+            category=CATEGORY,
+            description="Ticks, milliseconds per tick, latents per second and times real time, as text and as a plot.",
+            search_aliases=["ostinato", "benchmark", "fps"],
+            is_output_node=True,
+            inputs=[Stats.Input("stats", tooltip="From Stream Denoise.")],
+            outputs=[
+                io.String.Output(display_name="text", tooltip="The figures as text."),
+                io.Image.Output(display_name="plot", tooltip="Milliseconds of each tick."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, stats) -> io.NodeOutput:
+        from ..engine_runtime.plot import plot_ticks
+
+        text, image = stats.text(), plot_ticks(stats)
+        shown = ui.PreviewText(text).as_dict() | ui.PreviewImage(image, cls=cls).as_dict()
+        return io.NodeOutput(text, image, ui=shown)
