@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..engine_runtime.errors import OstinatoError
+from ..engine_runtime.errors import InputError, OstinatoError
 
 if TYPE_CHECKING:
     from .execute import Results
@@ -89,7 +89,7 @@ def exit_codes() -> Iterator[None]:
     except Failure as failure:
         if not failure.expected:
             raise
-        raise _exit(failure, FAILED) from None
+        raise _exit(failure, REFUSED if isinstance(failure.__cause__, InputError) else FAILED) from None
     except KeyboardInterrupt:
         raise _exit("stopped", INTERRUPTED) from None
 

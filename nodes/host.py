@@ -98,13 +98,14 @@ def _comfyui_host() -> Host:
 
 
 def _throttled(send: Callable[[int, int, str | None], Any]) -> Callable[[int, int, str | None], None]:
-    last: dict[str | None, float] = {}
+    sent: dict[str | None, tuple[float, int]] = {}  # node -> time and count of its last message
 
     def throttled(done: int, total: int, node_id: str | None) -> None:
         now = time.monotonic()
-        if 0 < done < total and now - last.get(node_id, -MIN_INTERVAL) < MIN_INTERVAL:
+        when, count = sent.get(node_id, (-MIN_INTERVAL, -1))
+        if done < total and done > count and now - when < MIN_INTERVAL:  # a count that falls is a new run
             return
-        last[node_id] = now
+        sent[node_id] = (now, done)
         send(done, total, node_id)
 
     return throttled

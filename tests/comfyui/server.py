@@ -16,27 +16,16 @@ from pathlib import Path
 PACK_NAME = "ostinato"
 READY_SECONDS = 240
 
-# Import name -> what pip installs. find_spec is enough for these, and it is quick.
-NEEDED = {
-    "aiohttp": "aiohttp",
-    "alembic": "alembic",
-    "av": "av",
-    "comfyui_frontend_package": "comfyui-frontend-package",
-    "platformdirs": "platformdirs",
-    "safetensors": "safetensors",
-    "scipy": "scipy",
-    "soundfile": "soundfile",
-    "sqlalchemy": "sqlalchemy",
-    "torch": "torch",
-    "transformers": "transformers",
-    "typer": "typer",
-    "yaml": "pyyaml",
-}
+# A few of ComfyUI's own requirements stand for all of them. find_spec is enough for these, and it is quick.
+COMFYUI_NEEDS = ("aiohttp", "alembic", "av", "comfyui_frontend_package", "sqlalchemy", "torch", "transformers", "yaml")
+PACK_NEEDS = ("platformdirs", "safetensors", "scipy", "soundfile", "typer")
 
 # torchaudio is really imported: its native part refuses a torch built for another CUDA, and then ComfyUI cannot start.
-# diffusers is lazy, so `dir` tells whether the class is known without loading its pipelines.
+# diffusers is only looked at, for importing it takes longer than all the rest.
 CHECK = """
 import importlib.util, json, sys
+from importlib.metadata import version
+from pathlib import Path
 missing = {}
 for name in json.loads(sys.argv[1]):
     if importlib.util.find_spec(name) is None:
@@ -46,20 +35,15 @@ if "torch" not in missing:
         import torchaudio
     except Exception as error:
         missing["torchaudio"] = "does not load: " + str(error).split(". ")[0]
-try:
-    import diffusers
-    if "AceStepPipeline" not in dir(diffusers):
-        missing["diffusers"] = diffusers.__version__ + " has no AceStepPipeline"
-except Exception as error:
-    missing["diffusers"] = "does not load: " + str(error).split(". ")[0]
-version = None
-if "torchaudio" in missing:
-    try:
-        from importlib.metadata import version as version_of
-        version = version_of("torchaudio")
-    except Exception:
-        pass
-print(json.dumps({"missing": missing, "pip": importlib.util.find_spec("pip") is not None, "torchaudio": version}))
+diffusers = importlib.util.find_spec("diffusers")
+if diffusers is None:
+    missing["diffusers"] = "is not installed"
+elif not (Path(diffusers.origin).parent / "pipelines" / "ace_step").is_dir():
+    missing["diffusers"] = version("diffusers") + " has no AceStepPipeline"
+found = None
+if "torchaudio" in missing and importlib.util.find_spec("torchaudio"):
+    found = version("torchaudio")
+print(json.dumps({"missing": missing, "pip": importlib.util.find_spec("pip") is not None, "torchaudio": found}))
 """
 
 # ComfyUI leaves with the test process however that ends, a kill included: its end of the pipe closes.
@@ -96,7 +80,7 @@ def find_install() -> Install:
     python = find_python(root)
     report = check_packages(python)
     if report["missing"]:
-        raise Unavailable(explain(python, report))
+        raise Unavailable(explain(root, python, report))
     return Install(root, python)
 
 
@@ -114,18 +98,19 @@ def find_python(root: Path) -> str:
 
 
 def check_packages(python: str) -> dict:
-    done = subprocess.run(
-        [python, "-c", CHECK, json.dumps(sorted(NEEDED))], capture_output=True, text=True, timeout=180, check=False
-    )
+    names = json.dumps([*COMFYUI_NEEDS, *PACK_NEEDS])
+    done = subprocess.run([python, "-c", CHECK, names], capture_output=True, text=True, timeout=180, check=False)
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
         raise Unavailable(f"{python} could not be asked for its packages: {done.stderr.strip()[-300:]}")
     return json.loads(lines[-1])
 
 
-def explain(python: str, report: dict) -> str:
+def explain(root: Path, python: str, report: dict) -> str:
     missing = report["missing"]
-    wanted = [NEEDED[name] for name in missing if name in NEEDED]
+    wanted = [name for name in missing if name in PACK_NEEDS]
+    if any(name in missing for name in COMFYUI_NEEDS):
+        wanted.append(f"-r {root / 'requirements.txt'}")
     if "diffusers" in missing:
         wanted.append("'diffusers>=0.42'")
     if "torchaudio" in missing:

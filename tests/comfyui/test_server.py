@@ -32,13 +32,13 @@ def plain(value: object) -> object:
     return value.value if isinstance(value, Enum) else list(value) if isinstance(value, tuple) else value
 
 
-def test_pack_loads(comfy, ours):
+def test_pack_loads(comfy, object_info):
     log = comfy.log()
     failed = [line for line in log.splitlines() if "IMPORT FAILED" in line or "comfy_entrypoint" in line]
     # ComfyUI hides the traceback of an entry point; importing ostinato.nodes with its Python shows it.
     assert not failed, "\n".join(failed)
     assert "Traceback" not in log.split("To see the GUI")[0], log
-    assert ours
+    assert any(name.startswith("Ostinato") for name in object_info)
 
 
 def test_core_audio_nodes_are_there(object_info):
@@ -151,6 +151,8 @@ def running_at(prompt_id, node_id, value=1):
 def test_progress_is_shown(comfy, streaming):
     pytest.importorskip("websocket", reason="progress needs websocket-client: pip install websocket-client")
     graph, node_id = streaming
+    # Messages are spaced in time; at its usual length the tiny model would be done before the second.
+    graph[node_id]["inputs"]["steps"] = 200
     with comfy.client.events() as events:
         prompt_id = comfy.client.submit(reseed(graph, 11))
         comfy.client.wait(prompt_id)

@@ -1,0 +1,63 @@
+"""Shared by every tier: the built-in models, loaded once, and cached conditions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from hypothesis import settings
+from ostinato.engine_runtime.models.conditioning import encode_prompt
+from ostinato.engine_runtime.models.loading import Model, load
+from ostinato.engine_runtime.prompt import Prompt
+from ostinato.engine_runtime.request import Condition
+
+from . import helpers
+
+settings.register_profile("ostinato", deadline=None)  # cores are shared, so time says nothing
+settings.load_profile("ostinato")
+
+TAGS = ("warm piano", "fast techno with bass drums and a deep synth pad", "sad violin", "happy choir at night")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A home for the presets that goes with the session, unless one is set."""
+    if os.environ.get("OSTINATO_CACHE"):
+        yield
+        return
+    os.environ["OSTINATO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    del os.environ["OSTINATO_CACHE"]
+
+
+@pytest.fixture(scope="session")
+def turbo(cache: None) -> Model:
+    return load("tiny", torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(scope="session")
+def base(cache: None) -> Model:
+    return load("tiny-base", torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(scope="session")
+def conditions() -> Callable[[Model, int, int], list[Condition]]:
+    """`conditions(model, frames, k)`: k text2music conditions of different token counts, encoded once a session."""
+    made: dict[tuple[int, int, int], Condition] = {}
+
+    def get(model: Model, frames: int, k: int) -> list[Condition]:
+        for i in range(k):
+            if (id(model), frames, i) not in made:
+                prompt = Prompt(TAGS[i % len(TAGS)], "la la " * i, seconds=frames / 25)
+                made[id(model), frames, i] = encode_prompt(model, prompt)
+        return [made[id(model), frames, i] for i in range(k)]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def play() -> Callable[..., list[torch.Tensor]]:
+    """`helpers.play`, for tests that would rather not import."""
+    return helpers.play

@@ -1,0 +1,98 @@
+"""Plain functions and classes that tests share: `from ..helpers import play`. Fixtures are in `conftest`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from ostinato.engine_runtime.config import StreamConfig
+from ostinato.engine_runtime.engines import Engine, Limits, Rows
+from ostinato.engine_runtime.request import Condition, Request
+from ostinato.engine_runtime.runtime import runtime
+from torch import Tensor
+
+_names = itertools.count()
+WIDTH = 64  # the stand-in's condition width
+_OFFSET = 2.0 * (1 - 2 * (np.arange(64) % 2))  # keeps velocities off zero, where a projection has no direction
+
+
+def play(engine: Engine, requests: Sequence[Request], **stream_config: int) -> list[Tensor]:
+    """Play requests through a session of their own; their latents `[T, 64]`, in the order of the requests."""
+    order = {id(request): i for i, request in enumerate(requests)}
+    assert len(order) == len(requests), "the same request twice"
+    latents: dict[int, Tensor] = {}
+    with runtime().playing(f"test-{next(_names)}", engine, StreamConfig(**stream_config)) as session:
+        for finished in session.play(requests):
+            latents[order[id(finished.request)]] = finished.take()
+    return [latents[i] for i in range(len(requests))]
+
+
+def analytic(x: np.ndarray, t: float, tokens: np.ndarray, context: np.ndarray) -> np.ndarray:
+    """The stand-in's velocity of one row: every input matters, none of them linearly, and frames meet their past.
+
+    `x` `[T, 64]`, `tokens` `[l, 64]` without padding, `context` `[T, 128]`.
+    """
+    before = np.concatenate([np.zeros_like(x[:1]), x[:-1]])
+    voice = np.tanh(tokens).mean(axis=0)
+    left, right = context[:, :64], context[:, 64:]
+    bend = np.tanh(0.6 * x + 0.4 * before * voice + np.cos(3.0 * t) * left)
+    return bend + np.sin((1.0 + t) * voice + right * x) * 0.5 + _OFFSET
+
+
+@dataclass
+class StandIn:
+    """An engine of one formula, float32 on the CPU.
+
+    Attributes:
+        reuse: give every result out of one buffer, poisoned with NaN when the next call begins, as an engine with
+            its own output buffer may.
+        calls: rows of each execute so far.
+    """
+
+    limits: Limits = Limits(16, 4096, 1024)
+    reuse: bool = False
+    width: int = WIDTH
+    dtype: torch.dtype = torch.float32
+    device: torch.device = torch.device("cpu")
+    identity: str = "stand-in"
+    name: str = "stand-in"
+    calls: list[int] = field(default_factory=list)
+    _buffer: Tensor | None = None  # [limits.batch, T, 64]
+
+    def rows(self, batch: int, frames: int, tokens: int) -> Rows:
+        self.limits.check(min(batch, self.limits.batch), frames, tokens)
+        return Rows.allocate(batch, frames, tokens, self.width, self.dtype, self.device)
+
+    def __call__(self, rows: Rows) -> Tensor:
+        batch = rows.timestep.shape[0]
+        assert batch <= self.limits.batch
+        self.calls.append(batch)
+        if self._buffer is not None:
+            self._buffer.fill_(torch.nan)
+        x, t = rows.hidden_states, rows.timestep[:, None, None]
+        before = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], dim=1)
+        own = rows.encoder_attention_mask[:, :, None]
+        voice = (rows.encoder_hidden_states.tanh() * own).sum(1, keepdim=True) / own.sum(1, keepdim=True)
+        left, right = rows.context_latents.chunk(2, dim=-1)
+        bend = torch.tanh(0.6 * x + 0.4 * before * voice + torch.cos(3.0 * t) * left)
+        offset = torch.as_tensor(_OFFSET, dtype=torch.float32)
+        v = bend + torch.sin((1.0 + t) * voice + right * x) * 0.5 + offset
+        if not self.reuse:
+            return v
+        if self._buffer is None or self._buffer.shape[1:] != v.shape[1:]:
+            self._buffer = torch.empty(self.limits.batch, *v.shape[1:])
+        self._buffer[:batch] = v
+        return self._buffer[:batch]
+
+
+def drawn(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def made_up(seed: int, frames: int, tokens: int = 5, guided: bool = True, width: int = WIDTH) -> Condition:
+    """A condition of random numbers, with a null condition where `guided`."""
+    null = drawn(seed + 2, 1, width) if guided else None
+    return Condition(drawn(seed, tokens, width), drawn(seed + 1, frames, 128), null)
