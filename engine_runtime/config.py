@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass
 
 from .constants import LATENT_HZ, MAX_DEPTH
@@ -43,8 +44,11 @@ class Guidance:
         return self.scale != 1.0
 
     def scale_at(self, t: float) -> float:
-        """The guidance scale at time `t` in [0, 1]; 1 outside the interval."""
-        return self.scale if self.start <= 1.0 - t <= self.end else 1.0
+        """The guidance scale at time `t` in [0, 1]; 1 outside the interval.
+
+        `t` is rounded to float32 first, as the model's own schedule is: an edge such as 0.1 falls on the same side.
+        """
+        return self.scale if self.start <= 1.0 - struct.unpack("f", struct.pack("f", t))[0] <= self.end else 1.0
 
 
 NO_GUIDANCE = Guidance(scale=1.0)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .constants import HOP, LATENT_DIM
-from .errors import MemoryShortage
+from .errors import InputError, MemoryShortage, check_range
 from .request import check_tensor
 
 if TYPE_CHECKING:
@@ -54,7 +54,10 @@ def decode(vae: AutoencoderOobleck, latents: Tensor, window: int = 0) -> Tensor:
         MemoryShortage: when the device has no room.
     """
     check_tensor("the latent", latents, None, None, LATENT_DIM)
+    check_range("the window", window, 0, 1 << 30, "give the frames per window, or 0 for one pass")
     frames = latents.shape[1]
+    if frames < 1:
+        raise InputError("the latent has 0 frames", "at least one is needed", "connect one that holds music")
     try:
         if not 0 < window < frames:
             return _run(vae, latents, 0, frames)
@@ -78,6 +81,8 @@ def decode_clips(
     Args:
         between: called before each clip; what it raises ends the decode.
     """
+    if not clips:
+        raise InputError("0 clips were given to decode", "at least one is needed", "connect a latent that holds one")
     audio = []
     for clip in clips:
         between()

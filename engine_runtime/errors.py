@@ -44,4 +44,9 @@ class MemoryShortage(OstinatoError):
 def check_range(name: str, value: float, low: float, high: float, remedy: str) -> None:
     """Raise `InputError` unless `low <= value <= high`; NaN never passes."""
     if not low <= value <= high:
-        raise InputError(f"{name} is {value:g}", f"allowed is {low:g} to {high:g}", remedy)
+        raise InputError(f"{name} is {_text(value)}", f"allowed is {_text(low)} to {_text(high)}", remedy)
+
+
+def _text(value: float) -> str:
+    """Whole numbers in full: a seed of 2**64 and the largest one allowed differ only in the last digits."""
+    return str(value) if isinstance(value, int) else f"{value:g}"

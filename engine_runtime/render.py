@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
 from .engines import Engine
-from .errors import InputError
+from .errors import InputError, check_range
 from .request import Condition, Request
 from .runtime import runtime
 from .stats import Stats
@@ -24,6 +24,7 @@ def take_batch(
     sources: Sequence[Tensor] = (),
 ) -> list[Request]:
     """`count` requests that differ in their seed, `seed_step` apart, and in their source where several are given."""
+    check_range("count", count, 1, 1 << 16, "make at least one generation")
     if len(sources) not in (0, 1, count):
         raise InputError(
             f"{len(sources)} sources were given for {count} generations",
@@ -53,17 +54,23 @@ def render(
     Args:
         name: the session's id; it is open while this runs.
         engine: the decoder.
-        requests: at least one.
+        requests: at least one, each only once.
         depth: slots in the ring.
         on_tick: told the steps done and to do, before each tick; what it raises ends the stream and is passed on.
     """
+    order = {id(request): i for i, request in enumerate(requests)}
+    if not requests or len(order) < len(requests):
+        raise InputError(
+            f"{len(requests)} requests were given, {len(order)} of them different",
+            "allowed are one or more, each once",
+            "make a request of its own for every latent",
+        )
     config = StreamConfig(
         depth=depth,
         guided=any(r.guidance.active for r in requests),
-        tokens=max(r.condition.tokens.shape[0] for r in requests),
+        tokens=max(r.condition.length for r in requests),
         spread=False,  # a batch is wanted soonest, not evenly
     )
-    order = {id(request): i for i, request in enumerate(requests)}
     latents: dict[int, Tensor] = {}
     total, waiting = sum(r.steps for r in requests), list(reversed(requests))
     with runtime().playing(name, engine, config) as session:

@@ -17,6 +17,7 @@ class Scalars(NamedTuple):
     momentum: float = 0.0
     eta: float = 0.0
     norm_limit: float = 1.0
+    masked: float = 0.0
 
 
 FREE = Scalars()
@@ -35,7 +36,8 @@ class Slot:
             return FREE
         t, t_next = self.request.sigmas[self.step : self.step + 2]
         g = self.request.guidance
-        return Scalars(t, t_next, g.scale_at(t), g.momentum, g.eta, g.norm_limit)
+        masked = float(self.request.mask is not None)
+        return Scalars(t, t_next, g.scale_at(t), g.momentum, g.eta, g.norm_limit, masked)
 
 
 class Ring:

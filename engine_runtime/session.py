@@ -15,7 +15,7 @@ from .engines import Engine
 from .errors import MemoryShortage, SessionError
 from .lane import Lane
 from .request import Request
-from .ring import Ring
+from .ring import Ring, Slot
 from .stats import Stats, TickClock
 from .tick import Seat, Tick
 
@@ -73,19 +73,22 @@ class Session:
         """Admit what may enter, advance every slot by one step, hand out what finished."""
         with self._lock, self.lane.use():
             self._alive()
-            self._admit()
-            if self._ring.idle or self._tick is None:
-                return []
-            self._clock.start()
+            done: list[tuple[Slot, Request]] = []
             try:
+                self._admit()
+                if self._ring.idle or self._tick is None:
+                    return []
+                self._clock.start()
                 self._tick.run(self._ring.plan())
+                self._clock.stop()
+                self.steps_done += self._ring.active
+                done = self._ring.advance()
+                latents = [self._tick.read(slot.index) for slot, _ in done]
             except torch.OutOfMemoryError as error:
-                self._dropped += self._ring.clear()
+                self._dropped += len(done) + self._ring.clear()
                 self._tick = None
                 raise self._shortage() from error
-            self._clock.stop()
-            self.steps_done += self._ring.active
-            return [self._hand_out(slot.index, request) for slot, request in self._ring.advance()]
+            return [self._hand_out(request, latent) for (_, request), latent in zip(done, latents, strict=True)]
 
     def play(self, requests: Iterable[Request]) -> Iterator[Finished]:
         """Run requests through the ring, feeding it as it has room, until the last one is out. Drops nothing."""
@@ -141,19 +144,20 @@ class Session:
         self._since_admission += 1
         while self._queue and self._ring.free:
             seat = self._queue[0]
-            pause = -(-seat.request.steps // self.config.depth) if self.config.spread else 0
+            spread = self.config.spread and not self._ring.idle
+            pause = -(-seat.request.steps // self.config.depth) if spread else 0
             if self._since_admission < pause or (tick := self._fitting(seat.request)) is None:
                 return
             self._queue.popleft()
             self.lane.wait(seat.ready)
-            for tensor in (seat.latent, seat.positive, seat.negative, seat.context):
+            for tensor in seat.tensors():
                 self.lane.keep(tensor)
             tick.write(self._ring.admit(seat.request).index, seat)
             self._since_admission = 0
 
     def _fitting(self, request: Request) -> Tick | None:
         """The ring's tick if it can seat the request; an empty ring is rebuilt so that it can."""
-        tick, config, tokens = self._tick, self.config, request.condition.tokens.shape[0]
+        tick, config, tokens = self._tick, self.config, request.condition.length
         if tick and tick.frames == request.frames and tokens <= tick.tokens and request.guidance.active <= tick.guided:
             return tick
         if not self._ring.idle:
@@ -170,11 +174,9 @@ class Session:
             raise self._shortage() from error
         return self._tick
 
-    def _hand_out(self, slot: int, request: Request) -> Finished:
-        assert self._tick is not None
+    def _hand_out(self, request: Request, latent: torch.Tensor) -> Finished:
         self._finished += 1
         self._frames_out += request.frames
-        latent = self._tick.read(slot)
         return Finished(request, latent, self.lane, self.lane.mark())
 
     def _shortage(self) -> MemoryShortage:

@@ -18,7 +18,7 @@ from .guidance import apg, momentum
 from .lane import Lane
 from .request import Request
 from .ring import Scalars
-from .steps import euler, start
+from .steps import euler, masked_input, masked_velocity, start
 
 TOKEN_BUCKET = 64  # condition buffers grow in these steps, so that near lengths share a shape
 
@@ -35,17 +35,21 @@ class Seat:
 
     Attributes:
         latent: `[T, 64]` float32, the state at the first sigma.
-        positive, negative: condition tokens `[L, H]` of the slot's rows.
-        context: `[T, 128]`.
+        positive, negative: condition tokens `[L, H]` of the slot's rows, and their contexts `[T, 128]`.
+        inpaint: mask, original and noise, `[3, T, 64]` float32, or None without a mask.
         ready: behind the work that made them.
     """
 
     request: Request
     latent: Tensor
-    positive: Tensor
-    negative: Tensor
-    context: Tensor
+    positive: tuple[Tensor, Tensor]
+    negative: tuple[Tensor, Tensor]
+    inpaint: Tensor | None
     ready: torch.cuda.Event | None
+
+    def tensors(self) -> list[Tensor]:
+        extra = [] if self.inpaint is None else [self.inpaint]
+        return [self.latent, *self.positive, *self.negative, *extra]
 
     @classmethod
     def prepare(cls, request: Request, engine: Engine, lane: Lane) -> Seat:
@@ -56,7 +60,7 @@ class Seat:
             EngineLimitError: for more frames or tokens than the engine takes.
         """
         condition, device = request.condition, engine.device
-        engine.limits.check(1, request.frames, condition.tokens.shape[0])
+        engine.limits.check(1, request.frames, condition.length)
         if condition.tokens.shape[1] != engine.width:
             raise InputError(
                 f"the condition is {condition.tokens.shape[1]} wide",
@@ -64,11 +68,18 @@ class Seat:
                 "encode the prompt with the model that the engine was made from",
             )
         first = noise(request.sampling.seed, request.frames) if request.noise is None else request.noise
+        first = first.to(device, torch.float32)
         source = None if request.source is None else request.source.to(device, torch.float32)
-        latent = start(first.to(device, torch.float32), source, request.sigmas[0])
-        positive = condition.tokens.to(device)
-        negative = positive if condition.null_tokens is None else condition.null_tokens.to(device)
-        return cls(request, latent, positive, negative, condition.context.to(device), lane.mark())
+        inpaint = None
+        if request.mask is not None and source is not None:
+            inpaint = torch.stack([request.mask.to(device, torch.float32), source, first])
+        positive = condition.tokens.to(device), condition.context.to(device)
+        negative = (
+            positive[0] if condition.null_tokens is None else condition.null_tokens.to(device),
+            positive[1] if condition.null_context is None else condition.null_context.to(device),
+        )
+        latent = start(first, source, request.sigmas[0])
+        return cls(request, latent, positive, negative, inpaint, lane.mark())
 
 
 class Tick:
@@ -96,13 +107,16 @@ class Tick:
         self.x = torch.zeros(depth, frames, LATENT_DIM, device=device)
         self.average = torch.zeros_like(self.x)  # momentum of the guidance
         self.velocity = torch.zeros(self.rows.timestep.shape[0], frames, LATENT_DIM, device=device)
+        self.inpaint = torch.zeros(3, *self.x.shape, device=device)  # mask, original, noise
         self.table = torch.zeros(len(Scalars._fields), depth, 1, 1, device=device)
 
     def write(self, slot: int, seat: Seat) -> None:
         """Seat a request: its condition goes into the resident rows, its starting latent into the state."""
-        self.positive.write(slot, seat.positive, seat.context)
+        self.positive.write(slot, *seat.positive)
         if self.negative is not None:
-            self.negative.write(slot, seat.negative, seat.context)
+            self.negative.write(slot, *seat.negative)
+        if seat.inpaint is not None:
+            self.inpaint[:, slot].copy_(seat.inpaint)
         self.x[slot].copy_(seat.latent)
         self.average[slot].zero_()
 
@@ -110,33 +124,43 @@ class Tick:
         """Advance every slot by one step; `plan` holds one entry a slot."""
         host = torch.tensor(list(zip(*plan, strict=True)), pin_memory=self.x.is_cuda)  # [scalars, D]
         self.table.copy_(host.view_as(self.table), non_blocking=True)
-        t, t_next, scale, beta, eta, limit = self.table.unbind(0)
-        guided = any(s.scale != 1.0 for s in plan)  # known on the host
-        velocity = self._decode(t, guided)
-        if guided:
-            on = scale != 1.0
-            minus = self.velocity[self.depth :]
-            self.average.copy_(momentum(velocity - minus, self.average, beta, on))
-            velocity = apg(velocity, self.average, scale, eta, limit, on)
+        t, t_next, *_, masked = self.table.unbind(0)
+        inpaint = any(s.masked for s in plan)  # known on the host, as is whether any slot is guided
+        mask, original, fixed = self.inpaint
+        seen = masked_input(self.x, mask, original, fixed, t, masked > 0) if inpaint else self.x
+        velocity = self._velocity(seen, plan)
+        if inpaint:
+            velocity = masked_velocity(self.x, seen, velocity, mask, original, t, masked > 0)
         euler(self.x, velocity, t, t_next)
 
-    def _decode(self, t: Tensor, guided: bool) -> Tensor:
+    def _velocity(self, x: Tensor, plan: list[Scalars]) -> Tensor:
+        """The guided velocity of every slot, `[D, T, C]`."""
+        t, _, scale, beta, eta, limit, _ = self.table.unbind(0)
+        guided = any(s.scale != 1.0 for s in plan)
+        velocity = self._decode(x, t, guided)
+        if not guided:
+            return velocity
+        on = scale != 1.0
+        self.average.copy_(momentum(velocity - self.velocity[self.depth :], self.average, beta, on))
+        return apg(velocity, self.average, scale, eta, limit, on)
+
+    def _decode(self, x: Tensor, t: Tensor, guided: bool) -> Tensor:
         """Fill `velocity`, always by copy: the engine's own output is overwritten by its next execute."""
         frames = self.frames
         if self.fused:
-            self._gather(self.rows, t)
+            self._gather(self.rows, x, t)
             self.velocity.copy_(self.engine(self.rows)[:, :frames])
         else:
-            self._gather(self.positive, t)
+            self._gather(self.positive, x, t)
             self.velocity[: self.depth].copy_(self.engine(self.positive)[:, :frames])
             if guided and self.negative is not None:
-                self._gather(self.negative, t)
+                self._gather(self.negative, x, t)
                 self.velocity[self.depth :].copy_(self.engine(self.negative)[:, :frames])
         return self.velocity[: self.depth]
 
-    def _gather(self, rows: Rows, t: Tensor) -> None:
+    def _gather(self, rows: Rows, x: Tensor, t: Tensor) -> None:
         """Write the latents and times of the coming step into rows, D or 2D of them."""
-        rows.hidden_states.view(-1, *self.positive.hidden_states.shape)[:, :, : self.frames].copy_(self.x)
+        rows.hidden_states.view(-1, *self.positive.hidden_states.shape)[:, :, : self.frames].copy_(x)
         rows.timestep.view(-1, self.depth).copy_(t.flatten())
 
     def read(self, slot: int) -> Tensor:

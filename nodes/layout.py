@@ -21,7 +21,7 @@ def to_latent(latents: list[Tensor]) -> dict[str, Any]:
 def from_latent(latent: dict[str, Any], name: str) -> list[Tensor]:
     """A LATENT batch to `[T, 64]` latents."""
     samples = latent["samples"]
-    if samples.ndim != 3 or samples.shape[1] != LATENT_DIM or samples.shape[2] < 1:
+    if samples.ndim != 3 or samples.shape[1] != LATENT_DIM or 0 in samples.shape:
         raise InputError(
             f"{name} has shape {list(samples.shape)}",
             f"an ACE-Step 1.5 latent is [batch, {LATENT_DIM}, frames]",

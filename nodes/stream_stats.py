@@ -1,5 +1,6 @@
 """Show what a stream did and how fast."""
 
+from . import host
 from .comfy import io, ui
 from .types import CATEGORY, Stats
 
@@ -19,6 +20,7 @@ class StreamStats(io.ComfyNode):
                 io.String.Output(display_name="text", tooltip="The figures as text."),
                 io.Image.Output(display_name="plot", tooltip="Milliseconds of each tick."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -26,5 +28,6 @@ class StreamStats(io.ComfyNode):
         from ..engine_runtime.plot import plot_ticks
 
         text, image = stats.text(), plot_ticks(stats)
+        host.show_text(text, cls.hidden.unique_id)
         shown = ui.PreviewText(text).as_dict() | ui.PreviewImage(image, cls=cls).as_dict()
         return io.NodeOutput(text, image, ui=shown)

@@ -125,7 +125,7 @@ GRAPHS = {
 
 def height(schema) -> int:
     big = sum(3 * ROW for i in schema.inputs if getattr(i, "multiline", None))
-    picture = 220 if schema.node_id in ("OstinatoStreamStats", "SaveAudio") else 0
+    picture = 240 if schema.node_id in ("OstinatoStreamStats", "SaveAudio") else 0
     return TITLE + ROW * (len(schema.inputs) + len(schema.outputs) + 1) + big + picture
 
 
@@ -145,7 +145,7 @@ def widgets(schema, given: dict) -> list:
 def workflow(name: str, note: str, columns: list) -> dict:
     ids, nodes, links = {}, [], []
     for x, column in enumerate(columns):
-        y = 160
+        y = 190
         for key, (kind, given) in column.items():
             schema, ids[key] = TYPES[kind], len(nodes) + 2
             size = [WIDTH, height(schema)]
@@ -183,8 +183,8 @@ def workflow(name: str, note: str, columns: list) -> dict:
     text = {
         "id": 1,
         "type": "MarkdownNote",
-        "pos": [40, 0],
-        "size": [2 * WIDTH + GAP, 130],
+        "pos": [40, -20],
+        "size": [2 * WIDTH + GAP, 140],
         "flags": {},
         "order": len(nodes),
         "mode": 0,

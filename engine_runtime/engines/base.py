@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,6 +53,7 @@ class Rows:
         encoder_hidden_states: `[B, L, H]` condition tokens, engine dtype.
         encoder_attention_mask: `[B, L]` bool, True on a condition's own tokens.
         context_latents: `[B, T, 128]`, engine dtype.
+        lengths: `[B]` tokens of each row, on the host.
     """
 
     hidden_states: Tensor
@@ -59,6 +61,7 @@ class Rows:
     encoder_hidden_states: Tensor
     encoder_attention_mask: Tensor
     context_latents: Tensor
+    lengths: np.ndarray
 
     @classmethod
     def allocate(
@@ -72,6 +75,7 @@ class Rows:
             torch.zeros(batch, tokens, width, dtype=dtype, device=device),
             torch.zeros(batch, tokens, dtype=torch.bool, device=device),
             torch.zeros(batch, frames, CONTEXT_DIM, dtype=dtype, device=device),
+            np.ones(batch, dtype=np.int64),
         )
         rows.encoder_attention_mask[:, 0] = True
         return rows
@@ -94,6 +98,7 @@ class Rows:
         self.encoder_attention_mask[row, length:].fill_(False)
         self.context_latents[row, :frames].copy_(context, non_blocking=True)
         self.context_latents[row, frames:].zero_()
+        self.lengths[row] = length
 
 
 class Engine(Protocol):

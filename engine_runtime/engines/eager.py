@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from diffusers import AceStepTransformer1DModel
 from torch import Tensor
@@ -42,13 +44,25 @@ class EagerEngine:
 
     def __call__(self, rows: Rows) -> Tensor:
         with torch.no_grad():
-            return self.decoder(
-                rows.hidden_states,
-                rows.timestep,
-                rows.encoder_hidden_states,
-                rows.encoder_attention_mask,
-                rows.context_latents,
-            )
+            return self._row_by_row(rows) if self.device.type == "cpu" else self._decode(rows)
+
+    def _row_by_row(self, rows: Rows) -> Tensor:
+        """Each row alone and without padding: a CPU's matrix product rounds a row by its place in the batch."""
+        velocity = torch.empty_like(rows.hidden_states)
+        for i, length in enumerate(rows.lengths.tolist()):
+            row = rows.part(i, i + 1)
+            tokens, mask = row.encoder_hidden_states[:, :length], row.encoder_attention_mask[:, :length]
+            velocity[i] = self._decode(replace(row, encoder_hidden_states=tokens, encoder_attention_mask=mask))[0]
+        return velocity
+
+    def _decode(self, rows: Rows) -> Tensor:
+        return self.decoder(
+            rows.hidden_states,
+            rows.timestep,
+            rows.encoder_hidden_states,
+            rows.encoder_attention_mask,
+            rows.context_latents,
+        )
 
     def summary(self) -> str:
         plain, guided = self.limits.depth_in_one_pass(False), self.limits.depth_in_one_pass(True)

@@ -41,12 +41,14 @@ def encode_prompt(
         source = source.to(device, dtype)
     elif prompt.task != "text2music":
         raise InputError(f"the task is {prompt.task} and there is no source", "it needs one", "connect a source")
+    if timbre is not None:
+        check_tensor("the timbre latent", timbre, None, LATENT_DIM)
     frames = frames_of(prompt.seconds) if source is None else source.shape[0]
     seconds = prompt.seconds if source is None else frames / LATENT_HZ
     tokens = _tokens(model, prompt, seconds, timbre)
     context = torch.cat(_context(model, prompt, source, frames), dim=-1)
     null = None if model.turbo else pipe.condition_encoder.null_condition_emb[0].to(device, dtype)
-    return Condition(tokens, context, None if null is None else null.clone())
+    return Condition(tokens, context, None if null is None else null.expand_as(tokens))
 
 
 def _tokens(model: Model, prompt: Prompt, seconds: float, timbre: Tensor | None) -> Tensor:

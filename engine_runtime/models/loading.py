@@ -26,7 +26,7 @@ from .tiny import PRESETS, preset_folder
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,10 +125,14 @@ def load(
 def _folder(source: str, download: bool, progress: Progress | None) -> Path:
     if source in PRESETS:
         return preset_folder(source)
-    path = Path(source).expanduser()
-    if source and path.is_dir():
-        return path
-    if path.exists() or not _HUB_ID.fullmatch(source):
+    try:
+        path = Path(source).expanduser()
+        taken = path.exists()
+        if source and path.is_dir():
+            return path
+    except (OSError, RuntimeError):  # longer than the file system allows, or the home of nobody
+        taken = True
+    if taken or not _HUB_ID.fullmatch(source):
         raise InputError(
             f"the model is {source!r}",
             f"allowed are {', '.join(PRESETS)}, a folder in diffusers' format, or a hub id such as owner/name",
@@ -160,7 +164,7 @@ def _from_hub(repo: str, download: bool, progress: Progress | None) -> Path:
         ) from error
     except Exception as error:  # the hub's own errors have many roots: gated, missing, no network
         raise ModelError(
-            f"fetching {repo} failed with: {str(error).splitlines()[0]}",
+            f"fetching {repo} failed with: {_reason(error)}",
             "the id must name a public ACE-Step 1.5 repository in diffusers' format",
             "check the id and the network",
         ) from error
@@ -190,12 +194,17 @@ def _read(folder: Path, dtype: torch.dtype) -> AceStepPipeline:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # diffusers, transformers and safetensors each raise their own kinds
-        reason = " ".join(str(error).split())
         raise ModelError(
-            f"{folder} could not be loaded: {reason[:300]}",
+            f"{folder} could not be loaded: {_reason(error)}",
             "every part of an ACE-Step 1.5 pipeline must be there, whole and of the shapes that its config says",
             "fetch the model again",
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of a library's error, for use within one of ours."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return re.split(r"[.!?;](?:\s|$)", text, maxsplit=1)[0][:300]
 
 
 @contextmanager
@@ -233,7 +242,8 @@ def _check_format(pipe: AceStepPipeline, source: str) -> None:
 
 def _check_keys(pipe: AceStepPipeline, folder: Path) -> None:
     """Compare each part's tensors with its files: a missing one would otherwise play at random."""
-    for name in ("transformer", "vae", "condition_encoder", "audio_tokenizer", "audio_token_detokenizer"):
+    parts = ("transformer", "vae", "condition_encoder", "audio_tokenizer", "audio_token_detokenizer", "text_encoder")
+    for name in parts:
         module, files = getattr(pipe, name), sorted((folder / name).glob("*.safetensors"))
         if module is None or not files:  # an optional part, or weights in another format
             continue
@@ -241,6 +251,8 @@ def _check_keys(pipe: AceStepPipeline, folder: Path) -> None:
         for path in files:
             with safe_open(path, framework="pt") as opened:
                 stored.update(opened.keys())
+        if name == "text_encoder":  # a causal language model's file serves too: it has a prefix, and a head unused here
+            stored = {key.removeprefix("model.") for key in stored - {"lm_head.weight"}}
         missing, left = sorted(module.state_dict().keys() - stored), sorted(stored - module.state_dict().keys())
         if missing or left:
             raise ModelError(

@@ -27,9 +27,9 @@ cli
 nodes
 . render plot decode models.audio models.conditioning
 runtime models.loading
-session models.tiny
-tick
-ring engines
+session models.tiny models.checkpoint
+tick models.sizes models.weights
+ring engines models.names models.tokenizer
 engines.eager
 engines.base engines.decoder models
 request

@@ -6,14 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from ostinato.engine_runtime import plot
 from ostinato.engine_runtime import stats as stats_module
 from ostinato.engine_runtime.config import Sampling, StreamConfig
 from ostinato.engine_runtime.models.loading import eager_engine
-from ostinato.engine_runtime.plot import plot_ticks
 from ostinato.engine_runtime.request import Request
 from ostinato.engine_runtime.runtime import runtime
 from ostinato.engine_runtime.stats import KEPT, Stats, TickClock
 from ostinato.engine_runtime.tick import noise
+from PIL import ImageColor
 
 
 @pytest.fixture
@@ -62,15 +63,16 @@ def test_the_clock_forgets_the_oldest(clock: SimpleNamespace) -> None:
 @pytest.mark.parametrize("count", [0, 1, 2, 300, KEPT])
 def test_the_plot(count: int) -> None:
     tick_ms = tuple(10.0 + i % 7 for i in range(count))
-    image = plot_ticks(Stats(count, count // 8, 0, tick_ms, count / 100, count / 8, 4, 25, "toy", None))
-    assert image.shape == (1, 240, 640, 3) and image.dtype == torch.float32
+    image = plot.plot_ticks(Stats(count, count // 8, 0, tick_ms, count / 100, count / 8, 4, 25, "toy", None))
+    assert image.shape == (1, *plot.SIZE[::-1], 3) and image.dtype == torch.float32
     assert 0.0 <= float(image.min()) and float(image.max()) <= 1.0
     assert len(image.flatten(0, 2).unique(dim=0)) > 3
-    line = (image[0, 44:205, 56:625] - torch.tensor([0x5C, 0xC8, 0xFF]) / 255).abs().amax(-1) < 0.02
+    inner = image[0, plot.TOP : plot.BOTTOM + 1, plot.LEFT : plot.RIGHT + 1]
+    line = (inner - torch.tensor(ImageColor.getrgb(plot.LINE)) / 255).abs().amax(-1) < 0.02
     assert bool(line.any()) or count == 0
     if count > 1:  # the line reaches both ends
         columns = line.any(0).nonzero()
-        assert int(columns.min()) <= 2 and int(columns.max()) >= 565
+        assert int(columns.min()) <= 2 and int(columns.max()) >= plot.RIGHT - plot.LEFT - 2
 
 
 @pytest.mark.parametrize("frames", [1, 7, 250])

@@ -1,0 +1,216 @@
+"""ACE-Step 1.5 from ComfyUI's single-file or split checkpoints, without ComfyUI and without a second copy in memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AceStepAudioTokenDetokenizer,
+    AceStepAudioTokenizer,
+    AceStepConditionEncoder,
+    AceStepPipeline,
+    AceStepTransformer1DModel,
+    AutoencoderOobleck,
+    FlowMatchEulerDiscreteScheduler,
+)
+from torch import nn
+from transformers import Qwen3Config, Qwen3Model
+
+from ..errors import ModelError
+from .names import (
+    NOT_STORED,
+    PARTS,
+    canonical,
+    check,
+    count_blocks,
+    dropped,
+    our_shape,
+    plan,
+    quantised,
+    to_theirs,
+)
+from .sizes import configs_from, known_from, pick_kind
+from .tokenizer import check_words, find_tokenizer
+from .weights import Stored, fill, make_silence, opened, restore_buffers
+
+FLOATS = {"F64", "F32", "F16", "BF16"}
+_HOMES = ("diffusion_models", "unet", "checkpoints")
+_LOOK_FOR = {
+    "vae": (("vae",), r".*ace.*1[._]?5.*", "*ace*1.5*"),
+    "text_encoder": (("text_encoders", "clip"), r".*qwen.*0[._]?6b.*ace.*", "qwen_0.6b*ace*"),
+}
+_PREFIX = {"vae": "vae.", "text_encoder": "text_encoders.qwen3_06b."}
+_CLASSES: dict[str, Callable[..., nn.Module]] = {
+    "vae": AutoencoderOobleck,
+    "transformer": AceStepTransformer1DModel,
+    "condition_encoder": AceStepConditionEncoder,
+    "audio_tokenizer": AceStepAudioTokenizer,
+    "audio_token_detokenizer": AceStepAudioTokenDetokenizer,
+    "text_encoder": lambda **config: Qwen3Model(Qwen3Config(max_position_embeddings=32768, **config)),
+}
+
+
+@dataclass
+class _Files:
+    """The headers of all files given: tensors by their canonical names, and the first file's metadata."""
+
+    tensors: dict[str, Stored] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def add(self, path: Path, role: str) -> None:
+        with opened(path) as file:
+            if role == "diffusion":
+                self.metadata = dict(file.metadata() or {})
+            for name in file.keys():  # noqa: SIM118, it is no dict
+                part = file.get_slice(name)
+                stored = Stored(path, name, tuple(part.get_shape()), part.get_dtype())
+                key = canonical(name, role)
+                if role != "diffusion" and not key.startswith(_PREFIX[role]):
+                    continue  # a single file given for its VAE or text encoder only
+                if key in self.tensors:
+                    raise ModelError(
+                        f"{path.name} and {self.tensors[key].path.name} both hold {key}",
+                        "every tensor must be there once",
+                        "give one file for each part",
+                    )
+                self.tensors[key] = stored
+
+    def holds(self, role: str) -> bool:
+        return any(name.startswith(_PREFIX[role]) for name in self.tensors)
+
+
+def load_checkpoint(
+    path: str | Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    kind: str | None = None,
+    vae: str | Path | None = None,
+    text_encoder: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+) -> AceStepPipeline:
+    """Load a pipeline from safetensors files.
+
+    The silence latent is in no such file. It is made by encoding two seconds of zeros with the VAE in float32 (the
+    mean of the posterior): the first second is kept, for the first frames differ, and the frame at its end, whose
+    surroundings are all silence, fills the rest of `condition_encoder.silence_latent` `[1, 15000, 64]`.
+
+    Args:
+        path: a file with everything, or the diffusion model alone.
+        device, dtype: where the weights go and in what precision; the VAE is float32 unless `dtype` is bfloat16.
+        kind: turbo, base or sft, where neither metadata nor the file's name says it.
+        vae, text_encoder: their files, where `path` has none; else they are looked for by `find_split`.
+        tokenizer: folder of the text encoder's tokenizer; else see `find_tokenizer`.
+
+    Raises:
+        ModelError: for a file that is broken, quantised, of another model, or incomplete.
+    """
+    path = Path(path).expanduser()
+    files = _Files()
+    files.add(path, "diffusion")
+    given = {"vae": vae, "text_encoder": text_encoder}
+    for role, file in given.items():
+        if file is not None and files.holds(role):
+            files.tensors = {n: s for n, s in files.tensors.items() if not n.startswith(_PREFIX[role])}
+        if file is not None:
+            files.add(Path(file).expanduser(), role)
+        elif not files.holds(role):
+            files.add(find_split(path, role), role)
+    _refuse_quantised(files, path.name)
+    numbers, told = known_from(files.metadata)
+    parts, stored = _build(files, path, pick_kind(kind, told, path), numbers)
+    words = find_tokenizer(tokenizer)
+    check_words(words, parts["text_encoder"])
+    _load(parts, stored, device, dtype)
+    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0)
+    return AceStepPipeline(**parts, tokenizer=words, scheduler=scheduler)
+
+
+def find_split(path: Path, role: str) -> Path:
+    """The VAE or text encoder that belongs to a diffusion model, in the folders of ComfyUI's models beside it."""
+    folders, pattern, shown = _LOOK_FOR[role]
+    home = next((parent.parent for parent in path.absolute().parents if parent.name in _HOMES), None)
+    places = [home / folder for folder in folders] if home else []
+    found = sorted(
+        file
+        for place in places
+        for file in place.rglob("*.safetensors")
+        if re.fullmatch(pattern, file.stem, re.IGNORECASE)
+    )
+    if len(found) == 1:
+        return found[0]
+    where = " and ".join(map(str, places)) or f"no folder of models: none of {', '.join(_HOMES)} is above the file"
+    what = role.replace("_", " ")
+    raise ModelError(
+        f"{path.name} has no {what}, and {len(found)} files named {shown}.safetensors were found in {where}"
+        + (f" ({', '.join(file.name for file in found)})" if found else ""),
+        "exactly one is needed",
+        f"give the {what}'s file",
+    )
+
+
+def _refuse_quantised(files: _Files, source: str) -> None:
+    read = {name: stored.dtype for name, stored in files.tensors.items() if not dropped(name)}
+    named = [name for name in read if quantised(name)]
+    if found := named or [f"{name} ({dtype})" for name, dtype in read.items() if dtype not in FLOATS]:
+        raise ModelError(
+            f"{source} is quantised: it has {len(found)} tensors such as {found[0]}",
+            "allowed are weights in float32, bfloat16 or float16",
+            "choose the checkpoint that is not quantised",
+        )
+
+
+def _build(
+    files: _Files, path: Path, kind: str, numbers: dict[str, dict[str, float]]
+) -> tuple[dict[str, nn.Module], dict[str, dict[str, Stored]]]:
+    """The parts without weights, and where each of their parameters is stored; every tensor is accounted for."""
+    names, blocks = plan(files.tensors), count_blocks(files.tensors)
+    shapes = {
+        part: {our: our_shape(part, our, files.tensors[their].shape) for our, their in names[part].items()}
+        for part in PARTS
+    }
+    parts = {p: on_meta(p, config, path.name) for p, config in configs_from(shapes, path.name, kind, numbers).items()}
+    expected = {
+        to_theirs(part, name, blocks): tuple(tensor.shape)
+        for part, module in parts.items()
+        for name, tensor in module.state_dict().items()
+        if name not in NOT_STORED.get(part, ())
+    }
+    given = {name: stored.shape for name, stored in files.tensors.items() if not dropped(name)}
+    given |= {names[part][our]: shape for part in PARTS for our, shape in shapes[part].items()}
+    check(expected, given, path.name)
+    return parts, {part: {our: files.tensors[their] for our, their in names[part].items()} for part in PARTS}
+
+
+def on_meta(part: str, config: dict[str, Any], source: str) -> nn.Module:
+    """A part whose parameters hold no memory. The device is set for this thread only, others may be loading too."""
+    try:
+        with torch.device("meta"):
+            module = _CLASSES[part](**config)
+    except (RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise ModelError(
+            f"{source} has {part} tensors that make no model: {' '.join(str(error).split())[:200]}",
+            "the sizes must be those of ACE-Step 1.5",
+            "choose an ACE-Step 1.5 checkpoint",
+        ) from error
+    return module.eval()
+
+
+def _load(
+    parts: dict[str, nn.Module], stored: dict[str, dict[str, Stored]], device: torch.device, dtype: torch.dtype
+) -> None:
+    """The VAE first, for encoding silence takes memory that the other parts' weights then use."""
+    vae = parts["vae"]
+    fill(vae, stored["vae"], device, torch.float32)
+    encoder: Any = parts["condition_encoder"]
+    encoder.silence_latent = make_silence(vae, encoder.silence_latent.shape[1]).to(dtype)
+    if dtype == torch.bfloat16:
+        vae.to(dtype)
+    for part, module in parts.items():
+        if part != "vae":
+            fill(module, stored[part], device, dtype)
+        restore_buffers(module, device)

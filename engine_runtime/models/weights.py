@@ -1,0 +1,108 @@
+"""Tensors from files into modules that were built without memory, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderOobleck
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from ..constants import HOP, LATENT_HZ
+from ..errors import ModelError
+from .names import Shape
+
+_BYTES = {"F64": 8, "F32": 4}  # else 2
+_MAPPED = 32 << 20  # bytes read of a file before it is mapped anew: pages once read count as ours while it is mapped
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a tensor is, and what its file's header says of it."""
+
+    path: Path
+    name: str
+    shape: Shape
+    dtype: str
+
+
+def opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{path} could not be read as safetensors: {' '.join(str(error).split())[:200]}",
+            "a checkpoint is a whole .safetensors file",
+            "check the path, or fetch the file again",
+        ) from error
+
+
+class _Reader:
+    """Copies tensors out of files and keeps little of a file in memory."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._file: Any = None
+        self._read = 0
+
+    def copy(self, stored: Stored, out: Tensor) -> None:
+        """Into `out`, of the stored shape and any dtype and device; tensors of many rows in pieces."""
+        if not stored.shape:
+            out.copy_(self._at(stored.path, 8).get_tensor(stored.name))
+            return
+        row = max(prod(stored.shape[1:]) * _BYTES.get(stored.dtype, 2), 1)
+        step = max(_MAPPED // row, 1)
+        for start in range(0, stored.shape[0], step):
+            rows = out[start : start + step]
+            rows.copy_(self._at(stored.path, len(rows) * row).get_slice(stored.name)[start : start + step])
+
+    def _at(self, path: Path, size: int) -> Any:
+        if path != self._path or self._read + size > _MAPPED:
+            self._file = None  # unmapped before it is mapped again
+            self._file, self._path, self._read = opened(path), path, 0
+        self._read += size
+        return self._file
+
+
+def fill(module: nn.Module, stored: Mapping[str, Stored], device: torch.device, dtype: torch.dtype) -> None:
+    """Give every parameter its own memory and its tensor, converted on the way; names and shapes are checked before."""
+    reader = _Reader()
+    for name, source in stored.items():
+        path, _, leaf = name.rpartition(".")
+        owner = module.get_submodule(path)
+        tensor = torch.empty(getattr(owner, leaf).shape, dtype=dtype, device=device)
+        reader.copy(source, tensor.view(source.shape))
+        setattr(owner, leaf, nn.Parameter(tensor, requires_grad=False))
+
+
+def restore_buffers(module: nn.Module, device: torch.device) -> None:
+    """Compute the buffers that are never stored; they were built without memory too."""
+    for child in list(module.modules()):
+        if not any(buffer.is_meta for buffer in child.buffers(recurse=False)):
+            continue
+        if hasattr(child, "levels"):  # the audio tokenizer's quantizer: its buffers do not depend on its width
+            fresh = type(child)(dim=1, levels=child.levels, num_quantizers=child.num_quantizers)
+        else:  # Qwen3's rotary frequencies
+            fresh = type(child)(config=child.config)
+        for leaf, buffer in fresh.named_buffers(recurse=False):
+            setattr(child, leaf, buffer.to(device))
+
+
+@torch.no_grad()
+def make_silence(vae: AutoencoderOobleck, frames: int) -> Tensor:
+    """What the VAE makes of silence, `[1, frames, 64]`; see `load_checkpoint`.
+
+    A frame depends on at most 13 frames to each side at any strides that multiply to 1920.
+    """
+    silence = torch.zeros(1, vae.config.audio_channels, 2 * LATENT_HZ * HOP, dtype=vae.dtype, device=vae.device)
+    mean = vae.encode(silence).latent_dist.mode()[0].T  # [50, 64]
+    for child in vae.modules():
+        if hasattr(child, "weight_v"):  # weight norm leaves the weight it made, as large as the stored one
+            child.weight = child.weight_v.detach().to("meta")
+    steady = mean[LATENT_HZ].expand(frames - LATENT_HZ, -1)
+    return torch.cat([mean[:LATENT_HZ], steady])[None]

@@ -1,0 +1,46 @@
+"""What a user gets from a clone: the same dependencies either way, and importing that costs nothing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+tomllib = pytest.importorskip("tomllib", reason="tomllib needs Python 3.11")
+ROOT = Path(__file__).parents[2]
+
+
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+
+
+def test_requirements_are_the_projects():
+    """ComfyUI's manager installs from requirements.txt, pip from pyproject.toml."""
+    assert (ROOT / "requirements.txt").read_text("utf-8").split() == project()["project"]["dependencies"]
+
+
+def test_every_dependency_has_a_floor():
+    extras = project()["project"]["optional-dependencies"]
+    for requirement in sum(extras.values(), project()["project"]["dependencies"]):
+        assert ">=" in requirement
+
+
+def test_every_package_is_installed():
+    listed = set(project()["tool"]["setuptools"]["packages"])
+    found = {
+        ".".join(("ostinato", *path.parent.relative_to(ROOT).parts))
+        for top in ("cli", "engine_runtime", "nodes")
+        for path in (ROOT / top).rglob("__init__.py")
+    }
+    assert listed == found | {"ostinato"}
+
+
+def test_importing_the_pack_loads_nothing():
+    """ComfyUI imports every pack at start-up; the nodes themselves come in through the entry point."""
+    script = "import sys, ostinato; print(sorted(set(sys.modules) & {'torch', 'diffusers', 'ostinato.nodes'}))"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_the_readme_has_the_two_commands():
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert text.count("\npython3 -m venv .venv && .venv/bin/pip install -q -e") == 2
