@@ -7,7 +7,7 @@ import struct
 from dataclasses import dataclass
 
 from .constants import LATENT_HZ, MAX_DEPTH
-from .errors import InputError, check_range
+from .errors import InputError, check_range, check_whole
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_range("steps", self.steps, 1, 1000, "turbo models are made for 8, base models for about 50")
+        check_whole("steps", self.steps, 1, 1000, "turbo models are made for 8, base models for about 50")
         check_range("shift", self.shift, 0.01, 100.0, "ACE-Step uses 1, 2 or 3")
         check_range("denoise", self.denoise, 0.0, 1.0, "1 makes the music anew, less keeps more of the source")
-        check_range("seed", self.seed, 0, 2**64 - 1, "give a whole number that is not negative")
+        check_whole("seed", self.seed, 0, 2**64 - 1, "give a whole number that is not negative")
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ class StreamConfig:
     spread: bool = True
 
     def __post_init__(self) -> None:
-        check_range("depth", self.depth, 1, MAX_DEPTH, "choose how many generations are in flight")
-        check_range("tokens", self.tokens, 0, 1 << 16, "0 takes the length from the requests")
-        check_range("queue", self.queue, 1, 1 << 16, "a queue holds at least one request")
+        check_whole("depth", self.depth, 1, MAX_DEPTH, "choose how many generations are in flight")
+        check_whole("tokens", self.tokens, 0, 1 << 16, "0 takes the length from the requests")
+        check_whole("queue", self.queue, 1, 1 << 16, "a queue holds at least one request")
 
 
 def frames_of(seconds: float) -> int:
@@ -102,3 +102,8 @@ def frames_of(seconds: float) -> int:
     if seconds > 600:
         raise InputError(f"seconds is {seconds:g}", "allowed is at most 600", "make it shorter, or make several")
     return math.ceil(round(seconds * LATENT_HZ, 6))
+
+
+def frame_at(seconds: float) -> int:
+    """The latent frame that holds a moment: `floor(25 * seconds)`, blind to float noise (1.16 s is frame 29)."""
+    return math.floor(round(seconds * LATENT_HZ, 6))

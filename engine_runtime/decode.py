@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from .constants import HOP, LATENT_DIM
-from .errors import InputError, MemoryShortage, check_range
+from .errors import InputError, check_range
+from .memory import guarded
 from .request import check_tensor
 
 if TYPE_CHECKING:
@@ -58,19 +59,17 @@ def decode(vae: AutoencoderOobleck, latents: Tensor, window: int = 0) -> Tensor:
     frames = latents.shape[1]
     if frames < 1:
         raise InputError("the latent has 0 frames", "at least one is needed", "connect one that holds music")
-    try:
+    with guarded(
+        f"decoding {latents.shape[0]} clips of {frames} frames found no room on {latents.device}",
+        "the VAE's workspace grows with the window",
+        "decode in smaller windows",
+    ):
         if not 0 < window < frames:
             return _run(vae, latents, 0, frames)
         audio = torch.zeros(latents.shape[0], vae.config.audio_channels, frames * HOP, device=latents.device)
         for start, weighted in windows(vae, latents, window):
             audio[:, :, start * HOP : start * HOP + weighted.shape[2]] += weighted
         return audio
-    except torch.OutOfMemoryError as error:
-        raise MemoryShortage(
-            f"decoding {latents.shape[0]} clips of {frames} frames found no room on {latents.device}",
-            "the VAE's workspace grows with the window",
-            "decode in smaller windows",
-        ) from error
 
 
 def decode_clips(

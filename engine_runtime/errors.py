@@ -47,6 +47,13 @@ def check_range(name: str, value: float, low: float, high: float, remedy: str) -
         raise InputError(f"{name} is {_text(value)}", f"allowed is {_text(low)} to {_text(high)}", remedy)
 
 
+def check_whole(name: str, value: int, low: int, high: int, remedy: str) -> None:
+    """`check_range` for a whole number."""
+    check_range(name, value, low, high, remedy)
+    if value != int(value):
+        raise InputError(f"{name} is {value:g}", "only whole numbers are allowed", remedy)
+
+
 def _text(value: float) -> str:
     """Whole numbers in full: a seed of 2**64 and the largest one allowed differ only in the last digits."""
     return str(value) if isinstance(value, int) else f"{value:g}"

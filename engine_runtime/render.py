@@ -22,8 +22,13 @@ def take_batch(
     seed_step: int,
     guidance: Guidance | None = None,
     sources: Sequence[Tensor] = (),
+    masks: Sequence[Tensor] | None = None,
+    noises: Sequence[Tensor] | None = None,
 ) -> list[Request]:
-    """`count` requests that differ in their seed, `seed_step` apart, and in their source where several are given."""
+    """`count` requests that differ in their seed, `seed_step` apart, and in their source where several are given.
+
+    Masks and noises go with the sources; a noise stands in for the one drawn from the seed.
+    """
     check_range("count", count, 1, 1 << 16, "make at least one generation")
     if len(sources) not in (0, 1, count):
         raise InputError(
@@ -37,6 +42,8 @@ def take_batch(
             replace(first, seed=(first.seed + i * seed_step) % 2**64),
             guidance or NO_GUIDANCE,
             sources[i % len(sources)] if sources else None,
+            noise=noises[i % len(noises)] if noises else None,
+            mask=masks[i % len(masks)] if masks else None,
         )
         for i in range(count)
     ]
@@ -65,6 +72,7 @@ def render(
             "allowed are one or more, each once",
             "make a request of its own for every latent",
         )
+    engine.ready()
     config = StreamConfig(
         depth=depth,
         guided=any(r.guidance.active for r in requests),

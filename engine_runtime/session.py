@@ -12,7 +12,7 @@ import torch
 from .config import StreamConfig
 from .constants import LATENT_HZ
 from .engines import Engine
-from .errors import MemoryShortage, SessionError
+from .errors import EngineLimitError, MemoryShortage, SessionError
 from .lane import Lane
 from .request import Request
 from .ring import Ring, Slot
@@ -48,6 +48,12 @@ class Session:
     """
 
     def __init__(self, name: str, engine: Engine, config: StreamConfig, lane: Lane) -> None:
+        if config.depth > engine.limits.batch:
+            raise EngineLimitError(
+                f"depth is {config.depth}",
+                f"the engine takes {engine.limits.batch} rows",
+                "lower it or use an engine that takes more",
+            )
         self.name, self.engine, self.config, self.lane = name, engine, config, lane
         self._lock = threading.RLock()
         self._queue: deque[Seat] = deque()

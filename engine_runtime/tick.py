@@ -13,7 +13,7 @@ from torch import Tensor
 from .config import StreamConfig
 from .constants import LATENT_DIM
 from .engines import Engine, Rows
-from .errors import EngineLimitError, InputError
+from .errors import InputError
 from .guidance import apg, momentum
 from .lane import Lane
 from .request import Request
@@ -87,17 +87,10 @@ class Tick:
 
     Positive rows come first, row `i` for slot `i`; a guided ring has the negative rows behind them. The batch is the
     same at every tick, so a slot's result does not depend on its company.
-
-    Raises:
-        EngineLimitError: when not even the positive rows fit the engine.
     """
 
     def __init__(self, engine: Engine, config: StreamConfig, frames: int, tokens: int) -> None:
         depth, device = config.depth, engine.device
-        if depth > engine.limits.batch:
-            raise EngineLimitError(
-                f"depth is {depth}", f"the engine takes {engine.limits.batch} rows", "lower it or raise the limit"
-            )
         self.engine, self.depth, self.frames, self.guided = engine, depth, frames, config.guided
         self.tokens = min(engine.limits.tokens, tokens + -tokens % TOKEN_BUCKET)
         self.rows = engine.rows(depth * (2 if config.guided else 1), frames, self.tokens)

@@ -6,8 +6,11 @@ from .engine import Engine
 from .guidance import Guide
 from .load_model import LoadModel
 from .source_audio import SourceAudio
+from .stream_conditioning import StreamConditioning
 from .stream_decode import StreamDecode
 from .stream_denoise import StreamDenoise
+from .stream_model import StreamModel
+from .stream_sampler import StreamSampler
 from .stream_stats import StreamStats
 
 NODES: list[type[io.ComfyNode]] = [
@@ -16,7 +19,10 @@ NODES: list[type[io.ComfyNode]] = [
     EncodePrompt,
     SourceAudio,
     Guide,
+    StreamModel,
+    StreamConditioning,
     StreamDenoise,
+    StreamSampler,
     StreamDecode,
     StreamStats,
 ]

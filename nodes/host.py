@@ -68,6 +68,16 @@ def check_cancelled() -> None:
     current().cancelled()
 
 
+def ticker(hidden: Any) -> Callable[[int, int], None]:
+    """What a node calls before each tick: it lets Cancel through and shows how far the stream is."""
+
+    def tick(done: int, total: int) -> None:
+        check_cancelled()
+        progress(done, total, hidden.unique_id)
+
+    return tick
+
+
 def show_text(text: str, node_id: str | None) -> None:
     """Show a line of text under the node."""
     current().text(text, node_id)

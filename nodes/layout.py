@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def to_latent(latents: list[Tensor]) -> dict[str, Any]:
-    """`[T, 64]` latents to a LATENT batch, on the CPU as ComfyUI keeps them."""
+def to_latent(latents: list[Tensor], like: dict[str, Any] | None = None) -> dict[str, Any]:
+    """`[T, 64]` latents to a LATENT batch, on the CPU as ComfyUI keeps them, with whatever else `like` carries."""
     import torch
 
-    return {"samples": torch.stack([x.T for x in latents]).float().cpu().contiguous(), "type": "audio"}
+    samples = torch.stack([x.T for x in latents]).float().cpu().contiguous()
+    return {"type": "audio", **(like or {}), "samples": samples}
 
 
 def from_latent(latent: dict[str, Any], name: str) -> list[Tensor]:
@@ -27,14 +28,35 @@ def from_latent(latent: dict[str, Any], name: str) -> list[Tensor]:
             f"an ACE-Step 1.5 latent is [batch, {LATENT_DIM}, frames]",
             "connect Source Audio, Stream Denoise or an ACE-Step 1.5 latent node",
         )
-    if latent.get("noise_mask") is not None:
-        raise InputError(f"{name} carries a noise mask", "masks are not played yet", "remove Set Latent Noise Mask")
     return [x.T.contiguous() for x in samples.float()]
+
+
+def masks_of(latent: dict[str, Any]) -> list[Tensor] | None:
+    """The noise mask of a LATENT batch as `[T, 64]` each, 1 where music is made anew, reshaped as ComfyUI does it."""
+    mask = latent.get("noise_mask")
+    if mask is None:
+        return None
+    import comfy.utils
+
+    samples = latent["samples"]
+    return [x.T.contiguous() for x in comfy.utils.reshape_mask(mask, samples.shape).float().expand_as(samples)]
+
+
+def noises_of(latent: dict[str, Any], noise: Any) -> list[Tensor]:
+    """The noise that a NOISE makes for a LATENT batch, `[T, 64]` each; it sees to the batch index."""
+    return [x.T.contiguous() for x in noise.generate_noise(latent).float()]
+
+
+def unmasked(latent: dict[str, Any], name: str) -> list[Tensor]:
+    """A LATENT batch whose noise mask, if any, could not be played here."""
+    if latent.get("noise_mask") is not None:
+        raise InputError(f"{name} carries a noise mask", "only Stream Denoise plays masks", "connect it there")
+    return from_latent(latent, name)
 
 
 def single(latent: dict[str, Any], name: str) -> Tensor:
     """A LATENT of one clip to `[T, 64]`."""
-    clips = from_latent(latent, name)
+    clips = unmasked(latent, name)
     if len(clips) != 1:
         raise InputError(f"{name} holds {len(clips)} clips", "allowed is one", "choose one of the batch")
     return clips[0]

@@ -4,7 +4,7 @@ from ..engine_runtime.config import Sampling, StreamConfig
 from ..engine_runtime.constants import MAX_DEPTH
 from . import host, layout
 from .comfy import io
-from .types import CATEGORY, Condition, Engine, Guidance, Stats
+from .types import CATEGORY, ConditionOrConditioning, EngineOrModel, Guidance, Stats
 
 SAMPLING, STREAM = Sampling(), StreamConfig()
 
@@ -19,8 +19,12 @@ class StreamDenoise(io.ComfyNode):
             description="Make several generations in a ring: each tick advances all that are in flight by one step.",
             search_aliases=["ostinato", "sampler", "ring", "stream"],
             inputs=[
-                Engine.Input("engine", tooltip="From Engine."),
-                Condition.Input("condition", tooltip="From Encode Prompt."),
+                EngineOrModel.Input("engine", tooltip="From Engine, or ComfyUI's own MODEL of ACE-Step 1.5."),
+                ConditionOrConditioning.Input(
+                    "condition",
+                    tooltip="From Encode Prompt or Stream Conditioning, or ComfyUI's own CONDITIONING, which plays on "
+                    "a MODEL and takes its length from the source.",
+                ),
                 io.Int.Input("count", default=4, min=1, max=256, tooltip="How many generations to make."),
                 io.Int.Input(
                     "depth",
@@ -32,7 +36,15 @@ class StreamDenoise(io.ComfyNode):
                 *_sampling(),
                 Guidance.Input("guidance", optional=True, tooltip="For base and SFT models; none is scale 1."),
                 io.Latent.Input(
-                    "source", optional=True, tooltip="What a denoise below 1 starts from; one, or one per generation."
+                    "source",
+                    optional=True,
+                    tooltip="What a denoise below 1 starts from, and what a noise mask keeps; one, or one per "
+                    "generation. Several take their noise as ComfyUI draws it for a batch.",
+                ),
+                io.Conditioning.Input(
+                    "negative",
+                    optional=True,
+                    tooltip="With Guidance on a CONDITIONING: what to move away from; none is the model's own null.",
                 ),
             ],
             outputs=[
@@ -44,20 +56,32 @@ class StreamDenoise(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, engine, condition, count, depth, steps, shift, denoise, seed, seed_step, guidance=None, source=None
+        cls,
+        engine,
+        condition,
+        count,
+        depth,
+        steps,
+        shift,
+        denoise,
+        seed,
+        seed_step,
+        guidance=None,
+        source=None,
+        negative=None,
     ) -> io.NodeOutput:
         from ..engine_runtime.render import render, take_batch
+        from . import core
 
-        node = cls.hidden.unique_id
         sources = [] if source is None else layout.from_latent(source, "the source")
-        requests = take_batch(condition, Sampling(steps, shift, denoise, seed), count, seed_step, guidance, sources)
-
-        def tick(done: int, total: int) -> None:
-            host.check_cancelled()
-            host.progress(done, total, node)
-
-        latents, stats = render(f"node {node}", engine, requests, depth, tick)
-        return io.NodeOutput(layout.to_latent(latents), stats)
+        player = core.engine_of(engine)
+        played = core.condition_of(engine, condition, negative, guidance, sources)
+        sampling = Sampling(steps, shift, denoise, seed)
+        masks = None if source is None else layout.masks_of(source)
+        noises = core.batch_noise(source, seed)
+        requests = take_batch(played, sampling, count, seed_step, guidance, sources, masks, noises)
+        latents, stats = render(f"node {cls.hidden.unique_id}", player, requests, depth, host.ticker(cls.hidden))
+        return io.NodeOutput(layout.to_latent(latents, source), stats)
 
 
 def _sampling() -> list:

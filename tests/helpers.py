@@ -62,6 +62,9 @@ class StandIn:
     calls: list[int] = field(default_factory=list)
     _buffer: Tensor | None = None  # [limits.batch, T, 64]
 
+    def ready(self):
+        pass
+
     def rows(self, batch: int, frames: int, tokens: int) -> Rows:
         self.limits.check(min(batch, self.limits.batch), frames, tokens)
         return Rows.allocate(batch, frames, tokens, self.width, self.dtype, self.device)

@@ -115,6 +115,10 @@ class Engine(Protocol):
     identity: str  # weights, kind, precision, library
     name: str  # for people
 
+    def ready(self) -> None:
+        """Bring the weights to the device, before a session opens; a host that manages memory may have taken them."""
+        ...
+
     def rows(self, batch: int, frames: int, tokens: int) -> Rows:
         """Allocate the resident rows of a ring; raises `EngineLimitError` for what does not fit.
 

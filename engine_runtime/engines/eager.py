@@ -38,6 +38,9 @@ class EagerEngine:
         self.identity = f"eager:{identity}:{self.dtype}:{self.device}:{limits}"
         self.name = f"eager, {str(self.dtype).removeprefix('torch.')} on {self.device}"
 
+    def ready(self) -> None:
+        """The weights are wherever the model is."""
+
     def rows(self, batch: int, frames: int, tokens: int) -> Rows:
         self.limits.check(min(batch, self.limits.batch), frames, tokens)
         return Rows.allocate(batch, frames, tokens, self.width, self.dtype, self.device)

@@ -6,6 +6,7 @@ Audio is `[channels, samples]` float32; a latent is `[T, 64]`.
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ..constants import HOP, SAMPLE_RATE
 from ..errors import AudioError
+from ..memory import guarded
 from .loading import Model
 
 MAX_SECONDS = 600
@@ -68,9 +70,10 @@ def encode_audio(model: Model, waveform: Tensor, sample_rate: int, seed: int = 0
     if audio.shape[1] < HOP:
         raise AudioError(f"the audio is {audio.shape[1]} samples long", f"one frame is {HOP}", "give a longer clip")
     vae = model.pipe.vae
-    posterior = vae.encode(audio[None].to(vae.device, vae.dtype)).latent_dist
     generator = torch.Generator(vae.device).manual_seed(seed)
-    return posterior.sample(generator)[0].T.float().contiguous()
+    with _room(model):
+        posterior = vae.encode(audio[None].to(vae.device, vae.dtype)).latent_dist
+        return posterior.sample(generator)[0].T.float().contiguous()
 
 
 @torch.inference_mode()
@@ -79,7 +82,15 @@ def encode_timbre(model: Model, waveform: Tensor, sample_rate: int, seed: int = 
     audio = prepare_audio(waveform, sample_rate)
     pipe = model.pipe
     devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):  # the pipeline samples the posterior from the global generator
+    with _room(model), torch.random.fork_rng(devices):  # the pipeline samples the posterior from the global generator
         torch.manual_seed(seed)
         latents, _ = pipe.prepare_reference_audio_latents(audio, 1, model.device, pipe.transformer.dtype)
     return latents[0]
+
+
+def _room(model: Model) -> AbstractContextManager[None]:
+    return guarded(
+        f"encoding audio found no room on {model.device}",
+        "the VAE's workspace grows with the clip",
+        "give a shorter clip, or unload other models",
+    )

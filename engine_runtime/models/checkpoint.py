@@ -209,7 +209,7 @@ def _load(
     encoder: Any = parts["condition_encoder"]
     encoder.silence_latent = make_silence(vae, encoder.silence_latent.shape[1]).to(dtype)
     if dtype == torch.bfloat16:
-        vae.to(dtype)
+        nn.Module.to(vae, dtype)  # diffusers' own `to` warns of parts it would rather keep in float32; it names none
     for part, module in parts.items():
         if part != "vae":
             fill(module, stored[part], device, dtype)

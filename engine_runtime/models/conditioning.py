@@ -6,9 +6,10 @@ import torch
 from diffusers.pipelines.ace_step.pipeline_ace_step import TASK_INSTRUCTIONS
 from torch import Tensor
 
-from ..config import frames_of
+from ..config import frame_at, frames_of
 from ..constants import LATENT_DIM, LATENT_HZ
 from ..errors import InputError
+from ..memory import guarded
 from ..prompt import Prompt
 from ..request import Condition, check_tensor
 from .loading import Model
@@ -45,9 +46,14 @@ def encode_prompt(
         check_tensor("the timbre latent", timbre, None, LATENT_DIM)
     frames = frames_of(prompt.seconds) if source is None else source.shape[0]
     seconds = prompt.seconds if source is None else frames / LATENT_HZ
-    tokens = _tokens(model, prompt, seconds, timbre)
-    context = torch.cat(_context(model, prompt, source, frames), dim=-1)
-    null = None if model.turbo else pipe.condition_encoder.null_condition_emb[0].to(device, dtype)
+    with guarded(
+        f"encoding the prompt found no room on {device}",
+        "the text and condition encoders must fit beside the rest",
+        "unload other models",
+    ):
+        tokens = _tokens(model, prompt, seconds, timbre)
+        context = torch.cat(_context(model, prompt, source, frames), dim=-1)
+    null = None if model.turbo else pipe.condition_encoder.null_condition_emb.detach()[0].to(device, dtype, copy=True)
     return Condition(tokens, context, None if null is None else null.expand_as(tokens))
 
 
@@ -100,8 +106,8 @@ def _context(model: Model, prompt: Prompt, source: Tensor | None, frames: int) -
     silence, _ = pipe.prepare_src_latents(device, dtype, latent_length=frames)
     if prompt.task == "text2music" or source is None:
         return silence[0], mask
-    first = int(prompt.repaint_start * LATENT_HZ)
-    last = int(prompt.repaint_end * LATENT_HZ) if prompt.repaint_end else frames
+    first = frame_at(prompt.repaint_start)
+    last = frame_at(prompt.repaint_end) if prompt.repaint_end else frames
     if first >= frames or last > frames:
         raise InputError(
             f"the repaint window runs from {prompt.repaint_start:g} to {last / LATENT_HZ:g} s",

@@ -5,22 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from diffusers import AceStepPipeline
-from diffusers.utils import logging as diffusers_logging
 from safetensors import safe_open
-from transformers.utils import logging as transformers_logging
 
 from ..constants import HOP, LATENT_DIM, SAMPLE_RATE
 from ..engines import EagerEngine
 from ..engines.eager import LIMITS
-from ..errors import InputError, MemoryShortage, ModelError, check_range
+from ..errors import InputError, ModelError, check_range
+from ..memory import guarded
+from .checkpoint import load_checkpoint
+from .quiet import quiet
 from .tiny import PRESETS, preset_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -93,7 +92,8 @@ def load(
     """Load a model.
 
     Args:
-        source: `tiny`, `tiny-base`, a folder with a `model_index.json`, or a hub id `owner/name`.
+        source: `tiny`, `tiny-base`, a folder with a `model_index.json`, a `.safetensors` checkpoint (single file, or
+            the diffusion model of split files in ComfyUI's model folders), or a hub id `owner/name`.
         device, dtype: where the weights go and in what precision; the VAE is float32 unless `dtype` is bfloat16.
         download: whether a hub id may be fetched over the network; else only the local hub cache is used.
         progress: told the bytes of a download.
@@ -103,18 +103,22 @@ def load(
         ModelError: for a folder that is not ACE-Step 1.5, or that lacks keys.
         MemoryShortage: when the device has no room.
     """
-    folder = _folder(source.strip(), download, progress)
-    _check_index(folder)
-    try:
-        pipe = _read(folder, dtype)
-        _check_keys(pipe, folder)
-        pipe.to(device)
-    except torch.OutOfMemoryError as error:
-        raise MemoryShortage(
-            f"loading {source} found no room on {device}",
-            "the weights must fit beside what is loaded",
-            "unload other models or use a smaller precision",
-        ) from error
+    source = source.strip()
+    single = Path(source).suffix == ".safetensors"
+    folder = Path(source).expanduser() if single else _folder(source, download, progress)
+    with guarded(
+        f"loading {source} found no room on {device}",
+        "the weights must fit beside what is loaded",
+        "unload other models or use a smaller precision",
+    ):
+        if single:
+            with quiet():
+                pipe = load_checkpoint(folder, device, dtype)
+        else:
+            _check_index(folder)
+            pipe = _read(folder, dtype)
+            _check_keys(pipe, folder)
+            pipe.to(device)
     _check_format(pipe, source)
     config = pipe.transformer.config
     turbo = bool(getattr(config, "is_turbo", False)) or getattr(config, "model_version", None) == "turbo"
@@ -135,7 +139,7 @@ def _folder(source: str, download: bool, progress: Progress | None) -> Path:
     if taken or not _HUB_ID.fullmatch(source):
         raise InputError(
             f"the model is {source!r}",
-            f"allowed are {', '.join(PRESETS)}, a folder in diffusers' format, or a hub id such as owner/name",
+            f"allowed are {', '.join(PRESETS)}, a folder, a .safetensors file, or a hub id such as owner/name",
             "check the name or the path",
         )
     return _from_hub(source, download, progress)
@@ -186,7 +190,7 @@ def _check_index(folder: Path) -> None:
 
 def _read(folder: Path, dtype: torch.dtype) -> AceStepPipeline:
     try:
-        with _quiet():
+        with quiet():
             vae_dtype = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
             return AceStepPipeline.from_pretrained(
                 folder, dtype={"default": dtype, "vae": vae_dtype}, local_files_only=True
@@ -205,25 +209,6 @@ def _reason(error: Exception) -> str:
     """The first sentence of a library's error, for use within one of ours."""
     text = " ".join(str(error).split()) or type(error).__name__
     return re.split(r"[.!?;](?:\s|$)", text, maxsplit=1)[0][:300]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the libraries' own bars and warnings; what they would only warn about is checked here."""
-    libraries = (diffusers_logging, transformers_logging)
-    before = [(library, library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
-    try:
-        for library in libraries:
-            library.set_verbosity_error()
-            library.disable_progress_bar()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for library, level, bars in before:
-            library.set_verbosity(level)
-            if bars:
-                library.enable_progress_bar()
 
 
 def _check_format(pipe: AceStepPipeline, source: str) -> None:
@@ -264,7 +249,8 @@ def _check_keys(pipe: AceStepPipeline, folder: Path) -> None:
 
 def _identity(folder: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+    files = [folder] if folder.is_file() else sorted(folder.rglob("*"))
+    for path in (p for p in files if p.is_file() and not p.name.startswith(".")):
         digest.update(str(path.relative_to(folder)).encode())
         if path.suffix == ".json":
             digest.update(path.read_bytes())

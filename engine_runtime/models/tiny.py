@@ -7,7 +7,6 @@ import math
 import os
 import shutil
 import tempfile
-import warnings
 from pathlib import Path
 
 import torch
@@ -26,6 +25,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
 from ..constants import LATENT_DIM, SAMPLE_RATE
+from ..errors import ModelError
+from .quiet import quiet
 
 PRESETS = {"tiny": "turbo", "tiny-base": "base"}
 RECIPE = 1  # raise it when anything below changes what is made
@@ -63,19 +64,30 @@ def preset_folder(name: str) -> Path:
     root = Path(os.environ.get("OSTINATO_CACHE") or user_cache_path("ostinato"))
     folder = root / f"{name}-{RECIPE}"
     if not (folder / "model_index.json").is_file():
-        root.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch deprecates the weight norm that diffusers' VAE uses
-                build(PRESETS[name]).save_pretrained(made)
-            os.replace(made, folder)
-        except OSError:
-            if not (folder / "model_index.json").is_file():  # else another process was faster
-                raise
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
+            root.mkdir(parents=True, exist_ok=True)
+            _make(name, folder)
+        except OSError as error:
+            raise ModelError(
+                f"the preset {name} could not be written to {folder}: {error.strerror or error}",
+                "it is made once, in a folder that can be written and is not in the way",
+                "free or remove it, or set OSTINATO_CACHE to another folder",
+            ) from error
     return folder
+
+
+def _make(name: str, folder: Path) -> None:
+    """Write the preset beside its place and move it there, so that it is whole or not there."""
+    made = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
+    try:
+        with quiet():
+            build(PRESETS[name]).save_pretrained(made)
+        os.replace(made, folder)
+    except OSError:
+        if not (folder / "model_index.json").is_file():  # else another process was faster
+            raise
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def build(kind: str) -> AceStepPipeline:

@@ -1,4 +1,4 @@
-"""The list of names that the unit tests map is the real ComfyUI's."""
+"""The names that the unit tests map are the real ComfyUI's, and what is mapped computes the same."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
+from ostinato.engine_runtime.models.checkpoint import on_meta
+from ostinato.engine_runtime.models.names import our_shape, plan
+from ostinato.engine_runtime.models.sizes import config_from
+from safetensors.torch import load_file
 
 from .server import Unavailable, environment, find_install
 
@@ -55,19 +60,79 @@ print("{\n" + body + "\n}")
 """
 
 
-def test_the_committed_names_are_comfyuis() -> None:
+# Small modules of the real classes with random weights: what they make of random inputs, in one file with the weights.
+FORWARD = r"""
+import sys
+root, out, sys.argv = sys.argv[1], sys.argv[2], ["main.py", "--cpu"]
+sys.path.insert(0, root)
+import comfy.options
+comfy.options.enable_args_parsing()
+import torch
+import comfy.ops
+from comfy.ldm.ace.ace_step15 import AceStepDiTModel
+from comfy.ldm.audio.autoencoder import AudioOobleckVAE
+from safetensors.torch import save_file
+
+torch.manual_seed(0)
+ops = comfy.ops.disable_weight_init
+kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+decoder = AceStepDiTModel(192, 256, 3, 4, 2, 128, 512, 2, 64, 192, kinds, 128, dtype=torch.float32, operations=ops)
+vae = AudioOobleckVAE(c_mults=[1, 1, 1, 1, 1], strides=[2, 4, 4, 6, 10])
+tensors = {}
+for prefix, module in (("model.diffusion_model.decoder.", decoder), ("vae.", vae)):
+    for name, p in module.named_parameters():
+        if "original0" in name:  # the length of a filter
+            p.data = 0.5 + torch.rand_like(p)
+        elif p.ndim == 1:
+            p.data = 0.1 * torch.randn_like(p) + ("norm" in name)
+        else:
+            p.data = torch.randn_like(p) / max(p[0].numel(), 1) ** 0.5
+        tensors[prefix + name] = p.data
+io = {"x": torch.randn(2, 301, 64), "t": torch.tensor([0.9, 0.3]), "tokens": torch.randn(2, 7, 192)}
+io |= {"context": torch.randn(2, 301, 128), "latent": torch.randn(1, 64, 20), "audio": 0.1 * torch.randn(1, 2, 38400)}
+with torch.no_grad():
+    io["v"] = decoder(io["x"], io["t"], io["t"], None, io["tokens"], None, io["context"])
+    io["decoded"], io["encoded"] = vae.decode(io["latent"]), vae.encoder(io["audio"])
+save_file({k: v.contiguous() for k, v in {**tensors, **{"io." + k: v for k, v in io.items()}}.items()}, out)
+"""
+
+
+def comfyui(code: str, *arguments: str) -> str:
+    """Run code with ComfyUI's Python; its output."""
     try:
         install = find_install()
     except Unavailable as reason:
         pytest.skip(str(reason))
-    done = subprocess.run(
-        [install.python, "-c", PROBE, str(install.root)],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=300,
-        check=False,
-    )
+    command = [install.python, "-c", code, str(install.root), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    real = json.loads(done.stdout[done.stdout.index("{\n") :])
+    return done.stdout
+
+
+def test_the_committed_names_are_comfyuis() -> None:
+    told = comfyui(PROBE)
+    real = json.loads(told[told.index("{\n") :])
     assert real == json.loads(LIST.read_text(encoding="utf-8"))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_mapped_weights_compute_what_comfyuis_do(tmp_path: Path) -> None:
+    """Names whose shapes agree could still be swapped."""
+    comfyui(FORWARD, str(tmp_path / "small.safetensors"))
+    tensors = load_file(tmp_path / "small.safetensors")
+    io = {name[3:]: tensors.pop(name) for name in list(tensors) if name.startswith("io.")}
+    names = plan(tensors)
+    made = {}
+    for part in ("transformer", "vae"):
+        found = {our: tensors[their] for our, their in names[part].items()}
+        shapes = {our: our_shape(part, our, tuple(tensor.shape)) for our, tensor in found.items()}
+        made[part] = on_meta(part, config_from(part, shapes, "small"), "small")
+        made[part].load_state_dict({our: t.reshape(shapes[our]) for our, t in found.items()}, assign=True)
+    with torch.no_grad():
+        inputs = {"hidden_states": io["x"], "timestep": io["t"], "timestep_r": io["t"]}
+        v = made["transformer"](**inputs, encoder_hidden_states=io["tokens"], context_latents=io["context"]).sample
+        decoded = made["vae"].decode(io["latent"]).sample
+        encoded = made["vae"].encode(io["audio"]).latent_dist.parameters
+    for ours, theirs in ((v, io["v"]), (decoded, io["decoded"]), (encoded, io["encoded"])):
+        assert theirs.std() > 1e-3
+        torch.testing.assert_close(ours, theirs, atol=1e-5 * float(theirs.abs().max()), rtol=1e-4)

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-
 from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.decode import decode
 from ostinato.engine_runtime.engines import EagerEngine

@@ -170,7 +170,7 @@ CASES: dict[str, tuple[type[OstinatoError], str, Callable]] = {
     "decode no frames": (InputError, "latent", lambda k: decode(k.model.pipe.vae, k.latent[None, :0])),
     "decode no clips": (InputError, "clips", lambda k: decode_clips(k.model.pipe.vae, [])),
     "decode window": (InputError, "window", lambda k: decode(k.model.pipe.vae, k.latent[None], -1)),
-    "noise mask": (InputError, "noise mask", lambda k: layout.from_latent(samples(1, 64, 3, noise_mask=1), "x")),
+    "noise mask": (InputError, "noise mask", lambda k: layout.single(samples(1, 64, 3, noise_mask=1), "x")),
     "LATENT of 8 channels": (InputError, "[1, 8, 3]", lambda k: layout.from_latent(samples(1, 8, 3), "x")),
     "LATENT of an image": (InputError, "[1, 64, 3, 3]", lambda k: layout.from_latent(samples(1, 64, 3, 3), "x")),
     "LATENT of no frames": (InputError, "[1, 64, 0]", lambda k: layout.from_latent(samples(1, 64, 0), "x")),

@@ -31,6 +31,9 @@ class ToyEngine:
     limits, width, dtype, device = Limits(16, 4_000, 4_096), WIDTH, torch.float32, torch.device("cpu")
     identity = name = "toy"
 
+    def ready(self) -> None:
+        pass
+
     def rows(self, batch: int, frames: int, tokens: int) -> Rows:
         self.limits.check(batch, frames, tokens)
         return Rows.allocate(batch, frames, tokens, WIDTH, self.dtype, self.device)

@@ -1,0 +1,120 @@
+"""Where ComfyUI's MODEL, CONDITIONING and LATENT meet the stream's own parts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..engine_runtime.errors import InputError
+from . import layout
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..engine_runtime.config import Guidance
+    from ..engine_runtime.engines import Engine
+    from ..engine_runtime.request import Condition
+
+
+def is_core_model(value: Any) -> bool:
+    return hasattr(value, "model_options") and hasattr(value, "patches")
+
+
+def engine_of(value: Any) -> Engine:
+    """An engine as it is; a MODEL as an engine on its weights."""
+    if not is_core_model(value):
+        return value
+    from ..engine_runtime.models.core import CoreEngine
+
+    return CoreEngine(value)
+
+
+def condition_of(
+    engine: Any, condition: Any, negative: list | None, guidance: Guidance | None, sources: list[Tensor]
+) -> Condition:
+    """A condition as it is; a CONDITIONING through the MODEL's own preparation, as long as the source."""
+    from ..engine_runtime.request import Condition
+
+    if isinstance(condition, Condition):
+        if negative is not None:
+            raise InputError(
+                "a negative CONDITIONING is connected beside a condition of the pack's own",
+                "that one has its negative inside",
+                "disconnect it, or connect it to Stream Conditioning",
+            )
+        return condition
+    patcher = engine if is_core_model(engine) else getattr(engine, "patcher", None)
+    if patcher is None:
+        raise InputError(
+            "a CONDITIONING is connected to an engine that was not made from a MODEL",
+            "ComfyUI's CONDITIONING plays on ComfyUI's MODEL",
+            "connect the MODEL, or use Encode Prompt",
+        )
+    if not sources:
+        raise InputError(
+            "a CONDITIONING is connected without a source",
+            "its length comes from a LATENT",
+            "connect Empty Ace Step 1.5 Latent Audio",
+        )
+    from ..engine_runtime.models.core_condition import core_condition
+
+    active = guidance is not None and guidance.active
+    return core_condition(patcher, condition, negative if active else None, sources[0].shape[0])
+
+
+def batch_noise(source: dict[str, Any] | None, seed: int) -> list[Tensor] | None:
+    """ComfyUI's noise for a batch of several latents, `[T, 64]` each; None where each has a seed of its own."""
+    if source is None or source["samples"].shape[0] == 1:
+        return None
+    import comfy.sample
+
+    noise = comfy.sample.prepare_noise(source["samples"], seed, source.get("batch_index"))
+    return [x.T.contiguous() for x in noise.float()]
+
+
+def sampler_requests(noise: Any, guider: Any, sampler: Any, sigmas: Tensor, latent: dict[str, Any]) -> tuple:
+    """The engine and the requests that SamplerCustomAdvanced's inputs ask for."""
+    from ..engine_runtime.config import NO_GUIDANCE, Guidance
+    from ..engine_runtime.models.core import CoreEngine
+    from ..engine_runtime.models.core_condition import core_condition
+    from ..engine_runtime.request import Request
+    from ..engine_runtime.schedule import explicit
+
+    check_sampler(sampler)
+    conds = guider_conds(guider)
+    sources, masks = layout.from_latent(latent, "the latent"), layout.masks_of(latent)
+    guidance = Guidance(scale=float(guider.cfg)) if "negative" in conds and guider.cfg != 1.0 else NO_GUIDANCE
+    engine = CoreEngine(guider.model_patcher)
+    negative = conds["negative"] if guidance.active else None
+    condition = core_condition(engine.patcher, conds["positive"], negative, sources[0].shape[0])
+    schedule, noises = explicit(sigmas.tolist()), layout.noises_of(latent, noise)
+    requests = [
+        Request(condition, guidance=guidance, source=source, noise=fresh, schedule=schedule, mask=masks and masks[i])
+        for i, (source, fresh) in enumerate(zip(sources, noises, strict=True))
+    ]
+    return engine, requests
+
+
+def check_sampler(sampler: Any) -> None:
+    name = getattr(getattr(sampler, "sampler_function", None), "__name__", type(sampler).__name__)
+    extra = {**getattr(sampler, "extra_options", {}), **getattr(sampler, "inpaint_options", {})}
+    if name != "sample_euler" or any(extra.values()):
+        asked = ", ".join(f"{k}={v}" for k, v in extra.items() if v)
+        raise InputError(
+            f"the sampler is {name.removeprefix('sample_')}{f' with {asked}' if asked else ''}",
+            "the ring steps with plain euler",
+            "choose euler in KSampler Select",
+        )
+
+
+def guider_conds(guider: Any) -> dict[str, list]:
+    """`{"positive": CONDITIONING, "negative": CONDITIONING}` of a Basic Guider or a CFG Guider."""
+    if type(guider).__name__ not in ("Guider_Basic", "CFGGuider"):
+        raise InputError(
+            f"the guider is a {type(guider).__name__}", "allowed are Basic Guider and CFG Guider", "use one of them"
+        )
+
+    def entry(cond: dict[str, Any]) -> tuple:
+        rest = {k: v for k, v in cond.items() if k not in ("cross_attn", "model_conds", "uuid")}
+        return cond.get("cross_attn"), rest
+
+    return {name: [entry(c) for c in conds] for name, conds in guider.original_conds.items()}

@@ -1,0 +1,69 @@
+"""ComfyUI's CONDITIONING as a condition, with what the core's graphs cannot say apart."""
+
+from . import layout
+from .comfy import io
+from .types import CATEGORY, Condition
+
+
+class StreamConditioning(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OstinatoStreamConditioning",
+            display_name="Stream Conditioning (Ostinato)",
+            category=CATEGORY,
+            description="Prepare ComfyUI's CONDITIONING for the ring, by the model's own code. Timbre and structure "
+            "may come from different clips, and a window of a clip can be made anew.",
+            search_aliases=["ostinato", "reference audio", "cover", "repaint"],
+            inputs=[
+                io.Model.Input("model", tooltip="The MODEL that the stream plays on."),
+                io.Conditioning.Input("positive", tooltip="From Text Encode Ace Step Audio 1.5."),
+                io.Latent.Input("latent", tooltip="Says how long the music is."),
+                io.Conditioning.Input(
+                    "negative", optional=True, tooltip="What guidance moves away from; none is the model's own null."
+                ),
+                io.Latent.Input("timbre", optional=True, tooltip="A clip whose sound is taken on."),
+                io.Latent.Input("structure", optional=True, tooltip="A clip whose structure is kept, as in a cover."),
+                io.Latent.Input(
+                    "repaint", optional=True, tooltip="A clip that is kept outside the window, as long as the latent."
+                ),
+                io.Float.Input(
+                    "repaint_start",
+                    default=0.0,
+                    min=0.0,
+                    max=600.0,
+                    step=0.04,
+                    tooltip="The window's start in seconds.",
+                ),
+                io.Float.Input(
+                    "repaint_end",
+                    default=0.0,
+                    min=0.0,
+                    max=600.0,
+                    step=0.04,
+                    tooltip="The window's end in seconds; 0 is the clip's end.",
+                ),
+            ],
+            outputs=[Condition.Output(display_name="condition", tooltip="For Stream Denoise.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        positive,
+        latent,
+        repaint_start,
+        repaint_end,
+        negative=None,
+        timbre=None,
+        structure=None,
+        repaint=None,
+    ) -> io.NodeOutput:
+        from ..engine_runtime.models.core_condition import References, core_condition
+
+        clips = {"the timbre": timbre, "the structure": structure, "the repaint clip": repaint}
+        latents = [None if clip is None else layout.single(clip, name) for name, clip in clips.items()]
+        frames = layout.from_latent(latent, "the latent")[0].shape[0]
+        references = References(*latents, start=repaint_start, end=repaint_end)
+        return io.NodeOutput(core_condition(model, positive, negative, frames, references))

@@ -1,0 +1,46 @@
+"""Takes the place of SamplerCustomAdvanced: the same inputs, played by the ring."""
+
+from ..engine_runtime.config import StreamConfig
+from ..engine_runtime.constants import MAX_DEPTH
+from . import core, host, layout
+from .comfy import io
+from .types import CATEGORY, Stats
+
+
+class StreamSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OstinatoStreamSampler",
+            display_name="Stream Sampler (Ostinato)",
+            category=CATEGORY,
+            description="Put it where SamplerCustomAdvanced was: the ring plays the batch. The sampler must be euler. "
+            "A CFG other than 1 is adaptive projected guidance over time, as the ACE-Step base model has it; "
+            "ComfyUI's plain CFG, and its APG node, which reduces over other axes, sound different.",
+            search_aliases=["ostinato", "SamplerCustomAdvanced", "sampler"],
+            inputs=[
+                io.Noise.Input("noise", tooltip="From Random Noise; it draws for the whole batch."),
+                io.Guider.Input("guider", tooltip="From Basic Guider or CFG Guider."),
+                io.Sampler.Input("sampler", tooltip="euler, from KSampler Select."),
+                io.Sigmas.Input("sigmas", tooltip="From a scheduler; they must end at 0."),
+                io.Latent.Input("latent_image", tooltip="Its length and batch, source and noise mask are used."),
+                io.Int.Input(
+                    "depth", default=StreamConfig.depth, min=1, max=MAX_DEPTH, tooltip="Generations in flight at once."
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="output", tooltip="The batch."),
+                io.Latent.Output(display_name="denoised_output", tooltip="The same: the ring ends at sigma 0."),
+                Stats.Output(display_name="stats", tooltip="For Stream Stats."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, noise, guider, sampler, sigmas, latent_image, depth) -> io.NodeOutput:
+        from ..engine_runtime.render import render
+
+        engine, requests = core.sampler_requests(noise, guider, sampler, sigmas, latent_image)
+        latents, stats = render(f"node {cls.hidden.unique_id}", engine, requests, depth, host.ticker(cls.hidden))
+        made = layout.to_latent(latents, latent_image)
+        return io.NodeOutput(made, made, stats)
