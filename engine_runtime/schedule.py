@@ -27,8 +27,8 @@ def sigmas(sampling: Sampling) -> tuple[float, ...]:
 
 
 def shifted(t: float, shift: float) -> float:
-    """`s * t / (1 + (s - 1) * t)` (SD3, arXiv 2403.03206, equation 23)."""
-    return shift * t / (1.0 + (shift - 1.0) * t)
+    """`s * t / (1 + (s - 1) * t)` (SD3, arXiv 2403.03206, equation 23), in a form that is exactly 1 at `t = 1`."""
+    return shift * t / (shift * t + (1.0 - t))
 
 
 def explicit(values: Sequence[float]) -> tuple[float, ...]:

@@ -72,7 +72,7 @@ def generate(
     m = np.zeros_like(x)
     for t, t_next in zip(ts[:-1], ts[1:], strict=True):
         v = velocity(x, t, False)
-        if apg.w != 1.0 and apg.start <= 1.0 - t <= apg.end:
+        if apg.w != 1.0 and apg.start - 1e-12 <= 1.0 - t <= apg.end + 1e-12:
             m = (v - velocity(x, t, True)) + apg.beta * m
             v = guided(v, m, apg.w, apg.eta, apg.limit)
         x = x + (t_next - t) * v

@@ -119,6 +119,10 @@ class Engine(Protocol):
         """Bring the weights to the device, before a session opens; a host that manages memory may have taken them."""
         ...
 
+    def rest(self) -> None:
+        """Let go of weights that such a host owns, after the session has closed; `ready` comes before the next one."""
+        ...
+
     def rows(self, batch: int, frames: int, tokens: int) -> Rows:
         """Allocate the resident rows of a ring; raises `EngineLimitError` for what does not fit.
 

@@ -41,6 +41,9 @@ class EagerEngine:
     def ready(self) -> None:
         """The weights are wherever the model is."""
 
+    def rest(self) -> None:
+        """They stay there."""
+
     def rows(self, batch: int, frames: int, tokens: int) -> Rows:
         self.limits.check(min(batch, self.limits.batch), frames, tokens)
         return Rows.allocate(batch, frames, tokens, self.width, self.dtype, self.device)

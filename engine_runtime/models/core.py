@@ -15,16 +15,13 @@ from . import names
 from .checkpoint import on_meta
 from .sizes import config_from
 
-# Options of a model patcher that are there on every model, and the sampling settings: the schedule is the stream's own.
-_HARMLESS = {"model_sampling"}
-
-
 class CoreEngine(EagerEngine):
     """The eager engine on the decoder of a ComfyUI MODEL.
 
-    Its parameters are the core's own tensors, bound anew by `ready`, after ComfyUI's model management has brought them
-    to the device and merged the patcher's patches (LoRA, LoKr, ...) in place: what KSampler would run on is what the
-    ring runs on. Only tensors in another dtype than the core computes in are converted.
+    Its parameters are the core's own tensors. They are bound by `ready`, after ComfyUI's model management has brought
+    them to the device and merged the patcher's patches (LoRA, LoKr, ...) in place: what KSampler would run on is what
+    the ring runs on. `rest` lets go of them, so that ComfyUI can free them; between renders the engine holds nothing.
+    Only tensors in another dtype than the core computes in are converted.
 
     Args:
         patcher: ComfyUI's `ModelPatcher`.
@@ -37,45 +34,57 @@ class CoreEngine(EagerEngine):
 
     def __init__(self, patcher: Any, max_rows: int = LIMITS.batch) -> None:
         check_range("max rows", max_rows, 1, 64, "a slot needs one, or two with guidance")
-        self.patcher = patcher.get_non_dynamic_delegate() if patcher.is_dynamic() else patcher
-        check_core(self.patcher)
+        check_core(patcher)
+        self.patcher = static(patcher)
         self.transformer = on_meta("transformer", *self._config())
-        self._bind()
+        self._meta = dict(self.transformer.named_parameters())
+        expected = {name: tuple(p.shape) for name, p in self._meta.items()}
+        names.check(expected, self._shapes(), "the MODEL")
         identity = f"core:{id(self.patcher.model)}:{self.patcher.patches_uuid}"
         super().__init__(self.transformer, identity, replace(LIMITS, batch=max_rows))
-        self.name = f"ComfyUI's weights, {self.name}"
+        # what `ready` will bring; until then the transformer is on the meta device
+        self.dtype, self.device = self.patcher.model.get_dtype_inference(), self.patcher.load_device
+        self.identity = f"eager:{identity}:{self.dtype}:{self.device}:{self.limits}"
+        self.name = f"ComfyUI's weights, eager, {str(self.dtype).removeprefix('torch.')} on {self.device}"
 
     def ready(self) -> None:
         """Let ComfyUI make room, load the model and merge its patches; then take the tensors it has now."""
         import comfy.model_management
 
+        self.rest()  # else a reload would find the old tensors still in use
         comfy.model_management.load_models_gpu([self.patcher], force_full_load=True)
-        self._bind()
-        self.device = self.transformer.device
+        for ours, key in decoder_keys(self.patcher.model).items():
+            self._put(ours, nn.Parameter(self._merged(key), requires_grad=False))
+
+    def rest(self) -> None:
+        for name, parameter in self._meta.items():
+            self._put(name, parameter)
 
     def _config(self) -> tuple[dict[str, Any], str]:
-        shapes = {ours: tuple(self._tensor(key).shape) for ours, key in decoder_keys(self.patcher.model).items()}
-        return config_from("transformer", shapes, "the MODEL"), "the MODEL"
+        return config_from("transformer", self._shapes(), "the MODEL"), "the MODEL"
+
+    def _shapes(self) -> dict[str, names.Shape]:
+        return {ours: tuple(self._tensor(key).shape) for ours, key in decoder_keys(self.patcher.model).items()}
 
     def _tensor(self, key: str) -> torch.Tensor:
         import comfy.utils
 
         return comfy.utils.get_attr(self.patcher.model, key)
 
-    def _bind(self) -> None:
-        """Put the core's tensors into the reference transformer."""
-        model = self.patcher.model
-        keys = decoder_keys(model)
-        expected = {name: tuple(p.shape) for name, p in self.transformer.named_parameters()}
-        names.check(expected, {ours: tuple(self._tensor(key).shape) for ours, key in keys.items()}, "the MODEL")
-        dtype, device = model.get_dtype_inference(), self.patcher.load_device
-        for ours, key in keys.items():
-            value = self._tensor(key)
-            if key in self.patcher.patches and key not in self.patcher.backup:  # not merged in place, so merge a copy
-                value = self.patcher.patch_weight_to_device(key, device_to=device, return_weight=True)
-            owner, _, leaf = ours.rpartition(".")
-            value = value.detach().to(device=device, dtype=dtype)
-            setattr(self.transformer.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
+    def _merged(self, key: str) -> torch.Tensor:
+        value = self._tensor(key)
+        if key in self.patcher.patches and key not in self.patcher.backup:  # no room to merge in place: merge a copy
+            value = self.patcher.patch_weight_to_device(key, device_to=self.device, return_weight=True)
+        return value.detach().to(device=self.device, dtype=self.dtype)
+
+    def _put(self, name: str, parameter: nn.Parameter) -> None:
+        owner, _, leaf = name.rpartition(".")
+        setattr(self.transformer.get_submodule(owner), leaf, parameter)
+
+
+def static(patcher: Any) -> Any:
+    """The patcher, or its stand-in whose weights stay where they were loaded."""
+    return patcher.get_non_dynamic_delegate() if patcher.is_dynamic() else patcher
 
 
 def decoder_keys(model: Any) -> dict[str, str]:
@@ -95,9 +104,9 @@ def check_core(patcher: Any) -> None:
         )
     options = dict(patcher.model_options)
     inner = options.pop("transformer_options", {})
-    given = [*_named(options), *_named(inner), *(k for k in patcher.object_patches if k not in _HARMLESS)]
-    if patcher.injections:
-        given.append("injections")
+    given = [*_named(options), *_named(inner), *_named(patcher.wrappers), *_named(patcher.weight_wrapper_patches)]
+    given += [name for name, patch in patcher.object_patches.items() if not _only_shifts(name, patch)]
+    given += [name for name in ("injections", "hook_patches") if getattr(patcher, name)]
     if given:
         raise InputError(
             f"the MODEL carries {', '.join(sorted(given))}",
@@ -107,5 +116,17 @@ def check_core(patcher: Any) -> None:
 
 
 def _named(options: Mapping[str, Any]) -> list[str]:
-    """Names of the options that hold anything."""
-    return [name for name, value in options.items() if value not in (None, False, {}, [], ())]
+    """Names of the options that hold anything, whatever the depth."""
+    return [
+        name
+        for name, value in options.items()
+        if (_named(value) if isinstance(value, Mapping) else value not in (None, False, [], ()))
+    ]
+
+
+def _only_shifts(name: str, patch: Any) -> bool:
+    """Whether an object patch is a flow model's sampling with the time as it is: the schedule is the stream's own."""
+    import comfy.model_sampling
+
+    flow = isinstance(patch, comfy.model_sampling.CONST)
+    return name == "model_sampling" and flow and getattr(patch, "multiplier", 1.0) == 1.0

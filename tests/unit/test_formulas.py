@@ -147,6 +147,12 @@ def by_reference(request: Request) -> np.ndarray:
     return reference.generate(velocity, ts, request.noise.numpy(), source, as_apg(request.guidance))
 
 
+@pytest.mark.parametrize("shift", [0.2, 0.7, 1.0, 3.0, 7.3])
+def test_a_schedule_starts_at_one(shift):
+    """A rounding above 1 would leave the first step outside a guidance interval that begins at 0."""
+    assert sigmas(Sampling(5, shift))[0] == 1.0
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_the_ring(data):
