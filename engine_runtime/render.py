@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from torch import Tensor
@@ -24,10 +25,12 @@ def take_batch(
     sources: Sequence[Tensor] = (),
     masks: Sequence[Tensor] | None = None,
     noises: Sequence[Tensor] | None = None,
+    schedule: tuple[float, ...] | None = None,
 ) -> list[Request]:
     """`count` requests that differ in their seed, `seed_step` apart, and in their source where several are given.
 
-    Masks and noises go with the sources; a noise stands in for the one drawn from the seed.
+    Masks and noises go with the sources; a noise stands in for the one drawn from the seed. A schedule
+    stands in for the first sampling's.
     """
     check_range("count", count, 1, 1 << 16, "make at least one generation")
     if len(sources) not in (0, 1, count):
@@ -43,10 +46,20 @@ def take_batch(
             guidance or NO_GUIDANCE,
             sources[i % len(sources)] if sources else None,
             noise=noises[i % len(noises)] if noises else None,
+            schedule=schedule,
             mask=masks[i % len(masks)] if masks else None,
         )
         for i in range(count)
     ]
+
+
+@contextmanager
+def _awake(engine: Engine) -> Iterator[None]:
+    try:
+        engine.ready()
+        yield
+    finally:
+        engine.rest()
 
 
 def render(
@@ -72,7 +85,6 @@ def render(
             "allowed are one or more, each once",
             "make a request of its own for every latent",
         )
-    engine.ready()
     config = StreamConfig(
         depth=depth,
         guided=any(r.guidance.active for r in requests),
@@ -81,7 +93,7 @@ def render(
     )
     latents: dict[int, Tensor] = {}
     total, waiting = sum(r.steps for r in requests), list(reversed(requests))
-    with runtime().playing(name, engine, config) as session:
+    with _awake(engine), runtime().playing(name, engine, config) as session:
         while len(latents) < len(requests):
             while waiting and session.room:
                 session.submit(waiting.pop())

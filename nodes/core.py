@@ -10,13 +10,21 @@ from . import layout
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..engine_runtime.config import Guidance
+    from ..engine_runtime.config import Guidance, Sampling
     from ..engine_runtime.engines import Engine
     from ..engine_runtime.request import Condition
 
 
 def is_core_model(value: Any) -> bool:
     return hasattr(value, "model_options") and hasattr(value, "patches")
+
+
+def patcher_of(model: Any) -> Any:
+    """A MODEL that the stream can play, as the patcher whose weights stay where they were loaded."""
+    from ..engine_runtime.models.core import check_core, static
+
+    check_core(model)
+    return static(model)
 
 
 def engine_of(value: Any) -> Engine:
@@ -31,7 +39,10 @@ def engine_of(value: Any) -> Engine:
 def condition_of(
     engine: Any, condition: Any, negative: list | None, guidance: Guidance | None, sources: list[Tensor]
 ) -> Condition:
-    """A condition as it is; a CONDITIONING through the MODEL's own preparation, as long as the source."""
+    """A condition as it is; a CONDITIONING through the MODEL's own preparation, as long as the source.
+
+    `engine` is what `engine_of` gives.
+    """
     from ..engine_runtime.request import Condition
 
     if isinstance(condition, Condition):
@@ -42,7 +53,7 @@ def condition_of(
                 "disconnect it, or connect it to Stream Conditioning",
             )
         return condition
-    patcher = engine if is_core_model(engine) else getattr(engine, "patcher", None)
+    patcher = getattr(engine, "patcher", None)
     if patcher is None:
         raise InputError(
             "a CONDITIONING is connected to an engine that was not made from a MODEL",
@@ -61,14 +72,25 @@ def condition_of(
     return core_condition(patcher, condition, negative if active else None, sources[0].shape[0])
 
 
-def batch_noise(source: dict[str, Any] | None, seed: int) -> list[Tensor] | None:
-    """ComfyUI's noise for a batch of several latents, `[T, 64]` each; None where each has a seed of its own."""
-    if source is None or source["samples"].shape[0] == 1:
+def schedule_of(engine: Any, sampling: Sampling) -> tuple[float, ...] | None:
+    """On a MODEL the sigmas that KSampler's `simple` scheduler would give; None leaves them to the sampling."""
+    from ..engine_runtime.schedule import tabled
+
+    return None if getattr(engine, "patcher", None) is None else tabled(sampling)
+
+
+def batch_noise(source: dict[str, Any] | None, seeds: list[int]) -> list[Tensor] | None:
+    """ComfyUI's noise, `[T, 64]` each: for a batch from the first seed, for one of a batch's latents from each seed.
+
+    None where there is no batch: a generation's own seed says the same.
+    """
+    if source is None or (source["samples"].shape[0] == 1 and "batch_index" not in source):
         return None
     import comfy.sample
 
-    noise = comfy.sample.prepare_noise(source["samples"], seed, source.get("batch_index"))
-    return [x.T.contiguous() for x in noise.float()]
+    samples, index = source["samples"], source.get("batch_index")
+    drawn = [comfy.sample.prepare_noise(samples, seed, index) for seed in (seeds if len(samples) == 1 else seeds[:1])]
+    return [x.T.contiguous() for noise in drawn for x in noise.float()]
 
 
 def sampler_requests(noise: Any, guider: Any, sampler: Any, sigmas: Tensor, latent: dict[str, Any]) -> tuple:

@@ -99,7 +99,5 @@ def _task() -> list:
             tooltip="Repaint: the window's end in seconds; 0 is the source's end.",
         ),
         io.Latent.Input("source", optional=True, tooltip="From Source Audio: what a cover or a repaint starts from."),
-        io.Audio.Input(
-            "timbre", optional=True, tooltip="A clip whose sound the music takes on; 30 s of it are used."
-        ),
+        io.Audio.Input("timbre", optional=True, tooltip="A clip whose sound the music takes on; 30 s of it are used."),
     ]

@@ -16,7 +16,8 @@ def to_latent(latents: list[Tensor], like: dict[str, Any] | None = None) -> dict
     import torch
 
     samples = torch.stack([x.T for x in latents]).float().cpu().contiguous()
-    return {"type": "audio", **(like or {}), "samples": samples}
+    kept = {k: v for k, v in (like or {}).items() if k != "batch_index" or len(v) == len(latents)}
+    return {"type": "audio", **kept, "samples": samples}
 
 
 def from_latent(latent: dict[str, Any], name: str) -> list[Tensor]:

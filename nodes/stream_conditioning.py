@@ -1,6 +1,6 @@
 """ComfyUI's CONDITIONING as a condition, with what the core's graphs cannot say apart."""
 
-from . import layout
+from . import core, layout
 from .comfy import io
 from .types import CATEGORY, Condition
 
@@ -66,4 +66,4 @@ class StreamConditioning(io.ComfyNode):
         latents = [None if clip is None else layout.single(clip, name) for name, clip in clips.items()]
         frames = layout.from_latent(latent, "the latent")[0].shape[0]
         references = References(*latents, start=repaint_start, end=repaint_end)
-        return io.NodeOutput(core_condition(model, positive, negative, frames, references))
+        return io.NodeOutput(core_condition(core.patcher_of(model), positive, negative, frames, references))

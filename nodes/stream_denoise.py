@@ -75,11 +75,12 @@ class StreamDenoise(io.ComfyNode):
 
         sources = [] if source is None else layout.from_latent(source, "the source")
         player = core.engine_of(engine)
-        played = core.condition_of(engine, condition, negative, guidance, sources)
+        played = core.condition_of(player, condition, negative, guidance, sources)
         sampling = Sampling(steps, shift, denoise, seed)
         masks = None if source is None else layout.masks_of(source)
-        noises = core.batch_noise(source, seed)
-        requests = take_batch(played, sampling, count, seed_step, guidance, sources, masks, noises)
+        noises = core.batch_noise(source, [(seed + i * seed_step) % 2**64 for i in range(count)])
+        schedule = core.schedule_of(player, sampling)
+        requests = take_batch(played, sampling, count, seed_step, guidance, sources, masks, noises, schedule)
         latents, stats = render(f"node {cls.hidden.unique_id}", player, requests, depth, host.ticker(cls.hidden))
         return io.NodeOutput(layout.to_latent(latents, source), stats)
 

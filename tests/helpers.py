@@ -65,6 +65,9 @@ class StandIn:
     def ready(self):
         pass
 
+    def rest(self):
+        pass
+
     def rows(self, batch: int, frames: int, tokens: int) -> Rows:
         self.limits.check(min(batch, self.limits.batch), frames, tokens)
         return Rows.allocate(batch, frames, tokens, self.width, self.dtype, self.device)

@@ -15,6 +15,7 @@ from . import names
 from .checkpoint import on_meta
 from .sizes import config_from
 
+
 class CoreEngine(EagerEngine):
     """The eager engine on the decoder of a ComfyUI MODEL.
 

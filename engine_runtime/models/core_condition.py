@@ -88,6 +88,15 @@ def _single(conditioning: list[Entry], name: str) -> Entry:
             "remove Conditioning Combine, or schedule prompts as requests",
         )
     entry = conditioning[0]
+    held = {"text": entry[0], **{k: entry[1].get(k) for k in ("conditioning_lyrics", "audio_codes")}}
+    held["reference"] = (entry[1].get(_REFERENCE) or [None])[-1]
+    for what, value in held.items():
+        if value is not None and len(value) != 1:
+            raise InputError(
+                f"the {name} conditioning holds {len(value)} of {what.removeprefix('conditioning_')}",
+                "one is played, for every latent of the batch",
+                "choose one of the batch",
+            )
     neutral = {k for k, v in entry[1].items() if v is None or (k in _NEUTRAL and v == _NEUTRAL[k])}
     foreign = sorted(entry[1].keys() - _KNOWN - neutral)
     if foreign:

@@ -16,7 +16,7 @@ from .server import Server, ServerDied, Unavailable, find_install
 
 HERE = Path(__file__).resolve().parent
 PACK = HERE.parents[1]
-WORKFLOWS = sorted((PACK / "example_workflows").glob("*.json"))
+WORKFLOWS = [p for p in sorted((PACK / "example_workflows").glob("*.json")) if not p.stem.startswith("native_")]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -34,6 +34,9 @@ class ToyEngine:
     def ready(self) -> None:
         pass
 
+    def rest(self) -> None:
+        pass
+
     def rows(self, batch: int, frames: int, tokens: int) -> Rows:
         self.limits.check(batch, frames, tokens)
         return Rows.allocate(batch, frames, tokens, WIDTH, self.dtype, self.device)

@@ -1,0 +1,29 @@
+"""The native workflows ask of ComfyUI's own nodes only what they have."""
+
+import json
+
+import pytest
+
+NATIVE = ("native_drop_in", "native_cover", "native_repaint")
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+
+
+def is_widget(spec) -> bool:
+    return isinstance(spec[0], list) or spec[0] in WIDGETS
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_no_node_is_missing(comfy, name):
+    info = comfy.client.object_info()
+    path = comfy.pack / "example_workflows" / f"{name}.json"
+    nodes = [n for n in json.loads(path.read_text("utf-8"))["nodes"] if n["type"] != "MarkdownNote"]
+    assert {n["type"] for n in nodes} - info.keys() == set()
+    for node in nodes:
+        known = info[node["type"]]["input"]
+        specs = {**known.get("required", {}), **known.get("optional", {})}
+        assert [i["name"] for i in node["inputs"]] == [k for k in specs if k in {i["name"] for i in node["inputs"]}]
+        extra = ("seed" in specs and is_widget(specs["seed"])) + 2 * (node["type"] == "LoadAudio")
+        assert len(node["widgets_values"]) == sum(map(is_widget, specs.values())) + extra, node["type"]
+        for link in (i for i in node["inputs"] if i["link"] is not None):
+            wanted = specs[link["name"]][0]
+            assert link["type"] == wanted or link["type"] in wanted, (node["type"], link["name"])
