@@ -32,7 +32,7 @@ class Results:
     realtime: float | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class Failure(Exception):
     """An error and the node it came from; `__cause__` is the error."""
 

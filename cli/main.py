@@ -114,11 +114,21 @@ def _run(path: Path, settings: list[str], out: Path, input_folder: Path | None, 
     types = all_types()
     graph = parse(data, types)
     apply_settings(graph, types, settings)
+    check_folder(out)
     examples = Path(__file__).resolve().parent.parent / "example_workflows"
     inputs = [*([input_folder] if input_folder else []), path.parent, Path("."), examples]
     with Bar(show_bar and sys.stderr.isatty()) as bar, use_folders(Folders(out, tuple(inputs))):
         with host.use(host.Host(progress=bar.progress, device=device)):
             return run_graph(graph, types, data if "nodes" in data else None, bar.start)
+
+
+def check_folder(out: Path) -> None:
+    """Refuse a folder that a file stands in the way of, before the music is made and not after."""
+    from .workflow import WorkflowError
+
+    blocked = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
+    if blocked is not None:
+        raise WorkflowError(f"--out is {out} and {blocked} is a file", "files need a folder", "choose another --out")
 
 
 class Bar:

@@ -29,7 +29,7 @@ class ModelError(OstinatoError):
     """A model folder or checkpoint that cannot be loaded."""
 
 
-class EngineLimitError(OstinatoError):
+class EngineLimitError(InputError):
     """Rows that an engine cannot take: more rows, frames or tokens than its limits, or another width."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -11,12 +12,13 @@ class Lane:
     """A CUDA stream of its own on a GPU; on the CPU every method does nothing.
 
     Work is handed in with `mark` (on the caller's stream) and `wait` (on the lane), and handed out with `mark` inside
-    `use()` and `take` on the caller's stream.
+    `use()` and `take` on the caller's stream. Whoever ticks holds `lock`.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
+        self.lock = threading.RLock()  # one tick at a time: an engine's output is overwritten by its next execute
 
     def use(self) -> AbstractContextManager:
         """Make the lane the current stream."""

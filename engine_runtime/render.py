@@ -101,4 +101,5 @@ def render(
             for finished in session.step():
                 latents[order[id(finished.request)]] = finished.take()
         on_tick(session.steps_done, total)
+        session.settle()
         return [latents[i] for i in range(len(requests))], session.stats()

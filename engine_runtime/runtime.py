@@ -1,9 +1,9 @@
-"""The process-wide runtime: one lane a device, engines by identity, sessions by id."""
+"""The process-wide runtime: one lane a device, sessions by id."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -21,7 +21,6 @@ class Runtime:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._lanes: dict[torch.device, Lane] = {}
-        self._engines: dict[str, Engine] = {}
         self._sessions: dict[str, Session] = {}
 
     def lane(self, device: torch.device) -> Lane:
@@ -30,19 +29,6 @@ class Runtime:
             if device not in self._lanes:
                 self._lanes[device] = Lane(device)
             return self._lanes[device]
-
-    def engine(self, identity: str, build: Callable[[], Engine]) -> Engine:
-        """The engine of that identity, built by the first caller; later callers share it."""
-        with self._lock:
-            if identity not in self._engines:
-                self._engines[identity] = build()
-            return self._engines[identity]
-
-    def drop_engines(self) -> None:
-        """Forget every engine that no open session plays on."""
-        with self._lock:
-            playing = {id(s.engine) for s in self._sessions.values()}
-            self._engines = {k: e for k, e in self._engines.items() if id(e) in playing}
 
     def open(self, name: str, engine: Engine, config: StreamConfig) -> Session:
         """Open a session.

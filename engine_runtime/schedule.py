@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from .config import Sampling
 from .errors import InputError
 
-TABLE = 1000  # sigmas that ComfyUI's flow models hold
 MIN_DENOISE = 1e-4  # steps / denoise grows without bound below
 
 
@@ -24,20 +23,6 @@ def sigmas(sampling: Sampling) -> tuple[float, ...]:
     n = sampling.steps
     total = n if sampling.denoise >= 1.0 else max(n, int(n / max(sampling.denoise, MIN_DENOISE)))
     line = [(n - i) / total for i in range(n)]
-    return (*(shifted(t, sampling.shift) for t in line), 0.0)
-
-
-def tabled(sampling: Sampling) -> tuple[float, ...]:
-    """`sigmas` as ComfyUI's `simple` scheduler has them: each `t` is the next of its 1000 entries from above.
-
-    Where the steps divide 1000 nothing changes, else a `t` differs by less than 1/1000. A schedule of more steps than
-    entries would repeat them, and is left as it is.
-    """
-    n = sampling.steps
-    total = n if sampling.denoise >= 1.0 else max(n, int(n / max(sampling.denoise, MIN_DENOISE)))
-    if total > TABLE:
-        return sigmas(sampling)
-    line = [1.0 - int(i * (TABLE / total)) / TABLE for i in range(total - n, total)]
     return (*(shifted(t, sampling.shift) for t in line), 0.0)
 
 

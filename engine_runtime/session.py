@@ -14,6 +14,7 @@ from .constants import LATENT_HZ
 from .engines import Engine
 from .errors import EngineLimitError, MemoryShortage, SessionError
 from .lane import Lane
+from .memory import is_shortage
 from .request import Request
 from .ring import Ring, Slot
 from .stats import Stats, TickClock
@@ -52,10 +53,12 @@ class Session:
             raise EngineLimitError(
                 f"depth is {config.depth}",
                 f"the engine takes {engine.limits.batch} rows",
-                "lower it or use an engine that takes more",
+                "use a smaller depth, or raise the engine's max_rows",
             )
         self.name, self.engine, self.config, self.lane = name, engine, config, lane
-        self._lock = threading.RLock()
+        self._opened = config
+        self._lock = threading.Lock()  # queue and counters, for a moment
+        self._playing = threading.RLock()  # ring and tick, for a whole step
         self._queue: deque[Seat] = deque()
         self._ring = Ring(config.depth)
         self._tick: Tick | None = None
@@ -76,8 +79,11 @@ class Session:
             self._queue.append(seat)
 
     def step(self) -> list[Finished]:
-        """Admit what may enter, advance every slot by one step, hand out what finished."""
-        with self._lock, self.lane.use():
+        """Admit what may enter, advance every slot by one step, hand out what finished.
+
+        Whatever fails drops what is in flight, counted, and is passed on; the next step starts with an empty ring.
+        """
+        with self._playing, self.lane.lock, self.lane.use(), torch.inference_mode(False), torch.no_grad():
             self._alive()
             done: list[tuple[Slot, Request]] = []
             try:
@@ -89,12 +95,14 @@ class Session:
                 self._clock.stop()
                 self.steps_done += self._ring.active
                 done = self._ring.advance()
-                latents = [self._tick.read(slot.index) for slot, _ in done]
-            except torch.OutOfMemoryError as error:
-                self._dropped += len(done) + self._ring.clear()
+                return [self._hand_out(request, self._tick.read(slot.index)) for slot, request in done]
+            except BaseException as error:
+                with self._lock:
+                    self._dropped += len(done) + self._ring.clear()
                 self._tick = None
-                raise self._shortage() from error
-            return [self._hand_out(request, latent) for (_, request), latent in zip(done, latents, strict=True)]
+                if is_shortage(error):
+                    raise self._shortage() from error
+                raise
 
     def play(self, requests: Iterable[Request]) -> Iterator[Finished]:
         """Run requests through the ring, feeding it as it has room, until the last one is out. Drops nothing."""
@@ -120,14 +128,19 @@ class Session:
 
     def close(self) -> None:
         """Drop what is queued or in flight, counted, and free the ring. Closing twice is allowed."""
-        with self._lock:
+        with self._playing, self._lock:
             if not self.closed:
                 self._dropped += len(self._queue) + self._ring.clear()
                 self._queue.clear()
                 self._tick = None
                 self.closed = True
 
+    def settle(self) -> None:
+        """Wait until the last tick is over, so that `stats` knows its time. Not for use while playing."""
+        self._clock.settle()
+
     def stats(self) -> Stats:
+        tick = self._tick
         with self._lock:
             return Stats(
                 self._clock.ticks,
@@ -137,9 +150,9 @@ class Session:
                 self._clock.seconds,
                 self._frames_out / LATENT_HZ,
                 self.config.depth,
-                self._tick.frames if self._tick else 0,
+                tick.frames if tick else 0,
                 self.engine.name,
-                self._tick.fused if self._tick and self._tick.guided else None,
+                tick.fused if tick and tick.guided else None,
             )
 
     def _alive(self) -> None:
@@ -148,41 +161,52 @@ class Session:
 
     def _admit(self) -> None:
         self._since_admission += 1
-        while self._queue and self._ring.free:
-            seat = self._queue[0]
-            spread = self.config.spread and not self._ring.idle
-            pause = -(-seat.request.steps // self.config.depth) if spread else 0
-            if self._since_admission < pause or (tick := self._fitting(seat.request)) is None:
+        while self._ring.free:
+            with self._lock:
+                seat = self._queue[0] if self._queue else None
+            if seat is None or self._paused(seat.request) or (tick := self._fitting(seat)) is None:
                 return
-            self._queue.popleft()
+            with self._lock:
+                if not self._queue or self._queue[0] is not seat:  # dropped by a submit meanwhile
+                    continue
+                self._queue.popleft()
             self.lane.wait(seat.ready)
             for tensor in seat.tensors():
                 self.lane.keep(tensor)
             tick.write(self._ring.admit(seat.request).index, seat)
             self._since_admission = 0
 
-    def _fitting(self, request: Request) -> Tick | None:
+    def _paused(self, request: Request) -> bool:
+        """Whether a request must wait its turn, so that latents finish evenly."""
+        spread = self.config.spread and not self._ring.idle
+        return spread and self._since_admission < -(-request.steps // self.config.depth)
+
+    def _fitting(self, seat: Seat) -> Tick | None:
         """The ring's tick if it can seat the request; an empty ring is rebuilt so that it can."""
-        tick, config, tokens = self._tick, self.config, request.condition.length
-        if tick and tick.frames == request.frames and tokens <= tick.tokens and request.guidance.active <= tick.guided:
+        tick, request = self._tick, seat.request
+        tokens, guided = request.condition.length, request.guidance.active
+        if tick and tick.frames == request.frames and tokens <= tick.tokens and guided <= tick.guided:
             return tick
         if not self._ring.idle:
             return None
-        self.config = replace(
-            config, guided=config.guided or request.guidance.active, tokens=max(tokens, config.tokens)
-        )
+        opened = self._opened
+        config = replace(opened, guided=opened.guided or guided, tokens=max(tokens, opened.tokens))
         self._tick = None  # the old buffers go before the new ones come
         try:
-            self._tick = Tick(self.engine, self.config, request.frames, self.config.tokens)
-        except torch.OutOfMemoryError as error:
-            self._queue.popleft()
-            self._dropped += 1
-            raise self._shortage() from error
+            self._tick = Tick(self.engine, config, request.frames, config.tokens)
+        except BaseException:
+            with self._lock:
+                if self._queue and self._queue[0] is seat:
+                    self._queue.popleft()
+                    self._dropped += 1
+            raise
+        self.config = config
         return self._tick
 
     def _hand_out(self, request: Request, latent: torch.Tensor) -> Finished:
-        self._finished += 1
-        self._frames_out += request.frames
+        with self._lock:
+            self._finished += 1
+            self._frames_out += request.frames
         return Finished(request, latent, self.lane, self.lane.mark())
 
     def _shortage(self) -> MemoryShortage:

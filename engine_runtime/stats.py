@@ -76,11 +76,15 @@ class TickClock:
         self._ms: deque[float] = deque(maxlen=KEPT)
         self._open: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
         self._begin: float | torch.cuda.Event = 0.0
+        self._opening: torch.cuda.Event | None = None  # before the first tick
+        self._passed: torch.cuda.Event | None = None  # behind the last tick that is known to be over
 
     def start(self) -> None:
         now = time.perf_counter()
         self.first = now if self.first is None else self.first
         self._begin = self._event() if self.cuda else now
+        if self._opening is None and not isinstance(self._begin, float):
+            self._opening = self._begin
 
     def stop(self) -> None:
         self.ticks += 1
@@ -95,8 +99,17 @@ class TickClock:
         self._harvest()
         return tuple(self._ms)
 
+    def settle(self) -> None:
+        """Wait for the last tick."""
+        if self._open:
+            self._open[-1][1].synchronize()
+            self._harvest()
+
     @property
     def seconds(self) -> float:
+        """From the first tick's start to the end of the last that is over."""
+        if self._opening is not None:
+            return 0.0 if self._passed is None else self._opening.elapsed_time(self._passed) / 1e3
         return 0.0 if self.first is None else self.last - self.first
 
     def _event(self) -> torch.cuda.Event:
@@ -107,4 +120,5 @@ class TickClock:
     def _harvest(self) -> None:
         while self._open and self._open[0][1].query():
             begin, end = self._open.popleft()
+            self._passed = end
             self._ms.append(begin.elapsed_time(end))

@@ -68,7 +68,9 @@ class Seat:
                 "encode the prompt with the model that the engine was made from",
             )
         first = noise(request.sampling.seed, request.frames) if request.noise is None else request.noise
-        first = first.to(device, torch.float32)
+        if device.type == "cuda" and first.device.type == "cpu":
+            first = first.pin_memory()  # a copy from pageable memory would wait for the stream
+        first = first.to(device, torch.float32, non_blocking=True)
         source = None if request.source is None else request.source.to(device, torch.float32)
         inpaint = None
         if request.mask is not None and source is not None:
@@ -118,6 +120,9 @@ class Tick:
         host = torch.tensor(list(zip(*plan, strict=True)), pin_memory=self.x.is_cuda)  # [scalars, D]
         self.table.copy_(host.view_as(self.table), non_blocking=True)
         t, t_next, *_, masked = self.table.unbind(0)
+        self.positive.active[:] = [s.t != s.t_next for s in plan]
+        if self.negative is not None:
+            self.negative.active[:] = [s.scale != 1.0 for s in plan]
         inpaint = any(s.masked for s in plan)  # known on the host, as is whether any slot is guided
         mask, original, fixed = self.inpaint
         seen = masked_input(self.x, mask, original, fixed, t, masked > 0) if inpaint else self.x

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..engine_runtime.errors import InputError
+from ..engine_runtime.schedule import MIN_DENOISE
 from . import layout
 
 if TYPE_CHECKING:
@@ -73,10 +74,22 @@ def condition_of(
 
 
 def schedule_of(engine: Any, sampling: Sampling) -> tuple[float, ...] | None:
-    """On a MODEL the sigmas that KSampler's `simple` scheduler would give; None leaves them to the sampling."""
-    from ..engine_runtime.schedule import tabled
+    """On a MODEL the sigmas of ComfyUI's `simple` scheduler; None leaves them to the sampling's own formula.
 
-    return None if getattr(engine, "patcher", None) is None else tabled(sampling)
+    Both agree where the steps divide 1000, the entries of ComfyUI's table; else they differ by one entry at most.
+    """
+    if getattr(engine, "patcher", None) is None:
+        return None
+    import comfy.model_sampling
+    import comfy.samplers
+
+    table = comfy.model_sampling.ModelSamplingDiscreteFlow()
+    table.set_parameters(shift=sampling.shift, multiplier=1.0)
+    denoise = max(sampling.denoise, MIN_DENOISE)
+    total = max(sampling.steps, int(sampling.steps / denoise))
+    if total > len(table.sigmas):  # entries would repeat
+        return None
+    return tuple(comfy.samplers.simple_scheduler(table, total)[-(sampling.steps + 1) :].tolist())
 
 
 def batch_noise(source: dict[str, Any] | None, seeds: list[int]) -> list[Tensor] | None:
@@ -86,11 +99,20 @@ def batch_noise(source: dict[str, Any] | None, seeds: list[int]) -> list[Tensor]
     """
     if source is None or (source["samples"].shape[0] == 1 and "batch_index" not in source):
         return None
+    samples, index = source["samples"], source.get("batch_index")
+    drawn = [_noise(samples, seed, index) for seed in (seeds if len(samples) == 1 else seeds[:1])]
+    return [x.T.contiguous() for noise in drawn for x in noise.float()]
+
+
+def _noise(samples: Tensor, seed: int, index: Any) -> Tensor:
+    """ComfyUI's noise for a batch: without an index one draw of the batch's shape."""
+    import torch
+
+    if index is None:
+        return torch.randn(samples.shape, generator=torch.Generator().manual_seed(seed))
     import comfy.sample
 
-    samples, index = source["samples"], source.get("batch_index")
-    drawn = [comfy.sample.prepare_noise(samples, seed, index) for seed in (seeds if len(samples) == 1 else seeds[:1])]
-    return [x.T.contiguous() for noise in drawn for x in noise.float()]
+    return comfy.sample.prepare_noise(samples, seed, index)
 
 
 def sampler_requests(noise: Any, guider: Any, sampler: Any, sigmas: Tensor, latent: dict[str, Any]) -> tuple:

@@ -40,6 +40,14 @@ def masks_of(latent: dict[str, Any]) -> list[Tensor] | None:
     import comfy.utils
 
     samples = latent["samples"]
+    if mask.ndim == 4 and mask.shape[2] == 1:  # as Set Latent Noise Mask leaves a mask of height 1
+        mask = mask[:, :, 0]
+    if mask.ndim != 3 or mask.shape[1] > LATENT_DIM:
+        raise InputError(
+            f"the noise mask has shape {list(mask.shape)}",
+            "music has one dimension, so a mask is [batch, 1, any length] or an image of height 1",
+            "make the mask 1 high and as wide as the latent is long",
+        )
     return [x.T.contiguous() for x in comfy.utils.reshape_mask(mask, samples.shape).float().expand_as(samples)]
 
 

@@ -1,6 +1,9 @@
-"""Load an ACE-Step 1.5 pipeline in diffusers' format."""
+"""Load an ACE-Step 1.5 model."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from . import host
 from .comfy import HEADLESS, io
@@ -14,14 +17,15 @@ class LoadModel(io.ComfyNode):
             node_id="OstinatoLoadModel",
             display_name="Load Model (Ostinato)",
             category=CATEGORY,
-            description="Load an ACE-Step 1.5 model in diffusers' format: a preset, a folder or a hub id.",
+            description="Load an ACE-Step 1.5 model: a preset, a folder, a checkpoint file or a hub id.",
             search_aliases=["ace-step", "ostinato", "music model"],
             inputs=[
                 io.String.Input(
                     "model",
                     default="tiny",
                     tooltip="tiny (turbo) and tiny-base are built in and sound like noise. Else a folder that holds "
-                    "model_index.json, the name of one in ComfyUI's models/diffusers, or a hub id such as owner/name.",
+                    "model_index.json, a .safetensors checkpoint, the name of either in ComfyUI's model folders, or a "
+                    "hub id such as owner/name.",
                 ),
                 io.Combo.Input(
                     "precision",
@@ -49,24 +53,47 @@ class LoadModel(io.ComfyNode):
     def execute(cls, model: str, precision: str, device: str, download: bool) -> io.NodeOutput:
         from ..engine_runtime.models.loading import load, pick_device, pick_dtype
 
-        where = pick_device(host.device_choice() if device == "auto" else device)
-        node = cls.hidden.unique_id
-        return io.NodeOutput(
-            load(
-                _installed(model),
-                where,
-                pick_dtype(precision, where),
-                download,
-                lambda done, total: host.progress(done, total, node),
-            )
-        )
+        asked = host.device_choice()  # what the command line says goes before the workflow
+        where = pick_device(device if asked == "auto" else asked)
+        node, name, dtype = cls.hidden.unique_id, _installed(model), pick_dtype(precision, where)
+
+        def shown(done: int, total: int) -> None:
+            host.progress(done, total, node)
+
+        if HEADLESS:
+            return io.NodeOutput(load(name, where, dtype, download, shown))
+        return io.NodeOutput(managed(load(name, pick_device("cpu"), dtype, download, shown), where))
+
+
+def managed(model: Any, where: Any) -> Any:
+    """The model under ComfyUI's memory management: it comes to the device when it is used, and goes when asked to."""
+    import comfy.model_management
+    from comfy.model_patcher import ModelPatcher
+    from torch import nn
+
+    parts = {name: part for name, part in model.pipe.components.items() if isinstance(part, nn.Module)}
+    patcher = ModelPatcher(nn.ModuleDict(parts), where, comfy.model_management.unet_offload_device())
+    return replace(model, ready=lambda: comfy.model_management.load_models_gpu([patcher], force_full_load=True))
+
+
+FOLDERS = {"diffusers": "model_index.json", "checkpoints": "", "diffusion_models": ""}  # and what marks a model there
 
 
 def _installed(name: str) -> str:
-    """The path of a model in ComfyUI's `models/diffusers`, or the name as it is."""
-    if HEADLESS or not name.strip() or Path(name).is_absolute():
+    """The path of a model in ComfyUI's model folders, or the name as it is."""
+    name = name.strip()
+    if not name or Path(name).exists():
         return name
+    places = (Path(root) / name / mark for folder, mark in FOLDERS.items() for root in _roots(folder))
+    found = next((place for place in places if place.is_file()), None)
+    return name if found is None else str(found.parent if found.name == FOLDERS["diffusers"] else found)
+
+
+def _roots(folder: str) -> list[str]:
+    """Where ComfyUI keeps models of one kind; on the command line below `COMFYUI_PATH` or `~/ComfyUI`."""
+    if HEADLESS:
+        home = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "ComfyUI")
+        return [str(home / "models" / folder)]
     import folder_paths
 
-    places = (Path(root) / name for root in folder_paths.get_folder_paths("diffusers"))
-    return next((str(place) for place in places if (place / "model_index.json").is_file()), name)
+    return folder_paths.get_folder_paths(folder)

@@ -18,7 +18,7 @@ class SourceAudio(io.ComfyNode):
                 Model.Input("model", tooltip="From Load Model."),
                 io.Audio.Input("audio", tooltip="One clip, mono or stereo, any sample rate, at most 600 s."),
                 io.Int.Input(
-                    "seed",
+                    "encode_seed",
                     default=0,
                     min=0,
                     max=2**64 - 1,
@@ -29,7 +29,8 @@ class SourceAudio(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, audio, seed: int) -> io.NodeOutput:
+    def execute(cls, model, audio, encode_seed: int) -> io.NodeOutput:
         from ..engine_runtime.models.audio import encode_audio
 
-        return io.NodeOutput(layout.to_latent([encode_audio(model, *layout.from_audio(audio, "the audio"), seed)]))
+        waveform, rate = layout.from_audio(audio, "the audio")
+        return io.NodeOutput(layout.to_latent([encode_audio(model, waveform, rate, encode_seed)]))

@@ -36,6 +36,7 @@ class StreamDecode(io.ComfyNode):
         from ..engine_runtime.decode import decode_clips
         from . import host
 
+        model.ready()
         clips = layout.from_latent(latents, "the latent")
         frames = frames_of(window) if window else 0
         return io.NodeOutput(layout.to_audio(decode_clips(model.pipe.vae, clips, frames, host.check_cancelled)))

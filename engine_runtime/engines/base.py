@@ -54,6 +54,7 @@ class Rows:
         encoder_attention_mask: `[B, L]` bool, True on a condition's own tokens.
         context_latents: `[B, T, 128]`, engine dtype.
         lengths: `[B]` tokens of each row, on the host.
+        active: `[B]` bool, on the host: rows whose velocity the coming tick uses; an engine may skip the others.
     """
 
     hidden_states: Tensor
@@ -62,6 +63,7 @@ class Rows:
     encoder_attention_mask: Tensor
     context_latents: Tensor
     lengths: np.ndarray
+    active: np.ndarray
 
     @classmethod
     def allocate(
@@ -76,6 +78,7 @@ class Rows:
             torch.zeros(batch, tokens, dtype=torch.bool, device=device),
             torch.zeros(batch, frames, CONTEXT_DIM, dtype=dtype, device=device),
             np.ones(batch, dtype=np.int64),
+            np.ones(batch, dtype=bool),
         )
         rows.encoder_attention_mask[:, 0] = True
         return rows

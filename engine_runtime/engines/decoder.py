@@ -21,6 +21,7 @@ class MaskedDecoder(nn.Module):
     def __init__(self, transformer: AceStepTransformer1DModel) -> None:
         super().__init__()
         self.model = transformer
+        self._kept: tuple | None = None
 
     def forward(
         self,
@@ -36,8 +37,7 @@ class MaskedDecoder(nn.Module):
         x = torch.cat([context_latents, hidden_states], dim=-1)
         x = model.proj_in_conv(x.transpose(1, 2)).transpose(1, 2)  # [B, N, hidden]
         condition = model.condition_embedder(encoder_hidden_states)
-        rotary = self._rotary(x)
-        band = self._band(x)
+        rotary, band = self._tables(x)
         mask = encoder_attention_mask[:, None, None, :]  # over heads and queries
         for kind, layer in zip(model.layer_types, model.layers, strict=True):
             x = layer(
@@ -62,14 +62,23 @@ class MaskedDecoder(nn.Module):
         (temb, modulation), (temb_r, modulation_r) = parts
         return temb + temb_r, modulation + modulation_r
 
-    def _rotary(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        position = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
-        cos, sin = get_1d_rotary_pos_embed(
-            self.model.head_dim, position, theta=self.model.rope_theta, use_real=True, repeat_interleave_real=False
-        )
-        return cos.to(x.dtype), sin.to(x.dtype)
+    def _tables(self, x: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """Rotary tables and the band of the sliding layers, kept for the last shape: they depend on nothing else."""
+        key = (x.shape[1], x.device, x.dtype)
+        if self._kept is None or self._kept[0] != key:
+            self._kept = (key, (_rotary(self.model, x), _band(self.model, x)))
+        return self._kept[1]
 
-    def _band(self, x: Tensor) -> Tensor:
-        """`[1, 1, N, N]` bool, True where `|i - j| <= sliding_window`."""
-        index = torch.arange(x.shape[1], device=x.device)
-        return ((index[:, None] - index[None, :]).abs() <= self.model.config.sliding_window)[None, None]
+
+def _rotary(model: AceStepTransformer1DModel, x: Tensor) -> tuple[Tensor, Tensor]:
+    position = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
+    cos, sin = get_1d_rotary_pos_embed(
+        model.head_dim, position, theta=model.rope_theta, use_real=True, repeat_interleave_real=False
+    )
+    return cos.to(x.dtype), sin.to(x.dtype)
+
+
+def _band(model: AceStepTransformer1DModel, x: Tensor) -> Tensor:
+    """`[1, 1, N, N]` bool, True where `|i - j| <= sliding_window`."""
+    index = torch.arange(x.shape[1], device=x.device)
+    return ((index[:, None] - index[None, :]).abs() <= model.config.sliding_window)[None, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -20,8 +21,9 @@ class EagerEngine:
 
     Args:
         transformer: the reference model; its dtype and device become the engine's.
-        identity: what the weights are, for the engine cache.
+        identity: what the weights are.
         limits: rows, frames and tokens it accepts.
+        ready: brings the weights to the device, before a session opens.
     """
 
     def __init__(
@@ -29,9 +31,11 @@ class EagerEngine:
         transformer: AceStepTransformer1DModel,
         identity: str,
         limits: Limits = LIMITS,
+        ready: Callable[[], None] = lambda: None,
     ) -> None:
         self.decoder = MaskedDecoder(transformer).eval().requires_grad_(False)
         self.limits = limits
+        self._ready = ready
         self.width = transformer.condition_embedder.in_features
         self.dtype = transformer.dtype
         self.device = transformer.device
@@ -39,7 +43,7 @@ class EagerEngine:
         self.name = f"eager, {str(self.dtype).removeprefix('torch.')} on {self.device}"
 
     def ready(self) -> None:
-        """The weights are wherever the model is."""
+        self._ready()
 
     def rest(self) -> None:
         """They stay there."""
@@ -54,8 +58,10 @@ class EagerEngine:
 
     def _row_by_row(self, rows: Rows) -> Tensor:
         """Each row alone and without padding: a CPU's matrix product rounds a row by its place in the batch."""
-        velocity = torch.empty_like(rows.hidden_states)
+        velocity = torch.zeros_like(rows.hidden_states)
         for i, length in enumerate(rows.lengths.tolist()):
+            if not rows.active[i]:
+                continue
             row = rows.part(i, i + 1)
             tokens, mask = row.encoder_hidden_states[:, :length], row.encoder_attention_mask[:, :length]
             velocity[i] = self._decode(replace(row, encoder_hidden_states=tokens, encoder_attention_mask=mask))[0]

@@ -69,23 +69,30 @@ def encode_audio(model: Model, waveform: Tensor, sample_rate: int, seed: int = 0
     audio = prepare_audio(waveform, sample_rate)
     if audio.shape[1] < HOP:
         raise AudioError(f"the audio is {audio.shape[1]} samples long", f"one frame is {HOP}", "give a longer clip")
+    return _encode(model, audio, seed)
+
+
+@torch.inference_mode()
+def encode_timbre(model: Model, waveform: Tensor, sample_rate: int, seed: int = 0) -> Tensor:
+    """Encode a timbre reference: 10 s from its start, its second third and its end, `[750, 64]` in float32.
+
+    A clip under 30 s is repeated first, and the posterior is sampled, as the pipeline does both.
+    """
+    audio = prepare_audio(waveform, sample_rate)
+    cut = 10 * SAMPLE_RATE
+    audio = audio.repeat(1, math.ceil(3 * cut / audio.shape[1]))
+    cuts = [audio[:, start : start + cut] for start in (0, audio.shape[1] // 3, audio.shape[1] - cut)]
+    return _encode(model, torch.cat(cuts, dim=1), seed)
+
+
+def _encode(model: Model, audio: Tensor, seed: int) -> Tensor:
+    """A sample of the posterior, `[T, 64]` float32, from a generator of its own."""
+    model.ready()
     vae = model.pipe.vae
     generator = torch.Generator(vae.device).manual_seed(seed)
     with _room(model):
         posterior = vae.encode(audio[None].to(vae.device, vae.dtype)).latent_dist
         return posterior.sample(generator)[0].T.float().contiguous()
-
-
-@torch.inference_mode()
-def encode_timbre(model: Model, waveform: Tensor, sample_rate: int, seed: int = 0) -> Tensor:
-    """Encode a timbre reference: three 10 s cuts of it, `[750, 64]` in the transformer's dtype."""
-    audio = prepare_audio(waveform, sample_rate)
-    pipe = model.pipe
-    devices = [model.device] if model.device.type == "cuda" else []
-    with _room(model), torch.random.fork_rng(devices):  # the pipeline samples the posterior from the global generator
-        torch.manual_seed(seed)
-        latents, _ = pipe.prepare_reference_audio_latents(audio, 1, model.device, pipe.transformer.dtype)
-    return latents[0]
 
 
 def _room(model: Model) -> AbstractContextManager[None]:

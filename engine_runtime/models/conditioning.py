@@ -36,6 +36,7 @@ def encode_prompt(
     Raises:
         InputError: for a cover or repaint without a source, or text beyond the model's length.
     """
+    model.ready()
     pipe, device, dtype = model.pipe, model.device, model.pipe.transformer.dtype
     if source is not None:
         check_tensor("the source latent", source, None, LATENT_DIM)

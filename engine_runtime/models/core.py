@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -36,6 +37,7 @@ class CoreEngine(EagerEngine):
     def __init__(self, patcher: Any, max_rows: int = LIMITS.batch) -> None:
         check_range("max rows", max_rows, 1, 64, "a slot needs one, or two with guidance")
         check_core(patcher)
+        self._lock, self._players = threading.Lock(), 0
         self.patcher = static(patcher)
         self.transformer = on_meta("transformer", *self._config())
         self._meta = dict(self.transformer.named_parameters())
@@ -52,14 +54,20 @@ class CoreEngine(EagerEngine):
         """Let ComfyUI make room, load the model and merge its patches; then take the tensors it has now."""
         import comfy.model_management
 
-        self.rest()  # else a reload would find the old tensors still in use
-        comfy.model_management.load_models_gpu([self.patcher], force_full_load=True)
-        for ours, key in decoder_keys(self.patcher.model).items():
-            self._put(ours, nn.Parameter(self._merged(key), requires_grad=False))
+        with self._lock:
+            self._players += 1
+            if self._players > 1:  # another stream plays on them already
+                return
+            comfy.model_management.load_models_gpu([self.patcher], force_full_load=True)
+            for ours, key in decoder_keys(self.patcher.model).items():
+                self._put(ours, nn.Parameter(self._merged(key), requires_grad=False))
 
     def rest(self) -> None:
-        for name, parameter in self._meta.items():
-            self._put(name, parameter)
+        with self._lock:
+            self._players = max(0, self._players - 1)
+            if self._players == 0:
+                for name, parameter in self._meta.items():
+                    self._put(name, parameter)
 
     def _config(self) -> tuple[dict[str, Any], str]:
         return config_from("transformer", self._shapes(), "the MODEL"), "the MODEL"

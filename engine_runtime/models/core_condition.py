@@ -67,20 +67,21 @@ def core_condition(
 
     comfy.model_management.load_models_gpu([patcher])
     given = references or References()
-    plus = _single(positive, "positive")
-    tokens = _capture(patcher, _with(plus, given.timbre), frames)[0]
-    context = _capture(patcher, _with(plus, given.structure), frames)[1]
+    plus = _single(positive, "positive", patcher)
+    tokens, context = _capture(patcher, _with(plus, given.timbre), frames)
+    if given.structure is not given.timbre:
+        context = _capture(patcher, _with(plus, given.structure), frames)[1]
     if given.repaint is not None:
         context = _repaint(patcher, plus, context, given, frames)
     if negative is None:
         null = patcher.model.diffusion_model.null_condition_emb.detach()[0].to(tokens, copy=True)
         return Condition(tokens, context, null.expand_as(tokens))
-    minus_tokens, minus_context = _capture(patcher, _single(negative, "negative"), frames)
+    minus_tokens, minus_context = _capture(patcher, _single(negative, "negative", patcher), frames)
     own = given.structure is None and given.repaint is None  # else the negative row hears the same source
     return Condition(tokens, context, minus_tokens, minus_context if own else None)
 
 
-def _single(conditioning: list[Entry], name: str) -> Entry:
+def _single(conditioning: list[Entry], name: str, patcher: Any) -> Entry:
     if len(conditioning) != 1:
         raise InputError(
             f"the {name} conditioning has {len(conditioning)} entries",
@@ -88,7 +89,7 @@ def _single(conditioning: list[Entry], name: str) -> Entry:
             "remove Conditioning Combine, or schedule prompts as requests",
         )
     entry = conditioning[0]
-    held = {"text": entry[0], **{k: entry[1].get(k) for k in ("conditioning_lyrics", "audio_codes")}}
+    held: dict[str, Any] = {"text": entry[0], **{k: entry[1].get(k) for k in ("conditioning_lyrics", "audio_codes")}}
     held["reference"] = (entry[1].get(_REFERENCE) or [None])[-1]
     for what, value in held.items():
         if value is not None and len(value) != 1:
@@ -105,6 +106,16 @@ def _single(conditioning: list[Entry], name: str) -> Entry:
             "text, lyrics, audio codes and a reference are played, over the whole of the music and all steps",
             "remove the nodes that set them",
         )
+    width = patcher.model.diffusion_model.encoder.text_projector.weight.shape[1]
+    for what in ("text", "conditioning_lyrics"):
+        value = held[what]
+        shape = None if value is None else list(value.shape)
+        if shape is None or len(shape) != 3 or shape[2] != width or not shape[1]:
+            raise InputError(
+                f"the {name} conditioning has {'no' if shape is None else shape} {what.removeprefix('conditioning_')}",
+                f"ACE-Step 1.5 takes [1, tokens, {width}]",
+                "connect Text Encode Ace Step Audio 1.5",
+            )
     return entry
 
 

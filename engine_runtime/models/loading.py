@@ -36,12 +36,14 @@ class Model:
         pipe: the diffusers pipeline that prepares conditions; its transformer is the engine's.
         turbo: guidance is distilled in; else a base or SFT model, with a null condition.
         identity: hash of the configs, and of the sizes and times of the weight files.
+        ready: brings the weights to the device before they are used; a host that manages memory gives its own.
     """
 
     pipe: AceStepPipeline
     name: str
     turbo: bool
     identity: str
+    ready: Callable[[], None] = lambda: None
 
     @property
     def device(self) -> torch.device:
@@ -56,7 +58,8 @@ def eager_engine(model: Model, max_rows: int = LIMITS.batch) -> EagerEngine:
         max_rows: rows it takes in one execute, which bounds the memory of a tick.
     """
     check_range("max rows", max_rows, 1, 64, "a slot needs one, or two with guidance")
-    return EagerEngine(model.pipe.transformer, model.identity, replace(LIMITS, batch=max_rows))
+    model.ready()
+    return EagerEngine(model.pipe.transformer, model.identity, replace(LIMITS, batch=max_rows), model.ready)
 
 
 def pick_device(choice: str) -> torch.device:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from math import prod
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 
 LIST = Path(__file__).resolve().parents[1] / "unit" / "data" / "ace15_names.json"
 PREFIX = "model.diffusion_model."
-WIDTH, INNER, LAYERS = 1024, 512, 3
+WIDTH, INNER, LAYERS, HEADS = 512, 512, 3, 8
 ENCODER_INNER, ENCODER_HEADS = 256, 8
 
 
@@ -37,10 +38,10 @@ def shapes() -> dict[str, tuple[int, ...]]:
 def _decoder(name: str, shape: list[int]) -> list[int]:
     if name.endswith("condition_embedder.weight"):
         return [WIDTH, 2048]
-    if re.search(r"cross_attn\.[kv]_proj", name):
-        return [1024, WIDTH]
-    if re.search(r"self_attn\.[kv]_proj", name):
-        return [1024, WIDTH]
+    if re.search(r"attn\.[qkv]_proj", name):
+        return [HEADS * 128, WIDTH]
+    if re.search(r"attn\.o_proj", name):
+        return [WIDTH, HEADS * 128]
     return [{2048: WIDTH, 6144: INNER, 12288: 6 * WIDTH}.get(n, n) for n in shape]
 
 
@@ -54,9 +55,10 @@ def _encoder(name: str, shape: list[int]) -> list[int]:
 
 def tensors(seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
     """Matrices of `1 / sqrt(fan in)`, norms about 1, small biases: activations stay sane."""
-    generator, made = torch.Generator().manual_seed(seed), {}
-    for name, shape in shapes().items():
-        tensor = torch.empty(shape).normal_(generator=generator)
+    pool, made, at = torch.randn(1 << 22, generator=torch.Generator().manual_seed(seed)), {}, 0
+    for name, shape in shapes().items():  # drawing takes long, so one pool of numbers is read from shifting places
+        count, at = prod(shape), (at + 1_000_003) % pool.numel()
+        tensor = pool.roll(at).repeat(-(-count // pool.numel()))[:count].view(shape).clone()
         if "norm" in name:
             tensor = 1.0 + 0.1 * tensor
         elif "bias" in name or "scale_shift_table" in name:

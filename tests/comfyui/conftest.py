@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from . import ace15
 from .client import Client, Graph
 from .server import Server, ServerDied, Unavailable, find_install
 
@@ -61,6 +62,26 @@ def comfy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comfy]:
             yield Comfy(Client(server.address), server, PACK)
     except ServerDied as error:
         pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A small ACE-Step 1.5 diffusion model in float32, 1.3 GB, and `lora.safetensors` beside it; gone at the end."""
+    folder = tmp_path_factory.mktemp("ace15")
+    ace15.write_lora(folder / "lora.safetensors")
+    yield ace15.write_checkpoint(folder / "ace15_small.safetensors")
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def models(comfy: Comfy, checkpoint: Path) -> tuple[str, str]:
+    """The names under which the server has that model and that LoRA."""
+    lora = checkpoint.with_name("lora.safetensors")
+    for kind, file in (("diffusion_models", checkpoint), ("loras", lora)):
+        place = comfy.server.base / "models" / kind / file.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(file)
+    return checkpoint.name, lora.name
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PACK_NAME = "ostinato"
+TEST_NODES = Path(__file__).resolve().parent / "border_nodes"
 READY_SECONDS = 240
 
 # A few of ComfyUI's own requirements stand for all of them. find_spec is enough for these, and it is quick.
@@ -135,9 +136,10 @@ def free_port() -> int:
 
 
 def make_base(base: Path, pack: Path) -> Path:
-    """ComfyUI's folders under `base`, with the pack as the only custom node; returns the pack's place there."""
+    """ComfyUI's folders under `base`, with the pack and the tests' nodes; returns the pack's place there."""
     for name in ("models", "custom_nodes", "input", "output", "temp", "user"):
         (base / name).mkdir(parents=True, exist_ok=True)
+    shutil.copytree(TEST_NODES, base / "custom_nodes" / TEST_NODES.name, ignore=shutil.ignore_patterns("__pycache__"))
     place = base / "custom_nodes" / PACK_NAME
     try:
         place.symlink_to(pack, target_is_directory=True)
@@ -163,7 +165,7 @@ def command(install: Install, base: Path, port: int) -> list[str]:
         # No API nodes means no address outside this machine, in the page as well.
         "--disable-api-nodes",
         # extra_model_paths.yaml may add other folders of custom nodes.
-        *("--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK_NAME),
+        *("--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK_NAME, TEST_NODES.name),
     ]
 
 

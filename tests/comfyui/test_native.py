@@ -21,7 +21,7 @@ def test_no_node_is_missing(comfy, name):
     for node in nodes:
         known = info[node["type"]]["input"]
         specs = {**known.get("required", {}), **known.get("optional", {})}
-        assert [i["name"] for i in node["inputs"]] == [k for k in specs if k in {i["name"] for i in node["inputs"]}]
+        assert {i["name"] for i in node["inputs"]} == specs.keys(), node["type"]
         extra = ("seed" in specs and is_widget(specs["seed"])) + 2 * (node["type"] == "LoadAudio")
         assert len(node["widgets_values"]) == sum(map(is_widget, specs.values())) + extra, node["type"]
         for link in (i for i in node["inputs"] if i["link"] is not None):

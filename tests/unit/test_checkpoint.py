@@ -13,11 +13,14 @@ import pytest
 import torch
 from diffusers import AceStepPipeline, AutoencoderOobleck
 from ostinato.engine_runtime.errors import ModelError
+from ostinato.engine_runtime.models import checkpoint, loading
 from ostinato.engine_runtime.models.checkpoint import find_split, load_checkpoint
 from ostinato.engine_runtime.models.loading import Model
 from ostinato.engine_runtime.models.names import PARTS, to_theirs
 from ostinato.engine_runtime.models.tiny import preset_folder
+from ostinato.engine_runtime.models.tokenizer import find_tokenizer
 from ostinato.engine_runtime.models.weights import make_silence
+from ostinato.nodes import load_model
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -105,6 +108,20 @@ def test_a_single_file_comes_back_bit_equal(turbo: Model, tensors, write, words)
     source = torch.randn(2, 96000, generator=torch.Generator().manual_seed(1))
     cover = {"task_type": "cover", "src_audio": source}  # through the audio tokenizer and its buffers
     assert torch.equal(sound(loaded, **cover), sound(turbo.pipe, **cover))
+
+
+def test_load_takes_the_file_by_path_and_by_name(turbo: Model, tensors, write, words, tmp_path, monkeypatch) -> None:
+    """By name it is looked for in ComfyUI's model folders."""
+    path = write(tensors, "models/checkpoints/tiny_turbo_aio.safetensors")
+    monkeypatch.setattr(checkpoint, "find_tokenizer", lambda given=None: find_tokenizer(words))
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    for name in (str(path), load_model._installed("tiny_turbo_aio.safetensors")):
+        model = loading.load(name, CPU, F32)
+        assert model.turbo
+        same(model.pipe, turbo.pipe)
+    assert load_model._installed("none.safetensors") == "none.safetensors"
+    with pytest.raises(ModelError, match="none.safetensors"):
+        loading.load("none.safetensors", CPU, F32)
 
 
 def test_every_config_but_defaults_is_found(turbo: Model, tensors, write, words) -> None:

@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from ostinato.engine_runtime import runtime as runtime_module
 from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.engines import Limits, Rows
-from ostinato.engine_runtime.errors import InputError, SessionError
+from ostinato.engine_runtime.errors import InputError, MemoryShortage, SessionError
 from ostinato.engine_runtime.models.loading import eager_engine
 from ostinato.engine_runtime.render import render, take_batch
 from ostinato.engine_runtime.request import Condition, Request
 from ostinato.engine_runtime.runtime import runtime
 from ostinato.engine_runtime.session import Session
+from ostinato.engine_runtime.tick import Tick
 
-from ..helpers import play
+from ..helpers import StandIn, made_up, play
 
 WIDTH = 8
 
@@ -288,3 +289,47 @@ def test_sources_of_a_batch() -> None:
     each = take_batch(condition(), Sampling(denoise=0.5), 3, 1, None, sources)
     assert [r.source for r in one] == [sources[0]] * 3
     assert all(r.source is s for r, s in zip(each, sources, strict=True))
+
+
+def test_threads_share_an_engine_with_one_output_buffer() -> None:
+    """What an engine returned is copied before another session's tick may overwrite it."""
+    engine = StandIn(reuse=True)
+    asked = [[Request(made_up(7 * k + i, 6), Sampling(6, seed=i)) for i in range(3)] for k in range(4)]
+    want = [render(f"alone {k}", engine, batch, depth=2)[0] for k, batch in enumerate(asked)]
+    for _ in range(5):
+        with ThreadPoolExecutor(4) as pool:
+            got = list(pool.map(lambda k: render(f"together {k}", engine, asked[k], depth=2)[0], range(4)))
+        for a, b in zip(want, got, strict=True):
+            assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_a_failing_request_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any error ends what is in flight, counted; what waits behind it plays."""
+    engine = StandIn()
+    with runtime().playing("broken", engine, StreamConfig(depth=1, spread=False)) as session:
+        session.submit(Request(made_up(0, 6), Sampling(2)))
+        session.submit(Request(made_up(1, 6), Sampling(2)))
+        with monkeypatch.context() as patch, pytest.raises(ValueError, match="broken"):
+            patch.setattr(Tick, "run", lambda tick, plan: (_ for _ in ()).throw(ValueError("broken")))
+            session.step()
+        finished = list(session.play([]))
+        assert len(finished) == 1 and session.stats().dropped == 1
+
+
+def test_a_ring_that_found_no_room_does_not_widen_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    with runtime().playing("narrow", StandIn(), StreamConfig(depth=2)) as session:
+        session.submit(Request(made_up(0, 6), Sampling(2), Guidance(3.0)))
+        with monkeypatch.context() as patch, pytest.raises(MemoryShortage):
+            patch.setattr(StandIn, "rows", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("none")))
+            session.step()
+        assert len(list(session.play([Request(made_up(1, 6), Sampling(2))]))) == 1
+        assert session.stats().fused is None and session.stats().dropped == 1
+
+
+def test_a_session_may_be_stepped_with_and_without_inference_mode() -> None:
+    with runtime().playing("modes", StandIn(), StreamConfig(depth=2)) as session:
+        for seed in range(2):
+            session.submit(Request(made_up(seed, 6), Sampling(4)))
+        with torch.inference_mode():
+            session.step()
+        assert len(list(session.play([]))) == 2

@@ -1,0 +1,77 @@
+"""The pack's own models under ComfyUI's real memory manager, in a process of their own, with a budget that is faked."""
+
+import json
+import subprocess
+
+import pytest
+
+from .server import environment
+
+SCRIPT = """
+import json, sys
+sys.argv = ["main.py", "--cpu"]
+sys.path.insert(0, COMFYUI)
+import importlib.util, pathlib
+import comfy.options
+comfy.options.enable_args_parsing()
+import torch
+import comfy.model_management as manager
+spec = importlib.util.spec_from_file_location("pack", PACK + "/__init__.py", submodule_search_locations=[PACK])
+pack = importlib.util.module_from_spec(spec)
+sys.modules["pack"] = pack
+spec.loader.exec_module(pack)
+from pack.engine_runtime.config import Sampling
+from pack.engine_runtime.models.conditioning import encode_prompt
+from pack.engine_runtime.models.loading import eager_engine, load
+from pack.engine_runtime.prompt import Prompt
+from pack.engine_runtime.render import render, take_batch
+from pack.nodes.load_model import managed
+
+cpu = torch.device("cpu")
+with torch.inference_mode():
+    model = managed(load("tiny", cpu, torch.float32), cpu)
+    before = len(manager.current_loaded_models)
+    engine = eager_engine(model)
+    held = [m for m in manager.current_loaded_models]
+    size = sum(p.nbytes for part in model.pipe.components.values() if isinstance(part, torch.nn.Module)
+               for p in part.state_dict().values())
+
+    def play():
+        requests = take_batch(encode_prompt(model, Prompt("piano", seconds=1)), Sampling(2), 2, 1)
+        return torch.stack(render("x", engine, requests)[0])
+
+    first = play()
+    loaded = held[-1].model_loaded_memory()
+    manager.get_free_memory = lambda *a, **k: 0  # the budget: nothing is free
+    manager.free_memory(1e30, cpu)
+    gone = len(manager.current_loaded_models)
+    second = play()
+    back = len(manager.current_loaded_models)
+    manager.unload_all_models()
+    freed = len(manager.current_loaded_models)
+    third = play()
+print(json.dumps({"before": before, "held": len(held), "size": held[-1].model_memory(), "true": size,
+    "loaded": loaded, "gone": gone, "back": back, "freed": freed,
+    "same": bool(torch.equal(first, second) and torch.equal(first, third))}))
+"""
+
+
+@pytest.fixture(scope="module")
+def report(comfy, tmp_path_factory):
+    path = tmp_path_factory.mktemp("managed") / "script.py"
+    install = comfy.server.install
+    head = f"COMFYUI = {str(install.root)!r}\nPACK = {str(comfy.pack)!r}\n"
+    path.write_text(head + SCRIPT, encoding="utf-8")
+    done = subprocess.run([install.python, str(path)], capture_output=True, text=True, timeout=300, env=environment())
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_manager_knows_the_model_and_its_size(report):
+    assert (report["before"], report["held"]) == (0, 1)
+    assert report["size"] == report["true"] > 1e7 and report["loaded"] == report["size"]
+
+
+def test_it_goes_when_asked_and_comes_back_by_itself(report):
+    assert (report["gone"], report["back"], report["freed"]) == (0, 1, 0)
+    assert report["same"]
