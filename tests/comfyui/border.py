@@ -29,6 +29,7 @@ import torch  # noqa: E402
 from comfy_extras.nodes_custom_sampler import Guider_Basic, Guider_DualCFG, Noise_RandomNoise  # noqa: E402
 from ostinato.engine_runtime.config import Sampling  # noqa: E402
 from ostinato.engine_runtime.models.core import CoreEngine  # noqa: E402
+from ostinato.engine_runtime.models.core_condition import References, core_condition  # noqa: E402
 from ostinato.engine_runtime.render import render, take_batch  # noqa: E402
 from ostinato.nodes import core, layout  # noqa: E402
 
@@ -155,6 +156,29 @@ def masks():
     return {"played": all(torch.equal(m, wide[:, None].expand(20, 64)) for m in made), "image": image}
 
 
+def references(model):
+    """Timbre, structure and repaint, against what the core prepares from its own reference node's CONDITIONING."""
+    a, b, song, frames = random(20, 64, seed=5), random(20, 64, seed=6), random(20, 64, seed=7), 20
+
+    def ours(**given):
+        return core_condition(model, conditioning(), None, frames, References(**given))
+
+    def cores(clip):
+        return core_condition(model, conditioning(reference_audio_timbre_latents=[clip.T[None]]), None, frames)
+
+    plain, split = ours(), ours(timbre=a, structure=b)
+    window = ours(repaint=song, start=0.2, end=0.6).context
+    inside = torch.zeros(frames, dtype=torch.bool)
+    inside[5:15] = True
+    return {
+        "timbre": torch.equal(split.tokens, cores(a).tokens) and not torch.equal(split.tokens, plain.tokens),
+        "structure": torch.equal(split.context, cores(b).context) and not torch.equal(split.context, plain.context),
+        "mask": torch.equal(window[:, 64:], inside[:, None].float().expand(frames, 64)),
+        "kept": torch.equal(window[~inside, :64], song[~inside]),
+        "silent": torch.equal(window[inside, :64], plain.context[inside, :64]),
+    }
+
+
 def memory(model, lora):
     """Evicted by the manager itself, to which no memory seems to be free."""
     own, patched = play(model), with_lora(model, lora, 0.7)
@@ -212,6 +236,7 @@ def main():
             "refused": refused,
             "masks": masks()["played"],
             "strengths": strengths(model, lora),
+            "references": references(model),
             "memory": memory(model, lora),
         }
 

@@ -46,6 +46,11 @@ def test_a_mask_of_height_one_is_played(told):
     assert told["masks"]
 
 
+def test_timbre_structure_and_repaint_are_each_where_they_belong(told):
+    """Exactly what the core prepares, from two clips where its node takes one, and a chunk mask of its own."""
+    assert told["references"] == dict.fromkeys(("timbre", "structure", "mask", "kept", "silent"), True)
+
+
 def test_strength_changed_upstream_and_back_is_bit_equal(told):
     assert told["strengths"]["A is A"]
     assert told["strengths"]["B differs"] > 1e-3
