@@ -6,7 +6,7 @@ import math
 import struct
 from dataclasses import dataclass
 
-from .constants import LATENT_HZ, MAX_DEPTH
+from .constants import LATENT_HZ, MAX_DEPTH, MAX_SECONDS
 from .errors import InputError, check_range, check_whole
 
 
@@ -99,8 +99,10 @@ def frames_of(seconds: float) -> int:
     """Latent frames that hold `seconds` of audio: `ceil(25 * seconds)`, blind to float noise (0.28 s is 7 frames)."""
     if not math.isfinite(seconds) or seconds <= 0:
         raise InputError(f"seconds is {seconds:g}", "allowed is more than 0", "give the length of the music")
-    if seconds > 600:
-        raise InputError(f"seconds is {seconds:g}", "allowed is at most 600", "make it shorter, or make several")
+    if seconds > MAX_SECONDS:
+        raise InputError(
+            f"seconds is {seconds:g}", f"allowed is at most {MAX_SECONDS}", "make it shorter, or make several"
+        )
     return math.ceil(round(seconds * LATENT_HZ, 6))
 
 

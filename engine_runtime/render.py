@@ -16,6 +16,11 @@ from .runtime import runtime
 from .stats import Stats
 
 
+def seeds(first: int, count: int, step: int) -> list[int]:
+    """`count` seeds, `step` apart, within 64 bits."""
+    return [(first + i * step) % 2**64 for i in range(count)]
+
+
 def take_batch(
     condition: Condition,
     first: Sampling,
@@ -42,14 +47,14 @@ def take_batch(
     return [
         Request(
             condition,
-            replace(first, seed=(first.seed + i * seed_step) % 2**64),
+            replace(first, seed=seed),
             guidance or NO_GUIDANCE,
             sources[i % len(sources)] if sources else None,
             noise=noises[i % len(noises)] if noises else None,
             schedule=schedule,
             mask=masks[i % len(masks)] if masks else None,
         )
-        for i in range(count)
+        for i, seed in enumerate(seeds(first.seed, count, seed_step))
     ]
 
 
@@ -92,14 +97,10 @@ def render(
         spread=False,  # a batch is wanted soonest, not evenly
     )
     latents: dict[int, Tensor] = {}
-    total, waiting = sum(r.steps for r in requests), list(reversed(requests))
+    total = sum(r.steps for r in requests)
     with _awake(engine), runtime().playing(name, engine, config) as session:
-        while len(latents) < len(requests):
-            while waiting and session.room:
-                session.submit(waiting.pop())
-            on_tick(session.steps_done, total)
-            for finished in session.step():
-                latents[order[id(finished.request)]] = finished.take()
+        for finished in session.play(requests, lambda: on_tick(session.steps_done, total)):
+            latents[order[id(finished.request)]] = finished.take()
         on_tick(session.steps_done, total)
         session.settle()
         return [latents[i] for i in range(len(requests))], session.stats()

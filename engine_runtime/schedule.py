@@ -20,10 +20,14 @@ def sigmas(sampling: Sampling) -> tuple[float, ...]:
     Returns:
         `n + 1` floats, strictly falling, the last exactly 0.
     """
-    n = sampling.steps
-    total = n if sampling.denoise >= 1.0 else max(n, int(n / max(sampling.denoise, MIN_DENOISE)))
+    n, total = sampling.steps, total_steps(sampling)
     line = [(n - i) / total for i in range(n)]
     return (*(shifted(t, sampling.shift) for t in line), 0.0)
+
+
+def total_steps(sampling: Sampling) -> int:
+    """Steps of the schedule whose tail is played: `int(n / d)`, at least `n`."""
+    return max(sampling.steps, int(sampling.steps / max(sampling.denoise, MIN_DENOISE)))
 
 
 def shifted(t: float, shift: float) -> float:

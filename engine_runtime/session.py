@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -95,7 +95,7 @@ class Session:
                 self._clock.stop()
                 self.steps_done += self._ring.active
                 done = self._ring.advance()
-                return [self._hand_out(request, self._tick.read(slot.index)) for slot, request in done]
+                latents = [self._tick.read(slot.index) for slot, _ in done]
             except BaseException as error:
                 with self._lock:
                     self._dropped += len(done) + self._ring.clear()
@@ -103,9 +103,13 @@ class Session:
                 if is_shortage(error):
                     raise self._shortage() from error
                 raise
+            return [self._hand_out(request, latent) for (_, request), latent in zip(done, latents, strict=True)]
 
-    def play(self, requests: Iterable[Request]) -> Iterator[Finished]:
-        """Run requests through the ring, feeding it as it has room, until the last one is out. Drops nothing."""
+    def play(self, requests: Iterable[Request], before: Callable[[], None] = lambda: None) -> Iterator[Finished]:
+        """Run requests through the ring, feeding it as it has room, until the last one is out. Drops nothing.
+
+        `before` is called before each step; what it raises ends the playing.
+        """
         waiting = iter(requests)
         more = True
         while more or not self.idle:
@@ -114,6 +118,7 @@ class Session:
                 more = request is not None
                 if request is not None:
                     self.submit(request)
+            before()
             yield from self.step()
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..engine_runtime.errors import InputError
-from ..engine_runtime.schedule import MIN_DENOISE
+from ..engine_runtime.schedule import total_steps
 from . import layout
 
 if TYPE_CHECKING:
@@ -85,8 +85,7 @@ def schedule_of(engine: Any, sampling: Sampling) -> tuple[float, ...] | None:
 
     table = comfy.model_sampling.ModelSamplingDiscreteFlow()
     table.set_parameters(shift=sampling.shift, multiplier=1.0)
-    denoise = max(sampling.denoise, MIN_DENOISE)
-    total = max(sampling.steps, int(sampling.steps / denoise))
+    total = total_steps(sampling)
     if total > len(table.sigmas):  # entries would repeat
         return None
     return tuple(comfy.samplers.simple_scheduler(table, total)[-(sampling.steps + 1) :].tolist())
@@ -101,7 +100,7 @@ def batch_noise(source: dict[str, Any] | None, seeds: list[int]) -> list[Tensor]
         return None
     samples, index = source["samples"], source.get("batch_index")
     drawn = [_noise(samples, seed, index) for seed in (seeds if len(samples) == 1 else seeds[:1])]
-    return [x.T.contiguous() for noise in drawn for x in noise.float()]
+    return [clip for noise in drawn for clip in layout.clips(noise)]
 
 
 def _noise(samples: Tensor, seed: int, index: Any) -> Tensor:

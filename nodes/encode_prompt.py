@@ -1,5 +1,6 @@
 """Encode tags, lyrics and the rest into the decoder's condition."""
 
+from ..engine_runtime.constants import MAX_SECONDS
 from ..engine_runtime.prompt import TASKS, Prompt
 from . import layout
 from .comfy import io
@@ -60,7 +61,7 @@ def _music() -> list:
             "seconds",
             default=DEFAULT.seconds,
             min=0.04,
-            max=600.0,
+            max=MAX_SECONDS,
             step=0.04,
             tooltip="Length in seconds. With a source connected the source's length is used instead.",
         ),
@@ -86,7 +87,7 @@ def _task() -> list:
             "repaint_start",
             default=DEFAULT.repaint_start,
             min=0.0,
-            max=600.0,
+            max=MAX_SECONDS,
             step=0.04,
             tooltip="Repaint: the window's start in seconds.",
         ),
@@ -94,7 +95,7 @@ def _task() -> list:
             "repaint_end",
             default=DEFAULT.repaint_end,
             min=0.0,
-            max=600.0,
+            max=MAX_SECONDS,
             step=0.04,
             tooltip="Repaint: the window's end in seconds; 0 is the source's end.",
         ),

@@ -1,5 +1,6 @@
 """Make the decoder engine that a stream plays on."""
 
+from ..engine_runtime.constants import MAX_ROWS, ROWS
 from . import host
 from .comfy import io
 from .types import CATEGORY
@@ -26,9 +27,9 @@ class Engine(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "max_rows",
-                    default=16,
+                    default=ROWS,
                     min=1,
-                    max=64,
+                    max=MAX_ROWS,
                     tooltip="Rows the engine takes in one pass. A slot needs one, or two with guidance; when positive "
                     "and negative rows do not fit together they run in two passes. Fewer rows need less memory.",
                 ),

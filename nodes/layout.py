@@ -20,6 +20,11 @@ def to_latent(latents: list[Tensor], like: dict[str, Any] | None = None) -> dict
     return {"type": "audio", **kept, "samples": samples}
 
 
+def clips(batch: Tensor) -> list[Tensor]:
+    """`[B, 64, T]` to `[T, 64]` float32 each."""
+    return [x.T.contiguous() for x in batch.float()]
+
+
 def from_latent(latent: dict[str, Any], name: str) -> list[Tensor]:
     """A LATENT batch to `[T, 64]` latents."""
     samples = latent["samples"]
@@ -29,7 +34,7 @@ def from_latent(latent: dict[str, Any], name: str) -> list[Tensor]:
             f"an ACE-Step 1.5 latent is [batch, {LATENT_DIM}, frames]",
             "connect Source Audio, Stream Denoise or an ACE-Step 1.5 latent node",
         )
-    return [x.T.contiguous() for x in samples.float()]
+    return clips(samples)
 
 
 def masks_of(latent: dict[str, Any]) -> list[Tensor] | None:
@@ -48,12 +53,12 @@ def masks_of(latent: dict[str, Any]) -> list[Tensor] | None:
             "music has one dimension, so a mask is [batch, 1, any length] or an image of height 1",
             "make the mask 1 high and as wide as the latent is long",
         )
-    return [x.T.contiguous() for x in comfy.utils.reshape_mask(mask, samples.shape).float().expand_as(samples)]
+    return clips(comfy.utils.reshape_mask(mask, samples.shape).expand_as(samples))
 
 
 def noises_of(latent: dict[str, Any], noise: Any) -> list[Tensor]:
     """The noise that a NOISE makes for a LATENT batch, `[T, 64]` each; it sees to the batch index."""
-    return [x.T.contiguous() for x in noise.generate_noise(latent).float()]
+    return clips(noise.generate_noise(latent))
 
 
 def unmasked(latent: dict[str, Any], name: str) -> list[Tensor]:
@@ -65,10 +70,10 @@ def unmasked(latent: dict[str, Any], name: str) -> list[Tensor]:
 
 def single(latent: dict[str, Any], name: str) -> Tensor:
     """A LATENT of one clip to `[T, 64]`."""
-    clips = unmasked(latent, name)
-    if len(clips) != 1:
-        raise InputError(f"{name} holds {len(clips)} clips", "allowed is one", "choose one of the batch")
-    return clips[0]
+    latents = unmasked(latent, name)
+    if len(latents) != 1:
+        raise InputError(f"{name} holds {len(latents)} clips", "allowed is one", "choose one of the batch")
+    return latents[0]
 
 
 def to_audio(waveform: Tensor) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """ComfyUI's CONDITIONING as a condition, with what the core's graphs cannot say apart."""
 
+from ..engine_runtime.constants import MAX_SECONDS
 from . import core, layout
 from .comfy import io
 from .types import CATEGORY, Condition
@@ -31,7 +32,7 @@ class StreamConditioning(io.ComfyNode):
                     "repaint_start",
                     default=0.0,
                     min=0.0,
-                    max=600.0,
+                    max=MAX_SECONDS,
                     step=0.04,
                     tooltip="The window's start in seconds.",
                 ),
@@ -39,7 +40,7 @@ class StreamConditioning(io.ComfyNode):
                     "repaint_end",
                     default=0.0,
                     min=0.0,
-                    max=600.0,
+                    max=MAX_SECONDS,
                     step=0.04,
                     tooltip="The window's end in seconds; 0 is the clip's end.",
                 ),

@@ -1,6 +1,7 @@
 """Decode latents to audio."""
 
 from ..engine_runtime.config import frames_of
+from ..engine_runtime.constants import MAX_SECONDS
 from . import layout
 from .comfy import io
 from .types import CATEGORY, Model
@@ -22,7 +23,7 @@ class StreamDecode(io.ComfyNode):
                     "window",
                     default=0.0,
                     min=0.0,
-                    max=600.0,
+                    max=MAX_SECONDS,
                     step=0.04,
                     tooltip="Seconds decoded at a time, which bounds the memory; 0 decodes each clip whole. "
                     "The sound is the same.",

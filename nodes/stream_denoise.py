@@ -70,7 +70,7 @@ class StreamDenoise(io.ComfyNode):
         source=None,
         negative=None,
     ) -> io.NodeOutput:
-        from ..engine_runtime.render import render, take_batch
+        from ..engine_runtime.render import render, seeds, take_batch
         from . import core
 
         sources = [] if source is None else layout.from_latent(source, "the source")
@@ -78,7 +78,7 @@ class StreamDenoise(io.ComfyNode):
         played = core.condition_of(player, condition, negative, guidance, sources)
         sampling = Sampling(steps, shift, denoise, seed)
         masks = None if source is None else layout.masks_of(source)
-        noises = core.batch_noise(source, [(seed + i * seed_step) % 2**64 for i in range(count)])
+        noises = core.batch_noise(source, seeds(seed, count, seed_step))
         schedule = core.schedule_of(player, sampling)
         requests = take_batch(played, sampling, count, seed_step, guidance, sources, masks, noises, schedule)
         latents, stats = render(f"node {cls.hidden.unique_id}", player, requests, depth, host.ticker(cls.hidden))

@@ -1,5 +1,6 @@
 """ComfyUI's MODEL as an engine."""
 
+from ..engine_runtime.constants import MAX_ROWS, ROWS
 from . import host
 from .comfy import io
 from .types import CATEGORY, Engine
@@ -19,9 +20,9 @@ class StreamModel(io.ComfyNode):
                 io.Model.Input("model", tooltip="From Load Checkpoint or Load Diffusion Model, through any LoRA."),
                 io.Int.Input(
                     "max_rows",
-                    default=16,
+                    default=ROWS,
                     min=1,
-                    max=64,
+                    max=MAX_ROWS,
                     tooltip="Rows the engine takes in one pass. A slot needs one, or two with guidance.",
                 ),
             ],

@@ -9,11 +9,18 @@ import torch
 from diffusers import AceStepTransformer1DModel
 from torch import Tensor
 
-from ..constants import MAX_DEPTH
+from ..constants import MAX_ROWS, ROWS
+from ..errors import check_range
 from .base import Limits, Rows
 from .decoder import MaskedDecoder
 
-LIMITS = Limits(batch=2 * MAX_DEPTH, frames=15_000, tokens=4_096)
+LIMITS = Limits(batch=ROWS, frames=15_000, tokens=4_096)
+
+
+def limits_of(max_rows: int) -> Limits:
+    """The eager engine's limits with `max_rows` rows in one execute, which bounds the memory of a tick."""
+    check_range("max rows", max_rows, 1, MAX_ROWS, "a slot needs one, or two with guidance")
+    return replace(LIMITS, batch=max_rows)
 
 
 class EagerEngine:

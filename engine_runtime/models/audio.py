@@ -13,12 +13,10 @@ import torch
 from scipy.signal import resample_poly
 from torch import Tensor
 
-from ..constants import HOP, SAMPLE_RATE
+from ..constants import HOP, MAX_SECONDS, SAMPLE_RATE
 from ..errors import AudioError
 from ..memory import guarded
 from .loading import Model
-
-MAX_SECONDS = 600
 
 
 def prepare_audio(waveform: Tensor, sample_rate: int) -> Tensor:

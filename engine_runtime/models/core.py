@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..engines.eager import LIMITS, EagerEngine
-from ..errors import InputError, ModelError, check_range
+from ..constants import ROWS
+from ..engines.eager import EagerEngine, limits_of
+from ..errors import InputError, ModelError
 from . import names
 from .checkpoint import on_meta
 from .sizes import config_from
@@ -34,8 +34,8 @@ class CoreEngine(EagerEngine):
         InputError: for options on the MODEL that the stream does not run.
     """
 
-    def __init__(self, patcher: Any, max_rows: int = LIMITS.batch) -> None:
-        check_range("max rows", max_rows, 1, 64, "a slot needs one, or two with guidance")
+    def __init__(self, patcher: Any, max_rows: int = ROWS) -> None:
+        limits = limits_of(max_rows)
         check_core(patcher)
         self._lock, self._players = threading.Lock(), 0
         self.patcher = static(patcher)
@@ -44,7 +44,7 @@ class CoreEngine(EagerEngine):
         expected = {name: tuple(p.shape) for name, p in self._meta.items()}
         names.check(expected, self._shapes(), "the MODEL")
         identity = f"core:{id(self.patcher.model)}:{self.patcher.patches_uuid}"
-        super().__init__(self.transformer, identity, replace(LIMITS, batch=max_rows))
+        super().__init__(self.transformer, identity, limits)
         # what `ready` will bring; until then the transformer is on the meta device
         self.dtype, self.device = self.patcher.model.get_dtype_inference(), self.patcher.load_device
         self.identity = f"eager:{identity}:{self.dtype}:{self.device}:{self.limits}"

@@ -6,17 +6,17 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers import AceStepPipeline
 from safetensors import safe_open
 
-from ..constants import HOP, LATENT_DIM, SAMPLE_RATE
+from ..constants import HOP, LATENT_DIM, ROWS, SAMPLE_RATE
 from ..engines import EagerEngine
-from ..engines.eager import LIMITS
-from ..errors import InputError, ModelError, check_range
+from ..engines.eager import limits_of
+from ..errors import InputError, ModelError
 from ..memory import guarded
 from .checkpoint import load_checkpoint
 from .quiet import quiet
@@ -50,16 +50,16 @@ class Model:
         return self.pipe.transformer.device
 
 
-def eager_engine(model: Model, max_rows: int = LIMITS.batch) -> EagerEngine:
+def eager_engine(model: Model, max_rows: int = ROWS) -> EagerEngine:
     """The eager engine on this model's transformer.
 
     Args:
         model: the loaded pipeline.
         max_rows: rows it takes in one execute, which bounds the memory of a tick.
     """
-    check_range("max rows", max_rows, 1, 64, "a slot needs one, or two with guidance")
+    limits = limits_of(max_rows)
     model.ready()
-    return EagerEngine(model.pipe.transformer, model.identity, replace(LIMITS, batch=max_rows), model.ready)
+    return EagerEngine(model.pipe.transformer, model.identity, limits, model.ready)
 
 
 def pick_device(choice: str) -> torch.device:
