@@ -60,6 +60,28 @@ def run(
 
 
 @app.command()
+def replay(
+    take: Annotated[Path, typer.Argument(metavar="LOG", help="A take that Save Take wrote.")],
+    out: Annotated[Path, typer.Option(help="Where the audio is written.")] = Path("out"),
+    model: Annotated[str | None, typer.Option(help="The model, where it is no longer where the take says.")] = None,
+    device: Annotated[Device, typer.Option(help="Where the model runs; auto is where the take ran.")] = Device.auto,
+    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout, nothing else.")] = False,
+    force: Annotated[bool, typer.Option(help="Replay on another engine too, where the music may differ.")] = False,
+) -> None:
+    """Make a take's music again; exits with 1 where a latent is not the take's, bit by bit."""
+    from .replay import render_again
+
+    with exit_codes():
+        check_folder(out)
+        with redirect_stdout(sys.stderr if as_json else sys.stdout), Bar(not as_json and sys.stderr.isatty()) as bar:
+            bar.named(take.name)
+            report = render_again(take, out, model, device.value, force, bar.progress)
+        typer.echo(json.dumps(report.as_json()) if as_json else report.as_text())
+    if report.differing:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
 def nodes() -> None:
     """List the nodes a workflow may use."""
     with exit_codes():
@@ -70,6 +92,15 @@ def nodes() -> None:
             typer.echo(f"{name:{width}}  {line or node_type.title}")
 
 
+@app.command()
+def knobs() -> None:
+    """List what can be turned while music plays: default, range, what it does."""
+    from ..engine_runtime.knobs import KNOBS
+
+    for knob in KNOBS.values():
+        typer.echo(f"{knob.name:16} {knob.default_text:15} {knob.range_text:36} {knob.help}")
+
+
 def main() -> None:
     app()
 
@@ -78,14 +109,11 @@ def main() -> None:
 def exit_codes() -> Iterator[None]:
     """Turns the errors a user may meet into one sentence on stderr and an exit code; any other keeps its traceback."""
     from .execute import Failure
-    from .workflow import WorkflowError
 
     try:
         yield
-    except WorkflowError as error:
-        raise _exit(error, REFUSED) from None
-    except OstinatoError as error:
-        raise _exit(error, FAILED) from None
+    except (OstinatoError, OSError) as error:
+        raise _exit(error, REFUSED if isinstance(error, InputError) else FAILED) from None
     except Failure as failure:
         if not failure.expected:
             raise
@@ -105,7 +133,7 @@ def all_types() -> Catalogue:
 
 def _run(path: Path, settings: list[str], out: Path, input_folder: Path | None, device: str, show_bar: bool) -> Results:
     from ..nodes import host
-    from .core_nodes import Folders, use_folders
+    from .core_nodes import Folders, next_file, use_folders
     from .execute import run_graph
     from .validate import apply_settings
     from .workflow import load_json, parse
@@ -118,7 +146,7 @@ def _run(path: Path, settings: list[str], out: Path, input_folder: Path | None, 
     examples = Path(__file__).resolve().parent.parent / "example_workflows"
     inputs = [*([input_folder] if input_folder else []), path.parent, Path("."), examples]
     with Bar(show_bar and sys.stderr.isatty()) as bar, use_folders(Folders(out, tuple(inputs))):
-        with host.use(host.Host(progress=bar.progress, device=device)):
+        with host.use(host.Host(progress=bar.progress, device=device, next_file=next_file)):
             return run_graph(graph, types, data if "nodes" in data else None, bar.start)
 
 
@@ -132,7 +160,7 @@ def check_folder(out: Path) -> None:
 
 
 class Bar:
-    """One tqdm bar on stderr for the node that runs."""
+    """One tqdm bar on stderr for what runs."""
 
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled
@@ -146,14 +174,17 @@ class Bar:
             self.bar.close()
 
     def start(self, node: Node) -> None:
+        self.named(node.title)
+
+    def named(self, title: str) -> None:
         if not self.enabled:
             return
         from tqdm import tqdm
 
         self.__exit__()
-        self.bar = tqdm(desc=node.title, total=1, leave=False, file=sys.stderr)
+        self.bar = tqdm(desc=title, total=1, leave=False, file=sys.stderr)
 
-    def progress(self, done: int, total: int, node_id: str | None) -> None:
+    def progress(self, done: int, total: int, node_id: str | None = None) -> None:
         if self.bar is not None:
             self.bar.total = total
             self.bar.update(done - self.bar.n)

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 from typing import Any
 
 from ..nodes.comfy import io
-from .workflow import Catalogue, Graph, Link, Node, NodeType, WorkflowError, check_input_name, is_widget
+from .workflow import Catalogue, Graph, Link, Node, NodeType, WorkflowError, check_input_name, is_widget, widget_of
 
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 SHOWN_OPTIONS = 20
+NAMES = {
+    "INT": "a whole number",
+    "FLOAT": "a finite number",
+    "BOOLEAN": "true or false",
+    "STRING": "text",
+    "COMBO": "one of its options",
+    "CURVE": 'a curve such as {"points": [[0, 0], [1, 1]], "interpolation": "linear"}',
+}
 
 
 def apply_settings(graph: Graph, types: Catalogue, settings: list[str]) -> None:
@@ -47,15 +56,18 @@ def find_node(graph: Graph, name: str) -> Node:
 
 
 def parse_value(node: Node, spec: io.Input, text: str) -> Any:
-    """`text` as the type of the input."""
+    """`text` as the type of the input's widget."""
+    spec = widget_of(spec)
     kind = spec.get_io_type()
     try:
         if kind == "INT":
             return int(text)
         if kind == "FLOAT":
             return float(text)
+        if kind == "CURVE":
+            return json.loads(text)
     except ValueError:
-        allowed = "a whole number" if kind == "INT" else "a number"
+        allowed = "a number" if kind == "FLOAT" else NAMES[kind]
         raise WorkflowError(f"{node.name} has {text!r} for {spec.id}", f"allowed is {allowed}", "correct it") from None
     if kind == "BOOLEAN":
         if text.lower() not in TRUE + FALSE:
@@ -180,7 +192,7 @@ def types_match(made: str, wanted: str) -> bool:
 
 
 def check_type(node: Node, spec: io.Input, value: Any) -> Any:
-    kind = spec.get_io_type()
+    kind = widget_of(spec).get_io_type()
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind == "INT" and number and value == value // 1:
         return int(value)
@@ -190,12 +202,14 @@ def check_type(node: Node, spec: io.Input, value: Any) -> Any:
         return value
     if kind == "COMBO" and isinstance(value, str | int | float):
         return value
-    names = {"INT": "a whole number", "FLOAT": "a finite number", "BOOLEAN": "true or false", "STRING": "text"}
-    allowed = names.get(kind) or ("one of its options" if kind == "COMBO" else f"a link of type {kind}")
+    if kind == "CURVE" and (isinstance(value, list) or isinstance(value, dict) and "points" in value):
+        return value
+    allowed = NAMES.get(kind) or f"a link of type {spec.get_io_type()}"
     raise WorkflowError(f"{node.name} has {_short(value)} for {spec.id}", f"allowed is {allowed}", "correct it")
 
 
 def check_limits(node: Node, spec: io.Input, value: Any) -> None:
+    spec = widget_of(spec)
     low, high = getattr(spec, "min", None), getattr(spec, "max", None)
     given = f"{node.name} has {_short(value)} for {spec.id}"
     if low is not None and value < low or high is not None and value > high:

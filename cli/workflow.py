@@ -15,7 +15,7 @@ from typing import Any
 from ..engine_runtime.errors import InputError
 from ..nodes.comfy import io
 
-WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "CURVE")
 SEED_NAMES = ("seed", "noise_seed")  # the editor gives these a "control after generate" widget unasked
 
 
@@ -168,12 +168,19 @@ def check_input_name(node: Node, node_type: NodeType, name: str) -> bool:
     )
 
 
+def widget_of(spec: io.Input) -> io.Input:
+    """The input that makes the widget: of a socket for several types the one it was made from, else the input."""
+    return getattr(spec, "input_override", None) or spec
+
+
 def is_widget(spec: io.Input) -> bool:
+    spec = widget_of(spec)
     return spec.get_io_type() in WIDGET_TYPES and not getattr(spec, "force_input", None)
 
 
 def control_widgets(spec: io.Input) -> int:
     """How many values the editor keeps after this widget's own: the control, and a filter for a combo."""
+    spec = widget_of(spec)
     control = getattr(spec, "control_after_generate", None)
     if spec.get_io_type() == "COMBO":
         return 2 if control else 0
@@ -184,6 +191,7 @@ def control_widgets(spec: io.Input) -> int:
 
 def widget_default(spec: io.Input) -> Any:
     """What the editor shows in a widget nobody has touched; None where nothing can be said."""
+    spec = widget_of(spec)
     if spec.default is not None:
         return spec.default
     if spec.get_io_type() == "COMBO":

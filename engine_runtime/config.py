@@ -5,32 +5,54 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
+from functools import cached_property
 
-from .constants import LATENT_HZ, MAX_DEPTH, MAX_SECONDS
-from .errors import InputError, check_range, check_whole
+from .constants import LATENT_HZ, MAX_CONDITIONS, MAX_DEPTH, MAX_SECONDS
+from .errors import EngineLimitError, InputError, check_choice, check_range, check_whole
+from .knobs import KNOBS
+from .values import Value, check_value, is_constant
+
+MODES = ("off", "self", "initialize", "full")
+SOLVERS = ("ode", "sde")
+ROW_MODES = ("off", "initialize", "full")  # from fewer rows to more
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Guidance:
     """Adaptive projected guidance of one request (arXiv 2410.02416; over time, as the ACE-Step base model).
 
-    `scale` 1 is no guidance. `start` and `end` bound the part of the schedule, as `1 - t`, in which it acts.
+    `scale`, `momentum` and `rescale` may be curves, and a session's knobs of the same names go before them.
+
+    Attributes:
+        scale: 1 is no guidance.
+        start, end: the part of the schedule, as `1 - t`, in which it acts.
+        momentum: carried from step to step.
+        eta: share kept of the part parallel to the prediction.
+        norm_limit: longest guidance step of a channel.
+        rescale: 1 gives the guided velocity the norm it had before (arXiv 2305.08891, section 3.4).
+        mode: where the negative velocity comes from: `full` decodes it at every step, `initialize` at the first step
+            and keeps it, `self` takes the slot's initial noise and decodes nothing (residual guidance, arXiv
+            2312.12491, section 3.2), `off` is no guidance whatever the scale.
     """
 
-    scale: float = 7.0
+    scale: Value = 7.0
     start: float = 0.0
     end: float = 1.0
-    momentum: float = -0.75
+    momentum: Value = -0.75
     eta: float = 0.0
     norm_limit: float = 2.5
+    rescale: Value = 0.0
+    mode: str = "full"
 
     def __post_init__(self) -> None:
-        check_range("guidance scale", self.scale, 0.0, 100.0, "1 turns guidance off, base models like 4 to 9")
+        check_value("guidance scale", self.scale, *KNOBS["guidance_scale"].limits)
         check_range("guidance start", self.start, 0.0, 1.0, "0 is the first step")
         check_range("guidance end", self.end, 0.0, 1.0, "1 is the last step")
-        check_range("guidance momentum", self.momentum, -1.0, 1.0, "-0.75 is the model's own value")
+        check_value("guidance momentum", self.momentum, *KNOBS["momentum"].limits)
         check_range("guidance eta", self.eta, 0.0, 1.0, "0 drops the parallel part")
         check_range("guidance norm limit", self.norm_limit, 1e-3, 1e6, "2.5 is the model's own value")
+        check_value("guidance rescale", self.rescale, *KNOBS["rescale"].limits)
+        check_choice("guidance mode", self.mode, MODES)
         if self.start > self.end:
             raise InputError(
                 f"guidance starts at {self.start:g} and ends at {self.end:g}",
@@ -38,61 +60,92 @@ class Guidance:
                 "swap or widen them",
             )
 
-    @property
+    @cached_property
     def active(self) -> bool:
-        """Whether any step may need the negative velocity."""
-        return self.scale != 1.0
+        """Whether it does anything by its own scale."""
+        return self.mode != "off" and not is_constant(self.scale, 1.0)
 
-    def scale_at(self, t: float) -> float:
-        """The guidance scale at time `t` in [0, 1]; 1 outside the interval.
+    def rows(self, hot: bool = False) -> str:
+        """What it needs of a ring, one of `ROW_MODES`; `hot` where the scale may be turned while it plays."""
+        needed = self.mode in ROW_MODES and (self.active or hot)
+        return self.mode if needed else "off"
+
+    def acts_at(self, t: float) -> bool:
+        """Whether time `t` in [0, 1] lies in the interval.
 
         `t` is rounded to float32 first, as the model's own schedule is: an edge such as 0.1 falls on the same side.
         """
-        return self.scale if self.start <= 1.0 - struct.unpack("f", struct.pack("f", t))[0] <= self.end else 1.0
+        return self.mode != "off" and self.start <= 1.0 - struct.unpack("f", struct.pack("f", t))[0] <= self.end
 
 
-NO_GUIDANCE = Guidance(scale=1.0)
+NO_GUIDANCE = Guidance(scale=1.0, mode="off")
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How one request walks from noise to a latent."""
+    """How one request walks from noise to a latent: `ode` by Euler's method, `sde` with fresh noise at each step."""
 
     steps: int = 8
     shift: float = 3.0
     denoise: float = 1.0
     seed: int = 0
+    solver: str = "ode"
 
     def __post_init__(self) -> None:
         check_whole("steps", self.steps, 1, 1000, "turbo models are made for 8, base models for about 50")
         check_range("shift", self.shift, 0.01, 100.0, "ACE-Step uses 1, 2 or 3")
         check_range("denoise", self.denoise, 0.0, 1.0, "1 makes the music anew, less keeps more of the source")
         check_whole("seed", self.seed, 0, 2**64 - 1, "give a whole number that is not negative")
+        check_choice("solver", self.solver, SOLVERS)
 
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """What a ring is built for; changing any of it rebuilds the ring.
+    """What a ring is built for; changing any of it but the queue and the spread rebuilds the ring.
 
     Attributes:
         depth: slots in the ring.
-        guided: whether the ring has negative rows. They change the batch, so they are there from the start or not
-            at all: a slot's result then does not depend on its company.
+        guidance: rows for the negative condition: `off` has none, `initialize` decodes them one by one at a request's
+            first step, `full` at every step. They change the batch, so they are there from the start or not at all:
+            a slot's result then does not depend on its company.
+        conditions: positive rows a slot, one for each condition that a request may have.
         tokens: length L of the condition buffers, 0 to take it from the requests at hand.
         queue: requests that may wait; a further one drops the oldest, and the drop is counted.
         spread: admit one request every `steps / depth` ticks, so that latents finish evenly; off fills at once.
+        length_change: what a request of another length does to those in flight: `finish` waits until they are out,
+            `drop` drops them, counted.
     """
 
     depth: int = 4
-    guided: bool = False
+    guidance: str = "off"
+    conditions: int = 1
     tokens: int = 0
     queue: int = 8
     spread: bool = True
+    length_change: str = "finish"
 
     def __post_init__(self) -> None:
         check_whole("depth", self.depth, 1, MAX_DEPTH, "choose how many generations are in flight")
+        check_choice("the ring's guidance", self.guidance, ROW_MODES)
+        check_whole("conditions", self.conditions, 1, MAX_CONDITIONS, "combine fewer conditions")
         check_whole("tokens", self.tokens, 0, 1 << 16, "0 takes the length from the requests")
         check_whole("queue", self.queue, 1, 1 << 16, "a queue holds at least one request")
+        check_choice("the length change", self.length_change, ("finish", "drop"))
+
+    @staticmethod
+    def check_depth(depth: int, rows: int) -> None:
+        """Raise `EngineLimitError` for more slots than an engine has rows."""
+        if depth > rows:
+            raise EngineLimitError(
+                f"depth is {depth}",
+                f"the engine takes {rows} rows",
+                "use a smaller depth, or raise the engine's max_rows",
+            )
+
+
+def more_rows(a: str, b: str) -> str:
+    """The one of two row modes that has more rows."""
+    return max(a, b, key=ROW_MODES.index)
 
 
 def frames_of(seconds: float) -> int:

@@ -1,4 +1,6 @@
-"""Sizes of ACE-Step 1.5 that every module shares."""
+"""Sizes of ACE-Step 1.5 that every module shares, and the pack's version."""
+
+VERSION = "0.1.0"  # as in pyproject.toml
 
 SAMPLE_RATE = 48_000  # Hz
 LATENT_HZ = 25  # frames per second
@@ -9,3 +11,4 @@ PATCH = 2  # frames per decoder token
 MAX_DEPTH = 8
 MAX_SECONDS = 600  # of music in one generation or clip
 ROWS, MAX_ROWS = 2 * MAX_DEPTH, 64  # rows of one execute, unless told otherwise, and at most
+MAX_CONDITIONS = 4  # of one request

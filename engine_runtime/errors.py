@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 
 class OstinatoError(Exception):
     """Base of every error the runtime raises on purpose.
@@ -37,6 +39,10 @@ class SessionError(OstinatoError):
     """A session id that is taken, unknown, or already closed."""
 
 
+class TakeError(InputError):
+    """A take that cannot be written, read or played again."""
+
+
 class MemoryShortage(OstinatoError):
     """The device had no room; the runtime stays usable."""
 
@@ -52,6 +58,12 @@ def check_whole(name: str, value: int, low: int, high: int, remedy: str) -> None
     check_range(name, value, low, high, remedy)
     if value != int(value):
         raise InputError(f"{name} is {value:g}", "only whole numbers are allowed", remedy)
+
+
+def check_choice(name: str, value: str, allowed: Collection[str]) -> None:
+    """Raise `InputError` unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise InputError(f"{name} is {value!r}", f"allowed are {', '.join(allowed)}", "choose one of them")
 
 
 def _text(value: float) -> str:

@@ -1,6 +1,7 @@
 """Guidance as pure functions.
 
-D slots, T frames, C = 64 channels; per-slot scalars have shape `[D, 1, 1]`. No state, no host sync.
+D slots, T frames, C = 64 channels; per-slot scalars have shape `[D, 1, 1]`, per-slot curves `[D, T, 1]`. No state, no
+host sync.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ def momentum(diff: Tensor, average: Tensor, beta: Tensor, on: Tensor) -> Tensor:
     Args:
         diff: positive minus negative velocity, `[D, T, C]`.
         average: the running average, `[D, T, C]`.
-        beta: momentum per slot, `[D, 1, 1]`.
+        beta: momentum, `[D, T, 1]`.
         on: whether the slot is guided at this step, `[D, 1, 1]` bool.
     """
     return torch.where(on, diff + beta * average, average)
@@ -32,7 +33,8 @@ def apg(positive: Tensor, average: Tensor, scale: Tensor, eta: Tensor, limit: Te
     Args:
         positive: velocity of the positive rows, `[D, T, C]` float32.
         average: momentum average, `[D, T, C]` float32.
-        scale, eta, limit: per slot, `[D, 1, 1]`.
+        scale: `w`, `[D, T, 1]`.
+        eta, limit: per slot, `[D, 1, 1]`.
         on: `[D, 1, 1]` bool.
     """
     norm = average.norm(dim=1, keepdim=True)  # [D, 1, C]
@@ -41,3 +43,15 @@ def apg(positive: Tensor, average: Tensor, scale: Tensor, eta: Tensor, limit: Te
     parallel = (update * unit).sum(dim=1, keepdim=True) * unit
     guided = positive + (scale - 1.0) * (update - parallel + eta * parallel)
     return torch.where(on, guided, positive)
+
+
+def rescaled(guided: Tensor, positive: Tensor, share: Tensor, on: Tensor) -> Tensor:
+    """`phi * v * |v+| / |v| + (1 - phi) * v` where `on` (arXiv 2305.08891, section 3.4), norms over time per channel.
+
+    Args:
+        guided, positive: velocity with and without guidance, `[D, T, C]` float32.
+        share: `phi`, `[D, T, 1]`.
+        on: `[D, 1, 1]` bool.
+    """
+    ratio = positive.norm(dim=1, keepdim=True) / guided.norm(dim=1, keepdim=True).clamp_min(EPS)
+    return torch.where(on, share * (guided * ratio) + (1.0 - share) * guided, guided)

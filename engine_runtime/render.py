@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import reduce
+from typing import Any
 
 from torch import Tensor
 
-from .config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
+from .automation import Track
+from .config import NO_GUIDANCE, Guidance, Sampling, StreamConfig, more_rows
 from .engines import Engine
 from .errors import InputError, check_range
-from .request import Condition, Request
+from .knobs import Knobs
+from .log import Log
+from .request import Condition, Part, Request
 from .runtime import runtime
 from .stats import Stats
 
@@ -22,7 +27,7 @@ def seeds(first: int, count: int, step: int) -> list[int]:
 
 
 def take_batch(
-    condition: Condition,
+    condition: Condition | tuple[Part, ...],
     first: Sampling,
     count: int,
     seed_step: int,
@@ -31,11 +36,12 @@ def take_batch(
     masks: Sequence[Tensor] | None = None,
     noises: Sequence[Tensor] | None = None,
     schedule: tuple[float, ...] | None = None,
+    **shared: Any,
 ) -> list[Request]:
     """`count` requests that differ in their seed, `seed_step` apart, and in their source where several are given.
 
     Masks and noises go with the sources; a noise stands in for the one drawn from the seed. A schedule
-    stands in for the first sampling's.
+    stands in for the first sampling's. `shared` are further fields of all the requests.
     """
     check_range("count", count, 1, 1 << 16, "make at least one generation")
     if len(sources) not in (0, 1, count):
@@ -53,6 +59,7 @@ def take_batch(
             noise=noises[i % len(noises)] if noises else None,
             schedule=schedule,
             mask=masks[i % len(masks)] if masks else None,
+            **shared,
         )
         for i, seed in enumerate(seeds(first.seed, count, seed_step))
     ]
@@ -73,6 +80,9 @@ def render(
     requests: Sequence[Request],
     depth: int = StreamConfig.depth,
     on_tick: Callable[[int, int], None] = lambda done, total: None,
+    knobs: Knobs | None = None,
+    tracks: Sequence[Track] = (),
+    log: Log | None = None,
 ) -> tuple[list[Tensor], Stats]:
     """Play requests and return their latents in the order given, `[T, 64]` each, on the engine's device.
 
@@ -82,6 +92,9 @@ def render(
         requests: at least one, each only once.
         depth: slots in the ring.
         on_tick: told the steps done and to do, before each tick; what it raises ends the stream and is passed on.
+        knobs: hot knobs to start with.
+        tracks: knobs that turn by themselves.
+        log: made with `Log.of` for `stream_config` of these requests, to play the take again.
     """
     order = {id(request): i for i, request in enumerate(requests)}
     if not requests or len(order) < len(requests):
@@ -90,17 +103,30 @@ def render(
             "allowed are one or more, each once",
             "make a request of its own for every latent",
         )
-    config = StreamConfig(
-        depth=depth,
-        guided=any(r.guidance.active for r in requests),
-        tokens=max(r.condition.length for r in requests),
-        spread=False,  # a batch is wanted soonest, not evenly
-    )
+    config = stream_config(requests, depth, knobs, tracks)
     latents: dict[int, Tensor] = {}
     total = sum(r.steps for r in requests)
-    with _awake(engine), runtime().playing(name, engine, config) as session:
+    with _awake(engine), runtime().playing(name, engine, config, knobs, log) as session:
+        session.automate(tracks)
         for finished in session.play(requests, lambda: on_tick(session.steps_done, total)):
             latents[order[id(finished.request)]] = finished.take()
         on_tick(session.steps_done, total)
         session.settle()
+        if log is not None:
+            log.ticks = session.ticks
+            log.finished(list(latents.values()))
         return [latents[i] for i in range(len(requests))], session.stats()
+
+
+def stream_config(
+    requests: Sequence[Request], depth: int, knobs: Knobs | None = None, tracks: Sequence[Track] = ()
+) -> StreamConfig:
+    """The ring that a batch needs."""
+    hot = any(track.knob == "guidance_scale" for track in tracks) or (knobs or Knobs()).guidance_scale is not None
+    return StreamConfig(
+        depth=depth,
+        guidance=reduce(more_rows, (r.guidance.rows(hot) for r in requests)),
+        conditions=max(len(r.parts) for r in requests),
+        tokens=max(r.tokens for r in requests),
+        spread=False,  # a batch is wanted soonest, not evenly
+    )

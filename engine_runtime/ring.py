@@ -1,26 +1,80 @@
-"""Which request sits in which slot, and at which step. Torch-free."""
+"""Which request sits in which slot, at which step, and what that asks of the coming tick. Torch-free."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .request import Request
 
 
+@dataclass(frozen=True)
+class Gates:
+    """What a slot's request and the knobs ask for, decided when they are set: the tick reads no device.
+
+    Attributes:
+        guided: guidance has an effect at the steps inside its interval.
+        negative: rows are decoded for it, at every step (`full`) or only at the first (`initialize`).
+        rescaled, scaled, gained, noisy, targeted, corrected: the knob of that kind is not neutral.
+        sourced: the sde solver brings back the source.
+    """
+
+    guided: bool = False
+    negative: str = "off"
+    rescaled: bool = False
+    scaled: bool = False
+    gained: bool = False
+    noisy: bool = False
+    targeted: bool = False
+    corrected: bool = False
+    sourced: bool = False
+
+
 class Scalars(NamedTuple):
-    """What one slot's tick depends on besides tensors; a free slot has `t == t_next`."""
+    """What one slot's tick depends on besides its tensors: numbers, from `guided` on flags, 1 or 0.
 
-    t: float = 0.0
-    t_next: float = 0.0
-    scale: float = 1.0
-    momentum: float = 0.0
-    eta: float = 0.0
-    norm_limit: float = 1.0
-    masked: float = 0.0
+    A free slot has `t == t_next`. On the device each is a tensor `[D, 1, 1]`.
+    """
+
+    t: Any = 0.0
+    t_next: Any = 0.0
+    eta: Any = 0.0
+    norm_limit: Any = 1.0
+    strength: Any = 1.0
+    guided: Any = 0.0
+    decoded: Any = 0.0  # a negative velocity, in this tick
+    rescaled: Any = 0.0
+    masked: Any = 0.0
+    targeted: Any = 0.0
+    blended: Any = 0.0  # masked or targeted
+    renoised: Any = 0.0
+    sourced: Any = 0.0
+    injected: Any = 0.0
+    corrected: Any = 0.0
 
 
-FREE = Scalars()
+class Move(NamedTuple):
+    """One slot's part in a tick.
+
+    Attributes:
+        scalars: for the device.
+        holds: which of the request's conditions hold, one entry each; none in a free slot.
+        gates: of the slot.
+        noise: seed of this step's fresh noise; None where none is wanted.
+    """
+
+    scalars: Scalars = Scalars()
+    holds: tuple[bool, ...] = ()
+    gates: Gates = Gates()
+    noise: int | None = None
+
+
+FREE = Move()
+
+
+def noise_seed(seed: int, step: int) -> int:
+    """Seed of a step's fresh noise, of the request and its step alone: whatever came before, whoever plays beside."""
+    return (seed * 1_000_003 + step + 1) % 2**63
 
 
 @dataclass
@@ -30,14 +84,44 @@ class Slot:
     index: int
     request: Request | None = None
     step: int = 0
+    gates: Gates = Gates()
 
-    def scalars(self) -> Scalars:
-        if self.request is None:
+    @property
+    def frames(self) -> int:
+        return self.request.frames if self.request is not None else 0
+
+    def move(self) -> Move:
+        request, gates = self.request, self.gates
+        if request is None:
             return FREE
-        t, t_next = self.request.sigmas[self.step : self.step + 2]
-        g = self.request.guidance
-        masked = float(self.request.mask is not None)
-        return Scalars(t, t_next, g.scale_at(t), g.momentum, g.eta, g.norm_limit, masked)
+        t, t_next = request.sigmas[self.step : self.step + 2]
+        g, sde = request.guidance, request.sampling.solver == "sde"
+        guided = gates.guided and g.acts_at(t)
+        decoded = self.step == 0 if gates.negative == "initialize" else guided and gates.negative == "full"
+        strength = request.strength_at(self.step) if request.masked else 1.0
+        masked = request.masked and strength > 0.0
+        targeted = gates.targeted and request.target is not None and request.target.holds(self.step, request.steps)
+        injected = gates.noisy and not sde and t_next > 0.0
+        scalars = Scalars(
+            t=t,
+            t_next=t_next,
+            eta=g.eta,
+            norm_limit=g.norm_limit,
+            strength=strength,
+            guided=guided,
+            decoded=decoded,
+            rescaled=guided and gates.rescaled,
+            masked=masked,
+            targeted=targeted,
+            blended=masked or targeted,
+            renoised=sde,
+            sourced=sde and gates.sourced,
+            injected=injected,
+            corrected=gates.corrected,
+        )
+        drawn = noise_seed(request.sampling.seed, self.step) if injected or (sde and t_next > 0.0) else None
+        holds = tuple(part.holds(self.step, request.steps) for part in request.parts)
+        return Move(scalars, holds, gates, drawn)
 
 
 class Ring:
@@ -51,8 +135,12 @@ class Ring:
         return [slot for slot in self.slots if slot.request is None]
 
     @property
+    def occupied(self) -> list[Slot]:
+        return [slot for slot in self.slots if slot.request is not None]
+
+    @property
     def active(self) -> int:
-        return sum(slot.request is not None for slot in self.slots)
+        return len(self.occupied)
 
     @property
     def idle(self) -> bool:
@@ -64,9 +152,9 @@ class Ring:
         slot.request, slot.step = request, 0
         return slot
 
-    def plan(self) -> list[Scalars]:
-        """The scalars of the coming tick, one entry a slot."""
-        return [slot.scalars() for slot in self.slots]
+    def plan(self) -> list[Move]:
+        """The coming tick, one entry a slot."""
+        return [slot.move() for slot in self.slots]
 
     def advance(self) -> list[tuple[Slot, Request]]:
         """Count one step everywhere; returns the slots that reached sigma 0, now free again, and what they held."""
@@ -86,3 +174,11 @@ class Ring:
         for slot in self.slots:
             slot.request = None
         return held
+
+    def resize(self, depth: int) -> list[tuple[int, int]]:
+        """Change the number of slots, at least as many as are occupied; returns who moved, from slot to slot."""
+        held = self.occupied
+        self.slots = [Slot(i) for i in range(depth)]
+        for new, old in zip(self.slots, held, strict=False):
+            new.request, new.step, new.gates = old.request, old.step, old.gates
+        return [(old.index, new.index) for old, new in zip(held, self.slots, strict=False)]

@@ -11,6 +11,8 @@ import torch
 from .config import StreamConfig
 from .engines import Engine
 from .errors import InputError, SessionError
+from .inbox import Listener
+from .knobs import Knobs
 from .lane import Lane
 from .session import Session
 
@@ -30,7 +32,14 @@ class Runtime:
                 self._lanes[device] = Lane(device)
             return self._lanes[device]
 
-    def open(self, name: str, engine: Engine, config: StreamConfig) -> Session:
+    def open(
+        self,
+        name: str,
+        engine: Engine,
+        config: StreamConfig,
+        knobs: Knobs | None = None,
+        log: Listener | None = None,
+    ) -> Session:
         """Open a session.
 
         Raises:
@@ -42,7 +51,7 @@ class Runtime:
         with self._lock:
             if name in self._sessions:
                 raise SessionError(f"session {name!r} is open", "an id names one session", "close it or choose another")
-            session = Session(name, engine, config, self.lane(engine.device))
+            session = Session(name, engine, config, self.lane(engine.device), knobs, log)
             self._sessions[name] = session
             return session
 
@@ -61,9 +70,16 @@ class Runtime:
             session.close()
 
     @contextmanager
-    def playing(self, name: str, engine: Engine, config: StreamConfig) -> Iterator[Session]:
+    def playing(
+        self,
+        name: str,
+        engine: Engine,
+        config: StreamConfig,
+        knobs: Knobs | None = None,
+        log: Listener | None = None,
+    ) -> Iterator[Session]:
         """A session that is closed whatever happens inside."""
-        session = self.open(name, engine, config)
+        session = self.open(name, engine, config, knobs, log)
         try:
             yield session
         finally:

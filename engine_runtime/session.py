@@ -6,19 +6,25 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
-from .config import StreamConfig
+from .automation import Track
+from .config import StreamConfig, more_rows
 from .constants import LATENT_HZ
 from .engines import Engine
-from .errors import EngineLimitError, MemoryShortage, SessionError
+from .errors import InputError, MemoryShortage, SessionError
+from .inbox import Inbox, Listener
+from .knobs import Knobs
 from .lane import Lane
 from .memory import is_shortage
 from .request import Request
 from .ring import Ring, Slot
+from .seat import Seat
+from .setting import Setting
 from .stats import Stats, TickClock
-from .tick import Seat, Tick
+from .tick import Tick
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,62 +42,107 @@ class Finished:
 
 
 class Session:
-    """Owns one ring; `submit` from any thread, `step` from the thread that plays.
+    """Owns one ring; `submit`, `set` and `configure` from any thread, `step` from the thread that plays.
 
-    The ring is built for the first request that needs it. A request of another length, or one that needs guidance or
-    more tokens than the ring has, waits until the ring is empty; the ring is then built anew for it.
+    What arrives is taken in at the start of the next step, all at once and in a fixed order, so that a log of it is
+    enough to play the same again. The ring is built for the first request that needs it. A request of another length,
+    or one that needs guidance, conditions or tokens that the ring does not have, waits until the ring is empty; it is
+    then built anew for it.
 
     Args:
         name: the session's id.
         engine: the decoder.
         config: what the ring is built for.
         lane: the stream that the ticks run on.
+        knobs: the hot knobs to start with.
+        log: told all that arrives, with its tick.
     """
 
-    def __init__(self, name: str, engine: Engine, config: StreamConfig, lane: Lane) -> None:
-        if config.depth > engine.limits.batch:
-            raise EngineLimitError(
-                f"depth is {config.depth}",
-                f"the engine takes {engine.limits.batch} rows",
-                "use a smaller depth, or raise the engine's max_rows",
-            )
-        self.name, self.engine, self.config, self.lane = name, engine, config, lane
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        config: StreamConfig,
+        lane: Lane,
+        knobs: Knobs | None = None,
+        log: Listener | None = None,
+    ) -> None:
+        config.check_depth(config.depth, engine.limits.batch)
+        self.name, self.engine, self.config, self.lane, self.log = name, engine, config, lane, log
         self._opened = config
-        self._lock = threading.Lock()  # queue and counters, for a moment
+        self._inbox = Inbox(engine, lane, config, knobs or Knobs())
+        self._lock = self._inbox.lock  # what arrives and the counters, for a moment
         self._playing = threading.RLock()  # ring and tick, for a whole step
         self._queue: deque[Seat] = deque()
+        self._setting = self._inbox.setting
+        self._receive(self._setting)
         self._ring = Ring(config.depth)
         self._tick: Tick | None = None
         self._clock = TickClock(engine.device.type == "cuda")
         self._since_admission = 1 << 30
         self._finished = self._dropped = self._frames_out = 0
+        self.ticks = 0  # steps called
         self.steps_done = 0  # of all requests together
         self.closed = False
+
+    @property
+    def knobs(self) -> Knobs:
+        """As the next step will have them."""
+        return self._inbox.setting.knobs
 
     def submit(self, request: Request) -> None:
         """Queue a request. A full queue drops its oldest entry, which is counted."""
         seat = Seat.prepare(request, self.engine, self.lane)
         with self._lock:
             self._alive()
-            if len(self._queue) == self.config.queue:
-                self._queue.popleft()
-                self._dropped += 1
-            self._queue.append(seat)
+            self._inbox.submit(seat)
+
+    def set(self, **changes: Any) -> None:
+        """Turn hot knobs: the next tick of every slot in flight has them, and every request after it.
+
+        Raises:
+            InputError: for an unknown knob, a value out of range, a curve of another length than what waits or plays,
+                or a guidance scale for requests that were seated in a ring without negative rows.
+        """
+        with self._lock:
+            if changes.get("guidance_scale") is not None:
+                self._check_rows()
+            self._turn_later(changes)
+
+    def repeat(self, changes: dict[str, Any]) -> None:
+        """`set` for a replay: what was taken in once is taken in again, also where nothing can answer to it."""
+        with self._lock:
+            self._turn_later(changes)
+
+    def configure(self, **changes: Any) -> None:
+        """Change depth, queue, spread or length_change at the next step.
+
+        More depth admits at once. Less depth lets in nothing until those in flight fit; none of them is lost.
+        """
+        with self._lock:
+            self._alive()
+            self._inbox.configure(changes)
+
+    def automate(self, tracks: Iterable[Track]) -> None:
+        """Play tracks from the next step on; what is set by hand at the same tick goes before them."""
+        with self._lock:
+            self._inbox.automate(tracks, self.ticks)
 
     def step(self) -> list[Finished]:
-        """Admit what may enter, advance every slot by one step, hand out what finished.
+        """Take in what arrived, admit what may enter, advance every slot by one step, hand out what finished.
 
         Whatever fails drops what is in flight, counted, and is passed on; the next step starts with an empty ring.
         """
         with self._playing, self.lane.lock, self.lane.use(), torch.inference_mode(False), torch.no_grad():
             self._alive()
+            self._take_in()
             done: list[tuple[Slot, Request]] = []
             try:
                 self._admit()
                 if self._ring.idle or self._tick is None:
                     return []
                 self._clock.start()
-                self._tick.run(self._ring.plan())
+                self._tick.run(self._ring.plan(), self._setting)
                 self._clock.stop()
                 self.steps_done += self._ring.active
                 done = self._ring.advance()
@@ -101,9 +152,9 @@ class Session:
                     self._dropped += len(done) + self._ring.clear()
                 self._tick = None
                 if is_shortage(error):
-                    raise self._shortage() from error
+                    raise self._shortage(self.config.depth) from error
                 raise
-            return [self._hand_out(request, latent) for (_, request), latent in zip(done, latents, strict=True)]
+            return [self._hand_out(*held, latent) for held, latent in zip(done, latents, strict=True)]
 
     def play(self, requests: Iterable[Request], before: Callable[[], None] = lambda: None) -> Iterator[Finished]:
         """Run requests through the ring, feeding it as it has room, until the last one is out. Drops nothing.
@@ -124,18 +175,19 @@ class Session:
     @property
     def idle(self) -> bool:
         """Nothing queued and nothing in flight."""
-        return not self._queue and self._ring.idle
+        return not self._inbox.seats and not self._queue and self._ring.idle
 
     @property
     def room(self) -> bool:
         """Whether a request can be queued without dropping another."""
-        return len(self._queue) < self.config.queue
+        return len(self._inbox.seats) + len(self._queue) < self.config.queue
 
     def close(self) -> None:
         """Drop what is queued or in flight, counted, and free the ring. Closing twice is allowed."""
         with self._playing, self._lock:
             if not self.closed:
-                self._dropped += len(self._queue) + self._ring.clear()
+                self._dropped += len(self._inbox.seats) + len(self._queue) + self._ring.clear()
+                self._inbox.seats.clear()
                 self._queue.clear()
                 self._tick = None
                 self.closed = True
@@ -150,35 +202,98 @@ class Session:
             return Stats(
                 self._clock.ticks,
                 self._finished,
-                self._dropped,
+                self._dropped + self._inbox.dropped,
                 self._clock.tick_ms(),
                 self._clock.seconds,
                 self._frames_out / LATENT_HZ,
                 self.config.depth,
                 tick.frames if tick else 0,
                 self.engine.name,
-                tick.fused if tick and tick.guided else None,
+                tick.fused if tick else None,
+                tick.guidance if tick else self.config.guidance,
             )
 
     def _alive(self) -> None:
         if self.closed:
             raise SessionError(f"session {self.name!r} is closed", "only an open session plays", "open it again")
 
+    def _turn_later(self, changes: dict[str, Any]) -> None:
+        self._alive()
+        waiting = [seat.request.frames for seat in (*self._inbox.seats, *self._queue)]
+        self._inbox.turn(changes, [*waiting, *(slot.frames for slot in self._ring.occupied)])
+
+    def _check_rows(self) -> None:
+        """A hot guidance scale needs the rows that it guides with."""
+        for slot in self._ring.occupied:
+            if slot.request and slot.gates.negative == "off" and slot.request.guidance.mode in ("initialize", "full"):
+                raise InputError(
+                    "guidance scale is turned for requests that play without negative rows",
+                    "a ring has them from the start or not at all",
+                    "open the session with guidance full or initialize, and give the requests a null condition",
+                )
+
+    def _take_in(self) -> None:
+        """All that arrived since the last step, in a fixed order: configuration, knobs, requests."""
+        with self._lock:
+            tick = self.ticks
+            new = self._inbox.take(tick)
+            self.ticks += 1
+            self._opened = replace(self._opened, **new.configured)
+            self.config = replace(self.config, **new.configured)
+            self._queue += new.seats
+            while len(self._queue) > self.config.queue:
+                self._queue.popleft()
+                self._dropped += 1
+            if self.log is not None:
+                new.tell(self.log, tick)
+        if new.setting is not self._setting:
+            self._setting = new.setting
+            self._turn()
+        self._resize()
+
+    def _turn(self) -> None:
+        """Write new knobs into every slot in flight."""
+        self._receive(self._setting)
+        if self._tick is not None:
+            for slot in self._ring.occupied:
+                slot.gates = self._tick.controls.turn(slot.index, self._setting)
+
+    def _receive(self, given: Seat | Setting) -> None:
+        """Order the lane after the work that made these tensors."""
+        self.lane.wait(given.ready)
+        for tensor in given.tensors():
+            self.lane.keep(tensor)
+
+    def _resize(self) -> None:
+        """Bring the ring to the depth that was asked for, as soon as those in flight fit."""
+        ring, old, depth = self._ring, self._tick, self.config.depth
+        if len(ring.slots) == depth or ring.active > depth:
+            return
+        if old is not None:
+            try:
+                new = Tick(self.engine, replace(old.config, depth=depth), old.frames, old.tokens)
+            except BaseException as error:
+                self.config = replace(self.config, depth=old.depth)  # what plays goes on
+                self._opened = replace(self._opened, depth=old.depth)
+                raise (self._shortage(depth) if is_shortage(error) else error) from error
+            for theirs, slot in ring.resize(depth):
+                new.take(slot, old, theirs)
+            self._tick = new
+        else:
+            ring.resize(depth)
+
     def _admit(self) -> None:
         self._since_admission += 1
-        while self._ring.free:
+        while self._ring.active < min(self.config.depth, len(self._ring.slots)):
             with self._lock:
                 seat = self._queue[0] if self._queue else None
             if seat is None or self._paused(seat.request) or (tick := self._fitting(seat)) is None:
                 return
             with self._lock:
-                if not self._queue or self._queue[0] is not seat:  # dropped by a submit meanwhile
-                    continue
                 self._queue.popleft()
-            self.lane.wait(seat.ready)
-            for tensor in seat.tensors():
-                self.lane.keep(tensor)
-            tick.write(self._ring.admit(seat.request).index, seat)
+                slot = self._ring.admit(seat.request)
+            self._receive(seat)
+            slot.gates = tick.write(slot.index, seat, self._setting)
             self._since_admission = 0
 
     def _paused(self, request: Request) -> bool:
@@ -188,35 +303,46 @@ class Session:
 
     def _fitting(self, seat: Seat) -> Tick | None:
         """The ring's tick if it can seat the request; an empty ring is rebuilt so that it can."""
-        tick, request = self._tick, seat.request
-        tokens, guided = request.condition.length, request.guidance.active
-        if tick and tick.frames == request.frames and tokens <= tick.tokens and guided <= tick.guided:
+        tick, request, opened = self._tick, seat.request, self._opened
+        hot = opened.guidance != "off" or self._setting.knobs.guidance_scale is not None
+        parts, rows = len(request.parts), request.guidance.rows(hot)
+        fits = tick and request.tokens <= tick.tokens and parts <= tick.conditions
+        if tick and fits and more_rows(rows, tick.guidance) == tick.guidance and tick.frames == request.frames:
             return tick
+        if tick and tick.frames != request.frames and self.config.length_change == "drop":
+            with self._lock:
+                self._dropped += self._ring.clear()
         if not self._ring.idle:
             return None
-        opened = self._opened
-        config = replace(opened, guided=opened.guided or guided, tokens=max(tokens, opened.tokens))
+        config = replace(
+            opened,
+            guidance=more_rows(rows, opened.guidance),
+            conditions=max(parts, opened.conditions),
+            tokens=max(request.tokens, opened.tokens),
+        )
         self._tick = None  # the old buffers go before the new ones come
+        self._ring.resize(config.depth)
         try:
             self._tick = Tick(self.engine, config, request.frames, config.tokens)
         except BaseException:
             with self._lock:
-                if self._queue and self._queue[0] is seat:
-                    self._queue.popleft()
-                    self._dropped += 1
+                self._queue.popleft()
+                self._dropped += 1
             raise
         self.config = config
         return self._tick
 
-    def _hand_out(self, request: Request, latent: torch.Tensor) -> Finished:
+    def _hand_out(self, slot: Slot, request: Request, latent: torch.Tensor) -> Finished:
+        if self._tick is not None:
+            self._tick.controls.free(slot.index)
         with self._lock:
             self._finished += 1
             self._frames_out += request.frames
         return Finished(request, latent, self.lane, self.lane.mark())
 
-    def _shortage(self) -> MemoryShortage:
+    def _shortage(self, depth: int) -> MemoryShortage:
         return MemoryShortage(
-            f"a ring of depth {self.config.depth} found no room on {self.engine.device}",
+            f"a ring of depth {depth} found no room on {self.engine.device}",
             "its buffers and the decoder's workspace must fit beside the model",
             "lower the depth or the seconds, or unload other models",
         )

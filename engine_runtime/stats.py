@@ -26,7 +26,8 @@ class Stats:
         audio_seconds: music in the finished latents.
         depth, frames: the ring.
         engine: its name.
-        fused: positive and negative rows in one pass (None in an unguided ring).
+        fused: positive and negative rows in one pass (None in a ring that does not decode both at every step).
+        guidance: the ring's negative rows, as in `StreamConfig`.
     """
 
     ticks: int
@@ -39,6 +40,7 @@ class Stats:
     frames: int
     engine: str
     fused: bool | None
+    guidance: str = "off"
 
     @property
     def ms_per_tick(self) -> float:
@@ -56,7 +58,8 @@ class Stats:
         return self.audio_seconds / self.seconds if self.seconds else 0.0
 
     def text(self) -> str:
-        passes = {None: "unguided", True: "guided, one pass", False: "guided, two passes"}[self.fused]
+        passes = {"off": "unguided", "initialize": "guided, negatives at the first step"}.get(self.guidance)
+        passes = passes or f"guided, {'one pass' if self.fused else 'several passes'}"
         return (
             f"{self.finished} latents finished, {self.dropped} dropped, in {self.ticks} ticks\n"
             f"{self.ms_per_tick:.1f} ms per tick (median), {self.latents_per_s:.2f} latents per second, "

@@ -1,6 +1,7 @@
 """Solver steps as pure functions.
 
-D slots, T frames, C = 64 channels; t falls from 1 (noise) to 0; per-slot scalars have shape `[D, 1, 1]`.
+D slots, T frames, C = 64 channels; t falls from 1 (noise) to 0; per-slot scalars have shape `[D, 1, 1]`, per-slot
+curves `[D, T, 1]`. Where a function takes `on`, a slot that is off keeps its bits.
 """
 
 from __future__ import annotations
@@ -11,15 +12,34 @@ from torch import Tensor
 T_MIN = 1e-6  # below any step of a schedule; keeps a free slot's t = 0 out of the denominator
 
 
-def start(noise: Tensor, source: Tensor | None, t0: float) -> Tensor:
+def start(noise: Tensor, source: Tensor | None, t0: float, share: Tensor | float | None = None) -> Tensor:
     """`x = noise`, or with a source and `t0 < 1`: `x = t0 * noise + (1 - t0) * source` (rectified flow, 2209.03003).
 
     Args:
         noise: `[T, C]` float32.
         source: `[T, C]` or None.
         t0: the first sigma.
+        share: of noise, a number or `[T, 1]`; goes before `t0`.
     """
-    return noise if source is None or t0 >= 1.0 else t0 * noise + (1.0 - t0) * source
+    if source is None or (share is None and t0 >= 1.0):
+        return noise
+    share = t0 if share is None else share
+    return share * noise + (1.0 - share) * source
+
+
+def clean(seen: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
+    """`x0 = x - t * v`, the predicted clean latent (rectified flow); `seen` is what the decoder's latent stood for."""
+    return seen - t * velocity
+
+
+def toward(x0: Tensor, other: Tensor, share: Tensor, on: Tensor) -> Tensor:
+    """`(1 - a) * x0 + a * other` where `on`: x0 targets, and the source under the sde solver."""
+    return torch.where(on, (1.0 - share) * x0 + share * other, x0)
+
+
+def blended_velocity(x: Tensor, x0: Tensor, velocity: Tensor, t: Tensor, on: Tensor) -> Tensor:
+    """`(x - x0) / t` where `on`: the velocity that leads from the state to a prediction that was changed."""
+    return torch.where(on, (x - x0) / t.clamp_min(T_MIN), velocity)
 
 
 def euler(x: Tensor, velocity: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
@@ -27,8 +47,23 @@ def euler(x: Tensor, velocity: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
     return x.add_(velocity * (t_next - t))
 
 
+def injected(x: Tensor, eps: Tensor, amount: Tensor, t_next: Tensor, on: Tensor) -> Tensor:
+    """`x + t' * c * eps` where `on`: fresh noise after an Euler step, none at the last."""
+    return torch.where(on, x + (t_next * amount) * eps, x)
+
+
+def renoised(x: Tensor, x0: Tensor, eps: Tensor, t_next: Tensor, on: Tensor) -> Tensor:
+    """`t' * eps + (1 - t') * x0` where `on`: the sde step (ACE-Step 1.5's `infer_method` sde)."""
+    return torch.where(on, t_next * eps + (1.0 - t_next) * x0, x)
+
+
+def followed(mask: Tensor, strength: Tensor) -> Tensor:
+    """`k + (1 - s) * (1 - k)`: a mask followed by a strength; at 1 it is the mask, bit for bit, at 0 ones."""
+    return mask + (1.0 - strength) * (1.0 - mask)
+
+
 def masked_input(x: Tensor, mask: Tensor, original: Tensor, noise: Tensor, t: Tensor, on: Tensor) -> Tensor:
-    """`k * x + (1 - k) * (t * e + (1 - t) * o)`: what the decoder sees of an inpainting slot, else `x` bit for bit.
+    """`k * x + (1 - k) * (t * e + (1 - t) * o)`: what the decoder sees of an inpainting slot.
 
     Args:
         x: state, `[D, T, C]`.
@@ -41,13 +76,30 @@ def masked_input(x: Tensor, mask: Tensor, original: Tensor, noise: Tensor, t: Te
     return torch.where(on, mask * x + (1.0 - mask) * kept, x)
 
 
-def masked_velocity(
-    x: Tensor, seen: Tensor, velocity: Tensor, mask: Tensor, original: Tensor, t: Tensor, on: Tensor
-) -> Tensor:
-    """`(x - x0) / t` with `x0 = k * (seen - t * v) + (1 - k) * o`, else `v` bit for bit.
+def masked_clean(x0: Tensor, mask: Tensor, original: Tensor, on: Tensor) -> Tensor:
+    """`k * x0 + (1 - k) * o` where `on`.
 
-    `seen` is what the decoder was given, `x` the state that is stepped: where a mask is soft they differ, and the step
-    is taken from the state, as ComfyUI's inpainting samplers do.
+    The step is then taken from the state and not from what the decoder saw, as ComfyUI's inpainting samplers do: they
+    differ where a mask is soft.
     """
-    x0 = mask * (seen - t * velocity) + (1.0 - mask) * original
-    return torch.where(on, (x - x0) / t.clamp_min(T_MIN), velocity)
+    return torch.where(on, mask * x0 + (1.0 - mask) * original, x0)
+
+
+def composed(velocities: Tensor, weights: Tensor) -> Tensor:
+    """`sum(v_i w_i) / sum(w_i)` per frame (composable diffusion, arXiv 2206.01714, with normalised weights).
+
+    Where all weights are 0 the first condition counts alone.
+
+    Args:
+        velocities: `[K, D, T, C]`; where a weight is 0 it may hold anything.
+        weights: `[K, D, T, 1]`, not negative.
+    """
+    first, *rest = weights.unbind(0)
+    total = first
+    for weight in rest:
+        total = total + weight
+    nothing = total <= 0
+    mixed = velocities[0] * torch.where(nothing, 1.0, first)
+    for velocity, weight in zip(velocities[1:], rest, strict=True):
+        mixed = mixed + torch.where(weight > 0, velocity * weight, 0.0)
+    return mixed / torch.where(nothing, 1.0, total)

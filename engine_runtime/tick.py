@@ -1,166 +1,214 @@
-"""One advance of every slot: gather, decode, guide, integrate. The hot path.
+"""One advance of every slot: gather, decode, compose, guide, integrate, correct. The hot path.
 
-D slots, T frames, C = 64 channels; the latent state is float32 whatever the engine's dtype.
+D slots, T frames, C = 64 channels, K conditions a slot; the latent state is float32 whatever the engine's dtype. What
+no slot uses runs no kernel; what some use leaves the others their bits.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from . import correction, guidance, steps
 from .config import StreamConfig
 from .constants import LATENT_DIM
+from .controls import Controls
 from .engines import Engine, Rows
-from .errors import InputError
-from .guidance import apg, momentum
-from .lane import Lane
-from .request import Request
-from .ring import Scalars
-from .steps import euler, masked_input, masked_velocity, start
+from .ring import Gates, Move, Scalars
+from .seat import Seat
+from .setting import Setting
 
 TOKEN_BUCKET = 64  # condition buffers grow in these steps, so that near lengths share a shape
-
-
-def noise(seed: int, frames: int) -> Tensor:
-    """Starting noise `[T, 64]` float32: drawn on the CPU as `[1, 64, T]`, ComfyUI's layout, so that seeds agree."""
-    generator = torch.Generator().manual_seed(seed % 2**64)
-    return torch.randn(1, LATENT_DIM, frames, generator=generator)[0].T.contiguous()
-
-
-@dataclass(frozen=True, eq=False)
-class Seat:
-    """A request with its tensors on the device, so that taking a slot costs copies on the device and no more.
-
-    Attributes:
-        latent: `[T, 64]` float32, the state at the first sigma.
-        positive, negative: condition tokens `[L, H]` of the slot's rows, and their contexts `[T, 128]`.
-        inpaint: mask, original and noise, `[3, T, 64]` float32, or None without a mask.
-        ready: behind the work that made them.
-    """
-
-    request: Request
-    latent: Tensor
-    positive: tuple[Tensor, Tensor]
-    negative: tuple[Tensor, Tensor]
-    inpaint: Tensor | None
-    ready: torch.cuda.Event | None
-
-    def tensors(self) -> list[Tensor]:
-        extra = [] if self.inpaint is None else [self.inpaint]
-        return [self.latent, *self.positive, *self.negative, *extra]
-
-    @classmethod
-    def prepare(cls, request: Request, engine: Engine, lane: Lane) -> Seat:
-        """Draw the noise and move what is not on the device, on the caller's current stream.
-
-        Raises:
-            InputError: for a condition of another model.
-            EngineLimitError: for more frames or tokens than the engine takes.
-        """
-        condition, device = request.condition, engine.device
-        engine.limits.check(1, request.frames, condition.length)
-        if condition.tokens.shape[1] != engine.width:
-            raise InputError(
-                f"the condition is {condition.tokens.shape[1]} wide",
-                f"this engine's model takes {engine.width}",
-                "encode the prompt with the model that the engine was made from",
-            )
-        first = noise(request.sampling.seed, request.frames) if request.noise is None else request.noise
-        if device.type == "cuda" and first.device.type == "cpu":
-            first = first.pin_memory()  # a copy from pageable memory would wait for the stream
-        first = first.to(device, torch.float32, non_blocking=True)
-        source = None if request.source is None else request.source.to(device, torch.float32)
-        inpaint = None
-        if request.mask is not None and source is not None:
-            inpaint = torch.stack([request.mask.to(device, torch.float32), source, first])
-        positive = condition.tokens.to(device), condition.context.to(device)
-        negative = (
-            positive[0] if condition.null_tokens is None else condition.null_tokens.to(device),
-            positive[1] if condition.null_context is None else condition.null_context.to(device),
-        )
-        latent = start(first, source, request.sigmas[0])
-        return cls(request, latent, positive, negative, inpaint, lane.mark())
 
 
 class Tick:
     """The device state of one ring, and the tick over it.
 
-    Positive rows come first, row `i` for slot `i`; a guided ring has the negative rows behind them. The batch is the
-    same at every tick, so a slot's result does not depend on its company.
+    Rows come in blocks of D, row `i` of each for slot `i`: a block for each condition, then one for the negatives in a
+    ring with guidance. The batches never change, so a slot's result does not depend on its company.
     """
 
     def __init__(self, engine: Engine, config: StreamConfig, frames: int, tokens: int) -> None:
         depth, device = config.depth, engine.device
-        self.engine, self.depth, self.frames, self.guided = engine, depth, frames, config.guided
+        self.engine, self.config, self.depth, self.frames = engine, config, depth, frames
+        self.conditions, self.guidance = config.conditions, config.guidance
         self.tokens = min(engine.limits.tokens, tokens + -tokens % TOKEN_BUCKET)
-        self.rows = engine.rows(depth * (2 if config.guided else 1), frames, self.tokens)
-        self.positive = self.rows.part(0, depth)
-        self.negative = self.rows.part(depth, 2 * depth) if config.guided else None
-        self.fused = config.guided and 2 * depth <= engine.limits.batch
+        self.blocks = self.conditions + (self.guidance != "off")
+        self.rows = engine.rows(depth * self.blocks, frames, self.tokens)
+        self.passes = list(self._passes(engine.limits.batch // depth))
         self.x = torch.zeros(depth, frames, LATENT_DIM, device=device)
-        self.average = torch.zeros_like(self.x)  # momentum of the guidance
-        self.velocity = torch.zeros(self.rows.timestep.shape[0], frames, LATENT_DIM, device=device)
-        self.inpaint = torch.zeros(3, *self.x.shape, device=device)  # mask, original, noise
-        self.table = torch.zeros(len(Scalars._fields), depth, 1, 1, device=device)
+        self.velocity = torch.zeros(self.passes[-1][1], *self.x.shape, device=device)  # by block
+        self.controls = Controls(depth, frames, self.conditions, self.guidance, device)
+        self.table = torch.zeros(len(Scalars._fields) + self.conditions, depth, 1, 1, device=device)
+        self.generator = torch.Generator(device)
 
-    def write(self, slot: int, seat: Seat) -> None:
-        """Seat a request: its condition goes into the resident rows, its starting latent into the state."""
-        self.positive.write(slot, *seat.positive)
-        if self.negative is not None:
-            self.negative.write(slot, *seat.negative)
-        if seat.inpaint is not None:
-            self.inpaint[:, slot].copy_(seat.inpaint)
+    @property
+    def fused(self) -> bool | None:
+        """Positive and negative rows in one execute; None where the negatives are not decoded at every step."""
+        return len(self.passes) == 1 if self.guidance == "full" else None
+
+    def write(self, slot: int, seat: Seat, setting: Setting) -> Gates:
+        """Seat a request: its conditions go into the resident rows, its starting latent into the state."""
+        for block, row in enumerate(seat.positive):
+            self.rows.write(block * self.depth + slot, *row)
+        if self.guidance != "off":
+            self.rows.write((self.blocks - 1) * self.depth + slot, *seat.negative)
         self.x[slot].copy_(seat.latent)
-        self.average[slot].zero_()
+        return self.controls.seat(slot, seat, setting)
 
-    def run(self, plan: list[Scalars]) -> None:
-        """Advance every slot by one step; `plan` holds one entry a slot."""
-        host = torch.tensor(list(zip(*plan, strict=True)), pin_memory=self.x.is_cuda)  # [scalars, D]
-        self.table.copy_(host.view_as(self.table), non_blocking=True)
-        t, t_next, *_, masked = self.table.unbind(0)
-        self.positive.active[:] = [s.t != s.t_next for s in plan]
-        if self.negative is not None:
-            self.negative.active[:] = [s.scale != 1.0 for s in plan]
-        inpaint = any(s.masked for s in plan)  # known on the host, as is whether any slot is guided
-        mask, original, fixed = self.inpaint
-        seen = masked_input(self.x, mask, original, fixed, t, masked > 0) if inpaint else self.x
-        velocity = self._velocity(seen, plan)
-        if inpaint:
-            velocity = masked_velocity(self.x, seen, velocity, mask, original, t, masked > 0)
-        euler(self.x, velocity, t, t_next)
-
-    def _velocity(self, x: Tensor, plan: list[Scalars]) -> Tensor:
-        """The guided velocity of every slot, `[D, T, C]`."""
-        t, _, scale, beta, eta, limit, _ = self.table.unbind(0)
-        guided = any(s.scale != 1.0 for s in plan)
-        velocity = self._decode(x, t, guided)
-        if not guided:
-            return velocity
-        on = scale != 1.0
-        self.average.copy_(momentum(velocity - self.velocity[self.depth :], self.average, beta, on))
-        return apg(velocity, self.average, scale, eta, limit, on)
-
-    def _decode(self, x: Tensor, t: Tensor, guided: bool) -> Tensor:
-        """Fill `velocity`, always by copy: the engine's own output is overwritten by its next execute."""
-        frames = self.frames
-        if self.fused:
-            self._gather(self.rows, x, t)
-            self.velocity.copy_(self.engine(self.rows)[:, :frames])
-        else:
-            self._gather(self.positive, x, t)
-            self.velocity[: self.depth].copy_(self.engine(self.positive)[:, :frames])
-            if guided and self.negative is not None:
-                self._gather(self.negative, x, t)
-                self.velocity[self.depth :].copy_(self.engine(self.negative)[:, :frames])
-        return self.velocity[: self.depth]
-
-    def _gather(self, rows: Rows, x: Tensor, t: Tensor) -> None:
-        """Write the latents and times of the coming step into rows, D or 2D of them."""
-        rows.hidden_states.view(-1, *self.positive.hidden_states.shape)[:, :, : self.frames].copy_(x)
-        rows.timestep.view(-1, self.depth).copy_(t.flatten())
+    def take(self, slot: int, other: Tick, theirs: int) -> None:
+        """Take over a slot of a tick that differs in its depth only."""
+        for block in range(self.blocks):
+            self.rows.take(block * self.depth + slot, other.rows, block * other.depth + theirs)
+        self.x[slot].copy_(other.x[theirs])
+        self.controls.take(slot, other.controls, theirs)
 
     def read(self, slot: int) -> Tensor:
         """A copy of a slot's latent, `[T, 64]` float32."""
         return self.x[slot].clone()
+
+    def run(self, plan: Sequence[Move], setting: Setting) -> None:
+        """Advance every slot by one step; `plan` holds one entry a slot."""
+        s, holds = self._upload(plan)
+        some = Scalars(*(any(column) for column in zip(*(move.scalars for move in plan), strict=True)))
+        c, seen = self.controls, self.x
+        mask = c["mask"] if some.masked else None
+        if mask is not None:
+            mask = steps.followed(mask, s.strength) if any(m.scalars.strength != 1.0 for m in plan) else mask
+            seen = steps.masked_input(self.x, mask, c["source"], c["noise"], s.t, s.masked > 0)
+        fed = seen * c["channel_gain"] if any(m.gates.gained for m in plan) else seen
+        velocity = self._guided(self._decode(fed, plan, s.t, holds), plan, s, some)
+        if any(m.gates.scaled for m in plan):
+            velocity = velocity * c["velocity_scale"]
+        self._integrate(seen, velocity, mask, s, some, plan, setting)
+
+    def _integrate(
+        self,
+        seen: Tensor,
+        velocity: Tensor,
+        mask: Tensor | None,
+        s: Scalars,
+        some: Scalars,
+        plan: Sequence[Move],
+        setting: Setting,
+    ) -> None:
+        """From the velocity to the state at the next sigma."""
+        c, x = self.controls, self.x
+        if some.blended or some.renoised or some.corrected:
+            x0 = steps.clean(seen, velocity, s.t)
+            if mask is not None:
+                x0 = steps.masked_clean(x0, mask, c["source"], s.masked > 0)
+            if some.targeted:
+                x0 = steps.toward(x0, c["target"], c["target_strength"], s.targeted > 0)
+            if some.blended:
+                velocity = steps.blended_velocity(x, x0, velocity, s.t, s.blended > 0)
+        steps.euler(x, velocity, s.t, s.t_next)
+        if not (some.renoised or some.injected or some.corrected):
+            return
+        new = x
+        if some.renoised or some.injected:
+            eps = self._fresh(plan)
+        if some.injected:
+            new = steps.injected(new, eps, c["ode_noise"], s.t_next, s.injected > 0)
+        if some.renoised:
+            goal = steps.toward(x0, c["source"], 1.0 - c["sde"], s.sourced > 0) if some.sourced else x0
+            new = steps.renoised(new, goal, eps, s.t_next, s.renoised > 0)
+        if some.corrected:
+            new = self._corrected(new, x0, s, setting)
+        x.copy_(new)
+
+    def _corrected(self, x: Tensor, x0: Tensor, s: Scalars, setting: Setting) -> Tensor:
+        c, knobs = self.controls, setting.knobs
+        if knobs.dcw_mode == "pix":
+            return correction.corrected_whole(x, x0, c["dcw_pix"], s.corrected > 0)
+        wavelet = correction.filters(knobs.dcw_wavelet)
+        return correction.corrected(x, x0, c["dcw_low"], c["dcw_high"], s.t, wavelet, s.corrected > 0)
+
+    def _guided(self, velocity: Tensor, plan: Sequence[Move], s: Scalars, some: Scalars) -> Tensor:
+        """The velocity `[D, T, C]` after guidance."""
+        negative = self._negative(plan, s)
+        if not some.guided:
+            return velocity
+        c = self.controls
+        on, average = s.guided > 0, c["average"]
+        average.copy_(guidance.momentum(velocity - negative, average, c["momentum"], on))
+        guided = guidance.apg(velocity, average, c["guidance_scale"], s.eta, s.norm_limit, on)
+        return guidance.rescaled(guided, velocity, c["rescale"], s.rescaled > 0) if some.rescaled else guided
+
+    def _negative(self, plan: Sequence[Move], s: Scalars) -> Tensor:
+        """The negative velocity `[D, T, C]`: this tick's where a slot decodes it, else the one it keeps."""
+        if self.guidance != "full":
+            return self.controls.latents("negative")
+        kept = any(m.scalars.decoded and m.gates.negative == "initialize" for m in plan)
+        if not kept and all(m.scalars.decoded or not m.scalars.guided for m in plan):
+            return self.velocity[-1]
+        negative = self.controls.latents("negative")
+        return negative.copy_(torch.where(s.decoded > 0, self.velocity[-1], negative))
+
+    def _decode(self, x: Tensor, plan: Sequence[Move], t: Tensor, holds: Tensor) -> Tensor:
+        """Fill `velocity`, always by copy: the engine's own output is overwritten by its next execute.
+
+        Returns the velocity of every slot, composed of its conditions, `[D, T, C]`.
+        """
+        self._activate(plan)
+        for start, stop in self.passes:
+            if not self.rows.active[start * self.depth : stop * self.depth].any() and start:
+                continue  # a pass of its own that nobody needs
+            rows = self.rows.part(start * self.depth, stop * self.depth)
+            self._gather(rows, x, t)
+            self.velocity[start:stop].copy_(self.engine(rows)[:, : self.frames].unflatten(0, (-1, self.depth)))
+        if self.guidance == "initialize":
+            self._decode_negatives(x, plan, t)
+        if not any(len(move.holds) > 1 for move in plan):
+            return self.velocity[0]
+        weights = self.controls["weights"].transpose(0, 1) * holds
+        return steps.composed(self.velocity[: self.conditions], weights)
+
+    def _decode_negatives(self, x: Tensor, plan: Sequence[Move], t: Tensor) -> None:
+        """The negatives that slots keep from their first step, one row at a time: no batch depends on who is new."""
+        for slot, move in enumerate(plan):
+            if move.scalars.decoded:
+                row = (self.blocks - 1) * self.depth + slot
+                rows = self.rows.part(row, row + 1)
+                rows.hidden_states[0, : self.frames].copy_(x[slot])
+                rows.timestep.copy_(t[slot].flatten())
+                self.controls.latents("negative")[slot].copy_(self.engine(rows)[0, : self.frames])
+
+    def _gather(self, rows: Rows, x: Tensor, t: Tensor) -> None:
+        """Write the latents and times of the coming step into blocks of rows."""
+        rows.hidden_states.unflatten(0, (-1, self.depth))[:, :, : self.frames].copy_(x)
+        rows.timestep.view(-1, self.depth).copy_(t.flatten())
+
+    def _activate(self, plan: Sequence[Move]) -> None:
+        """Say on the host which rows the coming tick uses."""
+        active = self.rows.active.reshape(self.blocks, self.depth)
+        for slot, move in enumerate(plan):
+            for block in range(self.conditions):
+                # the first may have to stand in for weights that are all 0
+                active[block, slot] = bool(move.holds) if block == 0 else block < len(move.holds) and move.holds[block]
+            if self.guidance != "off":
+                active[-1, slot] = bool(move.scalars.decoded)
+
+    def _upload(self, plan: Sequence[Move]) -> tuple[Scalars, Tensor]:
+        """The plan's numbers as `[D, 1, 1]` each, and which conditions hold, `[K, D, 1, 1]`: one copy."""
+        spare = (False,) * self.conditions
+        columns = [(*move.scalars, *(*move.holds, *spare)[: self.conditions]) for move in plan]
+        host = torch.tensor(list(zip(*columns, strict=True)), dtype=torch.float32, pin_memory=self.x.is_cuda)
+        self.table.copy_(host.view_as(self.table), non_blocking=True)
+        numbers = self.table.unbind(0)
+        return Scalars(*numbers[: len(Scalars._fields)]), self.table[len(Scalars._fields) :]
+
+    def _fresh(self, plan: Sequence[Move]) -> Tensor:
+        """Fresh noise `[D, T, C]` of the slots that want it, each from its own seed."""
+        eps = self.controls.latents("eps")
+        for slot, move in enumerate(plan):
+            if move.noise is not None:
+                eps[slot].normal_(generator=self.generator.manual_seed(move.noise))
+        return eps
+
+    def _passes(self, most: int) -> Iterator[tuple[int, int]]:
+        """Blocks that run together, `most` at a time; `initialize` decodes its negatives by themselves."""
+        blocks = self.blocks - (self.guidance == "initialize")
+        yield from ((start, min(start + most, blocks)) for start in range(0, blocks, most))

@@ -11,9 +11,9 @@ from . import layout
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..engine_runtime.config import Guidance, Sampling
+    from ..engine_runtime.config import Sampling
     from ..engine_runtime.engines import Engine
-    from ..engine_runtime.request import Condition
+    from ..engine_runtime.request import Condition, Part
 
 
 def is_core_model(value: Any) -> bool:
@@ -38,15 +38,15 @@ def engine_of(value: Any) -> Engine:
 
 
 def condition_of(
-    engine: Any, condition: Any, negative: list | None, guidance: Guidance | None, sources: list[Tensor]
-) -> Condition:
+    engine: Any, condition: Any, negative: list | None, guided: bool, sources: list[Tensor]
+) -> Condition | tuple[Part, ...]:
     """A condition as it is; a CONDITIONING through the MODEL's own preparation, as long as the source.
 
-    `engine` is what `engine_of` gives.
+    `engine` is what `engine_of` gives; `guided` says whether a negative is wanted.
     """
     from ..engine_runtime.request import Condition
 
-    if isinstance(condition, Condition):
+    if isinstance(condition, Condition | tuple):
         if negative is not None:
             raise InputError(
                 "a negative CONDITIONING is connected beside a condition of the pack's own",
@@ -69,8 +69,11 @@ def condition_of(
         )
     from ..engine_runtime.models.core_condition import core_condition
 
-    active = guidance is not None and guidance.active
-    return core_condition(patcher, condition, negative if active else None, sources[0].shape[0])
+    return core_condition(patcher, condition, negative if guided else None, sources[0].shape[0])
+
+
+def frames_of(condition: Condition | tuple[Part, ...]) -> int:
+    return condition[0].condition.frames if isinstance(condition, tuple) else condition.frames
 
 
 def schedule_of(engine: Any, sampling: Sampling) -> tuple[float, ...] | None:

@@ -1,9 +1,11 @@
 """Guidance for base and SFT models."""
 
-from ..engine_runtime.config import Guidance
+from ..engine_runtime.config import MODES, Guidance
+from . import carried
 from .comfy import io
 from .types import CATEGORY
 from .types import Guidance as GuidanceType
+from .values import value_input
 
 DEFAULT = Guidance()
 
@@ -16,10 +18,10 @@ class Guide(io.ComfyNode):
             display_name="Guidance (Ostinato)",
             category=CATEGORY,
             description="Adaptive projected guidance over time, as the ACE-Step base model does it. Turbo models have "
-            "guidance built in and refuse it. It doubles the rows of a tick.",
+            "guidance built in and take only mode self. Mode full doubles the rows of a tick.",
             search_aliases=["ostinato", "cfg", "apg"],
             inputs=[
-                io.Float.Input(
+                value_input(
                     "scale",
                     default=DEFAULT.scale,
                     min=0.0,
@@ -33,7 +35,7 @@ class Guide(io.ComfyNode):
                 io.Float.Input(
                     "end", default=DEFAULT.end, min=0.0, max=1.0, step=0.01, tooltip="Acts up to here; 1 is the end."
                 ),
-                io.Float.Input(
+                value_input(
                     "momentum",
                     default=DEFAULT.momentum,
                     min=-1.0,
@@ -60,10 +62,28 @@ class Guide(io.ComfyNode):
                     tooltip="Longest guidance step per channel.",
                     advanced=True,
                 ),
+                value_input(
+                    "rescale",
+                    default=DEFAULT.rescale,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="1 brings the guided step back to the length it had without guidance.",
+                    optional=True,  # as is the mode: graphs saved in the API form before they were there still play
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "mode",
+                    options=list(reversed(MODES)),
+                    default=DEFAULT.mode,
+                    optional=True,
+                    tooltip="Where the negative comes from: full decodes it at every step, initialize at the first and "
+                    "keeps it, self takes the initial noise and decodes nothing, off is none.",
+                ),
             ],
             outputs=[GuidanceType.Output(display_name="guidance", tooltip="For Stream Denoise.")],
         )
 
     @classmethod
     def execute(cls, **fields) -> io.NodeOutput:
-        return io.NodeOutput(Guidance(**fields))
+        return io.NodeOutput(carried.guided(fields))

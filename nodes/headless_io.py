@@ -6,6 +6,7 @@ a keyword that is not listed here is a TypeError: a node that needs more must ha
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import Enum
@@ -175,11 +176,52 @@ class Combo(ComfyType):
     Input = _ComboInput
 
 
+class Curve(ComfyType):
+    """ComfyUI's curve widget. `default` is given as points and kept as the widget's value."""
+
+    @dataclass
+    class Input(WidgetInput):
+        force_input: bool | None = field(default=None, init=False)
+        socketless: bool | None = field(default=True, kw_only=True)
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            points = self.default or [(0.0, 0.0), (1.0, 1.0)]
+            self.default = {"points": [list(point) for point in points], "interpolation": "monotone_cubic"}
+
+
+@dataclass
+class _MultiInput(Input):
+    """A socket for several types. Given an input with a widget as `id`, it has that widget too."""
+
+    id: str | Input
+    types: list[type[ComfyType]] = field(default_factory=list, kw_only=True)
+    input_override: Input | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.id, Input):
+            self.input_override = given = copy.copy(self.id)
+            self.id, self.optional = given.id, given.optional or self.optional
+            self.tooltip = given.tooltip if given.tooltip is not None else self.tooltip
+            self.display_name = given.display_name if given.display_name is not None else self.display_name
+        super().__post_init__()
+
+    def get_io_type(self) -> str:
+        own = [self.input_override.get_io_type()] if self.input_override else []
+        return ",".join(dict.fromkeys([*own, *(kind.io_type for kind in self.types)]))
+
+
+class MultiType(ComfyType):
+    Input = _MultiInput
+
+
 _bind(Boolean, "BOOLEAN")
 _bind(Int, "INT")
 _bind(Float, "FLOAT")
 _bind(String, "STRING")
 _bind(Combo, "COMBO")
+_bind(Curve, "CURVE")
+_bind(MultiType, "COMFY_MULTITYPED_V3")
 
 Audio = Custom("AUDIO")
 Clip = Custom("CLIP")

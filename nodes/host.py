@@ -1,4 +1,4 @@
-"""What a running node may ask of whatever runs it: to show progress, whether to stop, which device was asked for.
+"""What a running node may ask of whatever runs it: to show progress, whether to stop, which device, where files go.
 
 Inside ComfyUI the answers come from ComfyUI; the command line installs its own with `use`. With neither, as in a unit
 test, nothing is shown and nothing stops. Call these from the thread the node runs in: elsewhere ComfyUI would credit
@@ -12,7 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
+
+from ..engine_runtime.errors import InputError
 
 MIN_INTERVAL = 0.1  # seconds between two progress messages of one node; each costs ComfyUI a thread and an event loop
 
@@ -29,14 +32,22 @@ def _ignore_text(text: str, node_id: str | None) -> None:
     pass
 
 
+def _no_folder(prefix: str, suffix: str) -> Path:
+    raise InputError(f"{prefix}{suffix} has nowhere to go", "whoever runs the nodes has the folder", "run a workflow")
+
+
 @dataclass(frozen=True)
 class Host:
-    """`cancelled` raises to stop the node; `text` shows a line under it; `device` is auto, cpu or cuda."""
+    """`cancelled` raises to stop the node; `text` shows a line under it; `device` is auto, cpu or cuda.
+
+    `next_file` gives the path of a new file in the output folder, from a prefix and a suffix.
+    """
 
     progress: Callable[[int, int, str | None], None] = _ignore_progress
     cancelled: Callable[[], None] = _never_cancelled
     text: Callable[[str, str | None], None] = _ignore_text
     device: str = "auto"
+    next_file: Callable[[str, str], Path] = _no_folder
 
 
 # a plain module value and not a contextvar: a node may ask from a thread it started
@@ -87,6 +98,11 @@ def device_choice() -> str:
     return current().device
 
 
+def next_file(prefix: str, suffix: str) -> Path:
+    """Where a new file goes: numbered, below the output folder."""
+    return current().next_file(prefix, suffix)
+
+
 @cache
 def _default_host() -> Host:
     from .comfy import HEADLESS
@@ -104,7 +120,15 @@ def _comfyui_host() -> Host:
         progress=_throttled(lambda done, total, node_id: execution.set_progress(done, total, node_id=node_id)),
         cancelled=comfy.model_management.throw_exception_if_processing_interrupted,
         text=PromptServer.instance.send_progress_text,
+        next_file=_comfyui_file,
     )
+
+
+def _comfyui_file(prefix: str, suffix: str) -> Path:
+    import folder_paths
+
+    folder, name, number, *_ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+    return Path(folder) / f"{name}_{number:05}_{suffix}"
 
 
 def _throttled(send: Callable[[int, int, str | None], Any]) -> Callable[[int, int, str | None], None]:

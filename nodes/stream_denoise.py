@@ -1,10 +1,20 @@
 """Run generations through the ring."""
 
-from ..engine_runtime.config import Sampling, StreamConfig
+from ..engine_runtime.config import SOLVERS, Sampling, StreamConfig
 from ..engine_runtime.constants import MAX_DEPTH
-from . import host, layout
+from . import carried, host, layout
 from .comfy import io
-from .types import CATEGORY, ConditionOrConditioning, EngineOrModel, Guidance, Stats
+from .types import (
+    CATEGORY,
+    ConditionOrConditioning,
+    EngineOrModel,
+    Guidance,
+    Knobs,
+    Shape,
+    Stats,
+    Take,
+    Tracks,
+)
 
 SAMPLING, STREAM = Sampling(), StreamConfig()
 
@@ -22,8 +32,8 @@ class StreamDenoise(io.ComfyNode):
                 EngineOrModel.Input("engine", tooltip="From Engine, or ComfyUI's own MODEL of ACE-Step 1.5."),
                 ConditionOrConditioning.Input(
                     "condition",
-                    tooltip="From Encode Prompt or Stream Conditioning, or ComfyUI's own CONDITIONING, which plays on "
-                    "a MODEL and takes its length from the source.",
+                    tooltip="From Encode Prompt, Stream Conditioning or Combine Conditions, or ComfyUI's own "
+                    "CONDITIONING, which plays on a MODEL and takes its length from the source.",
                 ),
                 io.Int.Input("count", default=4, min=1, max=256, tooltip="How many generations to make."),
                 io.Int.Input(
@@ -35,6 +45,9 @@ class StreamDenoise(io.ComfyNode):
                 ),
                 *_sampling(),
                 Guidance.Input("guidance", optional=True, tooltip="For base and SFT models; none is scale 1."),
+                Knobs.Input("knobs", optional=True, tooltip="From Knobs, DCW, Channel Gain or Blend."),
+                Shape.Input("shape", optional=True, tooltip="From Target, Mask or Initial Noise."),
+                Tracks.Input("tracks", optional=True, tooltip="From Automation: knobs that turn while it plays."),
                 io.Latent.Input(
                     "source",
                     optional=True,
@@ -50,6 +63,7 @@ class StreamDenoise(io.ComfyNode):
             outputs=[
                 io.Latent.Output(display_name="latents", tooltip="One per generation, in the order of their seeds."),
                 Stats.Output(display_name="stats", tooltip="For Stream Stats."),
+                Take.Output(display_name="take", tooltip="For Save Take: all that is needed to play it again."),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -59,30 +73,47 @@ class StreamDenoise(io.ComfyNode):
         cls,
         engine,
         condition,
-        count,
-        depth,
-        steps,
-        shift,
-        denoise,
-        seed,
-        seed_step,
+        count: int,
+        depth: int,
+        seed_step: int,
         guidance=None,
+        knobs=None,
+        shape=None,
+        tracks=(),
         source=None,
         negative=None,
+        **sampling,
     ) -> io.NodeOutput:
-        from ..engine_runtime.render import render, seeds, take_batch
+        from ..engine_runtime.log import Log
+        from ..engine_runtime.render import render, seeds, stream_config, take_batch
         from . import core
 
         sources = [] if source is None else layout.from_latent(source, "the source")
-        player = core.engine_of(engine)
-        played = core.condition_of(player, condition, negative, guidance, sources)
-        sampling = Sampling(steps, shift, denoise, seed)
-        masks = None if source is None else layout.masks_of(source)
-        noises = core.batch_noise(source, seeds(seed, count, seed_step))
-        schedule = core.schedule_of(player, sampling)
-        requests = take_batch(played, sampling, count, seed_step, guidance, sources, masks, noises, schedule)
-        latents, stats = render(f"node {cls.hidden.unique_id}", player, requests, depth, host.ticker(cls.hidden))
-        return io.NodeOutput(layout.to_latent(latents, source), stats)
+        player, walk, tracks = core.engine_of(engine), Sampling(**sampling), tracks or ()
+        what = core.condition_of(player, condition, negative, carried.wants_negative(guidance), sources)
+        frames = core.frames_of(what)
+        several = {
+            "masks": None if source is None else layout.masks_of(source),
+            "noises": core.batch_noise(source, seeds(walk.seed, count, seed_step)),
+            **carried.shape_of(shape, frames),
+        }
+        if several.get("mask") is not None:
+            several["masks"] = [several.pop("mask")]
+        requests = take_batch(
+            what,
+            walk,
+            count,
+            seed_step,
+            carried.guidance_of(guidance, frames),
+            sources,
+            schedule=core.schedule_of(player, walk),
+            **several,
+        )
+        turned = carried.knobs_of(knobs, frames)
+        take = Log.of(player, stream_config(requests, depth, turned, tracks), turned)
+        name, tick = f"node {cls.hidden.unique_id}", host.ticker(cls.hidden)
+        latents, stats = render(name, player, requests, depth, tick, turned, tracks, take)
+        return io.NodeOutput(layout.to_latent(latents, source), stats, take)
 
 
 def _sampling() -> list:
@@ -116,5 +147,12 @@ def _sampling() -> list:
         ),
         io.Int.Input(
             "seed_step", default=1, min=0, max=2**32, tooltip="Added to the seed for each further generation."
+        ),
+        io.Combo.Input(
+            "solver",
+            options=list(SOLVERS),
+            default=SAMPLING.solver,
+            optional=True,  # graphs saved in the API form before it was there still play
+            tooltip="ode walks straight on; sde takes fresh noise at every step, of each generation's own seed.",
         ),
     ]

@@ -2,9 +2,9 @@
 
 from ..engine_runtime.config import StreamConfig
 from ..engine_runtime.constants import MAX_DEPTH
-from . import core, host, layout
+from . import carried, core, host, layout
 from .comfy import io
-from .types import CATEGORY, Stats
+from .types import CATEGORY, Knobs, Stats, Tracks
 
 
 class StreamSampler(io.ComfyNode):
@@ -27,6 +27,8 @@ class StreamSampler(io.ComfyNode):
                 io.Int.Input(
                     "depth", default=StreamConfig.depth, min=1, max=MAX_DEPTH, tooltip="Generations in flight at once."
                 ),
+                Knobs.Input("knobs", optional=True, tooltip="From Knobs, DCW or Channel Gain."),
+                Tracks.Input("tracks", optional=True, tooltip="From Automation: knobs that turn while it plays."),
             ],
             outputs=[
                 io.Latent.Output(display_name="output", tooltip="The batch."),
@@ -37,10 +39,11 @@ class StreamSampler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, noise, guider, sampler, sigmas, latent_image, depth) -> io.NodeOutput:
+    def execute(cls, noise, guider, sampler, sigmas, latent_image, depth, knobs=None, tracks=()) -> io.NodeOutput:
         from ..engine_runtime.render import render
 
         engine, requests = core.sampler_requests(noise, guider, sampler, sigmas, latent_image)
-        latents, stats = render(f"node {cls.hidden.unique_id}", engine, requests, depth, host.ticker(cls.hidden))
+        turned, name = carried.knobs_of(knobs, requests[0].frames), f"node {cls.hidden.unique_id}"
+        latents, stats = render(name, engine, requests, depth, host.ticker(cls.hidden), turned, tracks or ())
         made = layout.to_latent(latents, latent_image)
         return io.NodeOutput(made, made, stats)

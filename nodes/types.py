@@ -6,9 +6,14 @@ CATEGORY = "Ostinato"
 
 Model = io.Custom("OSTINATO_MODEL")  # engine_runtime.models.loading.Model
 Engine = io.Custom("OSTINATO_ENGINE")  # engine_runtime.engines.Engine
-Condition = io.Custom("OSTINATO_CONDITION")  # engine_runtime.request.Condition
-Guidance = io.Custom("OSTINATO_GUIDANCE")  # engine_runtime.config.Guidance
+Condition = io.Custom("OSTINATO_CONDITION")  # engine_runtime.request.Condition, or a tuple of its Part
+Guidance = io.Custom("OSTINATO_GUIDANCE")  # fields of engine_runtime.config.Guidance, see nodes/played
+Knobs = io.Custom("OSTINATO_KNOBS")  # of engine_runtime.knobs.Knobs, see nodes/played
+Shape = io.Custom("OSTINATO_SHAPE")  # fields of engine_runtime.request.Request, see nodes/played
+Curve = io.Custom("OSTINATO_CURVE")  # engine_runtime.curves.Curve
 Stats = io.Custom("OSTINATO_STATS")  # engine_runtime.stats.Stats
+Tracks = io.Custom("OSTINATO_TRACKS")  # tuple of engine_runtime.automation.Track
+Take = io.Custom("OSTINATO_TAKE")  # engine_runtime.log.Log
 
 # Stream Denoise takes the pack's own parts, or ComfyUI's.
 EngineOrModel = io.Custom(f"{Engine.io_type},{io.Model.io_type}")

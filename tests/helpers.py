@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from ostinato.engine_runtime.config import StreamConfig
 from ostinato.engine_runtime.engines import Engine, Limits, Rows
+from ostinato.engine_runtime.knobs import Knobs
 from ostinato.engine_runtime.request import Condition, Request
 from ostinato.engine_runtime.runtime import runtime
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 _names = itertools.count()
 WIDTH = 64  # the stand-in's condition width
 _OFFSET = 2.0 * (1 - 2 * (np.arange(64) % 2))  # keeps velocities off zero, where a projection has no direction
 
 
-def play(engine: Engine, requests: Sequence[Request], **stream_config: int) -> list[Tensor]:
+def play(engine: Engine, requests: Sequence[Request], knobs: Knobs | None = None, **stream_config: Any) -> list[Tensor]:
     """Play requests through a session of their own; their latents `[T, 64]`, in the order of the requests."""
     order = {id(request): i for i, request in enumerate(requests)}
     assert len(order) == len(requests), "the same request twice"
     latents: dict[int, Tensor] = {}
-    with runtime().playing(f"test-{next(_names)}", engine, StreamConfig(**stream_config)) as session:
+    config, knobs = StreamConfig(**stream_config), knobs or Knobs()
+    with runtime().playing(f"test-{next(_names)}", engine, config, knobs=knobs) as session:
         for finished in session.play(requests):
             latents[order[id(finished.request)]] = finished.take()
     return [latents[i] for i in range(len(requests))]
@@ -48,7 +54,7 @@ class StandIn:
 
     Attributes:
         reuse: give every result out of one buffer, poisoned with NaN when the next call begins, as an engine with
-            its own output buffer may.
+            its own output buffer may; rows that are not active are NaN, as it may skip them.
         calls: rows of each execute so far.
     """
 
@@ -91,6 +97,7 @@ class StandIn:
         if self._buffer is None or self._buffer.shape[1:] != v.shape[1:]:
             self._buffer = torch.empty(self.limits.batch, *v.shape[1:])
         self._buffer[:batch] = v
+        self._buffer[:batch].masked_fill_(~torch.from_numpy(rows.active)[:, None, None], torch.nan)
         return self._buffer[:batch]
 
 
@@ -102,3 +109,37 @@ def made_up(seed: int, frames: int, tokens: int = 5, guided: bool = True, width:
     """A condition of random numbers, with a null condition where `guided`."""
     null = drawn(seed + 2, 1, width) if guided else None
     return Condition(drawn(seed, tokens, width), drawn(seed + 1, frames, 128), null)
+
+
+READBACKS = ["item", "tolist", "cpu", "numpy", "nonzero", "is_nonzero", "__bool__", "__float__", "__int__", "__index__"]
+JOINS = {"_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero"}
+
+
+class NoJoin(TorchDispatchMode):
+    """Refuses what brings a value to the host, also where Python's names for it are not used."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        picked = args[1] if name in ("index", "index_put", "index_put_") else ()
+        joins = name in JOINS or any(getattr(i, "dtype", None) in (torch.bool, torch.uint8) for i in picked)
+        assert not joins, f"the tick waits for {func}"
+        return func(*args, **(kwargs or {}))
+
+
+def _refuse(name: str) -> Callable[..., None]:
+    def read(*_, **__):
+        raise AssertionError(f"the tick calls {name}")
+
+    return read
+
+
+@contextmanager
+def no_reads() -> Iterator[None]:
+    """Whatever reads a tensor inside fails."""
+    refused = {name: _refuse(name) for name in READBACKS}
+    with (
+        mock.patch.multiple(torch.Tensor, **refused),
+        mock.patch.object(torch.cuda, "synchronize", _refuse("synchronize")),
+        NoJoin(),
+    ):
+        yield

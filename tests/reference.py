@@ -1,18 +1,21 @@
 """The formulas of the design page, section 4, once more: float64 NumPy, one request and one step at a time.
 
 Written from the page alone and sharing nothing with the runtime, so that one mistake has to be made twice to pass.
-Latents are `[T, 64]`; norms and projections run over time, the first axis.
+Requests and knobs are read as plain data. Latents are `[T, 64]`; norms, projections and wavelets run over time, the
+first axis.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pywt
+import torch
 
 Array = np.ndarray
-Velocity = Callable[[Array, float, bool], Array]  # x, t, whether of the negative condition
+Velocity = Callable[[Array, float, Any], Array]  # x, t, the number of a part or "negative"
 
 
 def schedule(steps: int, shift: float = 1.0, denoise: float = 1.0) -> list[float]:
@@ -26,11 +29,30 @@ def comfyui_tail(steps: int, shift: float, denoise: float) -> list[float]:
     return schedule(int(steps / denoise), shift)[-(steps + 1) :]
 
 
-def begin(noise: Array, source: Array | None, t0: float) -> Array:
-    """`t_0 * noise + (1 - t_0) * source`; without a source, or at `t_0 = 1`, the noise."""
-    if source is None or t0 >= 1.0:
+def array(tensor: Any) -> Array:
+    return np.asarray(tensor.double())
+
+
+def per_frame(value: Any) -> Any:
+    """A number as it is; a curve `[T]` as a column beside the channels."""
+    return array(value)[:, None] if hasattr(value, "shape") else float(value)
+
+
+def per_channel(value: Any) -> Any:
+    """Of 64 numbers each is a channel's; else as `per_frame`, or `[T, 64]` as it is."""
+    shape = tuple(getattr(value, "shape", ()))
+    return array(value) if shape == (64,) or len(shape) == 2 else per_frame(value)
+
+
+def begin(noise: Array, source: Array | None, t0: float, share: Any = None) -> Array:
+    """`t_0 * noise + (1 - t_0) * source`; without a source, or at `t_0 = 1`, the noise. A `share` of noise goes first.
+
+    The share is a number or `[T, 1]`.
+    """
+    if source is None or (share is None and t0 >= 1.0):
         return noise.copy()
-    return t0 * noise + (1.0 - t0) * source
+    c = t0 if share is None else share
+    return c * noise + (1.0 - c) * source
 
 
 def length(v: Array) -> Array:
@@ -38,8 +60,11 @@ def length(v: Array) -> Array:
     return np.sqrt((v * v).sum(axis=0))
 
 
-def guided(positive: Array, m: Array, w: float, eta: float, limit: float) -> Array:
-    """`v+ + (w - 1) * m_perp`, `m` cut to a norm of `limit` per channel, its part along `v+` kept `eta` times."""
+def guided(positive: Array, m: Array, w: Any, eta: float, limit: float) -> Array:
+    """`v+ + (w - 1) * m_perp`, `m` cut to a norm of `limit` per channel, its part along `v+` kept `eta` times.
+
+    `w` is a number or `[T]`.
+    """
     out = np.empty_like(positive)
     for c in range(positive.shape[1]):
         p, u = positive[:, c], m[:, c]
@@ -51,34 +76,132 @@ def guided(positive: Array, m: Array, w: float, eta: float, limit: float) -> Arr
     return out
 
 
-@dataclass(frozen=True)
-class Apg:
-    """Guidance scale `w` and its interval, as `1 - t`; momentum `beta`."""
-
-    w: float = 1.0
-    start: float = 0.0
-    end: float = 1.0
-    beta: float = -0.75
-    eta: float = 0.0
-    limit: float = 2.5
+def rescaled(v: Array, before: Array, phi: Any) -> Array:
+    """`phi * v * |before| / |v| + (1 - phi) * v`; `phi` is a number or `[T, 1]`."""
+    return phi * v * (length(before) / length(v)) + (1.0 - phi) * v
 
 
-def generate(
-    velocity: Velocity, ts: list[float], noise: Array, source: Array | None = None, apg: Apg | None = None
-) -> Array:
-    """One request from noise to latent by Euler's method, `x += (t' - t) * v`."""
-    apg = apg or Apg()
-    x = begin(noise.astype(np.float64), None if source is None else source.astype(np.float64), ts[0])
-    m = np.zeros_like(x)
-    for t, t_next in zip(ts[:-1], ts[1:], strict=True):
-        v = velocity(x, t, False)
-        if apg.w != 1.0 and apg.start - 1e-12 <= 1.0 - t <= apg.end + 1e-12:
-            m = (v - velocity(x, t, True)) + apg.beta * m
-            v = guided(v, m, apg.w, apg.eta, apg.limit)
-        x = x + (t_next - t) * v
-    return x
+def holds(start: float, end: float, i: int, n: int) -> bool:
+    """`start * n <= i < end * n`, where 0.7 * 10 is 7; an end of 1 is the last step."""
+    return round(start * n, 6) <= i and (end >= 1.0 or i < round(end * n, 6))
 
 
-def generate_all(jobs: list[tuple]) -> list[Array]:
-    """Every job by itself: a slot does not know of the others."""
-    return [generate(*job) for job in jobs]
+def at_coefficients(curve: Any, count: int, taps: int) -> Any:
+    """A curve where the coefficients of a filter with `taps` taps lie: around frame `2k + 1 - (taps - 1) / 2`."""
+    if not hasattr(curve, "shape"):
+        return float(curve)
+    places = [2 * k + 1 - (taps - 1) / 2 for k in range(count)]
+    return np.interp(places, range(len(curve)), array(curve))[:, None]
+
+
+def corrected(x: Array, x0: Array, t: float, knobs: Any) -> Array:
+    """Each wavelet band of `d = x - x0`, times its factor, added to `x`: the low one by `t`, the high by `1 - t`."""
+    d = x - x0
+    if knobs.dcw_mode == "pix":
+        return x + per_frame(knobs.dcw_low) * d
+    wavelet = pywt.Wavelet(knobs.dcw_wavelet)
+    low, high = pywt.dwt(d, wavelet, mode="zero", axis=0)
+    low *= t * at_coefficients(knobs.dcw_low, len(low), wavelet.dec_len) * (knobs.dcw_mode != "high")
+    high *= (1.0 - t) * at_coefficients(knobs.dcw_high, len(high), wavelet.dec_len) * (knobs.dcw_mode != "low")
+    return x + pywt.idwt(low, high, wavelet, mode="zero", axis=0)[: len(d)]
+
+
+def fresh(request: Any, i: int) -> Array:
+    """The noise of step `i`, as the seed alone says."""
+    g = torch.Generator().manual_seed((request.sampling.seed * 1_000_003 + i + 1) % 2**63)
+    return array(torch.randn(request.frames, 64, generator=g))
+
+
+class Loop:
+    """One request from noise to latent."""
+
+    def __init__(self, velocity: Velocity, request: Any) -> None:
+        s = request.sampling
+        self.velocity, self.request = velocity, request
+        self.ts = list(request.schedule or schedule(s.steps, s.shift, s.denoise))
+        self.n = len(self.ts) - 1
+        noise = request.noise
+        if noise is None:
+            noise = torch.randn(1, 64, request.frames, generator=torch.Generator().manual_seed(s.seed))[0].T
+        self.noise = array(noise)
+        self.source = None if request.source is None else array(request.source)
+        share = None if request.initial_noise is None else per_frame(request.initial_noise)
+        self.x = begin(self.noise, self.source, self.ts[0], share)
+        self.m = np.zeros_like(self.x)
+        self.kept: Array | None = None  # the negative velocity of the first step
+
+    def step(self, i: int, knobs: Any) -> None:
+        t, t_next = self.ts[i], self.ts[i + 1]
+        seen, k = self.x, self.mask(i)
+        if k is not None:
+            seen = k * self.x + (1.0 - k) * (t * self.noise + (1.0 - t) * self.source)
+        fed = per_channel(knobs.channel_gain) * seen
+        v = self.guide(self.combined(fed, t, i, knobs.blend), fed, t, i, knobs)
+        x0 = seen - t * (v * per_frame(knobs.velocity_scale))
+        x0 = x0 if k is None else k * x0 + (1.0 - k) * self.source
+        x0 = self.pulled(x0, i, knobs.target_strength)
+        self.x = self.moved(x0, t, t_next, i, knobs)
+        if knobs.dcw:
+            self.x = corrected(self.x, x0, t, knobs)
+
+    def mask(self, i: int) -> Array | None:
+        """`k + (1 - s) * (1 - k)`, the strength `s` a line through its numbers over the steps."""
+        if self.request.mask is None:
+            return None
+        line = self.request.mask_strength
+        s = line[0] if self.n == 1 else np.interp(i / (self.n - 1), np.linspace(0.0, 1.0, len(line)), line)
+        k = array(self.request.mask)
+        return k + (1.0 - s) * (1.0 - k)
+
+    def combined(self, fed: Array, t: float, i: int, blend: Any) -> Array:
+        """`sum(w_j * v_j) / sum(w_j)` over the parts that hold; a blend of `b` makes each `w_j` less by `|b - j|`."""
+        if not isinstance(self.request.condition, tuple) or len(self.request.condition) == 1:
+            return self.velocity(fed, t, 0)
+        total, weights = np.zeros_like(fed), np.zeros((len(fed), 1))
+        for j, part in enumerate(self.request.condition):
+            if holds(part.start, part.end, i, self.n):
+                near = 1.0 if blend is None else np.maximum(0.0, 1.0 - np.abs(per_frame(blend) - j))
+                w = per_frame(part.weight) * near
+                total, weights = total + w * self.velocity(fed, t, j), weights + w
+        nobody = weights == 0.0
+        return np.where(nobody, self.velocity(fed, t, 0), total / np.where(nobody, 1.0, weights))
+
+    def guide(self, v: Array, fed: Array, t: float, i: int, knobs: Any) -> Array:
+        g = self.request.guidance
+        if g.mode == "initialize" and i == 0:
+            self.kept = self.velocity(fed, t, "negative")
+        w = g.scale if knobs.guidance_scale is None else knobs.guidance_scale
+        beta = g.momentum if knobs.momentum is None else knobs.momentum
+        phi = g.rescale if knobs.rescale is None else knobs.rescale
+        w = array(w) if hasattr(w, "shape") else w
+        if g.mode == "off" or np.all(w == 1.0) or not g.start <= 1.0 - float(np.float32(t)) <= g.end:
+            return v
+        if g.mode == "full":
+            negative = self.velocity(fed, t, "negative")
+        else:
+            negative = self.kept if g.mode == "initialize" else self.noise
+        self.m = (v - negative) + per_frame(beta) * self.m
+        return rescaled(guided(v, self.m, w, g.eta, g.norm_limit), v, per_frame(phi))
+
+    def pulled(self, x0: Array, i: int, strength: Any) -> Array:
+        target, a = self.request.target, per_frame(strength)
+        if target is None or not holds(target.start, target.end, i, self.n):
+            return x0
+        return (1.0 - a) * x0 + a * array(target.latent)
+
+    def moved(self, x0: Array, t: float, t_next: float, i: int, knobs: Any) -> Array:
+        """One step from `x` at `t` to `t_next`, straight through `x0`, or by noise made anew."""
+        if self.request.sampling.solver == "sde":
+            k = per_frame(knobs.sde)
+            y = x0 if self.source is None else k * x0 + (1.0 - k) * self.source
+            return t_next * fresh(self.request, i) + (1.0 - t_next) * y
+        v = (self.x - x0) / t
+        return self.x + (t_next - t) * v + t_next * per_frame(knobs.ode_noise) * fresh(self.request, i)
+
+
+def generate(velocity: Velocity, request: Any, knobs_at: Callable[[int], Any]) -> Array:
+    """The latent of one request by itself, with the knobs as `knobs_at` says for each of its steps."""
+    loop = Loop(velocity, request)
+    for i in range(loop.n):
+        loop.step(i, knobs_at(i))
+    return loop.x

@@ -87,6 +87,11 @@ class Rows:
         """Views of rows `start` to `stop`."""
         return Rows(*(getattr(self, f.name)[start:stop] for f in fields(self)))
 
+    def take(self, row: int, other: Rows, theirs: int) -> None:
+        """Take over a condition that is written in other rows of the same frames and tokens."""
+        for name in ("encoder_hidden_states", "encoder_attention_mask", "context_latents", "lengths"):
+            getattr(self, name)[row] = getattr(other, name)[theirs]
+
     def write(self, row: int, tokens: Tensor, context: Tensor) -> None:
         """Put one condition into a row.
 

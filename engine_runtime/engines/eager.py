@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from diffusers import AceStepTransformer1DModel
@@ -31,7 +32,12 @@ class EagerEngine:
         identity: what the weights are.
         limits: rows, frames and tokens it accepts.
         ready: brings the weights to the device, before a session opens.
+
+    Attributes:
+        recipe: how `models.loading` makes it again; None where it cannot.
     """
+
+    recipe: dict[str, Any] | None = None
 
     def __init__(
         self,

@@ -59,7 +59,14 @@ def eager_engine(model: Model, max_rows: int = ROWS) -> EagerEngine:
     """
     limits = limits_of(max_rows)
     model.ready()
-    return EagerEngine(model.pipe.transformer, model.identity, limits, model.ready)
+    engine = EagerEngine(model.pipe.transformer, model.identity, limits, model.ready)
+    engine.recipe = {
+        "model": str(Path(model.name).expanduser().absolute()) if _is_path(model.name) else model.name,
+        "precision": str(engine.dtype).removeprefix("torch."),
+        "device": engine.device.type,
+        "max_rows": max_rows,
+    }
+    return engine
 
 
 def pick_device(choice: str) -> torch.device:
@@ -127,6 +134,10 @@ def load(
     turbo = bool(getattr(config, "is_turbo", False)) or getattr(config, "model_version", None) == "turbo"
     pipe.set_progress_bar_config(disable=True)
     return Model(pipe, source, turbo, _identity(folder))
+
+
+def _is_path(source: str) -> bool:
+    return source not in PRESETS and Path(source).expanduser().exists()
 
 
 def _folder(source: str, download: bool, progress: Progress | None) -> Path:

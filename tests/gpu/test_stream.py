@@ -67,8 +67,8 @@ def test_cpu_and_gpu_agree(models, condition):
     on_cpu = Condition(condition.tokens.cpu(), condition.context.cpu(), condition.null_tokens.cpu())
     request = Request(condition, Sampling(8, seed=5), Guidance(5.0))
     twin = Request(on_cpu, Sampling(8, seed=5), Guidance(5.0))
-    got = play(eager_engine(gpu), [request], guided=True)[id(request)]
-    want = play(eager_engine(cpu), [twin], guided=True)[id(twin)]
+    got = play(eager_engine(gpu), [request], guidance="full")[id(request)]
+    want = play(eager_engine(cpu), [twin], guidance="full")[id(twin)]
     torch.testing.assert_close(got.cpu(), want, atol=2e-4, rtol=2e-4)
 
 
@@ -76,16 +76,17 @@ def test_cpu_and_gpu_agree(models, condition):
 def test_company_does_not_matter(models, condition, engine, rows):
     engine = EagerEngine(engine.decoder.model, "gpu-test", LIMITS.__class__(rows, LIMITS.frames, LIMITS.tokens))
     mine = Request(condition, Sampling(8, seed=99), Guidance(6.0))
-    alone = play(engine, [mine], depth=4, guided=True, spread=False)[id(mine)]
+    alone = play(engine, [mine], depth=4, guidance="full", spread=False)[id(mine)]
     for place in range(4):
         others = requests_of(condition, 7)
-        together = play(engine, [*others[:place], mine, *others[place:]], depth=4, guided=True, spread=False)
+        together = play(engine, [*others[:place], mine, *others[place:]], depth=4, guidance="full", spread=False)
         assert torch.equal(together[id(mine)], alone), f"slot {place}"
 
 
 def test_steady_ticks_do_not_join_the_host(condition, engine):
     """PyTorch raises at every synchronising call it knows of while the debug mode is set."""
-    with runtime().playing("gpu test", engine, StreamConfig(depth=4, guided=True, queue=64, spread=False)) as session:
+    config = StreamConfig(depth=4, guidance="full", queue=64, spread=False)
+    with runtime().playing("gpu test", engine, config) as session:
         for _ in range(4):
             session.submit(Request(condition, Sampling(64), Guidance(4.0)))
         for _ in range(4):
@@ -106,7 +107,7 @@ def test_admission_and_finish_do_not_join_the_host(condition, engine):
 
     One step only: the driver holds about a thousand launches, and blocks the host when they are full.
     """
-    config = StreamConfig(depth=4, guided=True, queue=64, spread=False)
+    config = StreamConfig(depth=4, guidance="full", queue=64, spread=False)
     with runtime().playing("gpu test", engine, config) as session:
         list(session.play(requests_of(condition, 8)))
         for seed in range(4):
@@ -154,11 +155,11 @@ def test_a_latent_is_whole_when_it_is_taken(condition, engine):
 
 
 def test_memory_is_flat(condition, engine):
-    play(engine, requests_of(condition, 8), depth=4, guided=True)
+    play(engine, requests_of(condition, 8), depth=4, guidance="full")
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     for _ in range(3):
-        play(engine, requests_of(condition, 8), depth=4, guided=True)
+        play(engine, requests_of(condition, 8), depth=4, guidance="full")
     torch.cuda.synchronize()
     assert torch.cuda.memory_allocated() == before
 

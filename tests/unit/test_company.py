@@ -53,7 +53,7 @@ def threads():
 
 def same(engine, one, others, at, **config):
     """Play `one` by itself, and as the `at`th among others; both latents."""
-    config = {"guided": True, "tokens": TOKENS, **config}
+    config = {"guidance": "full", "tokens": TOKENS, **config}
     alone = play(engine, [one], **config)[0]
     return alone, play(engine, [*others[:at], one, *others[at:]], **config)[at]
 
@@ -96,7 +96,7 @@ def test_every_slot_at_every_length(base, conditions, threads, frames, count, ro
     known, engine = conditions(base, frames, 4), eager_engine(base, max_rows=rows)
     one = Request(known[1], Sampling(3, 3.0, 0.8, seed=7), Guidance(7.0), drawn(1, frames, 64))
     others = crowd(known, 4, drawn(2, frames, 64))
-    config = {"depth": 4, "guided": True, "tokens": TOKENS, "spread": False}
+    config = {"depth": 4, "guidance": "full", "tokens": TOKENS, "spread": False}
     alone = play(engine, [one], **config)[0]
     for slot in range(4) if count == 1 else (2, 3):  # two threads spin for long where cores are shared
         among = play(engine, [*others[:slot], one, *others[slot:]], **config)[slot]
@@ -115,12 +115,12 @@ def rings():
 def test_every_depth(turbo, base, conditions, threads, depth, guided, rows, count):
     """In the last slot, with steps below the depth (2) and above it (6)."""
     threads(count)
-    model = base if guided else turbo
+    model, mode = (base, "full") if guided else (turbo, "off")
     known, engine = conditions(model, 7, 4), eager_engine(model, rows)
     others = crowd(known, depth + 1, drawn(2, 7, 64), guided)
     for steps in (2, 6):
         one = Request(known[2], Sampling(steps, seed=3), Guidance(5.0) if guided else NO_GUIDANCE)
-        alone, among = same(engine, one, others, depth - 1, depth=depth, guided=guided, spread=False)
+        alone, among = same(engine, one, others, depth - 1, depth=depth, guidance=mode, spread=False)
         assert torch.equal(alone, among)
 
 
@@ -132,7 +132,7 @@ def test_other_company_in_the_same_slot(base, conditions, threads, frames, depth
     known, engine = conditions(base, frames, 4), eager_engine(base, rows)
     one = Request(known[2], Sampling(3, seed=3), Guidance(5.0))
     alike = [Request(known[0], Sampling(3, seed=i)) for i in range(depth - 1)]
-    config = {"depth": depth, "guided": True, "tokens": TOKENS, "spread": False}
+    config = {"depth": depth, "guidance": "full", "tokens": TOKENS, "spread": False}
     first = play(engine, [*alike, one], **config)[-1]
     second = play(engine, [*crowd(known, depth - 1, drawn(2, frames, 64)), one], **config)[-1]
     assert torch.equal(first, second)

@@ -7,14 +7,16 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling
+from ostinato.engine_runtime.config import NO_GUIDANCE, ROW_MODES, Guidance, Sampling
 from ostinato.engine_runtime.guidance import apg, momentum
+from ostinato.engine_runtime.knobs import Knobs
 from ostinato.engine_runtime.request import Request
 from ostinato.engine_runtime.schedule import sigmas
 from ostinato.engine_runtime.steps import euler, start
 
 from .. import reference
-from ..helpers import StandIn, analytic, drawn, made_up, play
+from ..helpers import StandIn, drawn, made_up, play
+from ..live import expected
 
 TOLERANCE = {"atol": 3e-4, "rtol": 1e-4}  # float32 against float64 over 12 guided steps; latents reach 10
 
@@ -39,10 +41,6 @@ def guidances(draw):
         eta=draw(st.just(0.0) | st.floats(0, 1)),
         norm_limit=draw(st.just(2.5) | st.floats(0.01, 20.0)),
     )
-
-
-def as_apg(g: Guidance) -> reference.Apg:
-    return reference.Apg(g.scale, g.start, g.end, g.momentum, g.eta, g.norm_limit)
 
 
 def column(value: float) -> torch.Tensor:
@@ -75,11 +73,11 @@ def test_schedule_by_hand():
     assert sigmas(Sampling(4, 1.0, 0.0))[0] == pytest.approx(1e-4, rel=1e-3)
 
 
-@given(FRAMES, st.floats(0.0, 1.0), st.booleans(), st.integers(0, 99))
-def test_start(frames, t0, with_source, seed):
+@given(FRAMES, st.floats(0.0, 1.0), st.booleans(), st.none() | st.floats(0.0, 1.0), st.integers(0, 99))
+def test_start(frames, t0, with_source, share, seed):
     noise, source = drawn(seed, frames, 64), drawn(seed + 1, frames, 64) if with_source else None
-    want = reference.begin(noise.double().numpy(), source.double().numpy() if with_source else None, t0)
-    np.testing.assert_allclose(start(noise, source, t0), want, atol=1e-6)
+    want = reference.begin(noise.double().numpy(), source.double().numpy() if with_source else None, t0, share)
+    np.testing.assert_allclose(start(noise, source, t0, share), want, atol=1e-6)
 
 
 @given(FRAMES, guidances(), st.integers(0, 99), st.floats(0.01, 10.0))
@@ -136,15 +134,7 @@ def requests(draw, frames):
 
 
 def by_reference(request: Request) -> np.ndarray:
-    c, s = request.condition, request.sampling
-    tokens, null, context = (v.double().numpy() for v in (c.tokens, c.null_tokens, c.context))
-
-    def velocity(x, t, negative):
-        return analytic(x, t, null if negative else tokens, context)
-
-    ts = list(request.schedule or reference.schedule(s.steps, s.shift, s.denoise))
-    source = None if request.source is None else request.source.numpy()
-    return reference.generate(velocity, ts, request.noise.numpy(), source, as_apg(request.guidance))
+    return expected(request, lambda _: Knobs())
 
 
 @pytest.mark.parametrize("shift", [0.2, 0.7, 1.0, 3.0, 7.3])
@@ -160,7 +150,7 @@ def test_the_ring(data):
     batch = data.draw(st.lists(requests(frames), min_size=1, max_size=6))
     depth, spread = data.draw(st.integers(1, 8)), data.draw(st.booleans())
     engine = StandIn(reuse=data.draw(st.booleans()))
-    got = play(engine, batch, depth=depth, spread=spread, guided=data.draw(st.booleans()), tokens=9)
+    got = play(engine, batch, depth=depth, spread=spread, guidance=data.draw(st.sampled_from(ROW_MODES)), tokens=9)
     for request, latent in zip(batch, got, strict=True):
         assert latent.dtype == torch.float32 and latent.shape == (frames, 64)
         np.testing.assert_allclose(latent, by_reference(request), **TOLERANCE)
@@ -177,8 +167,8 @@ def test_the_ring_on_a_schedule_by_hand():
 def test_the_interval_includes_its_edges(start_, end, on):
     ts = sigmas(Sampling(4, 1.0))  # 1 - t is 0, 1/4, 1/2, 3/4: exact in binary
     g = Guidance(7.0, start_, end)
-    assert "".join("#" if g.scale_at(t) == 7.0 else "." for t in ts[:-1]) == on
-    assert all(g.scale_at(t) in (1.0, 7.0) for t in ts)
+    assert "".join("#" if g.acts_at(t) else "." for t in ts[:-1]) == on
+    assert not any(NO_GUIDANCE.acts_at(t) for t in ts)
 
 
 def test_noise_is_drawn_in_comfyuis_layout():

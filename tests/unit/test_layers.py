@@ -10,6 +10,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
+from ostinato.cli.workflow import widget_of
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.engines.eager import LIMITS
 from ostinato.engine_runtime.prompt import Prompt
@@ -25,16 +26,22 @@ ROOT = Path(__file__).resolve().parents[2]
 ORDER = """
 cli
 nodes
-. render plot decode models.audio models.conditioning models.core_condition models.core
+plot_curve
+. render replay plot decode models.audio models.conditioning models.core_condition models.core
 runtime models.loading
 session models.tiny models.checkpoint
-tick models.sizes models.weights models.quiet
-ring engines models.names models.tokenizer
-engines.eager
+tick inbox log models.sizes models.weights models.quiet
+controls models.names models.tokenizer
+seat
+setting ring engines codec
+engines.eager correction
 engines.base engines.decoder models
-request
+automation request analysis points
+curves
 schedule guidance steps prompt lane stats memory
 config
+knobs
+values
 constants errors
 """
 RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in line.split()}
@@ -146,7 +153,7 @@ KNOBS = [(node, kind, name) for node, kind, names in WIDGETS for name in sorted(
 
 @pytest.mark.parametrize(("node", "kind", "name"), KNOBS, ids=lambda v: v if isinstance(v, str) else v.__name__)
 def test_a_widget_follows_its_field(node: type, kind: type, name: str) -> None:
-    widget = next(i for i in node.define_schema().inputs if i.id == name)
+    widget = widget_of(next(i for i in node.define_schema().inputs if i.id == name))
     default = next(f.default for f in fields(kind) if f.name == name)
     assert default is not MISSING
     assert (widget.default, type(widget.default)) == (default, type(default))

@@ -91,7 +91,8 @@ def close(guidance, want):
 
 def by_ring(model, condition, sampling, guidance, noise, **config):
     request = Request(condition, sampling, guidance, noise=noise)
-    return play(eager_engine(model), [request], **{"depth": 1, "guided": guidance.active, **config})[0]
+    ring = "full" if guidance.active else "off"
+    return play(eager_engine(model), [request], **{"depth": 1, "guidance": ring, **config})[0]
 
 
 @pytest.mark.parametrize("frames", [30, 31], ids=["even", "odd"])
@@ -205,7 +206,7 @@ def test_token_counts_side_by_side(base, alone, tokens):
     counts = {r.condition.tokens.shape[0] for r, _ in alone}
     assert len(counts) == 3
     for order in (alone, alone[::-1]):
-        got = play(eager_engine(base), [r for r, _ in order], depth=6, guided=True, tokens=tokens, spread=False)
+        got = play(eager_engine(base), [r for r, _ in order], depth=6, guidance="full", tokens=tokens, spread=False)
         for latent, (request, want) in zip(got, order, strict=True):
             torch.testing.assert_close(latent, want, **close(request.guidance, want))
 

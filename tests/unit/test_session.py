@@ -310,7 +310,7 @@ def test_a_failing_request_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> Non
         session.submit(Request(made_up(0, 6), Sampling(2)))
         session.submit(Request(made_up(1, 6), Sampling(2)))
         with monkeypatch.context() as patch, pytest.raises(ValueError, match="broken"):
-            patch.setattr(Tick, "run", lambda tick, plan: (_ for _ in ()).throw(ValueError("broken")))
+            patch.setattr(Tick, "run", lambda *_: (_ for _ in ()).throw(ValueError("broken")))
             session.step()
         finished = list(session.play([]))
         assert len(finished) == 1 and session.stats().dropped == 1

@@ -12,8 +12,8 @@ from ostinato.engine_runtime.config import Sampling, StreamConfig
 from ostinato.engine_runtime.models.loading import eager_engine
 from ostinato.engine_runtime.request import Request
 from ostinato.engine_runtime.runtime import runtime
+from ostinato.engine_runtime.seat import noise
 from ostinato.engine_runtime.stats import KEPT, Stats, TickClock
-from ostinato.engine_runtime.tick import noise
 from PIL import ImageColor
 
 

@@ -1,0 +1,112 @@
+"""A saved take, rendered again and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from ..engine_runtime.constants import ROWS
+from ..engine_runtime.decode import decode_clips
+from ..engine_runtime.engines import Engine
+from ..engine_runtime.errors import TakeError
+from ..engine_runtime.log import Log
+from ..engine_runtime.models.loading import Model, eager_engine, load, pick_device, pick_dtype
+from ..engine_runtime.replay import Replay, replay
+from ..nodes import layout
+from .core_nodes import Folders, use_folders, write_audio
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a replay made.
+
+    Attributes:
+        compared: latents of the take.
+        differing: numbers, from 1, of those that came out otherwise or not at all.
+        changed: what may be the reason.
+    """
+
+    log: str
+    ticks: int
+    latents: int
+    compared: int
+    differing: list[int]
+    changed: list[str]
+    files: list[str]
+
+    @property
+    def identical(self) -> bool | None:
+        """Whether the take was repeated; None where it finished nothing to compare with."""
+        return not self.differing if self.compared else None
+
+    def as_json(self) -> dict:
+        return asdict(self) | {"identical": self.identical}
+
+    def as_text(self) -> str:
+        lines = [f"{self.latents} latents in {self.ticks} ticks", self._verdict()]
+        if self.differing:
+            lines += [f"  {change}" for change in self.changed]
+        return "\n".join([*lines, *(f"wrote {file}" for file in self.files)])
+
+    def _verdict(self) -> str:
+        beyond = f"; {self.latents - self.compared} more finished after its end" * (self.latents > self.compared)
+        if not self.compared:
+            return "the take holds no finished latent to compare with"
+        if not self.differing:
+            return f"all {self.compared} of the take are bit-identical{beyond}"
+        return f"{len(self.differing)} of {self.compared} differ from the take: {_listed(self.differing)}{beyond}"
+
+
+def render_again(
+    path: Path,
+    out: Path,
+    model: str | None,
+    device: str,
+    force: bool,
+    on_tick: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Replay a take and write each latent's audio as SaveAudio does."""
+    log = Log.load(path)
+    loaded, engine = _load(log, model, device)
+    played = replay(log, engine, on_tick, force)
+    with torch.inference_mode(), use_folders(Folders(out)):
+        files = _write(loaded, played, f"audio/{path.stem.strip('_') or 'take'}")
+    return Report(
+        str(path),
+        log.ticks,
+        len(played.latents),
+        len(played.expected),
+        [i + 1 for i in played.differing],
+        played.changed,
+        files,
+    )
+
+
+def _load(log: Log, name: str | None, device: str) -> tuple[Model, Engine]:
+    """The engine as the take's recipe has it; a name or a device that is given goes before it."""
+    if log.recipe is None and name is None:
+        raise TakeError(
+            f"the take was played on {log.engine}, which has no recipe",
+            "an engine on ComfyUI's MODEL lives in ComfyUI only",
+            "make the take with Load Model and Engine, or name a --model and add --force for music that will differ",
+        )
+    recipe = log.recipe or {"model": name, "precision": "auto", "device": "auto", "max_rows": ROWS}
+    where = pick_device(recipe["device"] if device == "auto" else device)
+    loaded = load(name or recipe["model"], where, pick_dtype(recipe["precision"], where))
+    return loaded, eager_engine(loaded, recipe["max_rows"])
+
+
+def _write(model: Model, played: Replay, prefix: str) -> list[str]:
+    model.ready()
+    files = []
+    for latent in played.latents:
+        files += write_audio(layout.to_audio(decode_clips(model.pipe.vae, [latent])), prefix)
+    return files
+
+
+def _listed(numbers: list[int], most: int = 12) -> str:
+    more = f" and {len(numbers) - most} more" * (len(numbers) > most)
+    return ", ".join(map(str, numbers[:most])) + more

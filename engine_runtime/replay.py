@@ -1,0 +1,102 @@
+"""A take played again: the same changes and requests before the same steps."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from .codec import fingerprint
+from .engines import Engine
+from .errors import TakeError
+from .log import CONFIGURED, TURNED, Event, Log, origin_of
+from .request import Request
+from .runtime import runtime
+from .session import Session
+
+_names = itertools.count(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Replay:
+    """What a replay made, in the order of finishing.
+
+    Attributes:
+        latents: `[T, 64]` on the CPU; more than the take's where it ended with some in flight.
+        expected: fingerprints of the take's latents.
+        changed: what stands under this replay that was otherwise under the take, as "name: then, now".
+    """
+
+    requests: list[Request]
+    latents: list[Tensor]
+    expected: list[str]
+    changed: list[str]
+
+    @cached_property
+    def differing(self) -> list[int]:
+        """Places, from 0, of the take's latents that came out otherwise or not at all."""
+        made = [fingerprint(latent) for latent in self.latents]
+        return [i for i, wanted in enumerate(self.expected) if i >= len(made) or made[i] != wanted]
+
+
+def replay(
+    log: Log, engine: Engine, on_tick: Callable[[int, int], None] = lambda done, total: None, force: bool = False
+) -> Replay:
+    """Play a take again, and on until nothing is in flight.
+
+    Args:
+        log: the take.
+        engine: the one it was played on, loaded again.
+        on_tick: told the steps done and to do, before each step; what it raises ends the replay and is passed on.
+        force: play on another engine all the same.
+
+    Raises:
+        TakeError: for another engine.
+    """
+    if not force:
+        check_engine(log, engine)
+    events: dict[int, list[Event]] = defaultdict(list)
+    for event in log.events:
+        events[event.tick].append(event)
+    done = []
+    try:
+        engine.ready()
+        with runtime().playing(f"replay-{next(_names)}", engine, log.config, log.knobs) as session:
+            while session.ticks < log.ticks or not session.idle:
+                on_tick(session.ticks, max(log.ticks, session.ticks + 1))
+                for event in events.get(session.ticks, ()):
+                    _tell(session, event)
+                done += [(finished.request, finished.take().cpu()) for finished in session.step()]
+            on_tick(session.ticks, session.ticks)
+    finally:
+        engine.rest()
+    return Replay([r for r, _ in done], [x for _, x in done], list(log.latents), _changed(log, engine))
+
+
+def check_engine(log: Log, engine: Engine) -> None:
+    """Raise `TakeError` for an engine that the take was not played on."""
+    if engine.identity != log.engine:
+        raise TakeError(
+            f"the take was played on {log.engine} and this engine is {engine.identity}",
+            "only the same one repeats it bit by bit, and weight files that were fetched again count as others",
+            "load what it was played on, or force the replay",
+        )
+
+
+def _tell(session: Session, event: Event) -> None:
+    if event.kind == CONFIGURED:
+        session.configure(**event.what)
+    elif event.kind == TURNED:
+        session.repeat(event.what)
+    else:
+        session.submit(event.what)
+
+
+def _changed(log: Log, engine: Engine) -> list[str]:
+    now = {"engine": engine.identity} | origin_of(engine.device)
+    then = {"engine": log.engine} | log.origin
+    return [f"{name}: {then[name]}, {now[name]}" for name in now if name in then and then[name] != now[name]]

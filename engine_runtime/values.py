@@ -1,0 +1,57 @@
+"""A number that holds for all frames, or a curve with one number a frame. Torch-free: curves are only asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias, Union
+
+from .errors import InputError, check_range
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Value: TypeAlias = Union[float, "Tensor"]  # or a curve `[T]`, float
+
+
+def is_curve(value: Value | None) -> bool:
+    return hasattr(value, "ndim")
+
+
+def check_value(name: str, value: Value, low: float, high: float, remedy: str, channels: int = 0) -> None:
+    """Raise `InputError` unless every number lies from `low` to `high`; NaN never passes. Reads a curve's device once.
+
+    Args:
+        channels: where not 0, a curve may also be `[channels]` or `[T, channels]`.
+    """
+    if not is_curve(value):
+        check_range(name, value, low, high, remedy)  # type: ignore[arg-type]
+        return
+    curve: Tensor = value  # type: ignore[assignment]
+    shapes = "[frames]" + f", [{channels}] or [frames, {channels}]" * bool(channels)
+    fits = curve.ndim == 1 or (channels and curve.ndim == 2 and curve.shape[1] == channels)
+    if not fits or 0 in curve.shape:
+        raise InputError(f"the curve of {name} has shape {list(curve.shape)}", f"allowed is {shapes}", "make it fit")
+    if not bool(curve.isfinite().all()):
+        raise InputError(f"the curve of {name} holds NaN or infinite values", "allowed are numbers", "make it again")
+    for extreme in (float(curve.min()), float(curve.max())):
+        check_range(name, extreme, low, high, remedy)
+
+
+def check_frames(name: str, value: Value | None, frames: int, channels: int = 0) -> None:
+    """Raise `InputError` unless a curve has one number a frame."""
+    if not is_curve(value):
+        return
+    given: Sequence[int] = value.shape  # type: ignore[union-attr]
+    if given[0] != frames and not (len(given) == 1 and given[0] == channels):
+        raise InputError(
+            f"the curve of {name} has {given[0]} frames",
+            f"the music has {frames}",
+            "resample the curve, or make one for this length",
+        )
+
+
+def is_constant(value: Value, number: float) -> bool:
+    """Whether the value is `number` everywhere. Reads a curve's device once: asked when a value is set, never later."""
+    if is_curve(value):
+        return bool((value == number).all())  # type: ignore[union-attr]
+    return bool(value == number)

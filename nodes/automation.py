@@ -1,0 +1,46 @@
+"""Let a curve turn a knob while a stream plays."""
+
+from ..engine_runtime.automation import AUTOMATABLE, DEPTH, Track
+from ..engine_runtime.constants import LATENT_HZ, MAX_SECONDS
+from .comfy import io
+from .types import CATEGORY, Curve, Tracks
+
+
+class Automation(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OstinatoAutomation",
+            display_name="Automation (Ostinato)",
+            category=CATEGORY,
+            description="Lay a curve over the ticks of a stream: it turns one knob while the music is made.",
+            search_aliases=["ostinato", "automate", "envelope", "knob track"],
+            inputs=[
+                io.Combo.Input(
+                    "knob",
+                    options=list(AUTOMATABLE),
+                    default=AUTOMATABLE[1],
+                    tooltip="What is turned. A switch is on from 0.5; depth is rounded to whole numbers.",
+                ),
+                Curve.Input("curve", tooltip="One value a tick, within what the knob allows."),
+                io.Int.Input(
+                    "ticks",
+                    default=100,
+                    min=1,
+                    max=MAX_SECONDS * LATENT_HZ,
+                    tooltip=f"How many ticks the curve is laid over; {LATENT_HZ} are one second of the curve.",
+                ),
+                io.Int.Input(
+                    "start", default=0, min=0, max=1 << 31, tooltip="Tick at which it begins; before it nothing turns."
+                ),
+                io.Boolean.Input("loop", default=False, tooltip="Begin again at the end; off holds the last value."),
+                Tracks.Input("tracks", optional=True, tooltip="Of another Automation, to turn several knobs."),
+            ],
+            outputs=[Tracks.Output(display_name="tracks", tooltip="For Stream Denoise, or a further Automation.")],
+        )
+
+    @classmethod
+    def execute(cls, knob, curve, ticks: int, start: int, loop: bool, tracks=()) -> io.NodeOutput:
+        values = curve.values(ticks).tolist()
+        whole = [round(value) for value in values] if knob == DEPTH else values
+        return io.NodeOutput((*(tracks or ()), Track(knob, whole, start, loop)))

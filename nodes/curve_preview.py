@@ -1,0 +1,49 @@
+"""Show a curve over the sound."""
+
+from ..engine_runtime.constants import LATENT_HZ, MAX_SECONDS
+from . import layout
+from .comfy import io, ui
+from .curves import CURVES, number
+from .types import Curve
+
+SECONDS = 10.0  # of a curve that has no length of its own
+
+
+class CurvePreview(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OstinatoCurvePreview",
+            display_name="Curve Preview (Ostinato)",
+            category=CURVES,
+            description="A picture of a curve over time, and of a clip's waveform behind it.",
+            search_aliases=["ostinato", "plot", "graph"],
+            is_output_node=True,
+            inputs=[
+                Curve.Input("curve", tooltip="Any curve."),
+                io.Audio.Input("audio", optional=True, tooltip="A clip whose waveform is drawn behind."),
+                number(
+                    "seconds",
+                    0.0,
+                    f"Length to draw; 0 is the curve's own, else the clip's, else {SECONDS:g}.",
+                    0.0,
+                    MAX_SECONDS,
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="plot", tooltip="The picture.")],
+        )
+
+    @classmethod
+    def execute(cls, curve, seconds: float, audio=None) -> io.NodeOutput:
+        from ..engine_runtime.analysis import checked, frames_of
+        from ..engine_runtime.curves import frames_in
+        from ..engine_runtime.plot_curve import plot_curve
+
+        samples, rate = None, 0
+        if audio is not None:
+            waveform, rate = layout.from_audio(audio, "the audio")
+            samples = checked(waveform.numpy(force=True), rate)
+        own = curve.frames or (frames_of(samples.shape[1], rate) if samples is not None else SECONDS * LATENT_HZ)
+        frames = frames_in(seconds) or int(own)
+        image = plot_curve(curve.values(frames), samples, rate)
+        return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))

@@ -1,0 +1,110 @@
+"""Hot knobs, each kind a node; they chain, and Stream Denoise takes them all."""
+
+from ..engine_runtime.constants import LATENT_DIM
+from ..engine_runtime.knobs import KNOBS
+from . import carried
+from .comfy import io
+from .types import CATEGORY, Knobs
+from .values import value_input
+
+FOLDER = f"{CATEGORY}/knobs"
+CHAIN = Knobs.Input("knobs", optional=True, tooltip="Of another knob node, to turn several.")
+OUTPUT = Knobs.Output(display_name="knobs", tooltip="For Stream Denoise, or a further knob node.")
+
+
+def knob_input(name: str, **more) -> io.Input:
+    """A knob's widget, from the one place that says what it is."""
+    knob = KNOBS[name]
+    if knob.options:
+        return io.Combo.Input(name, options=list(knob.options), default=knob.default, tooltip=knob.help)
+    default = knob.default if knob.default is not None else more.pop("default")
+    return value_input(name, default=default, min=knob.low, max=knob.high, step=0.01, tooltip=knob.help, **more)
+
+
+def schema(node_id: str, name: str, description: str, aliases: list[str], inputs: list[io.Input]) -> io.Schema:
+    return io.Schema(
+        node_id=node_id,
+        display_name=name,
+        category=FOLDER,
+        description=description,
+        search_aliases=["ostinato", *aliases],
+        inputs=[*inputs, CHAIN],
+        outputs=[OUTPUT],
+    )
+
+
+class TurnKnobs(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "OstinatoKnobs",
+            "Knobs (Ostinato)",
+            "How every step goes: its length, fresh noise, the source under the sde solver, the pull of a target.",
+            ["velocity", "sde", "noise injection", "x0 target"],
+            [knob_input(name) for name in ("velocity_scale", "ode_noise", "sde", "target_strength")],
+        )
+
+    @classmethod
+    def execute(cls, knobs=None, **turned) -> io.NodeOutput:
+        return io.NodeOutput(carried.turned(knobs, turned))
+
+
+class Dcw(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "OstinatoDcw",
+            "DCW (Ostinato)",
+            "Differential correction in the wavelet domain (arXiv 2604.16044): after each step the bands of the state "
+            "are pushed away from those of the prediction.",
+            ["wavelet", "correction"],
+            [knob_input(name) for name in ("dcw_mode", "dcw_low", "dcw_high", "dcw_wavelet")],
+        )
+
+    @classmethod
+    def execute(cls, knobs=None, **turned) -> io.NodeOutput:
+        return io.NodeOutput(carried.turned(knobs, {"dcw": True, **turned}))
+
+
+class Blend(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "OstinatoBlend",
+            "Blend (Ostinato)",
+            "Cross-fade between the conditions that Combine Conditions put together.",
+            ["crossfade", "morph", "prompt"],
+            [knob_input("blend", default=0.5)],
+        )
+
+    @classmethod
+    def execute(cls, blend, knobs=None) -> io.NodeOutput:
+        return io.NodeOutput(carried.turned(knobs, {"blend": blend}))
+
+
+class ChannelGain(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        last = LATENT_DIM - 1
+        return schema(
+            "OstinatoChannelGain",
+            "Channel Gain (Ostinato)",
+            "Gain of some latent channels in what the decoder sees; the state itself is left alone. Several multiply.",
+            ["channel", "gain", "timbre"],
+            [
+                value_input(
+                    "gain",
+                    default=1.0,
+                    min=KNOBS["channel_gain"].low,
+                    max=KNOBS["channel_gain"].high,
+                    step=0.01,
+                    tooltip="1 changes nothing.",
+                ),
+                io.Int.Input("first", default=0, min=0, max=last, tooltip="First channel, counted from 0."),
+                io.Int.Input("last", default=last, min=0, max=last, tooltip="Last channel."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, gain, first: int, last: int, knobs=None) -> io.NodeOutput:
+        return io.NodeOutput(carried.gained(knobs, gain, first, last))

@@ -1,0 +1,34 @@
+"""Keep what was played, so that it can be played again."""
+
+from . import host
+from .comfy import io
+from .types import CATEGORY, Take
+
+
+class SaveTake(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OstinatoSaveTake",
+            display_name="Save Take (Ostinato)",
+            category=CATEGORY,
+            description="Save every request and knob change of a stream with its tick. `ostinato replay` makes the "
+            "same music from the file again, bit by bit.",
+            search_aliases=["ostinato", "log", "record", "replay"],
+            is_output_node=True,
+            inputs=[
+                Take.Input("take", tooltip="From Stream Denoise."),
+                io.String.Input(
+                    "filename_prefix", default="takes/ostinato", tooltip="Folder and name below the output folder."
+                ),
+            ],
+            outputs=[],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, take, filename_prefix: str) -> io.NodeOutput:
+        path = host.next_file(filename_prefix, ".safetensors")
+        take.save(path)
+        host.show_text(path.name, cls.hidden.unique_id)
+        return io.NodeOutput(ui={"files": [str(path)]})

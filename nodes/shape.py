@@ -1,0 +1,96 @@
+"""What one request asks for beside its condition, each kind a node; they chain, and Stream Denoise takes them all."""
+
+from . import layout
+from .comfy import io
+from .types import CATEGORY, Shape
+from .values import value_input
+
+FOLDER = f"{CATEGORY}/shape"
+CHAIN = Shape.Input("shape", optional=True, tooltip="Of another shape node, to ask for several things.")
+OUTPUT = Shape.Output(display_name="shape", tooltip="For Stream Denoise, or a further shape node.")
+
+
+def schema(node_id: str, name: str, description: str, aliases: list[str], inputs: list[io.Input]) -> io.Schema:
+    return io.Schema(
+        node_id=node_id,
+        display_name=name,
+        category=FOLDER,
+        description=description,
+        search_aliases=["ostinato", *aliases],
+        inputs=[*inputs, CHAIN],
+        outputs=[OUTPUT],
+    )
+
+
+def span(id: str, default: float, tooltip: str) -> io.Input:
+    return io.Float.Input(id, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
+
+
+class PullTo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "OstinatoTarget",
+            "Target (Ostinato)",
+            "A clip that each prediction is pulled to, as far as the knob target_strength says.",
+            ["x0 target", "morph"],
+            [
+                io.Latent.Input("latent", tooltip="The clip, as long as the music."),
+                span("start", 0.0, "Part of the steps from which it pulls; 0 is the first."),
+                span("end", 1.0, "Part of the steps up to which it pulls; 1 is the last."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, latent, start: float, end: float, shape=None) -> io.NodeOutput:
+        from ..engine_runtime.request import Target
+
+        target = Target(layout.single(latent, "the target"), start, end)
+        return io.NodeOutput({**(shape or {}), "target": target})
+
+
+class KeepSource(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "OstinatoMask",
+            "Mask (Ostinato)",
+            "Which frames of the source are made anew: 1 is new, 0 is kept, before the decoder and after it.",
+            ["inpaint", "repaint", "keep"],
+            [
+                value_input(
+                    "mask",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="A number for all frames; a curve says it frame by frame.",
+                ),
+                span("strength_first", 1.0, "How far the mask is followed at the first step."),
+                span("strength_last", 1.0, "And at the last; between them it moves in a line."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, mask, strength_first: float, strength_last: float, shape=None) -> io.NodeOutput:
+        return io.NodeOutput({**(shape or {}), "mask": mask, "mask_strength": (strength_first, strength_last)})
+
+
+class InitialNoise(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "OstinatoInitialNoise",
+            "Initial Noise (Ostinato)",
+            "What the music starts from: noise, the source, or both; a curve says it frame by frame.",
+            ["denoise curve", "start"],
+            [
+                value_input(
+                    "noise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Share of noise; the rest is the source."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, noise, shape=None) -> io.NodeOutput:
+        return io.NodeOutput({**(shape or {}), "initial_noise": noise})

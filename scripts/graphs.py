@@ -1,0 +1,414 @@
+"""The graphs of the example workflows: nodes in columns from left to right; an input is a widget's value, or a link
+`("node", output)`.
+"""
+
+from ostinato.nodes import headless_io as io
+
+CLIP = "ostinato_source.flac"
+CHECKPOINT = "ace_step_1.5_turbo_aio.safetensors"
+TAGS = "warm ambient piano, soft pads, slow"
+
+
+def core(node_id: str, inputs: list, outputs: list) -> io.Schema:
+    """A core node, as far as a workflow's JSON needs to know it."""
+    return io.Schema(node_id=node_id, inputs=inputs, outputs=[kind.Output(display_name=name) for kind, name in outputs])
+
+
+# ComfyUI 0.20.1's own nodes that the native workflows use: sockets and widgets in its order.
+CORE = [
+    core(
+        "CheckpointLoaderSimple",
+        [io.Combo.Input("ckpt_name", options=[CHECKPOINT], default=CHECKPOINT)],
+        [(io.Model, "MODEL"), (io.Clip, "CLIP"), (io.Vae, "VAE")],
+    ),
+    core(
+        "TextEncodeAceStepAudio1.5",
+        [
+            io.Clip.Input("clip"),
+            io.String.Input("tags", default=TAGS, multiline=True),
+            io.String.Input("lyrics", default="[instrumental]", multiline=True),
+            io.Int.Input("seed", default=0),
+            io.Int.Input("bpm", default=90),
+            io.Float.Input("duration", default=30.0),
+            io.Combo.Input("timesignature", options=["4"], default="4"),
+            io.Combo.Input("language", options=["en"], default="en"),
+            io.Combo.Input("keyscale", options=["A minor"], default="A minor"),
+            io.Boolean.Input("generate_audio_codes", default=True),
+            io.Float.Input("cfg_scale", default=2.0),
+            io.Float.Input("temperature", default=0.85),
+            io.Float.Input("top_p", default=0.9),
+            io.Int.Input("top_k", default=0),
+            io.Float.Input("min_p", default=0.0),
+        ],
+        [(io.Conditioning, "CONDITIONING")],
+    ),
+    core(
+        "EmptyAceStep1.5LatentAudio",
+        [io.Float.Input("seconds", default=30.0), io.Int.Input("batch_size", default=1)],
+        [(io.Latent, "LATENT")],
+    ),
+    core("VAEEncodeAudio", [io.Audio.Input("audio"), io.Vae.Input("vae")], [(io.Latent, "LATENT")]),
+    core("VAEDecodeAudio", [io.Latent.Input("samples"), io.Vae.Input("vae")], [(io.Audio, "AUDIO")]),
+]
+END = [
+    {
+        "decode": ("OstinatoStreamDecode", {"model": ("model", 0), "latents": ("stream", 0)}),
+        "stats": ("OstinatoStreamStats", {"stats": ("stream", 1)}),
+    },
+    {"save": ("SaveAudio", {"audio": ("decode", 0), "filename_prefix": "audio/ostinato"})},
+]
+
+NATIVE_END = [
+    {
+        "decode": ("VAEDecodeAudio", {"samples": ("stream", 0), "vae": ("load", 2)}),
+        "stats": ("OstinatoStreamStats", {"stats": ("stream", 1)}),
+    },
+    {"save": ("SaveAudio", {"audio": ("decode", 0), "filename_prefix": "audio/ostinato"})},
+]
+LOAD = {"load": ("CheckpointLoaderSimple", {})}
+NEEDS = f"Needs `{CHECKPOINT}` in ComfyUI's `models/checkpoints`."
+
+
+def clip(name: str, column: int) -> dict:
+    """A clip and its latent."""
+    if column == 0:
+        return {name: ("LoadAudio", {"audio": CLIP})}
+    return {f"{name}_latent": ("VAEEncodeAudio", {"audio": (name, 0), "vae": ("load", 2)})}
+
+
+def text(**given: object) -> dict:
+    return {"text": ("TextEncodeAceStepAudio1.5", {"clip": ("load", 1), **given})}
+
+
+GRAPHS = {
+    "native_drop_in": (
+        "## ComfyUI's own model, text and latent\nStream Denoise stands where KSampler was; everything else is "
+        f"ComfyUI's. {NEEDS}",
+        [
+            LOAD,
+            {**text(), "empty": ("EmptyAceStep1.5LatentAudio", {})},
+            {
+                "stream": (
+                    "OstinatoStreamDenoise",
+                    {
+                        "engine": ("load", 0),
+                        "condition": ("text", 0),
+                        "source": ("empty", 0),
+                        "count": 4,
+                        "seed": 7,
+                    },
+                )
+            },
+            *NATIVE_END,
+        ],
+    ),
+    "native_cover": (
+        "## Timbre from one clip, structure from another\nComfyUI's reference node takes both from the same clip. "
+        f"{NEEDS} Put two clips into its `input` folder.",
+        [
+            {**LOAD, **clip("timbre", 0), **clip("structure", 0)},
+            {**text(duration=5.0, generate_audio_codes=False), **clip("timbre", 1), **clip("structure", 1)},
+            {
+                "engine": ("OstinatoStreamModel", {"model": ("load", 0)}),
+                "condition": (
+                    "OstinatoStreamConditioning",
+                    {
+                        "model": ("load", 0),
+                        "positive": ("text", 0),
+                        "latent": ("structure_latent", 0),
+                        "timbre": ("timbre_latent", 0),
+                        "structure": ("structure_latent", 0),
+                    },
+                ),
+            },
+            {
+                "stream": (
+                    "OstinatoStreamDenoise",
+                    {"engine": ("engine", 0), "condition": ("condition", 0), "count": 2, "depth": 2, "seed": 3},
+                )
+            },
+            *NATIVE_END,
+        ],
+    ),
+    "native_repaint": (
+        "## Repaint a window of a clip\nThe window from 1 to 3 s is made anew, the rest is kept: the chunk mask that "
+        f"ComfyUI's model fixes to ones is set here. {NEEDS}",
+        [
+            {**LOAD, **clip("song", 0)},
+            {**text(duration=5.0, generate_audio_codes=False), **clip("song", 1)},
+            {
+                "engine": ("OstinatoStreamModel", {"model": ("load", 0)}),
+                "condition": (
+                    "OstinatoStreamConditioning",
+                    {
+                        "model": ("load", 0),
+                        "positive": ("text", 0),
+                        "latent": ("song_latent", 0),
+                        "repaint": ("song_latent", 0),
+                        "repaint_start": 1.0,
+                        "repaint_end": 3.0,
+                    },
+                ),
+            },
+            {
+                "stream": (
+                    "OstinatoStreamDenoise",
+                    {"engine": ("engine", 0), "condition": ("condition", 0), "count": 2, "depth": 2, "seed": 5},
+                )
+            },
+            *NATIVE_END,
+        ],
+    ),
+    "text_to_music": (
+        "## Text to music\nA ring of 4 generations, advanced together by one decoder pass a tick.\n\n"
+        "`tiny` is built in and sounds like noise. For music set **model** to an ACE-Step 1.5 turbo model in "
+        "diffusers' format.",
+        [
+            {"model": ("OstinatoLoadModel", {"model": "tiny"})},
+            {
+                "engine": ("OstinatoEngine", {"model": ("model", 0)}),
+                "prompt": ("OstinatoEncodePrompt", {"model": ("model", 0), "bpm": 90, "key": "A minor"}),
+            },
+            {
+                "stream": (
+                    "OstinatoStreamDenoise",
+                    {"engine": ("engine", 0), "condition": ("prompt", 0), "seed": 7, "depth": 4, "count": 4},
+                )
+            },
+            *END,
+        ],
+    ),
+    "cover": (
+        f"## Cover\nKeeps the structure of a clip and changes its sound. Put `{CLIP}` from this pack's "
+        "`example_workflows` folder into ComfyUI's `input` folder, or choose a clip of your own.\n\n"
+        "**denoise** below 1 also starts from the clip's sound.",
+        [
+            {"model": ("OstinatoLoadModel", {"model": "tiny"}), "clip": ("LoadAudio", {"audio": CLIP})},
+            {
+                "engine": ("OstinatoEngine", {"model": ("model", 0)}),
+                "source": ("OstinatoSourceAudio", {"model": ("model", 0), "audio": ("clip", 0)}),
+            },
+            {
+                "prompt": (
+                    "OstinatoEncodePrompt",
+                    {
+                        "model": ("model", 0),
+                        "source": ("source", 0),
+                        "tags": "dreamy synth pad, deep bass, slow techno",
+                        "task": "cover",
+                    },
+                )
+            },
+            {
+                "stream": (
+                    "OstinatoStreamDenoise",
+                    {
+                        "engine": ("engine", 0),
+                        "condition": ("prompt", 0),
+                        "source": ("source", 0),
+                        "count": 2,
+                        "depth": 2,
+                        "denoise": 0.8,
+                        "seed": 3,
+                    },
+                )
+            },
+            *END,
+        ],
+    ),
+    "base_with_guidance": (
+        "## Base model with guidance\nBase and SFT models need guidance and more steps (about 50 for music). "
+        "Every slot then has a positive and a negative row; **Engine** shows the largest depth that runs in one pass.",
+        [
+            {"model": ("OstinatoLoadModel", {"model": "tiny-base"}), "guide": ("OstinatoGuidance", {"scale": 7.0})},
+            {
+                "engine": ("OstinatoEngine", {"model": ("model", 0)}),
+                "prompt": (
+                    "OstinatoEncodePrompt",
+                    {
+                        "model": ("model", 0),
+                        "tags": "bright pop song, female voice, piano, drums",
+                        "lyrics": "[verse]\nAll night the light is on\n[chorus]\nLove is in the song",
+                        "bpm": 120,
+                        "key": "C major",
+                        "time_signature": "4",
+                    },
+                ),
+            },
+            {
+                "stream": (
+                    "OstinatoStreamDenoise",
+                    {
+                        "engine": ("engine", 0),
+                        "condition": ("prompt", 0),
+                        "guidance": ("guide", 0),
+                        "count": 4,
+                        "depth": 4,
+                        "steps": 20,
+                        "seed": 11,
+                    },
+                )
+            },
+            *END,
+        ],
+    ),
+}
+
+
+def prompt(**given: object) -> tuple:
+    return ("OstinatoEncodePrompt", {"model": ("model", 0), **given})
+
+
+def stream(**given: object) -> dict:
+    return {
+        "stream": (
+            "OstinatoStreamDenoise",
+            {"engine": ("engine", 0), "condition": ("prompt", 0), "count": 4, "depth": 4, **given},
+        )
+    }
+
+
+def model(name: str = "tiny", clip: bool = False) -> dict:
+    return {
+        "model": ("OstinatoLoadModel", {"model": name}),
+        **({"clip": ("LoadAudio", {"audio": CLIP})} if clip else {}),
+    }
+
+
+ENGINE = {"engine": ("OstinatoEngine", {"model": ("model", 0)})}
+SOURCE = {"source": ("OstinatoSourceAudio", {"model": ("model", 0), "audio": ("clip", 0)})}
+COPY = f"Put `{CLIP}` from this pack's `example_workflows` folder into ComfyUI's `input` folder."
+
+GRAPHS |= {
+    "residual_guidance": (
+        "## Guidance that costs almost nothing\n**mode** initialize decodes the negative once, at a generation's first "
+        "step, and keeps it; self decodes none and plays on turbo models too. Here the scale falls over the music.",
+        [
+            {**model("tiny-base"), "fall": ("OstinatoCurveRamp", {"start": 9.0, "end": 3.0})},
+            {
+                **ENGINE,
+                "prompt": prompt(),
+                "guide": ("OstinatoGuidance", {"scale": ("fall", 0), "mode": "initialize", "rescale": 0.3}),
+            },
+            stream(guidance=("guide", 0), steps=20, seed=11),
+            *END,
+        ],
+    ),
+    "sde_keeps_the_source": (
+        f"## Fresh noise at every step\nThe sde solver renoises its prediction; where the knob **sde** falls to 0 it "
+        f"renoises the source instead, so the clip returns toward the end. {COPY}",
+        [
+            {**model(clip=True), "ramp": ("OstinatoCurveRamp", {"start": 1.0, "end": 0.2})},
+            {**ENGINE, **SOURCE, "knobs": ("OstinatoKnobs", {"sde": ("ramp", 0)})},
+            {"prompt": prompt(source=("source", 0), task="cover")},
+            stream(source=("source", 0), knobs=("knobs", 0), solver="sde", denoise=0.8, count=2, depth=2, seed=5),
+            *END,
+        ],
+    ),
+    "prompt_crossfade": (
+        "## From one prompt to another while it plays\nBoth prompts are encoded once. The automation moves the knob "
+        "**blend** from the first to the second over 24 ticks, for all generations in flight.",
+        [
+            {**model(), "ramp": ("OstinatoCurveRamp", {})},
+            {
+                **ENGINE,
+                "one": prompt(tags="warm ambient piano, soft pads, slow"),
+                "two": prompt(tags="driving techno, hard kick, acid bass"),
+            },
+            {
+                "prompt": ("OstinatoCombineConditions", {"first": ("one", 0), "second": ("two", 0)}),
+                "blend": ("OstinatoAutomation", {"knob": "blend", "curve": ("ramp", 0), "ticks": 24}),
+            },
+            stream(tracks=("blend", 0), count=8, seed=21),
+            *END,
+        ],
+    ),
+    "mask_and_target": (
+        "## Keep some frames, pull the others\nThe square curve keeps every other second of the clip (0) and makes the "
+        f"rest anew (1), less strictly toward the last step; a target pulls the late steps toward the clip. {COPY}",
+        [
+            {**model(clip=True), "square": ("OstinatoCurveLfo", {"shape": "square", "rate": 0.5})},
+            {
+                **ENGINE,
+                **SOURCE,
+                "mask": ("OstinatoMask", {"mask": ("square", 0), "strength_last": 0.5}),
+                "pull": ("OstinatoKnobs", {"target_strength": 0.3}),
+            },
+            {
+                "prompt": prompt(source=("source", 0), task="cover"),
+                "target": ("OstinatoTarget", {"latent": ("source", 0), "start": 0.5, "shape": ("mask", 0)}),
+                "preview": ("OstinatoCurvePreview", {"curve": ("square", 0), "audio": ("clip", 0)}),
+            },
+            stream(source=("source", 0), shape=("target", 0), knobs=("pull", 0), count=2, depth=2, seed=9),
+            *END,
+        ],
+    ),
+    "gain_and_dcw": (
+        "## Colour\n**Channel Gain** turns some latent channels up in what the decoder sees; **DCW** corrects the "
+        "bands of each step. At gain 1, and without DCW, both cost nothing.",
+        [
+            {**model(), "swell": ("OstinatoCurveLfo", {"rate": 0.25, "low": 0.8, "high": 1.4})},
+            {**ENGINE, "prompt": prompt(), "gain": ("OstinatoChannelGain", {"gain": ("swell", 0), "last": 15})},
+            {"dcw": ("OstinatoDcw", {"knobs": ("gain", 0)})},
+            stream(knobs=("dcw", 0), seed=13),
+            *END,
+        ],
+    ),
+    "curves_from_a_clip": (
+        "## Curves that listen\nThe loudness of the clip sets the pull of each step, pulses on its beats add noise. "
+        f"**Curve Preview** draws them over the waveform. {COPY}",
+        [
+            {"clip": ("LoadAudio", {"audio": CLIP}), **model()},
+            {
+                "loud": ("OstinatoCurveEnvelope", {"audio": ("clip", 0), "low": 0.9, "high": 1.05}),
+                "beats": ("OstinatoCurveBeats", {"audio": ("clip", 0), "bpm": 120.0, "low": 0.0, "high": 0.2}),
+                **SOURCE,
+            },
+            {
+                **ENGINE,
+                "prompt": prompt(source=("source", 0), task="cover"),
+                "knobs": ("OstinatoKnobs", {"velocity_scale": ("loud", 0), "ode_noise": ("beats", 0)}),
+                "show_loud": ("OstinatoCurvePreview", {"curve": ("loud", 0), "audio": ("clip", 0)}),
+                "show_beats": ("OstinatoCurvePreview", {"curve": ("beats", 0), "audio": ("clip", 0)}),
+            },
+            stream(source=("source", 0), knobs=("knobs", 0), denoise=0.8, count=2, depth=2, seed=4),
+            *END,
+        ],
+    ),
+    "automation_and_take": (
+        "## Turn knobs by themselves, and play it again\nOne automation sways the velocity, another takes the ring "
+        "from 4 generations in flight to 8 and to 2. **Save Take** keeps it all: `ostinato replay` makes the same "
+        "music from the file, bit by bit.",
+        [
+            {
+                **model(),
+                "sway": ("OstinatoCurveLfo", {"rate": 2.0, "unit": "cycles", "low": 0.9, "high": 1.1}),
+                "steps": (
+                    "OstinatoCurvePoints",
+                    {
+                        "points": {"points": [[0, 0.333], [0.5, 1], [1, 0]], "interpolation": "linear"},
+                        "low": 2.0,
+                        "high": 8.0,
+                    },
+                ),
+            },
+            {
+                **ENGINE,
+                "prompt": prompt(),
+                "velocity": (
+                    "OstinatoAutomation",
+                    {"knob": "velocity_scale", "curve": ("sway", 0), "ticks": 24, "loop": True},
+                ),
+            },
+            {
+                "depth": (
+                    "OstinatoAutomation",
+                    {"knob": "depth", "curve": ("steps", 0), "ticks": 24, "tracks": ("velocity", 0)},
+                )
+            },
+            stream(tracks=("depth", 0), count=12, seed=31),
+            [*END][0] | {"take": ("OstinatoSaveTake", {"take": ("stream", 2)})},
+            END[1],
+        ],
+    ),
+}
