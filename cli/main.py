@@ -44,7 +44,11 @@ def run(
     workflow: Annotated[Path, typer.Argument(help="A workflow saved by ComfyUI, in the editor's or the API form.")],
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NODE.INPUT=VALUE", help="Change an input; NODE is an id, a title or a type."),
+        typer.Option(
+            "--set",
+            metavar="NODE.INPUT=VALUE",
+            help="Change an input; NODE is an id, a title or a type. knob.NAME=VALUE turns a hot knob.",
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Where files are written.")] = Path("out"),
     input_folder: Annotated[Path | None, typer.Option("--input", help="Where to look for audio first.")] = None,
@@ -135,18 +139,19 @@ def _run(path: Path, settings: list[str], out: Path, input_folder: Path | None, 
     from ..nodes import host
     from .core_nodes import Folders, next_file, use_folders
     from .execute import run_graph
-    from .validate import apply_settings
+    from .validate import apply_settings, split_knobs
     from .workflow import load_json, parse
 
     data = load_json(path)
     types = all_types()
     graph = parse(data, types)
+    knobs, settings = split_knobs(settings)
     apply_settings(graph, types, settings)
     check_folder(out)
     examples = Path(__file__).resolve().parent.parent / "example_workflows"
     inputs = [*([input_folder] if input_folder else []), path.parent, Path("."), examples]
     with Bar(show_bar and sys.stderr.isatty()) as bar, use_folders(Folders(out, tuple(inputs))):
-        with host.use(host.Host(progress=bar.progress, device=device, next_file=next_file)):
+        with host.use(host.Host(progress=bar.progress, device=device, next_file=next_file, knobs=knobs)):
             return run_graph(graph, types, data if "nodes" in data else None, bar.start)
 
 

@@ -7,6 +7,7 @@ import json
 import math
 from typing import Any
 
+from ..engine_runtime.knobs import KNOBS, check_names
 from ..nodes.comfy import io
 from .workflow import Catalogue, Graph, Link, Node, NodeType, WorkflowError, check_input_name, is_widget, widget_of
 
@@ -20,6 +21,21 @@ NAMES = {
     "COMBO": "one of its options",
     "CURVE": 'a curve such as {"points": [[0, 0], [1, 1]], "interpolation": "linear"}',
 }
+
+
+def split_knobs(settings: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Hot knobs by name, of the settings that are knob.NAME=VALUE, and the other settings."""
+    knobs: dict[str, Any] = {}
+    others = []
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if equals and name.strip().startswith("knob."):
+            name = name.strip().removeprefix("knob.")
+            check_names([name])
+            knobs[name] = KNOBS[name].parse(text.strip())
+        else:
+            others.append(setting)
+    return knobs, others
 
 
 def apply_settings(graph: Graph, types: Catalogue, settings: list[str]) -> None:

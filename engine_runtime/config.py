@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from .constants import LATENT_HZ, MAX_CONDITIONS, MAX_DEPTH, MAX_SECONDS
-from .errors import EngineLimitError, InputError, check_choice, check_range, check_whole
+from .errors import EngineLimitError, InputError, check_choice, check_flag, check_range, check_whole
 from .knobs import KNOBS
 from .values import Value, check_value, is_constant
 
@@ -112,6 +112,7 @@ class StreamConfig:
         tokens: length L of the condition buffers, 0 to take it from the requests at hand.
         queue: requests that may wait; a further one drops the oldest, and the drop is counted.
         spread: admit one request every `steps / depth` ticks, so that latents finish evenly; off fills at once.
+        hot_guidance: give requests the rows that their mode needs whatever their scale, since it will be turned.
         length_change: what a request of another length does to those in flight: `finish` waits until they are out,
             `drop` drops them, counted.
     """
@@ -123,6 +124,7 @@ class StreamConfig:
     queue: int = 8
     spread: bool = True
     length_change: str = "finish"
+    hot_guidance: bool = False
 
     def __post_init__(self) -> None:
         check_whole("depth", self.depth, 1, MAX_DEPTH, "choose how many generations are in flight")
@@ -131,6 +133,8 @@ class StreamConfig:
         check_whole("tokens", self.tokens, 0, 1 << 16, "0 takes the length from the requests")
         check_whole("queue", self.queue, 1, 1 << 16, "a queue holds at least one request")
         check_choice("the length change", self.length_change, ("finish", "drop"))
+        check_flag("spread", self.spread)
+        check_flag("hot guidance", self.hot_guidance)
 
     @staticmethod
     def check_depth(depth: int, rows: int) -> None:

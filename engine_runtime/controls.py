@@ -6,6 +6,8 @@ written when a request takes a slot or a knob is turned, never by a tick.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,7 @@ from .setting import Setting
 from .values import Value
 
 NEUTRAL = {name: knob.neutral or 0.0 for name, knob in KNOBS.items()}
+FACTORS = {"low": ("dcw_low",), "high": ("dcw_high",), "double": ("dcw_low", "dcw_high"), "pix": ("dcw_low",)}
 CURVES = ("velocity_scale", "ode_noise", "sde", "target_strength", "channel_gain")  # of every request alike
 
 
@@ -35,7 +38,6 @@ class Controls:
         self.guidance, self.device = guidance, device
         self.buffers: dict[str, Tensor] = {}
         self.seats: list[Seat | None] = [None] * depth
-        self.wavelet = "haar"
 
     def __getitem__(self, name: str) -> Tensor:
         return self.buffers[name]
@@ -66,28 +68,48 @@ class Controls:
             self.latents("average")[slot].zero_()
         if request.guidance.mode == "self":
             self.latents("negative")[slot].copy_(seat.noise)
-        return self.turn(slot, setting)
-
-    def turn(self, slot: int, setting: Setting) -> Gates:
-        """Write the knobs of an occupied slot; returns its gates."""
-        seat = self.seats[slot]
-        assert seat is not None
-        knobs, neutral = setting.knobs, setting.knobs.neutral
-        for name in CURVES:
-            self._put(name, slot, setting.value(name), name in neutral)
         if self.conditions > 1:
             self._weigh(slot, seat, setting)
-        request = seat.request
+        self._own_guidance([slot], setting, GUIDANCE)
+        return self._gates(seat, setting)
+
+    def turn(self, slots: Sequence[int], setting: Setting, names: Collection[str]) -> dict[int, Gates]:
+        """Write the knobs of these names for all slots at once; returns the gates of the occupied ones."""
+        for name in CURVES:
+            if name in names:
+                self._put(name, setting.value(name), name in setting.knobs.neutral)
+        for name in GUIDANCE:
+            if name in names and (turned := setting.value(name)) is not None:
+                self._put(name, turned, False)
+        self._own_guidance(slots, setting, [name for name in GUIDANCE if name in names])
+        if self.conditions > 1 and "blend" in names:
+            for slot in slots:
+                self._weigh(slot, self._seat(slot), setting)
+        if any(name.startswith("dcw") for name in names):
+            self._correct(setting)
+        return {slot: self._gates(self._seat(slot), setting) for slot in slots}
+
+    def _gates(self, seat: Seat, setting: Setting) -> Gates:
+        knobs, neutral, request = setting.knobs, setting.knobs.neutral, seat.request
+        rows = self._rows_of(seat)
+        still = {n: n in (seat.still if getattr(knobs, n) is None else neutral) for n in ("guidance_scale", "rescale")}
+        answers = request.guidance.mode == "self" or rows != "off"
         return Gates(
-            negative=self._rows_of(seat),
-            **self._guide(slot, seat, setting),
+            negative=rows,
+            guided=answers and not still["guidance_scale"],
+            rescaled=answers and not still["rescale"],
             scaled="velocity_scale" not in neutral,
             gained="channel_gain" not in neutral,
             noisy="ode_noise" not in neutral,
             targeted="target_strength" not in neutral and request.target is not None,
             sourced="sde" not in neutral and request.source is not None,
-            corrected=knobs.dcw and self._correct(slot, setting),
+            corrected=knobs.dcw and any(name not in neutral for name in FACTORS[knobs.dcw_mode]),
         )
+
+    def _seat(self, slot: int) -> Seat:
+        seat = self.seats[slot]
+        assert seat is not None
+        return seat
 
     def free(self, slot: int) -> None:
         """Let go of what a finished request brought."""
@@ -95,7 +117,7 @@ class Controls:
 
     def take(self, slot: int, other: Controls, theirs: int) -> None:
         """Take over a slot of another ring of the same length and number of conditions."""
-        self.seats[slot], self.wavelet = other.seats[theirs], other.wavelet
+        self.seats[slot] = other.seats[theirs]
         for name, tensor in other.buffers.items():
             self.buffer(name, *tensor.shape[1:])[slot].copy_(tensor[theirs])
 
@@ -106,57 +128,57 @@ class Controls:
             return "off"
         return mode if ROW_MODES.index(mode) <= ROW_MODES.index(self.guidance) else "off"
 
-    def _guide(self, slot: int, seat: Seat, setting: Setting) -> dict[str, bool]:
-        """Knobs of guidance go before the request's own values."""
-        if seat.request.guidance.mode != "self" and self._rows_of(seat) == "off":
-            return {"guided": False, "rescaled": False}
-        acts = {}
-        for name in GUIDANCE:
-            turned = setting.value(name)
-            still = name in (seat.still if turned is None else setting.knobs.neutral)
-            self._put(name, slot, seat.guidance[name] if turned is None else turned, still)
-            acts[name] = not still
-        return {"guided": acts["guidance_scale"], "rescaled": acts["rescale"]}
+    def _own_guidance(self, slots: Sequence[int], setting: Setting, names: Collection[str]) -> None:
+        """Scale, momentum and rescale of the requests themselves, where no knob goes before them."""
+        for slot in slots:
+            seat = self._seat(slot)
+            for name in names:
+                if seat.request.guidance.mode != "off" and getattr(setting.knobs, name) is None:
+                    assign(self._wide(name)[slot], seat.guidance[name])
 
     def _weigh(self, slot: int, seat: Seat, setting: Setting) -> None:
-        """Weights of the conditions, each times `max(0, 1 - |b - j|)` with a blend `b`; a single one weighs 1."""
+        """Weights of the conditions, each times `max(0, 1 - |b - j|)` with a blend `b`; a single one weighs 1.
+
+        Beyond the last condition a blend stays at it.
+        """
         weights = self.buffer("weights", self.conditions, self.frames, 1)[slot].zero_()
         if len(seat.weights) == 1:
             weights[0].fill_(1.0)
             return
-        blend = setting.value("blend")
+        blend, last = setting.value("blend"), len(seat.weights) - 1
         for j, weight in enumerate(seat.weights):
-            _assign(weights[j], weight)
+            assign(weights[j], weight)
             if isinstance(blend, Tensor):
-                weights[j].mul_((1.0 - (blend - j).abs()).clamp_min(0.0))
+                weights[j].mul_((1.0 - (blend.clamp_max(last) - j).abs()).clamp_min(0.0))
             elif blend is not None:
-                weights[j].mul_(max(0.0, 1.0 - abs(blend - j)))
+                weights[j].mul_(max(0.0, 1.0 - abs(min(blend, last) - j)))
 
-    def _correct(self, slot: int, setting: Setting) -> bool:
-        """Factors of DCW; returns whether any of them acts."""
+    def _correct(self, setting: Setting) -> None:
+        """Factors of DCW, a number for each wavelet coefficient; in mode pix one for each frame."""
         knobs = setting.knobs
-        if self.wavelet != knobs.dcw_wavelet:  # other coefficients; every slot is written anew
-            self.buffers = {n: b for n, b in self.buffers.items() if n not in ("dcw_low", "dcw_high")}
-            self.wavelet = knobs.dcw_wavelet
-        if knobs.dcw_mode == "pix":
-            self._put("dcw_pix", slot, setting.value("dcw_low"), "dcw_low" in knobs.neutral)
-            return "dcw_low" not in knobs.neutral
-        used = [f"dcw_{band}" for band in ("low", "high") if knobs.dcw_mode in (band, "double")]
-        count = filters(knobs.dcw_wavelet).coefficients(self.frames)
-        for name in ("dcw_low", "dcw_high"):
-            factor = setting.bands.get(name, getattr(knobs, name)) if name in used else 0.0
-            _assign(self.buffer(name, count, 1)[slot], factor)
-        return any(name not in knobs.neutral for name in used)
-
-    def _put(self, name: str, slot: int, value: Value | None, neutral: bool) -> None:
-        """Write a knob's row; a buffer that nobody needs is not made."""
-        if value is None or (neutral and name not in self.buffers):
+        if not knobs.dcw:
             return
-        _assign(self.buffer(name, self.frames, LATENT_DIM if name == "channel_gain" else 1)[slot], value)
+        if knobs.dcw_mode == "pix":
+            self._put("dcw_pix", setting.value("dcw_low"), "dcw_low" in knobs.neutral)
+            return
+        count = filters(knobs.dcw_wavelet).coefficients(self.frames)
+        for name in FACTORS["double"]:
+            if name in self.buffers and self.buffers[name].shape[1] != count:  # of another wavelet
+                del self.buffers[name]
+            used = name in FACTORS[knobs.dcw_mode]
+            assign(self.buffer(name, count, 1), setting.bands.get(name, getattr(knobs, name)) if used else 0.0)
+
+    def _wide(self, name: str) -> Tensor:
+        return self.buffer(name, self.frames, LATENT_DIM if name == "channel_gain" else 1)
+
+    def _put(self, name: str, value: Value | None, neutral: bool) -> None:
+        """Write a knob for all slots; a buffer that nobody needs is not made."""
+        if value is not None and not (neutral and name not in self.buffers):
+            assign(self._wide(name), value)
 
 
-def _assign(row: Tensor, value: Value) -> None:
+def assign(rows: Tensor, value: Value) -> None:
     if isinstance(value, Tensor):
-        row.copy_(value)
+        rows.copy_(value)
     else:
-        row.fill_(value)
+        rows.fill_(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from numbers import Integral
 
 
 class OstinatoError(Exception):
@@ -55,9 +56,14 @@ def check_range(name: str, value: float, low: float, high: float, remedy: str) -
 
 def check_whole(name: str, value: int, low: int, high: int, remedy: str) -> None:
     """`check_range` for a whole number."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise InputError(f"{name} is {value!r}", "only whole numbers are allowed", remedy)
     check_range(name, value, low, high, remedy)
-    if value != int(value):
-        raise InputError(f"{name} is {value:g}", "only whole numbers are allowed", remedy)
+
+
+def check_flag(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise InputError(f"{name} is {value!r}", "allowed are true and false", "choose one of them")
 
 
 def check_choice(name: str, value: str, allowed: Collection[str]) -> None:

@@ -9,16 +9,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from .automation import DEPTH, Track
-from .config import StreamConfig
+from .config import ROW_MODES, StreamConfig
 from .engines import Engine
 from .errors import InputError
 from .knobs import KNOBS, Knobs
 from .lane import Lane
 from .request import Request
 from .seat import Seat
-from .setting import Setting, as_knobs
+from .setting import Change
 
-LIVE = ("depth", "queue", "spread", "length_change")  # of the configuration, while playing
+LIVE = ("depth", "queue", "spread", "length_change", "hot_guidance")  # of the configuration, while playing
 
 
 class Listener(Protocol):
@@ -30,62 +30,79 @@ class Listener(Protocol):
 
     def submitted(self, tick: int, request: Request) -> None: ...
 
+    def cleared(self, tick: int) -> None: ...
+
+    def failed(self, tick: int) -> None: ...
+
 
 @dataclass(frozen=True, eq=False)
 class Arrivals:
-    """What one step takes in: changes of the configuration and the knobs, the knobs as they now are, new requests."""
+    """What one step takes in: changes of the configuration, of the knobs in their order, new requests."""
 
     configured: dict[str, Any]
-    turned: dict[str, Any]
-    setting: Setting
+    turns: list[Change]
     seats: list[Seat]
+
+    @property
+    def turned(self) -> dict[str, Any]:
+        """The knobs that changed, as they now are."""
+        return {name: value for change in self.turns for name, value in change.values.items()}
 
     def tell(self, log: Listener, tick: int) -> None:
         if self.configured:
             log.configured(tick, self.configured)
-        if self.turned:
+        if self.turns:
             log.turned(tick, self.turned)
         for seat in self.seats:
             log.submitted(tick, seat.request)
 
 
 class Inbox:
-    """Each method holds `lock` where it says so; a session uses the same lock for what it counts.
+    """Its methods are called with `lock` held, but for those that prepare.
 
     Attributes:
-        setting: the knobs as the next step will have them.
+        knobs: as the next step will have them.
         dropped: requests that a full inbox let go of, the oldest first.
     """
 
     def __init__(self, engine: Engine, lane: Lane, config: StreamConfig, knobs: Knobs) -> None:
         self.lock = threading.Lock()
-        self.setting = Setting.prepare(knobs, engine.device, lane)
-        self.dropped = 0
+        self.knobs, self.dropped = knobs, 0
         self.seats: deque[Seat] = deque()
         self._engine, self._lane, self._config = engine, lane, config
-        self._turned: dict[str, Any] = {}
+        self._turns: list[Change] = []
         self._configured: dict[str, Any] = {}
-        self._tracks: list[tuple[int, Track]] = []  # with the tick they were added at
+        self._tracks: dict[str, tuple[int, Track]] = {}  # by knob, with the tick they were added at
+
+    @property
+    def hot(self) -> bool:
+        """Whether the guidance scale is turned, by hand or by a track."""
+        return self.knobs.guidance_scale is not None or self._config.hot_guidance
 
     def submit(self, seat: Seat) -> None:
-        """With the lock held."""
-        self.setting.knobs.check_frames(seat.request.frames)
-        if len(self.seats) == self._config.queue:
+        request = seat.request
+        self.knobs.check_frames(request.frames)
+        if self.hot and request.guidance.mode in ROW_MODES[1:] and request.first.null_tokens is None:
+            raise InputError(
+                "the guidance scale is turned for a condition without a null condition",
+                "a turbo model has none, and allows mode self only",
+                "use Guidance in mode self or off, or load a base or SFT model",
+            )
+        if len(self.seats) >= self._config.queue:
             self.seats.popleft()
             self.dropped += 1
         self.seats.append(seat)
 
-    def turn(self, changes: dict[str, Any], lengths: Iterable[int]) -> None:
-        """Change knobs, whose curves must have each of these lengths in frames. With the lock held."""
-        changes = as_knobs(changes)
-        knobs = self.setting.knobs.turned(**changes)
-        for frames in lengths:
-            knobs.check_frames(frames)
-        self.setting = Setting.prepare(knobs, self._engine.device, self._lane, self.setting)
-        self._turned.update(changes)
+    def prepare(self, changes: dict[str, Any]) -> Change:
+        """Check knobs and bring them to the device; without the lock, for that may take a while."""
+        return Change.prepare(changes, self._engine.device, self._lane)
+
+    def turn(self, change: Change) -> None:
+        self.knobs = self.knobs.with_checked(change.values, change.still)
+        self._turns.append(change)
 
     def configure(self, changes: dict[str, Any]) -> StreamConfig:
-        """Change the configuration; returns what it will be. With the lock held."""
+        """Change the configuration; returns what it will be."""
         for name in changes:
             if name not in LIVE:
                 raise InputError(
@@ -93,41 +110,40 @@ class Inbox:
                     f"allowed are {', '.join(LIVE)}",
                     "open a session with it",
                 )
-        self._config.check_depth(changes.get("depth", 1), self._engine.limits.batch)
-        self._config = replace(self._config, **changes)
+        config = replace(self._config, **changes)
+        config.check_depth(config.depth, self._engine.limits.batch)
+        self._config = config
         self._configured.update(changes)
-        return self._config
+        return config
 
     def automate(self, tracks: Iterable[Track], tick: int) -> None:
-        """Add tracks that count from this tick. With the lock held."""
+        """Add tracks that count from this tick; one goes before an older one of its knob."""
         added = list(tracks)
         for track in added:
             if track.knob == DEPTH:
-                self._config.check_depth(max(track.values), self._engine.limits.batch)  # type: ignore[arg-type]
-            if track.knob == "guidance_scale" and self._config.guidance == "off":
-                raise InputError(
-                    "a track turns guidance_scale in a session without negative rows",
-                    "a ring has them from the start or not at all",
-                    "open the session with guidance full or initialize",
-                )
-        self._tracks += [(tick, track) for track in added]
+                self._config.check_depth(int(max(track.values)), self._engine.limits.batch)
+        for track in added:
+            self._tracks[track.knob] = (tick, track)
+            if track.knob == "guidance_scale" and not self._config.hot_guidance:
+                self.configure({"hot_guidance": True})
 
     def take(self, tick: int) -> Arrivals:
-        """Empty it. With the lock held."""
+        """Empty it."""
         self._play_tracks(tick)
-        arrivals = Arrivals(self._configured, self._turned, self.setting, list(self.seats))
-        self._configured, self._turned = {}, {}
+        arrivals = Arrivals(self._configured, self._turns, list(self.seats))
+        self._configured, self._turns = {}, []
         self.seats.clear()
         return arrivals
 
     def _play_tracks(self, tick: int) -> None:
         """Turn what a track moves at this tick; while it holds a value, hands may turn the knob."""
-        for since, track in self._tracks:
+        by_hand = {*self._configured, *(name for change in self._turns for name in change.values)}
+        for knob, (since, track) in list(self._tracks.items()):
             value = track.at(tick - since)
-            if value is None or value == track.at(tick - since - 1):
-                continue
-            if track.knob not in KNOBS:
-                if track.knob not in self._configured:
-                    self.configure({track.knob: value})
-            elif track.knob not in self._turned:
-                self.turn({track.knob: value}, ())
+            if value is not None and value != track.at(tick - since - 1) and knob not in by_hand:
+                if knob in KNOBS:
+                    self.turn(self.prepare({knob: value}))
+                else:
+                    self.configure({knob: value})
+            if not track.loop and tick - since >= track.start + len(track.values):
+                del self._tracks[knob]

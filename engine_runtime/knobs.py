@@ -6,7 +6,10 @@ their names, defaults and limits from here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+import contextlib
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -57,6 +60,23 @@ class Knob:
     @property
     def takes_curve(self) -> bool:
         return not self.options and not isinstance(self.default, bool)
+
+    def parse(self, text: str) -> Any:
+        """A value of this knob from text. Raises `InputError` for what it does not take."""
+        value: Any = {"true": True, "on": True, "false": False, "off": False}.get(text.lower(), text)
+        if self.takes_curve:
+            with contextlib.suppress(ValueError):
+                value = float(text)
+        self.check(value)
+        return value
+
+    def is_still(self, value: Any) -> bool:
+        """Whether it does nothing at this value. Reads the device of a curve that lies on one."""
+        return self.neutral is not None and value is not None and is_constant(value, self.neutral)
+
+    def fits(self, curve: Any, frames: int) -> bool:
+        """Whether a curve has one number a frame, or one a channel."""
+        return curve.shape[0] == frames or tuple(curve.shape) == (self.channels,)
 
     def check(self, value: Any) -> None:
         """Raise `InputError` for a value that this knob does not take."""
@@ -114,14 +134,31 @@ class Knobs:
         for name, knob in KNOBS.items():
             knob.check(getattr(self, name))
 
+    @staticmethod
+    def check(changes: Mapping[str, Any]) -> frozenset[str]:
+        """Check values by name; returns those that do nothing. Reads the device of curves that lie on one.
+
+        Raises:
+            InputError: for an unknown name or a value out of range.
+        """
+        check_names(changes)
+        for name, value in changes.items():
+            KNOBS[name].check(value)
+        return frozenset(name for name, value in changes.items() if KNOBS[name].is_still(value))
+
+    def with_checked(self, values: Mapping[str, Any], still: frozenset[str]) -> Knobs:
+        """These knobs with some changed to values that `check` has passed; what is held is not asked again."""
+        new = copy.copy(self)
+        new.__dict__.update(values, neutral=(self.neutral - values.keys()) | (still & values.keys()))
+        return new
+
     def turned(self, **changes: Any) -> Knobs:
         """These knobs with some of them changed.
 
         Raises:
             InputError: for an unknown name or a value out of range.
         """
-        check_names(changes)
-        return replace(self, **changes)
+        return self.with_checked(changes, self.check(changes))
 
     def check_frames(self, frames: int) -> None:
         """Raise `InputError` for a curve of another length."""
@@ -132,11 +169,7 @@ class Knobs:
     @cached_property
     def neutral(self) -> frozenset[str]:
         """Names of the knobs that do nothing as they stand, found when they are set: the tick asks no device."""
-        return frozenset(
-            name
-            for name, knob in KNOBS.items()
-            if knob.neutral is not None and is_constant(getattr(self, name), knob.neutral)
-        )
+        return frozenset(name for name, knob in KNOBS.items() if knob.is_still(getattr(self, name)))
 
 
 KNOBS: dict[str, Knob] = {f.name: Knob(f.name, default=f.default, **f.metadata) for f in fields(Knobs)}

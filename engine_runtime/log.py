@@ -31,13 +31,16 @@ from .request import Request
 FORMAT = 1  # raise it when a file made now would be misread by an older Ostinato
 METADATA = "ostinato.take"
 CONFIGURED, TURNED, SUBMITTED = "configured", "turned", "submitted"
+CLEARED, FAILED = "cleared", "failed"
 RECIPE = {"model": str, "precision": str, "device": str, "max_rows": int}
 HEADER = ("engine", "config", "knobs", "recipe", "origin", "ticks", "latents")
 
 
 @dataclass(frozen=True)
 class Event:
-    """What a session took in at the start of a step: changes by name, or a request."""
+    """What a session took in at the start of a step: changes by name, or a request; that it was cleared before the
+    step, or that the step failed.
+    """
 
     tick: int
     kind: str
@@ -48,7 +51,8 @@ class Event:
 class Log:
     """Made with `Log.of` before a session opens, which then tells it what it takes in.
 
-    Telling costs an append: nothing is copied, no device is asked. Tensors are read when the take is saved.
+    Telling costs an append: nothing is copied, no device is asked. Tensors are read when the take is saved; until then
+    the log holds those of every request, on whatever device they are. What requests share is held once.
 
     Attributes:
         engine: the engine's identity.
@@ -73,14 +77,20 @@ class Log:
         recipe = getattr(engine, "recipe", None)
         return cls(engine.identity, config, knobs or Knobs(), recipe, origin_of(engine.device))
 
-    def configured(self, tick: int, changes: Mapping[str, Any]) -> None:
+    def configured(self, tick: int, changes: dict[str, Any]) -> None:
         self._add(Event(tick, CONFIGURED, dict(changes)))
 
-    def turned(self, tick: int, changes: Mapping[str, Any]) -> None:
+    def turned(self, tick: int, changes: dict[str, Any]) -> None:
         self._add(Event(tick, TURNED, dict(changes)))
 
     def submitted(self, tick: int, request: Request) -> None:
         self._add(Event(tick, SUBMITTED, request))
+
+    def cleared(self, tick: int) -> None:
+        self._add(Event(tick, CLEARED, {}))
+
+    def failed(self, tick: int) -> None:
+        self._add(Event(tick, FAILED, {}))
 
     def finished(self, latents: Iterable[Tensor]) -> None:
         """Note what finished, in that order. Waits for the device: call it after playing, not in a step."""
@@ -190,7 +200,7 @@ def _checked(data: dict[str, Any], reader: Reader) -> Log:
                 knobs = knobs.turned(**event.what)
             elif kind == CONFIGURED:
                 config = replace(config, **_known(event.what))
-            else:
+            elif kind not in (CLEARED, FAILED):
                 raise InputError(f"an event is {kind!r}", "it is not known here", "update Ostinato")
         if type(tick) is not int or not (log.events[-1].tick if log.events else 0) <= tick < log.ticks:
             raise InputError(f"an event is at tick {tick!r}", f"ticks rise from 0 to {log.ticks}", "copy it again")

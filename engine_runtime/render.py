@@ -122,11 +122,13 @@ def stream_config(
     requests: Sequence[Request], depth: int, knobs: Knobs | None = None, tracks: Sequence[Track] = ()
 ) -> StreamConfig:
     """The ring that a batch needs."""
-    hot = any(track.knob == "guidance_scale" for track in tracks) or (knobs or Knobs()).guidance_scale is not None
+    moved = any(track.knob == "guidance_scale" for track in tracks)
+    hot = moved or (knobs or Knobs()).guidance_scale is not None
     return StreamConfig(
         depth=depth,
         guidance=reduce(more_rows, (r.guidance.rows(hot) for r in requests)),
         conditions=max(len(r.parts) for r in requests),
         tokens=max(r.tokens for r in requests),
+        hot_guidance=moved,
         spread=False,  # a batch is wanted soonest, not evenly
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 from .codec import fingerprint
 from .engines import Engine
 from .errors import TakeError
-from .log import CONFIGURED, TURNED, Event, Log, origin_of
+from .log import CLEARED, CONFIGURED, FAILED, SUBMITTED, TURNED, Event, Log, origin_of
 from .request import Request
 from .runtime import runtime
 from .session import Session
@@ -28,7 +28,8 @@ class Replay:
     Attributes:
         latents: `[T, 64]` on the CPU; more than the take's where it ended with some in flight.
         expected: fingerprints of the take's latents.
-        changed: what stands under this replay that was otherwise under the take, as "name: then, now".
+        changed: what stands under this replay that was otherwise under the take, as "name: then, now", and the steps of
+            the take that failed.
     """
 
     requests: list[Request]
@@ -92,11 +93,15 @@ def _tell(session: Session, event: Event) -> None:
         session.configure(**event.what)
     elif event.kind == TURNED:
         session.repeat(event.what)
-    else:
+    elif event.kind == CLEARED:
+        session.clear()
+    elif event.kind == SUBMITTED:
         session.submit(event.what)
 
 
 def _changed(log: Log, engine: Engine) -> list[str]:
     now = {"engine": engine.identity} | origin_of(engine.device)
     then = {"engine": log.engine} | log.origin
-    return [f"{name}: {then[name]}, {now[name]}" for name in now if name in then and then[name] != now[name]]
+    steps = [event.tick for event in log.events if event.kind == FAILED]
+    failed = [f"step {step} failed in the take; what plays after it may differ" for step in steps]
+    return [f"{name}: {then[name]}, {now[name]}" for name in now if name in then and then[name] != now[name]] + failed

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from .memory import is_shortage
 from .request import Request
 from .ring import Ring, Slot
 from .seat import Seat
-from .setting import Setting
+from .setting import Change, Setting
 from .stats import Stats, TickClock
 from .tick import Tick
 
@@ -74,12 +75,13 @@ class Session:
         self._lock = self._inbox.lock  # what arrives and the counters, for a moment
         self._playing = threading.RLock()  # ring and tick, for a whole step
         self._queue: deque[Seat] = deque()
-        self._setting = self._inbox.setting
+        self._latest = self._setting = Setting.of(self._inbox.knobs, engine.device, lane)  # for the next ring, and this
         self._receive(self._setting)
         self._ring = Ring(config.depth)
         self._tick: Tick | None = None
         self._clock = TickClock(engine.device.type == "cuda")
         self._since_admission = 1 << 30
+        self._hurried = 0  # slots that were added and may be filled at once
         self._finished = self._dropped = self._frames_out = 0
         self.ticks = 0  # steps called
         self.steps_done = 0  # of all requests together
@@ -88,7 +90,7 @@ class Session:
     @property
     def knobs(self) -> Knobs:
         """As the next step will have them."""
-        return self._inbox.setting.knobs
+        return self._inbox.knobs
 
     def submit(self, request: Request) -> None:
         """Queue a request. A full queue drops its oldest entry, which is counted."""
@@ -100,19 +102,35 @@ class Session:
     def set(self, **changes: Any) -> None:
         """Turn hot knobs: the next tick of every slot in flight has them, and every request after it.
 
+        A curve acts on requests of its own length: to change the length of the music, set the curve first, then submit
+        what has the new length. What plays keeps its own.
+
         Raises:
-            InputError: for an unknown knob, a value out of range, a curve of another length than what waits or plays,
-                or a guidance scale for requests that were seated in a ring without negative rows.
+            InputError: for an unknown knob, a value out of range, a curve of another length than a request that waits,
+                or a guidance scale for requests that play without the negative rows it needs.
         """
+        change = self._inbox.prepare(changes)
         with self._lock:
-            if changes.get("guidance_scale") is not None:
+            self._alive()
+            if changes.get("guidance_scale") is not None and "guidance_scale" not in change.still:
                 self._check_rows()
-            self._turn_later(changes)
+            for seat in (*self._inbox.seats, *self._queue):
+                change.check_frames(seat.request.frames)
+            self._inbox.turn(change)
 
     def repeat(self, changes: dict[str, Any]) -> None:
         """`set` for a replay: what was taken in once is taken in again, also where nothing can answer to it."""
+        change = self._inbox.prepare(changes)
         with self._lock:
-            self._turn_later(changes)
+            self._alive()
+            self._inbox.turn(change)
+
+    def clear(self) -> None:
+        """Drop what is in flight, counted."""
+        with self._playing:
+            self._drop()
+            if self.log is not None:
+                self.log.cleared(self.ticks)
 
     def configure(self, **changes: Any) -> None:
         """Change depth, queue, spread or length_change at the next step.
@@ -126,6 +144,7 @@ class Session:
     def automate(self, tracks: Iterable[Track]) -> None:
         """Play tracks from the next step on; what is set by hand at the same tick goes before them."""
         with self._lock:
+            self._alive()
             self._inbox.automate(tracks, self.ticks)
 
     def step(self) -> list[Finished]:
@@ -135,9 +154,11 @@ class Session:
         """
         with self._playing, self.lane.lock, self.lane.use(), torch.inference_mode(False), torch.no_grad():
             self._alive()
-            self._take_in()
             done: list[tuple[Slot, Request]] = []
-            try:
+            with self._dropping(done):
+                self._take_in()
+            self._resize()
+            with self._dropping(done):
                 self._admit()
                 if self._ring.idle or self._tick is None:
                     return []
@@ -145,15 +166,9 @@ class Session:
                 self._tick.run(self._ring.plan(), self._setting)
                 self._clock.stop()
                 self.steps_done += self._ring.active
-                done = self._ring.advance()
-                latents = [self._tick.read(slot.index) for slot, _ in done]
-            except BaseException as error:
                 with self._lock:
-                    self._dropped += len(done) + self._ring.clear()
-                self._tick = None
-                if is_shortage(error):
-                    raise self._shortage(self.config.depth) from error
-                raise
+                    done += self._ring.advance()
+                latents = [self._tick.read(slot.index) for slot, _ in done]
             return [self._hand_out(*held, latent) for held, latent in zip(done, latents, strict=True)]
 
     def play(self, requests: Iterable[Request], before: Callable[[], None] = lambda: None) -> Iterator[Finished]:
@@ -175,7 +190,8 @@ class Session:
     @property
     def idle(self) -> bool:
         """Nothing queued and nothing in flight."""
-        return not self._inbox.seats and not self._queue and self._ring.idle
+        with self._lock:
+            return not self._inbox.seats and not self._queue and self._ring.idle
 
     @property
     def room(self) -> bool:
@@ -217,20 +233,34 @@ class Session:
         if self.closed:
             raise SessionError(f"session {self.name!r} is closed", "only an open session plays", "open it again")
 
-    def _turn_later(self, changes: dict[str, Any]) -> None:
-        self._alive()
-        waiting = [seat.request.frames for seat in (*self._inbox.seats, *self._queue)]
-        self._inbox.turn(changes, [*waiting, *(slot.frames for slot in self._ring.occupied)])
-
     def _check_rows(self) -> None:
         """A hot guidance scale needs the rows that it guides with."""
         for slot in self._ring.occupied:
             if slot.request and slot.gates.negative == "off" and slot.request.guidance.mode in ("initialize", "full"):
                 raise InputError(
-                    "guidance scale is turned for requests that play without negative rows",
+                    "guidance scale is turned for requests that play without the negative rows it needs",
                     "a ring has them from the start or not at all",
                     "open the session with guidance full or initialize, and give the requests a null condition",
                 )
+
+    @contextmanager
+    def _dropping(self, done: list) -> Iterator[None]:
+        """Whatever fails drops what is in flight, and `done`, which just was."""
+        try:
+            yield
+        except BaseException as error:
+            self._drop(len(done))
+            if self.log is not None:
+                self.log.failed(self.ticks - 1)
+            if is_shortage(error):
+                raise self._shortage(self.config.depth) from error
+            raise
+
+    def _drop(self, more: int = 0) -> None:
+        """Let go of all that is in flight, and `more` that was; the next step starts with an empty ring."""
+        with self._lock:
+            self._dropped += more + self._ring.clear()
+        self._tick, self._setting = None, self._latest
 
     def _take_in(self) -> None:
         """All that arrived since the last step, in a fixed order: configuration, knobs, requests."""
@@ -246,21 +276,30 @@ class Session:
                 self._dropped += 1
             if self.log is not None:
                 new.tell(self.log, tick)
-        if new.setting is not self._setting:
-            self._setting = new.setting
-            self._turn()
-        self._resize()
+        self._turn(new.turns)
 
-    def _turn(self) -> None:
-        """Write new knobs into every slot in flight."""
-        self._receive(self._setting)
-        if self._tick is not None:
+    def _turn(self, changes: Sequence[Change]) -> None:
+        """Write turned knobs into every slot in flight; a curve of another length waits for its own ring."""
+        if not changes:
+            return
+        device, ring = self.engine.device, self._tick
+        names: set[str] = set()
+        for change in changes:
+            self._latest = self._latest.turned(change, device, self.lane)
+            here = change if ring is None else change.fitting(ring.frames)
+            self._setting = self._setting.turned(here, device, self.lane)
+            names.update(here.values)
+        for setting in (self._setting, self._latest):
+            self._receive(setting)
+        if ring is not None:
+            gates = ring.turn([slot.index for slot in self._ring.occupied], self._setting, names)
             for slot in self._ring.occupied:
-                slot.gates = self._tick.controls.turn(slot.index, self._setting)
+                slot.gates = gates[slot.index]
 
     def _receive(self, given: Seat | Setting) -> None:
         """Order the lane after the work that made these tensors."""
-        self.lane.wait(given.ready)
+        for event in given.ready if isinstance(given.ready, tuple) else (given.ready,):
+            self.lane.wait(event)
         for tensor in given.tensors():
             self.lane.keep(tensor)
 
@@ -272,14 +311,18 @@ class Session:
         if old is not None:
             try:
                 new = Tick(self.engine, replace(old.config, depth=depth), old.frames, old.tokens)
+                new.turn((), self._setting)
+                for slot, held in enumerate(ring.occupied):
+                    new.take(slot, old, held.index)
             except BaseException as error:
-                self.config = replace(self.config, depth=old.depth)  # what plays goes on
-                self._opened = replace(self._opened, depth=old.depth)
-                raise (self._shortage(depth) if is_shortage(error) else error) from error
-            for theirs, slot in ring.resize(depth):
-                new.take(slot, old, theirs)
+                with self._lock:  # what plays goes on
+                    self.config, self._opened = (replace(c, depth=old.depth) for c in (self.config, self._opened))
+                if is_shortage(error):
+                    raise self._shortage(depth) from error
+                raise
             self._tick = new
-        else:
+        self._hurried += max(0, depth - len(ring.slots))
+        with self._lock:
             ring.resize(depth)
 
     def _admit(self) -> None:
@@ -294,17 +337,17 @@ class Session:
                 slot = self._ring.admit(seat.request)
             self._receive(seat)
             slot.gates = tick.write(slot.index, seat, self._setting)
-            self._since_admission = 0
+            self._since_admission, self._hurried = 0, max(0, self._hurried - 1)
 
     def _paused(self, request: Request) -> bool:
         """Whether a request must wait its turn, so that latents finish evenly."""
-        spread = self.config.spread and not self._ring.idle
+        spread = self.config.spread and not self._ring.idle and not self._hurried
         return spread and self._since_admission < -(-request.steps // self.config.depth)
 
     def _fitting(self, seat: Seat) -> Tick | None:
         """The ring's tick if it can seat the request; an empty ring is rebuilt so that it can."""
         tick, request, opened = self._tick, seat.request, self._opened
-        hot = opened.guidance != "off" or self._setting.knobs.guidance_scale is not None
+        hot = opened.guidance != "off" or opened.hot_guidance or self._latest.knobs.guidance_scale is not None
         parts, rows = len(request.parts), request.guidance.rows(hot)
         fits = tick and request.tokens <= tick.tokens and parts <= tick.conditions
         if tick and fits and more_rows(rows, tick.guidance) == tick.guidance and tick.frames == request.frames:
@@ -320,10 +363,14 @@ class Session:
             conditions=max(parts, opened.conditions),
             tokens=max(request.tokens, opened.tokens),
         )
-        self._tick = None  # the old buffers go before the new ones come
-        self._ring.resize(config.depth)
+        self._tick, self._setting = None, self._latest  # the old buffers go before the new ones come
+        with self._lock:
+            self._ring.resize(config.depth)
         try:
-            self._tick = Tick(self.engine, config, request.frames, config.tokens)
+            self._setting.knobs.check_frames(request.frames)
+            made = Tick(self.engine, config, request.frames, config.tokens)
+            made.turn((), self._setting)
+            self._tick = made
         except BaseException:
             with self._lock:
                 self._queue.popleft()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,52 +13,103 @@ from torch import Tensor
 from .correction import filters, to_band
 from .knobs import KNOBS, Knobs
 from .lane import Lane
-from .values import Value, is_curve
+from .values import Value, check_frames, is_curve
 
-BANDS = {"dcw_low": "low", "dcw_high": "high"}
+BANDS = ("dcw_low", "dcw_high")
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """Knobs that are turned, checked and on the device: made by whoever turns them, before anybody waits for it.
+
+    Attributes:
+        values: by name, as they were given.
+        still: those that do nothing at their new value.
+        curves: of the values that are curves, `[T, 1]` (`channel_gain`: `[T or 1, 64]`), float32 on the device.
+        hosts: of the factors of DCW that are curves, `[T]` on the host.
+        ready: behind the work that made them.
+    """
+
+    values: Mapping[str, Any]
+    still: frozenset[str]
+    curves: Mapping[str, Tensor]
+    hosts: Mapping[str, np.ndarray]
+    ready: torch.cuda.Event | None
+
+    @classmethod
+    def prepare(cls, changes: Mapping[str, Any], device: torch.device, lane: Lane) -> Change:
+        """Check and move, on the caller's current stream. The caller may reuse its buffers.
+
+        Raises:
+            InputError: for an unknown knob or a value out of range.
+        """
+        still = Knobs.check(changes)
+        values = {name: value.detach().clone() if is_curve(value) else value for name, value in changes.items()}
+        curved = {name: value for name, value in values.items() if is_curve(value)}
+        return cls(
+            values,
+            still,
+            {name: to_device(column(value, KNOBS[name].channels), device) for name, value in curved.items()},
+            {name: np.asarray(curved[name].cpu(), dtype=np.float64) for name in BANDS if name in curved},
+            lane.mark() if curved else None,
+        )
+
+    def check_frames(self, frames: int) -> None:
+        """Raise `InputError` for a curve of another length."""
+        for name in self.curves:
+            check_frames(name.replace("_", " "), self.values[name], frames, KNOBS[name].channels)
+
+    def fitting(self, frames: int) -> Change:
+        """Without the curves of another length."""
+        names = [n for n, v in self.values.items() if not is_curve(v) or KNOBS[n].fits(v, frames)]
+        return replace(self, values={name: self.values[name] for name in names})
 
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """Knobs, and what the tick needs of them.
+    """All knobs, and what the tick needs of them.
 
     Attributes:
-        curves: of the knobs that are curves, `[T, 1]` (`channel_gain`: `[T or 1, 64]`), float32 on the device.
+        curves: of the knobs that are curves, as in `Change`.
+        hosts: as in `Change`.
         bands: of the factors of DCW that are curves, `[W, 1]`: one number a wavelet coefficient.
-        ready: behind the work that made them.
+        ready: events behind the work that made them; those that have passed are forgotten.
     """
 
     knobs: Knobs
     curves: Mapping[str, Tensor] = field(default_factory=dict)
+    hosts: Mapping[str, np.ndarray] = field(default_factory=dict)
     bands: Mapping[str, Tensor] = field(default_factory=dict)
-    ready: torch.cuda.Event | None = None
+    ready: tuple[torch.cuda.Event, ...] = ()
 
     @classmethod
-    def prepare(cls, knobs: Knobs, device: torch.device, lane: Lane, before: Setting | None = None) -> Setting:
-        """Move the curves to the device on the caller's current stream; what `before` has of them is kept."""
-        curves, bands = {}, {}
-        _ = knobs.neutral  # asked now, so that the tick need not
-        kept = before if before is not None and before.knobs.dcw_wavelet == knobs.dcw_wavelet else None
-        for name in KNOBS:
-            value = getattr(knobs, name)
-            if not is_curve(value):
-                continue
-            if before is not None and value is getattr(before.knobs, name):
-                curves[name] = before.curves[name]
-            else:
-                curves[name] = to_device(column(value, KNOBS[name].channels), device)
-            if name in BANDS:
-                same = kept is not None and value is getattr(kept.knobs, name)
-                band = kept.bands[name] if same and kept else to_device(_band(value, knobs.dcw_wavelet), device)
-                bands[name] = band
-        return cls(knobs, curves, bands, lane.mark())
+    def of(cls, knobs: Knobs, device: torch.device, lane: Lane) -> Setting:
+        every = {name: getattr(knobs, name) for name in KNOBS}
+        return cls(Knobs()).turned(Change.prepare(every, device, lane), device, lane)
+
+    def turned(self, change: Change, device: torch.device, lane: Lane) -> Setting:
+        """With a change; asks no device. Bands are made anew where a factor or the wavelet changed."""
+        values = change.values
+        knobs = self.knobs.with_checked(values, change.still)
+        curves = {name: tensor for name, tensor in self.curves.items() if name not in values}
+        hosts = {name: host for name, host in self.hosts.items() if name not in values}
+        curves |= {name: tensor for name, tensor in change.curves.items() if name in values}
+        hosts |= {name: host for name, host in change.hosts.items() if name in values}
+        events = [*self.ready, *([change.ready] if change.ready is not None else [])]
+        bands = self.bands
+        if not values.keys().isdisjoint({*BANDS, "dcw_wavelet"}):
+            wavelet = filters(knobs.dcw_wavelet)
+            bands = {n: to_device(torch.from_numpy(to_band(h, wavelet))[:, None], device) for n, h in hosts.items()}
+            mark = lane.mark() if bands else None
+            events += [mark] if mark is not None else []
+        return Setting(knobs, curves, hosts, bands, tuple(event for event in events if not event.query()))
 
     def value(self, name: str) -> Value | None:
         """A number, or the curve on the device."""
         return self.curves.get(name, getattr(self.knobs, name))
 
-    def tensors(self) -> list[Tensor]:
-        return [*self.curves.values(), *self.bands.values()]
+    def tensors(self) -> Iterable[Tensor]:
+        return (*self.curves.values(), *self.bands.values())
 
 
 def column(value: Tensor, channels: int = 0) -> Tensor:
@@ -74,13 +125,3 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.contiguous().pin_memory()  # a copy from pageable memory would wait for the stream
     return tensor.to(device, non_blocking=True)
-
-
-def _band(value: Tensor, wavelet: str) -> Tensor:
-    curve = np.asarray(value.detach().cpu(), dtype=np.float64)
-    return torch.from_numpy(to_band(curve, filters(wavelet)))[:, None]
-
-
-def as_knobs(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Changes with their curves copied, so that the caller may reuse its buffers."""
-    return {name: value.detach().clone() if is_curve(value) else value for name, value in changes.items()}

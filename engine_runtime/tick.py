@@ -6,7 +6,7 @@ no slot uses runs no kernel; what some use leaves the others their bits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from .config import StreamConfig
 from .constants import LATENT_DIM
 from .controls import Controls
 from .engines import Engine, Rows
+from .knobs import KNOBS
 from .ring import Gates, Move, Scalars
 from .seat import Seat
 from .setting import Setting
@@ -57,6 +58,10 @@ class Tick:
             self.rows.write((self.blocks - 1) * self.depth + slot, *seat.negative)
         self.x[slot].copy_(seat.latent)
         return self.controls.seat(slot, seat, setting)
+
+    def turn(self, slots: Sequence[int], setting: Setting, names: Collection[str] = tuple(KNOBS)) -> dict[int, Gates]:
+        """Write turned knobs; returns the gates of these, the occupied slots."""
+        return self.controls.turn(slots, setting, names)
 
     def take(self, slot: int, other: Tick, theirs: int) -> None:
         """Take over a slot of a tick that differs in its depth only."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias, Union
+from numbers import Real
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 from .errors import InputError, check_range
 
@@ -13,8 +14,9 @@ if TYPE_CHECKING:
 Value: TypeAlias = Union[float, "Tensor"]  # or a curve `[T]`, float
 
 
-def is_curve(value: Value | None) -> bool:
-    return hasattr(value, "ndim")
+def is_curve(value: Any) -> bool:
+    """Whether it is a tensor, and not a number."""
+    return hasattr(value, "isfinite")
 
 
 def check_value(name: str, value: Value, low: float, high: float, remedy: str, channels: int = 0) -> None:
@@ -24,7 +26,11 @@ def check_value(name: str, value: Value, low: float, high: float, remedy: str, c
         channels: where not 0, a curve may also be `[channels]` or `[T, channels]`.
     """
     if not is_curve(value):
-        check_range(name, value, low, high, remedy)  # type: ignore[arg-type]
+        if not isinstance(value, Real) or isinstance(value, bool):
+            raise InputError(
+                f"{name} is a {type(value).__name__}", "allowed is a number or a curve", "give a float or a tensor"
+            )
+        check_range(name, value, low, high, remedy)
         return
     curve: Tensor = value  # type: ignore[assignment]
     shapes = "[frames]" + f", [{channels}] or [frames, {channels}]" * bool(channels)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..engine_runtime.config import Guidance
 from ..engine_runtime.constants import LATENT_DIM
 from ..engine_runtime.errors import InputError
 from ..engine_runtime.knobs import KNOBS, Knobs
+from . import host
 from .values import is_curve, to_value
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..engine_runtime.automation import Track
     from ..engine_runtime.request import Condition, Part
 
 GAIN = "channel_gain"
@@ -38,11 +40,34 @@ def gained(before: Wanted | None, gain: Any, first: int, last: int) -> dict[str,
 
 
 def knobs_of(wanted: Wanted | None, frames: int) -> Knobs:
-    """Knobs for music of this length."""
-    given = dict(wanted or {})
+    """Knobs for music of this length; what the command line sets goes before the nodes."""
+    given = {**(wanted or {}), **host.knobs()}
     gains = given.pop(GAIN, ())
+    gains = gains if isinstance(gains, tuple) else ((gains, 0, LATENT_DIM - 1),)
     drawn = {name: to_value(value, frames, name) if is_curve(value) else value for name, value in given.items()}
     return Knobs(**drawn, **({GAIN: _gain(gains, frames)} if gains else {}))
+
+
+def check_heard(
+    knobs: Knobs, guidance: Guidance | None, shape: Wanted, parts: int, tracks: Sequence[Track], masked: bool
+) -> None:
+    """Raise `InputError` for a control that nothing in the request answers to."""
+    guided = guidance is not None and guidance.mode != "off"
+    moved = {track.knob for track in tracks}
+    pulled = "target_strength" in moved or "target_strength" not in knobs.neutral
+    for given, allowed, remedy in (
+        (pulled and "target" not in shape, "the knob target_strength is set without a target", "connect Target"),
+        (not pulled and "target" in shape, "a target pulls as far as target_strength says", "set it in Knobs"),
+        ((knobs.blend is not None or "blend" in moved) and parts == 1, "blend needs conditions", "Combine Conditions"),
+        (
+            (knobs.guidance_scale not in (None, 1.0) or "guidance_scale" in moved) and not guided,
+            "guidance_scale needs guidance",
+            "connect Guidance",
+        ),
+        (masked and "mask" in shape, "the source has a noise mask and Mask is connected", "disconnect one of them"),
+    ):
+        if given:
+            raise InputError("a control is set that would not be heard", allowed, remedy)
 
 
 def guided(fields: Wanted) -> dict[str, Any]:
@@ -57,10 +82,12 @@ def guidance_of(wanted: Wanted | None, frames: int) -> Guidance | None:
     return Guidance(**{n: to_value(v, frames, f"guidance {n}") if is_curve(v) else v for n, v in wanted.items()})
 
 
-def wants_negative(wanted: Wanted | None) -> bool:
+def wants_negative(wanted: Wanted | None, tracks: Sequence[Track] = ()) -> bool:
     """Whether guidance may decode a negative condition."""
     if wanted is None or wanted["mode"] in ("off", "self"):
         return False
+    if any(track.knob == "guidance_scale" for track in tracks):
+        return True
     return is_curve(wanted["scale"]) or wanted["scale"] != 1.0
 
 

@@ -8,9 +8,9 @@ the progress to another node and a check would take the user's Cancel away from 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,8 @@ def _no_folder(prefix: str, suffix: str) -> Path:
 class Host:
     """`cancelled` raises to stop the node; `text` shows a line under it; `device` is auto, cpu or cuda.
 
-    `next_file` gives the path of a new file in the output folder, from a prefix and a suffix.
+    `next_file` gives the path of a new file in the output folder, from a prefix and a suffix. `knobs` go before those
+    of the graph.
     """
 
     progress: Callable[[int, int, str | None], None] = _ignore_progress
@@ -48,6 +49,7 @@ class Host:
     text: Callable[[str, str | None], None] = _ignore_text
     device: str = "auto"
     next_file: Callable[[str, str], Path] = _no_folder
+    knobs: Mapping[str, Any] = field(default_factory=dict)
 
 
 # a plain module value and not a contextvar: a node may ask from a thread it started
@@ -92,6 +94,11 @@ def ticker(hidden: Any) -> Callable[[int, int], None]:
 def show_text(text: str, node_id: str | None) -> None:
     """Show a line of text under the node."""
     current().text(text, node_id)
+
+
+def knobs() -> Mapping[str, Any]:
+    """Hot knobs that were set from outside the graph."""
+    return current().knobs
 
 
 def device_choice() -> str:

@@ -5,7 +5,7 @@ from ..engine_runtime.knobs import KNOBS
 from . import carried
 from .comfy import io
 from .types import CATEGORY, Knobs
-from .values import value_input
+from .values import is_curve, value_input
 
 FOLDER = f"{CATEGORY}/knobs"
 CHAIN = Knobs.Input("knobs", optional=True, tooltip="Of another knob node, to turn several.")
@@ -39,14 +39,17 @@ class TurnKnobs(io.ComfyNode):
         return schema(
             "OstinatoKnobs",
             "Knobs (Ostinato)",
-            "How every step goes: its length, fresh noise, the source under the sde solver, the pull of a target.",
+            "How every step goes: its length, fresh noise, the source under the sde solver, the pull of a target. What "
+            "stands at its default leaves an earlier node's.",
             ["velocity", "sde", "noise injection", "x0 target"],
             [knob_input(name) for name in ("velocity_scale", "ode_noise", "sde", "target_strength")],
         )
 
     @classmethod
     def execute(cls, knobs=None, **turned) -> io.NodeOutput:
-        return io.NodeOutput(carried.turned(knobs, turned))
+        at_rest = {name for name, value in turned.items() if not is_curve(value) and value == KNOBS[name].default}
+        moved = {name: value for name, value in turned.items() if name not in at_rest}
+        return io.NodeOutput(carried.turned(knobs, moved))
 
 
 class Dcw(io.ComfyNode):

@@ -90,13 +90,16 @@ class StreamDenoise(io.ComfyNode):
 
         sources = [] if source is None else layout.from_latent(source, "the source")
         player, walk, tracks = core.engine_of(engine), Sampling(**sampling), tracks or ()
-        what = core.condition_of(player, condition, negative, carried.wants_negative(guidance), sources)
+        what = core.condition_of(player, condition, negative, carried.wants_negative(guidance, tracks), sources)
         frames = core.frames_of(what)
         several = {
             "masks": None if source is None else layout.masks_of(source),
             "noises": core.batch_noise(source, seeds(walk.seed, count, seed_step)),
             **carried.shape_of(shape, frames),
         }
+        turned, guide = carried.knobs_of(knobs, frames), carried.guidance_of(guidance, frames)
+        parts = len(what) if isinstance(what, tuple) else 1
+        carried.check_heard(turned, guide, shape or {}, parts, tracks, several["masks"] is not None)
         if several.get("mask") is not None:
             several["masks"] = [several.pop("mask")]
         requests = take_batch(
@@ -104,12 +107,11 @@ class StreamDenoise(io.ComfyNode):
             walk,
             count,
             seed_step,
-            carried.guidance_of(guidance, frames),
+            guide,
             sources,
             schedule=core.schedule_of(player, walk),
             **several,
         )
-        turned = carried.knobs_of(knobs, frames)
         take = Log.of(player, stream_config(requests, depth, turned, tracks), turned)
         name, tick = f"node {cls.hidden.unique_id}", host.ticker(cls.hidden)
         latents, stats = render(name, player, requests, depth, tick, turned, tracks, take)

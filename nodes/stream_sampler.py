@@ -4,7 +4,7 @@ from ..engine_runtime.config import StreamConfig
 from ..engine_runtime.constants import MAX_DEPTH
 from . import carried, core, host, layout
 from .comfy import io
-from .types import CATEGORY, Knobs, Stats, Tracks
+from .types import CATEGORY, Knobs, Stats, Take, Tracks
 
 
 class StreamSampler(io.ComfyNode):
@@ -34,16 +34,21 @@ class StreamSampler(io.ComfyNode):
                 io.Latent.Output(display_name="output", tooltip="The batch."),
                 io.Latent.Output(display_name="denoised_output", tooltip="The same: the ring ends at sigma 0."),
                 Stats.Output(display_name="stats", tooltip="For Stream Stats."),
+                Take.Output(display_name="take", tooltip="For Save Take."),
             ],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, noise, guider, sampler, sigmas, latent_image, depth, knobs=None, tracks=()) -> io.NodeOutput:
-        from ..engine_runtime.render import render
+        from ..engine_runtime.log import Log
+        from ..engine_runtime.render import render, stream_config
 
         engine, requests = core.sampler_requests(noise, guider, sampler, sigmas, latent_image)
-        turned, name = carried.knobs_of(knobs, requests[0].frames), f"node {cls.hidden.unique_id}"
-        latents, stats = render(name, engine, requests, depth, host.ticker(cls.hidden), turned, tracks or ())
+        turned, tracks = carried.knobs_of(knobs, requests[0].frames), tracks or ()
+        carried.check_heard(turned, requests[0].guidance, {}, 1, tracks, False)
+        take = Log.of(engine, stream_config(requests, depth, turned, tracks), turned)
+        name, tick = f"node {cls.hidden.unique_id}", host.ticker(cls.hidden)
+        latents, stats = render(name, engine, requests, depth, tick, turned, tracks, take)
         made = layout.to_latent(latents, latent_image)
-        return io.NodeOutput(made, made, stats)
+        return io.NodeOutput(made, made, stats, take)

@@ -154,13 +154,16 @@ class Loop:
         return k + (1.0 - s) * (1.0 - k)
 
     def combined(self, fed: Array, t: float, i: int, blend: Any) -> Array:
-        """`sum(w_j * v_j) / sum(w_j)` over the parts that hold; a blend of `b` makes each `w_j` less by `|b - j|`."""
+        """`sum(w_j * v_j) / sum(w_j)` over the parts that hold; a blend of `b` makes each `w_j` less by `|b - j|`,
+        and beyond the last part it is the last.
+        """
         if not isinstance(self.request.condition, tuple) or len(self.request.condition) == 1:
             return self.velocity(fed, t, 0)
+        b = None if blend is None else np.minimum(per_frame(blend), len(self.request.condition) - 1)
         total, weights = np.zeros_like(fed), np.zeros((len(fed), 1))
         for j, part in enumerate(self.request.condition):
             if holds(part.start, part.end, i, self.n):
-                near = 1.0 if blend is None else np.maximum(0.0, 1.0 - np.abs(per_frame(blend) - j))
+                near = 1.0 if b is None else np.maximum(0.0, 1.0 - np.abs(b - j))
                 w = per_frame(part.weight) * near
                 total, weights = total + w * self.velocity(fed, t, j), weights + w
         nobody = weights == 0.0

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from ostinato.engine_runtime.automation import Track
 from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.engines import EagerEngine
 from ostinato.engine_runtime.engines.eager import LIMITS
@@ -91,7 +92,9 @@ def test_everything_at_once_without_a_join(engine):
     engine, conditions = engine
     line = torch.linspace(0.8, 1.0, FRAMES)
     turns = [{"velocity_scale": line}, {"blend": 0.7}, {"dcw_high": 0.1}, {"ode_noise": 0.2}]
-    with runtime().playing("gpu test", engine, StreamConfig(**RING), all_on()) as session:
+    there = {name: getattr(all_on(), name).cuda() for name in ("velocity_scale", "channel_gain", "dcw_low")}
+    with runtime().playing("gpu test", engine, StreamConfig(**RING), all_on().turned(**there)) as session:
+        session.automate([Track("target_strength", [0.1, 0.2, 0.3], loop=True)])  # beside curves that lie on the GPU
         steady(session, conditions)
         for turn in turns:
             session.set(**turn)

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from ostinato.cli import main
+from ostinato.cli import main, validate
 from ostinato.cli.workflow import is_widget, widget_default
 from ostinato.engine_runtime import curves
 from ostinato.engine_runtime.automation import AUTOMATABLE
 from ostinato.engine_runtime.errors import InputError
 from ostinato.engine_runtime.knobs import KNOBS
 from ostinato.engine_runtime.request import Condition, Part
-from ostinato.nodes import carried
+from ostinato.nodes import carried, host
 from ostinato.nodes.combine import Combine
 from ostinato.nodes.guidance import Guide
 from ostinato.nodes.knobs import Blend, ChannelGain, Dcw, TurnKnobs
@@ -37,6 +37,13 @@ def node(kind: str, **inputs: object) -> dict:
 def graph(**more: object) -> dict:
     """Every control in one graph, at rest; `more` goes to Stream Denoise."""
     prompts = {"model": ["model", 0], "source": ["source", 0], "task": "cover"}
+    given = ("engine", "condition", "source")
+    wired = {name: [name, 0] for name in given} | {
+        "guidance": ["guide", 0],
+        "shape": ["noise", 0],
+        "knobs": ["gain", 0],
+    }
+    wired |= {"count": 1, "depth": 1, "steps": 2}
     return {
         "model": node("LoadModel", model="tiny-base"),
         "engine": node("Engine", model=["model", 0]),
@@ -46,20 +53,12 @@ def graph(**more: object) -> dict:
         "two": node("EncodePrompt", tags="loud drums", **prompts),
         "condition": node("CombineConditions", first=["one", 0], second=["two", 0]),
         "guide": node("Guidance", scale=3.0),
-        "knobs": node("Knobs"),
+        "knobs": node("Knobs", target_strength=0.1),
         "gain": node("ChannelGain", knobs=["knobs", 0]),
         "target": node("Target", latent=["source", 0]),
         "mask": node("Mask", shape=["target", 0]),
         "noise": node("InitialNoise", shape=["mask", 0]),
-        "stream": node(
-            "StreamDenoise",
-            engine=["engine", 0],
-            condition=["condition", 0],
-            guidance=["guide", 0],
-            source=["source", 0],
-            shape=["noise", 0],
-            **{"count": 1, "depth": 1, "steps": 2, "knobs": ["gain", 0], **more},
-        ),
+        "stream": node("StreamDenoise", **wired | more),
         "decode": node("StreamDecode", model=["model", 0], latents=["stream", 0]),
         "save": node("SaveAudio", audio=["decode", 0]),
     }
@@ -108,6 +107,59 @@ SET = {
 @pytest.mark.parametrize("setting", SET.values(), ids=SET)
 def test_a_setting_is_heard(sound, at_rest, setting):
     assert sound(graph(), setting) != at_rest
+
+
+@pytest.mark.parametrize("name", KNOBS)
+def test_every_knob_can_be_set_from_the_command_line(name, monkeypatch):
+    """Without a knob node in the graph."""
+    value = {"dcw": "on", "dcw_mode": "pix", "dcw_wavelet": "db2", "velocity_scale": "0.8"}.get(name, "0.5")
+    knobs, rest = validate.split_knobs([f"knob.{name}={value}", "3.seed=4"])
+    assert rest == ["3.seed=4"]
+    with host.use(host.Host(knobs=knobs)):
+        made = getattr(carried.knobs_of({"velocity_scale": 0.7}, 5), name)
+    if name == "channel_gain":
+        assert made.eq(0.5).all()
+    else:
+        assert str(made) in (value, str(value == "on"))
+
+
+def test_a_knob_on_the_command_line_is_heard(sound, at_rest):
+    assert sound(graph(), "knob.velocity_scale=0.8") == sound(graph(), "knobs.velocity_scale=0.8") != at_rest
+    for wrong, sentence in (
+        ("knob.speed=1", "no knob"),
+        ("knob.sde=7", "sde is 7"),
+        ("knob.dcw=maybe", "true and false"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            validate.split_knobs([wrong])
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"knobs": ["strength", 0], "shape": ["alone", 0]}, "without a target"),
+        ({"knobs": ["none", 0]}, "as far as target_strength says"),
+        ({"condition": ["one", 0], "knobs": ["blend", 0]}, "blend needs conditions"),
+        ({"guidance": None, "knobs": ["strength", 0], "tracks": ["track", 0]}, "guidance_scale needs guidance"),
+    ],
+)
+def test_a_control_that_would_not_be_heard_is_refused(cache, tmp_path, changes, sentence):
+    nodes = graph(**changes) | {
+        "strength": node("Knobs", target_strength=0.3),
+        "none": node("Knobs"),
+        "alone": node("Mask"),
+        "blend": node("Blend", knobs=["strength", 0]),
+        "curve": node("CurveConstant", value=2.0),
+        "track": node("Automation", knob="guidance_scale", curve=["curve", 0]),
+    }
+    inputs = nodes["stream"]["inputs"]
+    nodes["stream"]["inputs"] = {name: value for name, value in inputs.items() if value is not None}
+    soundfile.write(tmp_path / "clip.wav", 0.3 * drawn(5, 9600, 2).numpy(), 48_000)
+    (tmp_path / "graph.json").write_text(json.dumps(nodes), "utf-8")
+    result = CliRunner().invoke(
+        main.app, ["run", str(tmp_path / "graph.json"), "--out", str(tmp_path), "--device", "cpu"]
+    )
+    assert result.exit_code == 2 and sentence in result.output
 
 
 def test_at_rest_the_knob_nodes_change_nothing(sound, at_rest):

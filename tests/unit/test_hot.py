@@ -6,18 +6,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ostinato.engine_runtime.automation import Track
 from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.engines import Limits
-from ostinato.engine_runtime.errors import EngineLimitError, InputError
+from ostinato.engine_runtime.errors import InputError
 from ostinato.engine_runtime.knobs import KNOBS, Knobs
 from ostinato.engine_runtime.lane import Lane
 from ostinato.engine_runtime.request import Part, Request, Target
-from ostinato.engine_runtime.runtime import runtime
 from ostinato.engine_runtime.session import Session
 from torch.profiler import ProfilerActivity, profile
 
-from ..helpers import StandIn, drawn, made_up, no_reads, play
+from ..helpers import StandIn, drawn, made_up, no_reads
 from ..live import FEATURES, draft, everything, perform, rows
 
 T = 7
@@ -141,7 +139,7 @@ def test_guidance_is_turned_on_where_there_are_rows():
     session, quiet = session_of(guidance="off", spread=False), [asked(guidance=Guidance(1.0)) for _ in range(3)]
     session.submit(quiet[0])
     session.step()
-    with pytest.raises(InputError, match="without negative rows"):
+    with pytest.raises(InputError, match="without the negative rows"):
         session.set(guidance_scale=3.0)
     rest = list(session.play([]))[0].take()
     assert torch.equal(rest, perform(session_of(), [quiet[1]], {}).latents[0])
@@ -295,27 +293,3 @@ def test_a_neutral_neighbour_costs_a_turned_one_nothing():
     together = perform(session_of(knobs=knobs, depth=2, spread=False, guidance="full"), [loud, quiet], {}).latents[1]
     alone = perform(session_of(knobs=knobs, depth=2, spread=False, guidance="full"), [quiet], {}).latents[0]
     assert torch.equal(together, alone)
-
-
-def test_guidance_cannot_be_automated_where_nothing_answers():
-    with runtime().playing("no rows", StandIn(), StreamConfig()) as session:
-        with pytest.raises(InputError, match="without negative rows"):
-            session.automate([Track("guidance_scale", [2.0])])
-        session.submit(Request(made_up(0, 6), Sampling(4), Guidance(1.0)))
-        session.step()
-        with pytest.raises(InputError, match="play without negative rows"):
-            session.set(guidance_scale=3.0)
-    with runtime().playing("deep", StandIn(limits=Limits(4, 99, 99)), StreamConfig()) as session:
-        with pytest.raises(EngineLimitError, match="depth is 6"):
-            session.automate([Track("depth", [2, 6])])
-
-
-def test_a_session_opened_with_rows_gives_them_to_a_scale_of_one():
-    """So that its scale can be turned later."""
-    with runtime().playing("rows", StandIn(), StreamConfig(guidance="initialize")) as session:
-        session.submit(Request(made_up(0, 6), Sampling(8, seed=1), Guidance(1.0)))
-        session.step()
-        session.set(guidance_scale=4.0)
-        turned = [f.take() for f in session.play([])][0]
-    plain = play(StandIn(), [Request(made_up(0, 6), Sampling(8, seed=1))])[0]
-    assert not torch.equal(turned, plain)
