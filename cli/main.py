@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..engine_runtime.errors import InputError, OstinatoError
+from .engines import build, doctor, inspect
 
 if TYPE_CHECKING:
     from .execute import Results
@@ -86,6 +87,35 @@ def replay(
 
 
 @app.command()
+def profile(
+    model: Annotated[str | None, typer.Option(help="What to load; tiny without it.")] = None,
+    size: Annotated[str | None, typer.Option(help="2b: random weights at the real size, in place of a model.")] = None,
+    depth: Annotated[int, typer.Option(help="Generations in flight.")] = 4,
+    seconds: Annotated[float, typer.Option(help="Length of each.")] = 60.0,
+    steps: Annotated[int, typer.Option(help="Of each.")] = 8,
+    guidance: Annotated[str, typer.Option(help="off, or full: negative rows at every step (base models).")] = "off",
+    tokens: Annotated[int, typer.Option(help="Of each condition.")] = 128,
+    ticks: Annotated[int, typer.Option(help="Timed, once without and once with the profiler.")] = 10,
+    device: Annotated[Device, typer.Option(help="Where the model runs.")] = Device.auto,
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    diff: Annotated[tuple[Path, Path] | None, typer.Option(metavar="A.json B.json", help="Compare two.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout, nothing else.")] = False,
+) -> None:
+    """Show where a tick's time goes, layer by layer, or what changed between two such profiles."""
+    from .profile import Workload, compare, measure
+
+    with exit_codes():
+        if diff is not None:
+            found = compare(*diff)
+        else:
+            workload = Workload(depth, seconds, steps, guidance, tokens)
+            with redirect_stdout(sys.stderr if as_json else sys.stdout), Bar(sys.stderr.isatty()) as bar:
+                bar.named("profile")
+                found = measure((model, size), (device.value, precision), workload, ticks, bar.progress)
+        typer.echo(json.dumps(found.as_json()) if as_json else found.text())
+
+
+@app.command()
 def nodes() -> None:
     """List the nodes a workflow may use."""
     with exit_codes():
@@ -103,6 +133,10 @@ def knobs() -> None:
 
     for knob in KNOBS.values():
         typer.echo(f"{knob.name:16} {knob.default_text:15} {knob.range_text:36} {knob.help}")
+
+
+for command in (build, inspect, doctor):
+    app.command()(command)
 
 
 def main() -> None:

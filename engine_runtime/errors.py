@@ -44,6 +44,35 @@ class TakeError(InputError):
     """A take that cannot be written, read or played again."""
 
 
+class EngineFileError(OstinatoError):
+    """An engine file or sidecar that is broken, stale, foreign or not trusted.
+
+    Args:
+        reason: one word for it, for programs: `missing`, `unreadable`, `outside`, `empty`, `truncated`, `sidecar`,
+            `flavor`, `version`, `gpu`, `kind`, `weights`, `recipe`, `tampered`, `untrusted`, `key`, `folder`, `full`.
+    """
+
+    def __init__(self, given: str, allowed: str, remedy: str, reason: str = "sidecar") -> None:
+        super().__init__(given, allowed, remedy)
+        self.reason = reason
+
+
+class EngineBuildError(OstinatoError):
+    """An engine that cannot be built here and now, or whose build failed."""
+
+
+class EngineError(OstinatoError):
+    """A TensorRT library that cannot be used, or a call of it that failed.
+
+    Args:
+        text: what the library's error recorder said.
+    """
+
+    def __init__(self, given: str, allowed: str, remedy: str, text: str = "") -> None:
+        super().__init__(f"{given} ({text})" if text else given, allowed, remedy)
+        self.text = text
+
+
 class MemoryShortage(OstinatoError):
     """The device had no room; the runtime stays usable."""
 

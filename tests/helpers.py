@@ -63,6 +63,7 @@ class StandIn:
     width: int = WIDTH
     dtype: torch.dtype = torch.float32
     device: torch.device = torch.device("cpu")
+    targets: None = None  # takes no adapters
     identity: str = "stand-in"
     name: str = "stand-in"
     calls: list[int] = field(default_factory=list)

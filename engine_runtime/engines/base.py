@@ -5,7 +5,7 @@ B rows, T frames (padded to the patch size), L condition tokens, H the condition
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..constants import CONTEXT_DIM, LATENT_DIM, MAX_DEPTH, PATCH
 from ..errors import EngineLimitError
+from ..lora.factors import Factors, Targets
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Rows:
         context_latents: `[B, T, 128]`, engine dtype.
         lengths: `[B]` tokens of each row, on the host.
         active: `[B]` bool, on the host: rows whose velocity the coming tick uses; an engine may skip the others.
+        lora: what adapters add to the decoder for all of these rows; None for none.
     """
 
     hidden_states: Tensor
@@ -64,6 +66,7 @@ class Rows:
     context_latents: Tensor
     lengths: np.ndarray
     active: np.ndarray
+    lora: Factors | None = None
 
     @classmethod
     def allocate(
@@ -85,7 +88,12 @@ class Rows:
 
     def part(self, start: int, stop: int) -> Rows:
         """Views of rows `start` to `stop`."""
-        return Rows(*(getattr(self, f.name)[start:stop] for f in fields(self)))
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "lora"}
+        return replace(self, **{name: buffer[start:stop] for name, buffer in own.items()})
+
+    def adapted(self, lora: Factors | None) -> Rows:
+        """The same buffers with other adapters; between two ticks, on the lane, behind `Factors.ready`."""
+        return replace(self, lora=lora)
 
     def take(self, row: int, other: Rows, theirs: int) -> None:
         """Take over a condition that is written in other rows of the same frames and tokens."""
@@ -120,6 +128,7 @@ class Engine(Protocol):
     width: int  # H
     dtype: torch.dtype
     device: torch.device
+    targets: Targets | None  # the layers for which it takes factors; None where it takes none
     identity: str  # weights, kind, precision, library
     name: str  # for people
 

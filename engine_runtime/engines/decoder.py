@@ -5,10 +5,15 @@ B rows, T frames (a multiple of the patch size), N = T / patch decoder tokens, L
 
 from __future__ import annotations
 
+import copy
+import threading
+
 import torch
 from diffusers import AceStepTransformer1DModel
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor, nn
+
+from ..lora.factors import PLACES, Factors
 
 
 class MaskedDecoder(nn.Module):
@@ -22,6 +27,7 @@ class MaskedDecoder(nn.Module):
         super().__init__()
         self.model = transformer
         self._kept: tuple | None = None
+        self._adapted: tuple[nn.ModuleList, _Current] | None = None  # in a tuple, so that it is no submodule
 
     def forward(
         self,
@@ -30,8 +36,9 @@ class MaskedDecoder(nn.Module):
         encoder_hidden_states: Tensor,
         encoder_attention_mask: Tensor,
         context_latents: Tensor,
+        lora: Factors | None = None,
     ) -> Tensor:
-        """Shapes as in `Rows`; returns the velocity `[B, T, 64]`."""
+        """Shapes as in `Rows`; returns the velocity `[B, T, 64]`. Without factors no kernel is added."""
         model = self.model
         temb, modulation = self._time(timestep)
         x = torch.cat([context_latents, hidden_states], dim=-1)
@@ -39,7 +46,7 @@ class MaskedDecoder(nn.Module):
         condition = model.condition_embedder(encoder_hidden_states)
         rotary, band = self._tables(x)
         mask = encoder_attention_mask[:, None, None, :]  # over heads and queries
-        for kind, layer in zip(model.layer_types, model.layers, strict=True):
+        for kind, layer in zip(model.layer_types, self._layers(lora), strict=True):
             x = layer(
                 hidden_states=x,
                 position_embeddings=rotary,
@@ -51,6 +58,16 @@ class MaskedDecoder(nn.Module):
         shift, scale = (model.scale_shift_table + temb.unsqueeze(1)).chunk(2, dim=1)
         x = (model.norm_out(x) * (1 + scale) + shift).type_as(x)
         return model.proj_out_conv(x.transpose(1, 2)).transpose(1, 2)
+
+    def _layers(self, lora: Factors | None) -> nn.ModuleList:
+        """The model's own, or their twin that adds these factors until it is given others in this thread."""
+        if lora is None or lora.silent:
+            return self.model.layers
+        if self._adapted is None:
+            self._adapted = _twin(self.model.layers)
+        layers, current = self._adapted
+        current.factors = lora
+        return layers
 
     def _time(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Sum of both time embeddings: `[B, hidden]`, and the modulation `[B, 6, hidden]`."""
@@ -82,3 +99,39 @@ def _band(model: AceStepTransformer1DModel, x: Tensor) -> Tensor:
     """`[1, 1, N, N]` bool, True where `|i - j| <= sliding_window`."""
     index = torch.arange(x.shape[1], device=x.device)
     return ((index[:, None] - index[None, :]).abs() <= model.config.sliding_window)[None, None]
+
+
+class _Current(threading.local):
+    """The factors of the pass that runs in this thread."""
+
+    factors: Factors
+
+
+class _Adapted(nn.Module):
+    """A linear layer, and beside it `(x A^T) B^T` of one layer and kind."""
+
+    def __init__(self, linear: nn.Module, layer: int, kind: str, current: _Current) -> None:
+        super().__init__()
+        self.linear, self.layer, self.kind, self.current = linear, layer, kind, current
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, factors = self.linear(x), self.current.factors
+        if self.kind not in factors.used:
+            return y
+        low = nn.functional.linear(x, factors.a[self.kind][self.layer])
+        added = y.view(-1, y.shape[-1]).addmm_(low.view(-1, low.shape[-1]), factors.b[self.kind][self.layer].T)
+        return added.view_as(y)
+
+
+def _twin(layers: nn.ModuleList) -> tuple[nn.ModuleList, _Current]:
+    """Layers with the very weights of these, also when others are put in their place, and a place for factors."""
+    tensors = {id(t): t for t in (*layers.parameters(), *layers.buffers())}
+    current, twin = _Current(), copy.deepcopy(layers, tensors)
+    for own, theirs in zip(twin.modules(), layers.modules(), strict=True):
+        own._parameters, own._buffers = theirs._parameters, theirs._buffers
+    for i, layer in enumerate(twin):
+        for kind, place in PLACES.items():
+            owner, _, leaf = place.rpartition(".")
+            parent = layer.get_submodule(owner)
+            setattr(parent, leaf, _Adapted(parent.get_submodule(leaf), i, kind, current))
+    return twin, current

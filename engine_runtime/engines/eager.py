@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..constants import MAX_ROWS, ROWS
 from ..errors import check_range
+from ..lora.factors import Targets
 from .base import Limits, Rows
 from .decoder import MaskedDecoder
 
@@ -50,6 +51,7 @@ class EagerEngine:
         self.limits = limits
         self._ready = ready
         self.width = transformer.condition_embedder.in_features
+        self.targets: Targets | None = Targets.of(transformer)
         self.dtype = transformer.dtype
         self.device = transformer.device
         self.identity = f"eager:{identity}:{self.dtype}:{self.device}:{limits}"
@@ -87,6 +89,7 @@ class EagerEngine:
             rows.encoder_hidden_states,
             rows.encoder_attention_mask,
             rows.context_latents,
+            rows.lora,
         )
 
     def summary(self) -> str:

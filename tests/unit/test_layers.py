@@ -26,11 +26,20 @@ ROOT = Path(__file__).resolve().parents[2]
 ORDER = """
 cli
 nodes
-plot_curve
-. render replay plot decode models.audio models.conditioning models.core_condition models.core
-runtime models.loading
-session models.tiny models.checkpoint
-tick inbox log models.sizes models.weights models.quiet
+trt.doctor trt.worker
+trt.health
+trt.source
+plot_curve plot_profile
+. render replay plot decode layer_probe models.audio models.conditioning models.core_condition models.core
+runtime models.loading trt.runtime trt.refit
+trt.engine trt.export trt.onnxcheck trt.trust trt.job trt.build trt.child
+trt.executor trt.prove trt.naming trt.folder
+trt.graphs trt.keeper trt.record trt.sidecar
+trt.recorder trt.graph trt.spec
+trt.flavor trt.preflight trt.profiles trt
+session models.tiny models.checkpoint lora.stack
+lora.adapter
+tick inbox log models.sizes models.weights models.quiet lora.keys
 controls models.names models.tokenizer
 seat
 setting ring engines codec
@@ -38,10 +47,10 @@ engines.eager correction
 engines.base engines.decoder models
 automation request analysis points
 curves
-schedule guidance steps prompt lane stats memory
+schedule guidance steps prompt lane stats memory lora lora.factors
 config
-knobs
-values
+knobs layer_kinds
+values layer_profile
 constants errors
 """
 RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in line.split()}

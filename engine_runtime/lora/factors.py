@@ -1,0 +1,143 @@
+"""What an engine adds to its linear layers: one stacked pair of low-rank factors for each kind of layer.
+
+r is the rank of all adapters together, rounded up to a bucket; a layer's output gains `(x A^T) B^T`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+
+# kind of layer: its place in a decoder layer, by the names of diffusers
+PLACES = {
+    "self_q": "self_attn.to_q",
+    "self_k": "self_attn.to_k",
+    "self_v": "self_attn.to_v",
+    "self_o": "self_attn.to_out.0",
+    "cross_q": "cross_attn.to_q",
+    "cross_k": "cross_attn.to_k",
+    "cross_v": "cross_attn.to_v",
+    "cross_o": "cross_attn.to_out.0",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
+KINDS = tuple(PLACES)
+BUCKETS = (8, 32, 128)  # ranks that engines are built for; 1 stands for no adapter
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The linear layers of a decoder that an adapter may change.
+
+    Attributes:
+        layers: how many decoder layers there are.
+        kinds: width in and width out of each kind, in the order of `KINDS`.
+    """
+
+    layers: int
+    kinds: Mapping[str, tuple[int, int]]
+
+    @classmethod
+    def of(cls, transformer: nn.Module) -> Targets:
+        """Those of `diffusers.AceStepTransformer1DModel`."""
+        layers = transformer.get_submodule("layers")
+        assert isinstance(layers, nn.ModuleList)
+        weights = {kind: layers[0].get_parameter(f"{place}.weight") for kind, place in PLACES.items()}
+        return cls(len(layers), {kind: (w.shape[1], w.shape[0]) for kind, w in weights.items()})
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any] | None) -> Targets | None:
+        """From the `lora` entry of an export record; None for a graph without those inputs."""
+        if record is None:
+            return None
+        return cls(int(record["layers"]), {kind: (int(a), int(b)) for kind, (a, b) in record["kinds"].items()})
+
+    def as_record(self) -> dict[str, Any]:
+        return {"layers": self.layers, "kinds": {kind: list(widths) for kind, widths in self.kinds.items()}}
+
+    def parameter(self, layer: int, kind: str) -> str:
+        """Name of a layer's weight in the reference model."""
+        return f"layers.{layer}.{PLACES[kind]}.weight"
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """Factors of all adapters together, on an engine's device.
+
+    Made by `stack`; never written again, so sessions may share them and an engine may keep their addresses.
+
+    Attributes:
+        targets: whose layers they fit.
+        rank: r; 1 with no adapter, else one of `BUCKETS`.
+        a: `[layers, r, in]` of each kind.
+        b: `[layers, out, r]` of each kind; strength and alpha are in it.
+        used: kinds that any adapter changes; the others are zeros.
+        silent: they change nothing: no adapter, or none with a strength.
+        digests: of the adapters, in their order.
+        label: the adapters and their strengths, for people and logs.
+        ready: behind the copies that made them.
+    """
+
+    targets: Targets
+    rank: int
+    a: Mapping[str, Tensor]
+    b: Mapping[str, Tensor]
+    used: frozenset[str]
+    silent: bool
+    digests: tuple[str, ...]
+    label: str
+    ready: torch.cuda.Event | None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(iter(self.a.values())).dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.a.values())).device
+
+    def inputs(self) -> dict[str, Tensor]:
+        """By the names of an exported graph's inputs: `lora_self_q_a`, `lora_self_q_b`, ..."""
+        sides = {"a": self.a, "b": self.b}
+        return {f"lora_{kind}_{side}": given[kind] for kind in self.targets.kinds for side, given in sides.items()}
+
+    def tensors(self) -> list[Tensor]:
+        """All that a lane will read."""
+        return [*self.a.values(), *self.b.values()]
+
+    def check(self, targets: Targets | None, dtype: torch.dtype, device: torch.device) -> None:
+        """Raise `InputError` unless an engine with these targets can take them."""
+        if targets is None:
+            raise InputError(
+                "adapters were given to an engine that takes none",
+                "only an engine that was made for them has a place for their factors",
+                "build or choose the engine with LoRA inputs",
+            )
+        if (self.targets, self.dtype, self.device) != (targets, dtype, device):
+            raise InputError(
+                f"the adapters' factors are {self.dtype} on {self.device} for {self.targets.layers} layers",
+                f"the engine takes {dtype} on {device} for {targets.layers} layers of its own widths",
+                "stack the adapters for this engine",
+            )
+
+
+def bucket(rank: int) -> int:
+    """The rank that a stack of this many is padded to; 0 gives 1.
+
+    Raises:
+        InputError: above the largest bucket.
+    """
+    if rank > BUCKETS[-1]:
+        raise InputError(
+            f"the adapters have rank {rank} together",
+            f"allowed is at most {BUCKETS[-1]}",
+            "use fewer adapters, or ones of a smaller rank",
+        )
+    return next(size for size in BUCKETS if rank <= size) if rank else 1

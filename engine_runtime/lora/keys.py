@@ -1,0 +1,127 @@
+"""Which layer and which of its two factors a tensor of a LoRA file is, in the styles that ACE-Step 1.5 files come in.
+
+Styles seen: PEFT's (ACE-Step's own trainer), diffusers', ComfyUI's and kohya's (flat names).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ..errors import ModelError
+from ..models.names import DIFFUSION, to_theirs
+from .factors import Targets
+
+Place = tuple[int, str]  # layer, kind
+
+_DECODER = DIFFUSION + "decoder."
+_DOTTED = (
+    "",
+    "transformer.",
+    "decoder.",
+    "diffusion_model.decoder.",
+    _DECODER,
+    "base_model.model.",
+    "base_model.model.decoder.",
+    "base_model.model.transformer.",
+)
+_FLAT = ("lora_unet_decoder_", "lora_unet_", "lora_transformer_", "lycoris_decoder_", "lycoris_")
+# The same two factors have had many names; PEFT may put the adapter's own name behind them.
+_DOWN = r"\.lora_down|_lora\.down|\.lora_A|\.lora\.down|\.lora_linear_layer\.down"
+_UP = r"\.lora_up|_lora\.up|\.lora_B|\.lora\.up|\.lora_linear_layer\.up"
+_SIDES = {
+    "a": re.compile(rf"(.+?)(?:{_DOWN})(?:\.(?!bias$)\w+?)?(?:\.weight)?"),
+    "b": re.compile(rf"(.+?)(?:{_UP})(?:\.(?!bias$)\w+?)?(?:\.weight)?"),
+    "alpha": re.compile(r"(.+)\.alpha"),
+}
+_OTHERS = (
+    ("DoRA", re.compile(r"\.dora_scale|\.lora_magnitude_vector\b|\.magnitude\b")),
+    ("LoKr", re.compile(r"\.lokr_")),
+    ("LoHa", re.compile(r"\.hada_")),
+    ("OFT", re.compile(r"\.oft_|\.rescale$")),
+    ("GLoRA", re.compile(r"\.[ab][12]\.weight$")),
+    ("Tucker LoRA", re.compile(r"\.lora_mid\b")),
+    ("VeRA", re.compile(r"vera_(A|B|lambda)")),
+    ("whole weight differences", re.compile(r"\.(diff|diff_b|set_weight|reshape_weight|w_norm|b_norm)$")),
+)
+
+
+@dataclass
+class Pair:
+    """Names, in a file, of one layer's factors."""
+
+    path: str
+    found: dict[str, str] = field(default_factory=dict)  # a, b, alpha
+
+
+def find(names: Iterable[str], targets: Targets, source: str) -> dict[Place, Pair]:
+    """Every tensor's place.
+
+    Args:
+        names: of a file's tensors.
+        targets: the layers there are.
+        source: what to call the file in an error.
+
+    Raises:
+        ModelError: for another kind of adapter, for tensors that are no factor of these layers, and for half a pair;
+            each is named.
+    """
+    names = sorted(names)
+    _refuse_others(names, source)
+    paths, pairs, strange = _paths(targets), dict[Place, Pair](), list[str]()
+    for name in names:
+        placed = _place(name, paths)
+        if placed is None:
+            strange.append(name)
+            continue
+        place, path, side = placed
+        pair = pairs.setdefault(place, Pair(path))
+        if side in pair.found:  # two adapters in one file, or one layer by two names
+            strange += [pair.found[side], name]
+        pair.found[side] = name
+    strange += [name for pair in pairs.values() if not {"a", "b"} <= pair.found.keys() for name in pair.found.values()]
+    if strange or not pairs:
+        found = f"has {len(strange)} tensors that are no whole pair of factors of the decoder ({_few(strange)})"
+        found = found if strange else "holds no tensors"
+        raise ModelError(
+            f"{source} {found}",
+            "what can be played is a LoRA of the attention and the MLP of ACE-Step 1.5's decoder",
+            "choose another file, or merge this one upstream with ComfyUI's own LoRA loader",
+        )
+    return pairs
+
+
+def _refuse_others(names: list[str], source: str) -> None:
+    for kind, pattern in _OTHERS:
+        if found := [name for name in names if pattern.search(name)]:
+            raise ModelError(
+                f"{source} holds {kind} ({_few(found)})",
+                "only plain LoRA, a pair of low-rank factors for each layer, can be played as it is",
+                "choose a LoRA, or merge this one upstream with ComfyUI's own LoRA loader",
+            )
+
+
+def _place(name: str, paths: dict[str, Place]) -> tuple[Place, str, str] | None:
+    for side, pattern in _SIDES.items():
+        match = pattern.fullmatch(name)
+        if match is not None and match[1] in paths:
+            return paths[match[1]], match[1], side
+    return None
+
+
+def _paths(targets: Targets) -> dict[str, Place]:
+    """Every name that a layer may have: by our words and by theirs, dotted and flat, behind every prefix."""
+    paths: dict[str, Place] = {}
+    for layer in range(targets.layers):
+        for kind in targets.kinds:
+            ours = targets.parameter(layer, kind)
+            for path in (ours, to_theirs("transformer", ours).removeprefix(_DECODER)):
+                path = path.removesuffix(".weight")
+                paths |= {prefix + path: (layer, kind) for prefix in _DOTTED}
+                paths |= {prefix + path.replace(".", "_"): (layer, kind) for prefix in _FLAT}
+    return paths
+
+
+def _few(names: list[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

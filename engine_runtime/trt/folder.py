@@ -1,0 +1,224 @@
+"""The engines folder: whole files or none, one build at a time, and no leftovers of builds that died.
+
+A build works in `.build-*` inside the folder, so that a finished file is only renamed. The sidecar is renamed last: an
+engine without the sidecar that names its hash is no engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import EngineBuildError, EngineFileError
+from .sidecar import read_sidecar, sidecar_path
+
+WORK = ".build-"  # prefix of a build's own folder
+LOCK, HOLDER = ".build.lock", ".build.json"
+CHUNK = 16 << 20
+
+
+def data_home() -> Path:
+    """Where the key, the manifest and, unless told otherwise, the engines are: `$OSTINATO_DATA` or the user's own."""
+    from platformdirs import user_data_path
+
+    return Path(os.environ.get("OSTINATO_DATA") or user_data_path("ostinato"))
+
+
+def engines_home() -> Path:
+    """`$OSTINATO_ENGINES`, or `engines` in `data_home`."""
+    return Path(os.environ.get("OSTINATO_ENGINES") or data_home() / "engines")
+
+
+def ready_folder(folder: Path) -> Path:
+    """Make the folder and prove that it can be written to; its absolute path.
+
+    Raises:
+        EngineFileError: when it cannot.
+    """
+    try:
+        folder = folder.expanduser().absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0")
+            file.flush()
+    except (OSError, RuntimeError) as error:
+        raise refused_write(folder, error) from error
+    return folder
+
+
+def write_whole(path: Path, data: bytes | memoryview, mode: int = 0o644) -> None:
+    """Write a file so that it is there whole, or as it was before.
+
+    Raises:
+        EngineFileError: with reason `full` when there is no room, `folder` otherwise.
+    """
+    made: Path | None = None
+    try:
+        handle, text = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        made = Path(text)
+        with os.fdopen(handle, "wb") as file:
+            view = memoryview(data)
+            for start in range(0, len(view), CHUNK):
+                file.write(view[start : start + CHUNK])
+            file.flush()
+            os.fsync(file.fileno())
+        if os.name == "posix":
+            os.chmod(made, mode)
+        os.replace(made, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise refused_write(path, error) from error
+    finally:
+        if made is not None:
+            with contextlib.suppress(OSError):
+                made.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable, where the system can."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def refused_write(path: Path, error: BaseException) -> EngineFileError:
+    """The error for a file that could not be written: `full` when there was no room, `folder` otherwise."""
+    number = getattr(error, "errno", None)
+    reason = getattr(error, "strerror", None) or str(error)
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return EngineFileError(
+            f"the disk is full: {path} could not be written",
+            "an engine needs room for itself, for the exported graph and for the engine it replaces",
+            "free room there, or choose another folder with --engines",
+            "full",
+        )
+    return EngineFileError(
+        f"{path} cannot be written: {reason}",
+        "the engines folder must be a folder that can be written to",
+        "change its permissions, or choose another with --engines or OSTINATO_ENGINES",
+        "folder",
+    )
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(CHUNK):
+            found.update(block)
+    return found.hexdigest()
+
+
+@contextlib.contextmanager
+def claim(folder: Path, name: str, wait: bool, waiting: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+    """Hold the folder for one build; the lock goes with the process that holds it, also when that is killed.
+
+    Args:
+        name: of the engine, told to others.
+        wait: for a build that runs; else it is an error.
+        waiting: told which build is waited for.
+
+    Raises:
+        EngineBuildError: when another build runs and `wait` is off.
+    """
+    from filelock import FileLock, Timeout
+
+    lock, told = FileLock(folder / LOCK), ""
+    while True:
+        try:
+            lock.acquire(timeout=0.3 if wait else 0)
+            break
+        except Timeout:
+            who = holder(folder)
+            if not wait:
+                raise EngineBuildError(
+                    f"{who} runs in {folder}", "one build at a time runs in a folder", "wait for it, or cancel it"
+                ) from None
+            if who != told:
+                waiting(who)
+                told = who
+    try:
+        note = {"name": name, "pid": os.getpid(), "since": time.strftime("%H:%M:%S")}
+        write_whole(folder / HOLDER, json.dumps(note).encode())
+        sweep(folder)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (folder / HOLDER).unlink(missing_ok=True)
+        lock.release()
+
+
+def holder(folder: Path) -> str:
+    """Which build holds the folder, in words."""
+    try:
+        note: dict[str, Any] = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        return f"the build of {note['name']} (process {note['pid']}, since {note['since']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another build"
+
+
+def forget(folder: Path, pid: int) -> None:
+    """Take away the note of a holder that died; another's stays."""
+    note = folder / HOLDER
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        if json.loads(note.read_text(encoding="utf-8"))["pid"] == pid:
+            note.unlink()
+
+
+def sweep(folder: Path) -> list[str]:
+    """Remove what dead builds left; call it with the folder claimed. Names of what was found."""
+    found = sorted(path for path in folder.glob(f"{WORK}*") if path.is_dir() and not path.is_symlink())
+    for work in found:
+        discard(work)
+    return [work.name for work in found]
+
+
+def discard(work: Path) -> bool:
+    """Remove a build's own folder; whether that finished an engine.
+
+    A build that died between its two renames left a whole plan in place and its sidecar here: it is put there.
+    """
+    done = False
+    for made in work.glob("*.plan.json"):
+        plan = work.parent / made.name.removesuffix(".json")
+        with contextlib.suppress(OSError, EngineFileError, ValueError):
+            sidecar = read_sidecar(work / plan.name)
+            whole = not (work / plan.name).exists() and plan.stat().st_size == sidecar.plan_bytes
+            if whole and file_hash(plan) == sidecar.plan_sha256:
+                os.replace(made, sidecar_path(plan))
+                done = True
+    shutil.rmtree(work, ignore_errors=True)
+    return done
+
+
+def commit(work: Path, folder: Path, name: str) -> Path:
+    """Put a finished plan and sidecar, both synced to disk in `work`, in their place; the plan's path."""
+    plan = folder / f"{name}.plan"
+    try:
+        os.replace(work / plan.name, plan)
+        os.replace(sidecar_path(work / plan.name), sidecar_path(plan))
+        sync_folder(folder)
+    except OSError as error:
+        raise refused_write(plan, error) from error
+    return plan
+
+
+def plans(folder: Path) -> list[Path]:
+    """The plans in a folder, by name; those without a sidecar too."""
+    try:
+        return sorted(path for path in folder.glob("*.plan") if not path.name.startswith("."))
+    except OSError:
+        return []

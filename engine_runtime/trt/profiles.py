@@ -1,0 +1,213 @@
+"""What shapes an engine takes: spans of rows, frames, condition tokens and adapter rank, as minimum:optimum:maximum."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..constants import HOP, LATENT_HZ, MAX_ROWS, MAX_SECONDS, PATCH
+from ..errors import InputError, check_whole
+
+MAX_FRAMES, MAX_TOKENS, MAX_RANK = MAX_SECONDS * LATENT_HZ, 4_096, 512
+RANK_BUCKETS = (8, 32, 128)
+Shape = tuple[int, ...]
+
+# Which quantity each axis of a graph input is; None is a size of the model. LoRA inputs have the rank where theirs is
+# dynamic: `lora_*_a [layers, r, in]`, `lora_*_b [layers, out, r]`.
+_AXES: dict[str, tuple[str | None, ...]] = {
+    "hidden_states": ("batch", "frames", None),
+    "timestep": ("batch",),
+    "encoder_hidden_states": ("batch", "tokens", None),
+    "encoder_attention_mask": ("batch", "tokens"),
+    "context_latents": ("batch", "frames", None),
+    "latents": ("batch", None, "frames"),
+    "audio": ("batch", None, "samples"),
+}
+_NUMBER = re.compile(r"\d{1,9}(?:\.\d{1,6})?")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Minimum, optimum and maximum of one quantity; all the same where it is fixed."""
+
+    min: int
+    opt: int
+    max: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise InputError(
+                f"a span is {self}", "it is minimum:optimum:maximum, rising from 1", "write for example 1:4:16"
+            )
+
+    def __str__(self) -> str:
+        return str(self.min) if self.min == self.max else f"{self.min}:{self.opt}:{self.max}"
+
+    def holds(self, value: int) -> bool:
+        return self.min <= value <= self.max
+
+    def times(self, factor: int) -> Span:
+        return Span(self.min * factor, self.opt * factor, self.max * factor)
+
+    @classmethod
+    def of(cls, numbers: Sequence[int]) -> Span:
+        return cls(*numbers)
+
+    def as_list(self) -> list[int]:
+        return [self.min, self.opt, self.max]
+
+
+def parse_span(name: str, text: str, most: int) -> Span:
+    """`1:4:16`, or one whole number for a fixed size. Raises `InputError` naming `name`."""
+    numbers = [int(number) if number == int(number) else number for number in _numbers(name, text)]
+    for number in numbers:
+        check_whole(name, number, 1, most, "the largest allowed is a limit of the runtime")  # type: ignore[arg-type]
+    return _rising(name, text, [int(number) for number in numbers])
+
+
+def parse_seconds(text: str, patch: int = PATCH) -> Span:
+    """Seconds as frames, 25 to a second; a count that the patch does not divide is rounded up, as T is padded.
+
+    Args:
+        text: `2:10:60`, or one number.
+        patch: frames per decoder token; 1 for a VAE.
+    """
+    frames = []
+    for seconds in _numbers("seconds", text):
+        if not 0 < seconds <= MAX_SECONDS:
+            raise InputError(
+                f"seconds are {seconds:g}", f"allowed is more than 0, to {MAX_SECONDS}", "choose other seconds"
+            )
+        count = max(1, round(seconds * LATENT_HZ))
+        frames.append(count + -count % patch)
+    return _rising("seconds", text, frames)
+
+
+def _numbers(name: str, text: str) -> list[float]:
+    parts = text.strip().split(":")
+    if len(parts) not in (1, 3) or not all(_NUMBER.fullmatch(part) for part in parts):
+        raise InputError(
+            f"{name} is {text!r}", "it is minimum:optimum:maximum or one number", f"write for example {name} 1:4:16"
+        )
+    numbers = [float(part) for part in parts]
+    return numbers * 3 if len(numbers) == 1 else numbers
+
+
+def _rising(name: str, text: str, numbers: list[int]) -> Span:
+    if not numbers[0] <= numbers[1] <= numbers[2]:
+        raise InputError(f"{name} is {text!r}", "minimum:optimum:maximum must rise", "order the three numbers")
+    return Span.of(numbers)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One optimisation profile.
+
+    Attributes:
+        batch: rows B of a decoder, clips of a VAE.
+        frames: latent frames T; even for a decoder.
+        tokens: condition tokens L; None for a VAE.
+        rank: of the adapters an engine with LoRA inputs takes; None without.
+    """
+
+    batch: Span
+    frames: Span
+    tokens: Span | None = None
+    rank: Span | None = None
+
+    def covers(self, batch: int, frames: int, tokens: int | None = None, rank: int | None = None) -> bool:
+        """Whether these sizes fit; a size that is None is not asked about."""
+        spans = ((self.batch, batch), (self.frames, frames), (self.tokens, tokens), (self.rank, rank))
+        return all(n is None or (span is not None and span.holds(n)) for span, n in spans)
+
+    @property
+    def cost(self) -> int:
+        """What its largest shape holds, to choose the smallest fit by: attended pairs of frames and tokens."""
+        frames, tokens = self.frames.max, self.tokens.max if self.tokens else 0
+        return self.batch.max * frames * (frames + tokens)
+
+    def shapes(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Shape, Shape, Shape]]:
+        """Minimum, optimum and maximum shape of each input of an export record.
+
+        Raises:
+            InputError: for a dynamic dimension that this profile says nothing of.
+        """
+        return {one["name"]: self._shape(one["name"], one["dims"]) for one in inputs}
+
+    def _shape(self, name: str, dims: Sequence[Any]) -> tuple[Shape, Shape, Shape]:
+        axes = _AXES.get(name, ("rank",) * len(dims) if name.startswith("lora_") else ())
+        spans: list[Span] = []
+        for i, size in enumerate(dims):
+            span = Span(size, size, size) if isinstance(size, int) else self._span(axes[i] if i < len(axes) else None)
+            if span is None:
+                raise InputError(
+                    f"axis {i} of the input {name} is {size!r} and no span is given for it",
+                    "every dynamic size has one",
+                    "give --rank for an engine with LoRA inputs" if name.startswith("lora_") else "export again",
+                )
+            spans.append(span)
+        low, best, high = zip(*(span.as_list() for span in spans), strict=True)
+        return low, best, high
+
+    def _span(self, axis: str | None) -> Span | None:
+        if axis == "samples":
+            return self.frames.times(HOP)
+        return getattr(self, axis) if axis else None
+
+    def as_json(self) -> dict[str, list[int] | None]:
+        spans = {"batch": self.batch, "frames": self.frames, "tokens": self.tokens, "rank": self.rank}
+        return {name: span.as_list() if span else None for name, span in spans.items()}
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Profile:
+        """The inverse of `as_json`; raises `InputError` for anything else."""
+        try:
+            spans: dict[str, Any] = {}
+            for name in cls.__annotations__:
+                spans[name] = None if data[name] is None else Span(*map(_whole, data[name]))
+            if spans["batch"] is None or spans["frames"] is None:
+                raise TypeError("batch and frames")
+            return cls(**spans)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError("a profile is damaged", "it has batch, frames, tokens, rank", "build again") from error
+
+    def __str__(self) -> str:
+        spans = {"batch": self.batch, "frames": self.frames, "tokens": self.tokens, "rank": self.rank}
+        return ", ".join(f"{name} {span}" for name, span in spans.items() if span)
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(value)
+    return value
+
+
+def smallest(
+    profiles: Sequence[Profile], batch: int, frames: int, tokens: int | None = None, rank: int | None = None
+) -> int | None:
+    """Index of the cheapest profile that covers these sizes; None when none does."""
+    fitting = [(p.cost, i) for i, p in enumerate(profiles) if p.covers(batch, frames, tokens, rank)]
+    return min(fitting)[1] if fitting else None
+
+
+def parse_profiles(
+    batch: str, seconds: str, tokens: str | None, rank: str | None, patch: int = PATCH
+) -> tuple[Profile, ...]:
+    """Profiles of the command line: each text may hold several spans with commas between; a single one serves all."""
+    made: dict[str, list[Span]] = {"batch": [parse_span("batch", t, MAX_ROWS) for t in batch.split(",")]}
+    made["frames"] = [parse_seconds(t, patch) for t in seconds.split(",")]
+    if tokens is not None:
+        made["tokens"] = [parse_span("tokens", t, MAX_TOKENS) for t in tokens.split(",")]
+    if rank is not None:
+        made["rank"] = [parse_span("rank", t, MAX_RANK) for t in rank.split(",")]
+    count = max(map(len, made.values()))
+    for name, spans in made.items():
+        if len(spans) not in (1, count):
+            raise InputError(
+                f"{name} has {len(spans)} spans and another has {count}",
+                "each has one span for all profiles, or one for each profile",
+                "give as many spans everywhere",
+            )
+    return tuple(Profile(**{n: s[i % len(s)] for n, s in made.items()}) for i in range(count))

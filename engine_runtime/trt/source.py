@@ -1,0 +1,91 @@
+"""Where an engine's weights come from: a model by name, or random ones at a real size, to measure with."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AceStepTransformer1DModel, AutoencoderOobleck
+
+from ..constants import LATENT_DIM, SAMPLE_RATE
+from ..errors import InputError
+from ..models.loading import load
+from ..models.tiny import PRESETS
+from . import preflight
+from .export import export
+from .record import PRECISIONS, ExportOptions, opset_for, weights_of
+from .spec import BuildSpec
+
+LOADED = 0.15  # share of an export that loading takes, of the 2B size on two cores
+Say = Callable[[float, str], None]
+
+# ACE-Step 1.5: diffusers' defaults for the decoder; the VAE at 48 kHz and 25 latents a second.
+_VAE = {"downsampling_ratios": [2, 4, 4, 6, 10], "decoder_input_channels": LATENT_DIM, "sampling_rate": SAMPLE_RATE}
+
+
+def export_spec(spec: BuildSpec, folder: Path, library: str, say: Say) -> Path:
+    """Export what a spec names; the graph's path. Its record also says whether the weights are random.
+
+    Args:
+        spec: with a model or a size.
+        folder: for the graph.
+        library: version of the library that will build it, which decides on the operators.
+        say: told the share done and what is done.
+
+    Raises:
+        InputError, ModelError: for a model that cannot be loaded.
+        EngineBuildError: when it cannot be exported, or when disk or memory are too small.
+    """
+    say(0.0, f"loading {spec.model or spec.size}")
+    model = part_of(spec)
+    weights = sum(tensor.nbytes for tensor in weights_of(spec.kind, model).values())
+    preflight.check_room(folder, preflight.export_room(weights, len(spec.profiles)), "the graph and the engine")
+    preflight.check_memory(preflight.build_memory(weights, len(spec.profiles)) - weights)
+    numbers = tuple(int(n) for n in library.split(".")[:2] if n.isdigit())
+    options = ExportOptions(spec.precision, opset_for(spec.flavor, numbers), spec.lora)
+    onnx = export(
+        spec.kind, model, folder, options, spec.name, lambda what, share: say(LOADED + share * (1 - LOADED), what)
+    )
+    path = onnx.with_name(f"{onnx.name}.json")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["random_weights"] = bool(spec.size) or spec.model in PRESETS
+    path.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    return onnx
+
+
+def part_of(spec: BuildSpec) -> Any:
+    """The decoder or the VAE that a spec names, in its precision, on the CPU. Raises what loading raises."""
+    if spec.size is not None:
+        return random_part(spec.kind, spec.precision)
+    if spec.model is None:
+        raise InputError("the engine was built from an exported graph", "its model is needed here", "give the model")
+    pipe = load(spec.model, torch.device("cpu"), PRECISIONS[spec.precision]).pipe
+    return (pipe.transformer if spec.kind == "decoder" else pipe.vae).eval().requires_grad_(False)
+
+
+def random_part(kind: str, precision: str, seed: int = 0) -> Any:
+    """A decoder or VAE of ACE-Step 1.5's 2B size with random weights: matrices uniform with variance 1 / fan-in.
+
+    Raises:
+        InputError: when the installed diffusers builds it at another size.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.device("meta"):
+        made = AceStepTransformer1DModel() if kind == "decoder" else AutoencoderOobleck(**_VAE)
+    model = made.to(PRECISIONS[precision]).to_empty(device="cpu").eval().requires_grad_(False)
+    if kind == "decoder" and not 1.5e9 < sum(p.numel() for p in model.parameters()) < 1.7e9:
+        raise InputError("diffusers' default decoder has another size", "2b has 1.6e9 parameters", "give a --model")
+    for name, tensor in model.named_parameters():
+        leaf = name.rsplit(".", 1)[-1]
+        if leaf in ("bias", "alpha", "beta"):
+            tensor.zero_()
+        elif leaf == "weight_g" or tensor.ndim == 1:
+            tensor.fill_(1.0)
+        else:
+            bound = math.sqrt(3.0 / math.prod(tensor.shape[1:]))
+            tensor.uniform_(-bound, bound, generator=generator)
+    return model

@@ -1,0 +1,93 @@
+"""What a stand-in plan is made of: its sidecar, and tensors from raw addresses."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import types
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ostinato.engine_runtime.engines import EagerEngine, Rows
+from ostinato.engine_runtime.lora.factors import Factors, Targets
+from ostinato.engine_runtime.trt.profiles import Profile, Span
+from ostinato.engine_runtime.trt.sidecar import Sidecar
+from ostinato.engine_runtime.trt.spec import BuildSpec
+from torch import Tensor
+
+OUTPUT: dict[str, Any] = {"name": "velocity", "dims": ["b", "2*t2", 64]}
+PROFILE = Profile(Span(1, 4, 16), Span(2, 20, 40), Span(1, 64, 512))
+LIBRARY = "10.13.3.9"
+
+
+def memory(address: int, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The tensor that lies at an address."""
+    count = torch.Size(shape).numel() * dtype.itemsize
+    if device.type == "cuda":
+        interface = {"shape": (count,), "typestr": "|u1", "data": (address, False), "version": 3}
+        raw = torch.as_tensor(types.SimpleNamespace(__cuda_array_interface__=interface), device=device)
+    else:
+        raw = torch.frombuffer((ctypes.c_uint8 * count).from_address(address), dtype=torch.uint8)
+    return raw.view(dtype).view(*shape)
+
+
+def rows_of(bound: dict[str, Tensor], targets: Targets | None) -> Rows:
+    """Inputs by name as rows; on the CPU the lengths are read from the mask, so that each row is decoded alone."""
+    lora = {name: bound.pop(name) for name in list(bound) if name.startswith("lora_")}
+    mask, batch = bound["encoder_attention_mask"], bound["timestep"].shape[0]
+    lengths = np.ones(batch, dtype=np.int64) if mask.is_cuda else mask.sum(dim=1).numpy()
+    rows = Rows(**bound, lengths=lengths, active=np.ones(batch, dtype=bool))
+    if not lora or targets is None:
+        return rows
+    a, b = ({kind: lora[f"lora_{kind}_{side}"] for kind in targets.kinds} for side in "ab")
+    rank = next(iter(a.values())).shape[1]
+    return rows.adapted(Factors(targets, rank, a, b, frozenset(targets.kinds), False, (), "bound", None))
+
+
+def describe(
+    decoder: EagerEngine, profiles: tuple[Profile, ...], lora: bool, rtx: bool, label: str
+) -> tuple[bytes, Sidecar]:
+    """The bytes and the sidecar of a plan whose engine computes what an eager engine does."""
+    kind = str(decoder.dtype).removeprefix("torch.")
+    sizes: list[tuple[str, str, list[Any]]] = [
+        ("hidden_states", kind, ["b", "2*t2", 64]),
+        ("timestep", "float32", ["b"]),
+        ("encoder_hidden_states", kind, ["b", "l", decoder.width]),
+        ("encoder_attention_mask", "bool", ["b", "l"]),
+        ("context_latents", kind, ["b", "2*t2", 128]),
+    ]
+    targets = decoder.targets if lora else None
+    for name, (wide, out) in targets.kinds.items() if targets else ():
+        sizes += [
+            (f"lora_{name}_a", kind, [targets.layers, "r", wide]),
+            (f"lora_{name}_b", kind, [targets.layers, out, "r"]),
+        ]
+    inputs = [{"name": name, "dtype": dtype, "dims": dims} for name, dtype, dims in sizes]
+    io = [{"name": name, "mode": "input", "dtype": dtype} for name, dtype, _ in sizes]
+    data = f"{label} {decoder.identity} {profiles} {lora} {rtx}".encode()
+    flavor = "tensorrt_rtx" if rtx else "tensorrt"
+    return data, Sidecar(
+        flavor=flavor,
+        library=LIBRARY,
+        bindings=LIBRARY,
+        plan_sha256=hashlib.sha256(data).hexdigest(),
+        plan_bytes=len(data),
+        export={
+            "kind": "decoder",
+            "precision": "fp32",
+            **dict.fromkeys(("onnx_sha256", "weights", "recipe"), "0" * 64),
+            "inputs": inputs,
+            "lora": targets.as_record() if targets else None,
+        },
+        profiles=profiles,
+        refittable=False,
+        target={"compute_capabilities": [[8, 9]]} if rtx else {"sm": [9, 0], "device": "", "driver": "", "cuda": ""},
+        flags={},
+        io=(*io, {"name": "velocity", "mode": "output", "dtype": kind}),
+        spec=BuildSpec("stand-in", flavor, profiles, model="tiny", lora=lora),
+        random_weights=False,
+        built="2026-01-01",
+        seconds=1.0,
+    )
