@@ -13,7 +13,7 @@ from ostinato.engine_runtime.models.loading import Model, load
 from ostinato.engine_runtime.prompt import Prompt
 from ostinato.engine_runtime.request import Condition
 
-from . import helpers
+from . import exports, helpers
 
 # Cores are shared, so time says nothing; on CI a run must not depend on the day.
 settings.register_profile("ostinato", deadline=None, derandomize=bool(os.environ.get("CI")))
@@ -41,6 +41,12 @@ def turbo(cache: None) -> Model:
 @pytest.fixture(scope="session")
 def base(cache: None) -> Model:
     return load("tiny-base", torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(scope="session")
+def graphs(turbo: Model, base: Model, tmp_path_factory: pytest.TempPathFactory) -> exports.Graphs:
+    """`graphs(name)`: an exported graph and its model."""
+    return exports.Graphs(turbo, base, tmp_path_factory.mktemp("graphs"))
 
 
 @pytest.fixture(scope="session")

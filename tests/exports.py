@@ -1,20 +1,43 @@
-"""Small models to export, and a child process that builds what was exported."""
+"""Small models, exported once for all tests, and a child process that builds what was exported."""
 
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from diffusers import AceStepTransformer1DModel
+from ostinato.engine_runtime.models.loading import Model
+from ostinato.engine_runtime.trt.export import export
+from ostinato.engine_runtime.trt.onnxcheck import open_session, upcast
+from ostinato.engine_runtime.trt.record import ExportOptions
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[1]
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
+MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+needs_exporter = pytest.mark.skipif(
+    bool(MISSING), reason=f"{', '.join(MISSING)} not installed: pip install -e '.[rtx]'"
+)
+
+FP32 = ExportOptions("fp32")
+# name -> kind and options. Together they hold every opset, precision and switch.
+GRAPHS = {
+    "turbo": ("decoder", FP32),
+    "adapters": ("decoder", replace(FP32, opset=20, lora=True)),
+    "low": ("decoder", ExportOptions(lora=True)),
+    "other": ("decoder", ExportOptions(opset=20)),
+    "voice": ("vae_decoder", FP32),
+    "ear": ("vae_encoder", FP32),
+}
+DECODERS = [name for name, (kind, _) in GRAPHS.items() if kind == "decoder"]
 
 _BUILD = """
 import json, sys
@@ -73,3 +96,49 @@ def concatenated(adapters: Sequence[tuple[float, dict[str, Tensor]]]) -> dict[st
         parts = [factors[name] * (strength if side else 1.0) for strength, factors in adapters]
         inputs[name] = torch.cat(parts, dim=2 if side else 1)
     return inputs
+
+
+class Graphs:
+    """The graphs of `GRAPHS`, each exported when it is first asked for."""
+
+    def __init__(self, turbo: Model, base: Model, folder: Path) -> None:
+        self.turbo, self.base, self.folder = turbo, base, folder
+        self.known: dict[str, tuple[Path, Any]] = {}
+        self.sessions: dict[str, tuple[Any, dict[str, Any], Any]] = {}
+
+    def model(self, name: str) -> Any:
+        turbo, base = self.turbo.pipe, self.base.pipe
+        if name == "other":
+            return other_sizes().bfloat16()
+        if GRAPHS[name][0] != "decoder":
+            return turbo.vae
+        model = shortened(base.transformer if name == "adapters" else turbo.transformer)
+        return model.bfloat16() if name == "low" else model
+
+    def __call__(self, name: str) -> tuple[Path, Any]:
+        """The graph's path and its model."""
+        if name not in self.known:
+            kind, options = GRAPHS[name]
+            model = self.model(name)
+            self.known[name] = export(kind, model, self.folder, options, name), model
+        return self.known[name]
+
+    def ready(self, name: str) -> tuple[Any, dict[str, Any], Any]:
+        """An onnxruntime session in float32, the export record, and the model in float32."""
+        if name not in self.sessions:
+            path, model = self(name)
+            record = read(path)
+            if record["precision"] == "bf16":
+                (wide := self.folder / "wide").mkdir(exist_ok=True)
+                path, model = upcast(path, wide), copy.deepcopy(model).float()
+            self.sessions[name] = open_session(path), record, model
+        return self.sessions[name]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The record beside a graph."""
+    return json.loads(path.with_name(f"{path.name}.json").read_text())
+
+
+def seeded(number: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(number)

@@ -75,9 +75,11 @@ def export(
         else:
             graph = VaeGraph(model, kind.removeprefix("vae_")).eval()
         inputs, outputs = ports(kind, model, options)
-        program = _trace(graph, inputs)
+        with _explained():
+            program = _trace(graph, inputs)
         progress("converting to ONNX", 0.3)
-        onnx = _convert(program, options.opset)
+        with _explained():
+            onnx = _convert(program, options.opset)
         del program
         _attach(onnx, graph)
         progress("naming weights", 0.6)
@@ -218,6 +220,22 @@ def _sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """The exporter's errors, which have many roots, as one of ours."""
+    try:
+        yield
+    except (EngineBuildError, MemoryError):
+        raise
+    except Exception as error:
+        text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:300]
+        raise EngineBuildError(
+            f"the exporter failed with {type(error).__name__}: {text.rstrip('.')}",
+            "torch, onnx and onnxscript must be installed, and of releases that know each other",
+            "install or update them",
+        ) from error
 
 
 @contextmanager
