@@ -188,6 +188,7 @@ def test_the_command_accepts_by_hash(tmp_path, trust, monkeypatch):
     assert alone.exit_code == 2 and "--engine" in alone.stderr
     refused(trust, plan, "untrusted")
     monkeypatch.setattr("ostinato.engine_runtime.trt.doctor.expects", lambda: {"tensorrt_rtx": ADA})
+    monkeypatch.setattr("ostinato.engine_runtime.trt.doctor.mapped", lambda: [])  # other tests have loaded the library
     right = CliRunner().invoke(main.app, ["doctor", "--accept", sha, "--engine", str(plan)])
     assert "one.plan is ready, unverified on this GPU" in re.sub(r"\s+", " ", right.stdout)
     assert right.exit_code == 0 and read_plan(plan, ADA, trust) == made_up()
