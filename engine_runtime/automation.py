@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .config import StreamConfig
 from .constants import MAX_DEPTH
 from .errors import InputError, check_choice, check_range, check_whole
 from .knobs import KNOBS
@@ -51,8 +50,9 @@ class Track:
         if not isinstance(number, int | float):
             raise InputError(f"the track of {self.knob} holds {number!r}", "allowed are numbers", "give one a tick")
         if self.knob == DEPTH:
-            check_range(DEPTH, number, 1, MAX_DEPTH, "choose how many generations are in flight")
-            return StreamConfig(depth=int(number) if number == int(number) else number).depth  # type: ignore[arg-type]
+            whole = int(number) if float(number).is_integer() else number
+            check_whole(DEPTH, whole, 1, MAX_DEPTH, "choose how many generations are in flight")  # type: ignore[arg-type]
+            return whole
         knob = KNOBS[self.knob]
         if isinstance(knob.default, bool):
             check_range(knob.name.replace("_", " "), number, 0.0, 1.0, "0 is off, 1 is on")

@@ -65,10 +65,14 @@ class Guidance:
         """Whether it does anything by its own scale."""
         return self.mode != "off" and not is_constant(self.scale, 1.0)
 
+    @property
+    def decodes(self) -> bool:
+        """Whether its mode decodes a negative condition."""
+        return self.mode in ("initialize", "full")
+
     def rows(self, hot: bool = False) -> str:
         """What it needs of a ring, one of `ROW_MODES`; `hot` where the scale may be turned while it plays."""
-        needed = self.mode in ROW_MODES and (self.active or hot)
-        return self.mode if needed else "off"
+        return self.mode if self.decodes and (self.active or hot) else "off"
 
     def acts_at(self, t: float) -> bool:
         """Whether time `t` in [0, 1] lies in the interval.

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from .config import ROW_MODES
+from .config import more_rows
 from .constants import LATENT_DIM
 from .correction import filters
 from .knobs import KNOBS
@@ -123,10 +123,9 @@ class Controls:
 
     def _rows_of(self, seat: Seat) -> str:
         """What a slot decodes for its negative, as far as the ring has the rows."""
-        mode = seat.request.guidance.mode
-        if mode in ("off", "self") or seat.request.first.null_tokens is None:
-            return "off"
-        return mode if ROW_MODES.index(mode) <= ROW_MODES.index(self.guidance) else "off"
+        guidance = seat.request.guidance
+        answers = guidance.decodes and seat.request.first.null_tokens is not None
+        return guidance.mode if answers and more_rows(guidance.mode, self.guidance) == self.guidance else "off"
 
     def _own_guidance(self, slots: Sequence[int], setting: Setting, names: Collection[str]) -> None:
         """Scale, momentum and rescale of the requests themselves, where no knob goes before them."""

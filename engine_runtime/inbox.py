@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from .automation import DEPTH, Track
-from .config import ROW_MODES, StreamConfig
+from .config import StreamConfig
 from .engines import Engine
 from .errors import InputError
 from .knobs import KNOBS, Knobs
@@ -82,7 +82,7 @@ class Inbox:
     def submit(self, seat: Seat) -> None:
         request = seat.request
         self.knobs.check_frames(request.frames)
-        if self.hot and request.guidance.mode in ROW_MODES[1:] and request.first.null_tokens is None:
+        if self.hot and request.guidance.decodes and request.first.null_tokens is None:
             raise InputError(
                 "the guidance scale is turned for a condition without a null condition",
                 "a turbo model has none, and allows mode self only",

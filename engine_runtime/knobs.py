@@ -14,8 +14,8 @@ from functools import cached_property
 from typing import Any
 
 from .constants import LATENT_DIM, MAX_CONDITIONS
-from .errors import InputError, check_choice
-from .values import Value, check_frames, check_value, is_constant
+from .errors import InputError, check_choice, check_flag
+from .values import Value, check_frames, check_value, fits_frames, is_constant, is_curve
 
 DCW_MODES = ("low", "high", "double", "pix")
 WAVELETS = ("haar", "db2", "db3", "db4", "sym4", "coif1")  # of PyWavelets, orthogonal and short
@@ -39,6 +39,10 @@ class Knob:
     neutral: float | None = None
     channels: int = 0
     options: tuple[str, ...] = ()
+
+    @property
+    def spoken(self) -> str:
+        return self.name.replace("_", " ")
 
     @property
     def limits(self) -> tuple[float, float, str]:
@@ -74,20 +78,23 @@ class Knob:
         """Whether it does nothing at this value. Reads the device of a curve that lies on one."""
         return self.neutral is not None and value is not None and is_constant(value, self.neutral)
 
-    def fits(self, curve: Any, frames: int) -> bool:
-        """Whether a curve has one number a frame, or one a channel."""
-        return curve.shape[0] == frames or tuple(curve.shape) == (self.channels,)
+    def fits(self, value: Any, frames: int) -> bool:
+        """Whether it is a number, or a curve for music of this length."""
+        return not is_curve(value) or fits_frames(value, frames, self.channels)
+
+    def check_frames(self, value: Any, frames: int) -> None:
+        """Raise `InputError` for a curve of another length."""
+        check_frames(self.spoken, value, frames, self.channels)
 
     def check(self, value: Any) -> None:
         """Raise `InputError` for a value that this knob does not take."""
-        name = self.name.replace("_", " ")
+        name = self.spoken
         if value is None and self.default is None:
             return
         if self.options:
             check_choice(name, value, self.options)
         elif isinstance(self.default, bool):
-            if not isinstance(value, bool):
-                raise InputError(f"{name} is {value!r}", "allowed are true and false", "choose one of them")
+            check_flag(name, value)
         elif value is None or isinstance(value, str | bool):
             raise InputError(f"{name} is {value!r}", "allowed is a number or a curve", "give one")
         else:
@@ -163,8 +170,7 @@ class Knobs:
     def check_frames(self, frames: int) -> None:
         """Raise `InputError` for a curve of another length."""
         for name, knob in KNOBS.items():
-            if knob.takes_curve:
-                check_frames(name.replace("_", " "), getattr(self, name), frames, knob.channels)
+            knob.check_frames(getattr(self, name), frames)
 
     @cached_property
     def neutral(self) -> frozenset[str]:

@@ -118,6 +118,20 @@ def render(
         return [latents[i] for i in range(len(requests))], session.stats()
 
 
+def record(
+    name: str,
+    engine: Engine,
+    requests: Sequence[Request],
+    depth: int,
+    on_tick: Callable[[int, int], None],
+    knobs: Knobs,
+    tracks: Sequence[Track] = (),
+) -> tuple[list[Tensor], Stats, Log]:
+    """`render`, and the take of it."""
+    log = Log.of(engine, stream_config(requests, depth, knobs, tracks), knobs)
+    return *render(name, engine, requests, depth, on_tick, knobs, tracks, log), log
+
+
 def stream_config(
     requests: Sequence[Request], depth: int, knobs: Knobs | None = None, tracks: Sequence[Track] = ()
 ) -> StreamConfig:

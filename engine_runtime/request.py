@@ -231,7 +231,7 @@ class Request:
                 )
 
     def _check_guidance(self) -> None:
-        if self.guidance.active and self.guidance.mode != "self" and self.first.null_tokens is None:
+        if self.guidance.active and self.guidance.decodes and self.first.null_tokens is None:
             raise InputError(
                 f"guidance in mode {self.guidance.mode} is set on a condition without a null condition",
                 "a turbo model has its guidance distilled in and allows only a scale of 1, or mode self",

@@ -236,7 +236,7 @@ class Session:
     def _check_rows(self) -> None:
         """A hot guidance scale needs the rows that it guides with."""
         for slot in self._ring.occupied:
-            if slot.request and slot.gates.negative == "off" and slot.request.guidance.mode in ("initialize", "full"):
+            if slot.request and slot.gates.negative == "off" and slot.request.guidance.decodes:
                 raise InputError(
                     "guidance scale is turned for requests that play without the negative rows it needs",
                     "a ring has them from the start or not at all",
@@ -285,12 +285,14 @@ class Session:
         device, ring = self.engine.device, self._tick
         names: set[str] = set()
         for change in changes:
-            self._latest = self._latest.turned(change, device, self.lane)
             here = change if ring is None else change.fitting(ring.frames)
-            self._setting = self._setting.turned(here, device, self.lane)
+            shared = here is change and self._setting is self._latest
+            self._latest = self._latest.turned(change, device, self.lane)
+            self._setting = self._latest if shared else self._setting.turned(here, device, self.lane)
             names.update(here.values)
-        for setting in (self._setting, self._latest):
-            self._receive(setting)
+        self._receive(self._latest)
+        if self._setting is not self._latest:
+            self._receive(self._setting)
         if ring is not None:
             gates = ring.turn([slot.index for slot in self._ring.occupied], self._setting, names)
             for slot in self._ring.occupied:

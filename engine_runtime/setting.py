@@ -13,7 +13,7 @@ from torch import Tensor
 from .correction import filters, to_band
 from .knobs import KNOBS, Knobs
 from .lane import Lane
-from .values import Value, check_frames, is_curve
+from .values import Value, is_curve
 
 BANDS = ("dcw_low", "dcw_high")
 
@@ -57,12 +57,12 @@ class Change:
     def check_frames(self, frames: int) -> None:
         """Raise `InputError` for a curve of another length."""
         for name in self.curves:
-            check_frames(name.replace("_", " "), self.values[name], frames, KNOBS[name].channels)
+            KNOBS[name].check_frames(self.values[name], frames)
 
     def fitting(self, frames: int) -> Change:
         """Without the curves of another length."""
-        names = [n for n, v in self.values.items() if not is_curve(v) or KNOBS[n].fits(v, frames)]
-        return replace(self, values={name: self.values[name] for name in names})
+        fit = {name: value for name, value in self.values.items() if KNOBS[name].fits(value, frames)}
+        return self if len(fit) == len(self.values) else replace(self, values=fit)
 
 
 @dataclass(frozen=True, eq=False)

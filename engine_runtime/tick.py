@@ -133,6 +133,8 @@ class Tick:
 
     def _guided(self, velocity: Tensor, plan: Sequence[Move], s: Scalars, some: Scalars) -> Tensor:
         """The velocity `[D, T, C]` after guidance."""
+        if not (some.guided or some.decoded):
+            return velocity
         negative = self._negative(plan, s)
         if not some.guided:
             return velocity

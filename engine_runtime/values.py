@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
@@ -43,14 +42,18 @@ def check_value(name: str, value: Value, low: float, high: float, remedy: str, c
         check_range(name, extreme, low, high, remedy)
 
 
-def check_frames(name: str, value: Value | None, frames: int, channels: int = 0) -> None:
+def fits_frames(curve: Any, frames: int, channels: int = 0) -> bool:
+    """Whether a curve has one number a frame, or one a channel."""
+    return curve.shape[0] == frames or tuple(curve.shape) == (channels,)
+
+
+def check_frames(name: str, value: Any, frames: int, channels: int = 0) -> None:
     """Raise `InputError` unless a curve has one number a frame."""
     if not is_curve(value):
         return
-    given: Sequence[int] = value.shape  # type: ignore[union-attr]
-    if given[0] != frames and not (len(given) == 1 and given[0] == channels):
+    if not fits_frames(value, frames, channels):
         raise InputError(
-            f"the curve of {name} has {given[0]} frames",
+            f"the curve of {name} has {value.shape[0]} frames",
             f"the music has {frames}",
             "resample the curve, or make one for this length",
         )

@@ -3,7 +3,7 @@
 from . import carried
 from .comfy import io
 from .types import CATEGORY, Condition
-from .values import value_input
+from .values import share_input, value_input
 
 
 class Combine(io.ComfyNode):
@@ -43,22 +43,6 @@ def _part(which: str) -> list[io.Input]:
             step=0.01,
             tooltip=f"Weight of the {which}; 0 leaves it out.",
         ),
-        io.Float.Input(
-            f"{which}_start",
-            default=0.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            tooltip=f"Part of the steps from which the {which} holds.",
-            advanced=True,
-        ),
-        io.Float.Input(
-            f"{which}_end",
-            default=1.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            tooltip=f"Part of the steps up to which the {which} holds.",
-            advanced=True,
-        ),
+        share_input(f"{which}_start", 0.0, f"Part of the steps from which the {which} holds.", advanced=True),
+        share_input(f"{which}_end", 1.0, f"Part of the steps up to which the {which} holds.", advanced=True),
     ]

@@ -1,11 +1,12 @@
 """Guidance for base and SFT models."""
 
 from ..engine_runtime.config import MODES, Guidance
+from ..engine_runtime.knobs import KNOBS
 from . import carried
 from .comfy import io
 from .types import CATEGORY
 from .types import Guidance as GuidanceType
-from .values import value_input
+from .values import share_input, value_input
 
 DEFAULT = Guidance()
 
@@ -24,22 +25,18 @@ class Guide(io.ComfyNode):
                 value_input(
                     "scale",
                     default=DEFAULT.scale,
-                    min=0.0,
-                    max=100.0,
+                    min=KNOBS["guidance_scale"].low,
+                    max=KNOBS["guidance_scale"].high,
                     step=0.1,
                     tooltip="How strongly the prompt is followed; 1 is off.",
                 ),
-                io.Float.Input(
-                    "start", default=DEFAULT.start, min=0.0, max=1.0, step=0.01, tooltip="Acts from here; 0 is noise."
-                ),
-                io.Float.Input(
-                    "end", default=DEFAULT.end, min=0.0, max=1.0, step=0.01, tooltip="Acts up to here; 1 is the end."
-                ),
+                share_input("start", DEFAULT.start, "Acts from here; 0 is noise."),
+                share_input("end", DEFAULT.end, "Acts up to here; 1 is the end."),
                 value_input(
                     "momentum",
                     default=DEFAULT.momentum,
-                    min=-1.0,
-                    max=1.0,
+                    min=KNOBS["momentum"].low,
+                    max=KNOBS["momentum"].high,
                     step=0.05,
                     tooltip="Carried from step to step; below 0 it damps repeated pushes.",
                     advanced=True,
@@ -65,8 +62,8 @@ class Guide(io.ComfyNode):
                 value_input(
                     "rescale",
                     default=DEFAULT.rescale,
-                    min=0.0,
-                    max=1.0,
+                    min=KNOBS["rescale"].low,
+                    max=KNOBS["rescale"].high,
                     step=0.05,
                     tooltip="1 brings the guided step back to the length it had without guidance.",
                     optional=True,  # as is the mode: graphs saved in the API form before they were there still play

@@ -1,15 +1,15 @@
 """Hot knobs, each kind a node; they chain, and Stream Denoise takes them all."""
 
+from functools import partial
+
 from ..engine_runtime.constants import LATENT_DIM
 from ..engine_runtime.knobs import KNOBS
 from . import carried
 from .comfy import io
-from .types import CATEGORY, Knobs
+from .types import Knobs, chained
 from .values import is_curve, value_input
 
-FOLDER = f"{CATEGORY}/knobs"
-CHAIN = Knobs.Input("knobs", optional=True, tooltip="Of another knob node, to turn several.")
-OUTPUT = Knobs.Output(display_name="knobs", tooltip="For Stream Denoise, or a further knob node.")
+schema = partial(chained, Knobs, "knobs", "to turn several")
 
 
 def knob_input(name: str, **more) -> io.Input:
@@ -19,18 +19,6 @@ def knob_input(name: str, **more) -> io.Input:
         return io.Combo.Input(name, options=list(knob.options), default=knob.default, tooltip=knob.help)
     default = knob.default if knob.default is not None else more.pop("default")
     return value_input(name, default=default, min=knob.low, max=knob.high, step=0.01, tooltip=knob.help, **more)
-
-
-def schema(node_id: str, name: str, description: str, aliases: list[str], inputs: list[io.Input]) -> io.Schema:
-    return io.Schema(
-        node_id=node_id,
-        display_name=name,
-        category=FOLDER,
-        description=description,
-        search_aliases=["ostinato", *aliases],
-        inputs=[*inputs, CHAIN],
-        outputs=[OUTPUT],
-    )
 
 
 class TurnKnobs(io.ComfyNode):

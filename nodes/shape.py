@@ -1,29 +1,13 @@
 """What one request asks for beside its condition, each kind a node; they chain, and Stream Denoise takes them all."""
 
+from functools import partial
+
 from . import layout
 from .comfy import io
-from .types import CATEGORY, Shape
-from .values import value_input
+from .types import Shape, chained
+from .values import share_input, value_input
 
-FOLDER = f"{CATEGORY}/shape"
-CHAIN = Shape.Input("shape", optional=True, tooltip="Of another shape node, to ask for several things.")
-OUTPUT = Shape.Output(display_name="shape", tooltip="For Stream Denoise, or a further shape node.")
-
-
-def schema(node_id: str, name: str, description: str, aliases: list[str], inputs: list[io.Input]) -> io.Schema:
-    return io.Schema(
-        node_id=node_id,
-        display_name=name,
-        category=FOLDER,
-        description=description,
-        search_aliases=["ostinato", *aliases],
-        inputs=[*inputs, CHAIN],
-        outputs=[OUTPUT],
-    )
-
-
-def span(id: str, default: float, tooltip: str) -> io.Input:
-    return io.Float.Input(id, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
+schema = partial(chained, Shape, "shape", "to ask for several things")
 
 
 class PullTo(io.ComfyNode):
@@ -36,8 +20,8 @@ class PullTo(io.ComfyNode):
             ["x0 target", "morph"],
             [
                 io.Latent.Input("latent", tooltip="The clip, as long as the music."),
-                span("start", 0.0, "Part of the steps from which it pulls; 0 is the first."),
-                span("end", 1.0, "Part of the steps up to which it pulls; 1 is the last."),
+                share_input("start", 0.0, "Part of the steps from which it pulls; 0 is the first."),
+                share_input("end", 1.0, "Part of the steps up to which it pulls; 1 is the last."),
             ],
         )
 
@@ -66,8 +50,8 @@ class KeepSource(io.ComfyNode):
                     step=0.01,
                     tooltip="A number for all frames; a curve says it frame by frame.",
                 ),
-                span("strength_first", 1.0, "How far the mask is followed at the first step."),
-                span("strength_last", 1.0, "And at the last; between them it moves in a line."),
+                share_input("strength_first", 1.0, "How far the mask is followed at the first step."),
+                share_input("strength_last", 1.0, "And at the last; between them it moves in a line."),
             ],
         )
 

@@ -84,8 +84,7 @@ class StreamDenoise(io.ComfyNode):
         negative=None,
         **sampling,
     ) -> io.NodeOutput:
-        from ..engine_runtime.log import Log
-        from ..engine_runtime.render import render, seeds, stream_config, take_batch
+        from ..engine_runtime.render import record, seeds, take_batch
         from . import core
 
         sources = [] if source is None else layout.from_latent(source, "the source")
@@ -112,9 +111,8 @@ class StreamDenoise(io.ComfyNode):
             schedule=core.schedule_of(player, walk),
             **several,
         )
-        take = Log.of(player, stream_config(requests, depth, turned, tracks), turned)
         name, tick = f"node {cls.hidden.unique_id}", host.ticker(cls.hidden)
-        latents, stats = render(name, player, requests, depth, tick, turned, tracks, take)
+        latents, stats, take = record(name, player, requests, depth, tick, turned, tracks)
         return io.NodeOutput(layout.to_latent(latents, source), stats, take)
 
 

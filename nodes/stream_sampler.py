@@ -41,14 +41,12 @@ class StreamSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, noise, guider, sampler, sigmas, latent_image, depth, knobs=None, tracks=()) -> io.NodeOutput:
-        from ..engine_runtime.log import Log
-        from ..engine_runtime.render import render, stream_config
+        from ..engine_runtime.render import record
 
         engine, requests = core.sampler_requests(noise, guider, sampler, sigmas, latent_image)
         turned, tracks = carried.knobs_of(knobs, requests[0].frames), tracks or ()
         carried.check_heard(turned, requests[0].guidance, {}, 1, tracks, False)
-        take = Log.of(engine, stream_config(requests, depth, turned, tracks), turned)
         name, tick = f"node {cls.hidden.unique_id}", host.ticker(cls.hidden)
-        latents, stats = render(name, engine, requests, depth, tick, turned, tracks, take)
+        latents, stats, take = record(name, engine, requests, depth, tick, turned, tracks)
         made = layout.to_latent(latents, latent_image)
         return io.NodeOutput(made, made, stats, take)

@@ -18,3 +18,19 @@ Take = io.Custom("OSTINATO_TAKE")  # engine_runtime.log.Log
 # Stream Denoise takes the pack's own parts, or ComfyUI's.
 EngineOrModel = io.Custom(f"{Engine.io_type},{io.Model.io_type}")
 ConditionOrConditioning = io.Custom(f"{Condition.io_type},{io.Conditioning.io_type}")
+
+
+def chained(
+    kind: type, name: str, purpose: str, node_id: str, title: str, description: str, aliases: list, inputs: list
+) -> io.Schema:
+    """The schema of a node that adds to what an earlier one of its kind carries; `name` is that of the socket."""
+    one = name.rstrip("s")
+    return io.Schema(
+        node_id=node_id,
+        display_name=title,
+        category=f"{CATEGORY}/{name}",
+        description=description,
+        search_aliases=["ostinato", *aliases],
+        inputs=[*inputs, kind.Input(name, optional=True, tooltip=f"Of another {one} node, {purpose}.")],
+        outputs=[kind.Output(display_name=name, tooltip=f"For Stream Denoise, or a further {one} node.")],
+    )

@@ -41,6 +41,11 @@ def value_input(
     return io.MultiType.Input(number, types=[io.Float, Curve])
 
 
+def share_input(id: str, default: float, tooltip: str, advanced: bool | None = None) -> io.Input:
+    """A FLOAT widget for a part of the whole: 0 to 1."""
+    return io.Float.Input(id, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip, advanced=advanced)
+
+
 def to_value(value: Any, frames: int, name: str = "the value") -> float | Tensor:
     """What such an input was given, for music of `frames` latent frames: a float, or `[frames]` float32 on the CPU.
 

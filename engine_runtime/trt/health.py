@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EngineBuildError, EngineFileError, OstinatoError
-from .folder import plans
 from .job import ask
 from .preflight import install, wheels
 from .sidecar import Expect, Sidecar, read_sidecar
@@ -127,13 +126,6 @@ def health(
         return Health(plan, STALE, expect, sidecar)
     verified = expect.device is not None and (sidecar.proof or {}).get("gpu") == expect.device
     return Health(plan, READY, sidecar=sidecar, verified=verified)
-
-
-def survey(folder: Path, trust: Trust | None = None) -> list[Health]:
-    """`health` of every engine in a folder."""
-    found = plans(folder)
-    known = expects() if found else {}
-    return [health(plan, known, trust, folder) for plan in found]
 
 
 def check_here(

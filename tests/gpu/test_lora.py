@@ -24,14 +24,6 @@ FRAMES = 125
 SPIN = 200_000_000  # cycles, about 0.1 s
 
 
-@pytest.fixture(scope="module", autouse=True)
-def full_precision():
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.backends.cudnn.allow_tf32 = before
-
-
 @pytest.fixture(scope="module")
 def transformer(cache):
     return load("tiny-base", torch.device("cuda", 0), torch.float32).pipe.transformer

@@ -19,15 +19,6 @@ FRAMES = 125
 SPIN = 200_000_000  # cycles, about 0.1 s
 
 
-@pytest.fixture(scope="module", autouse=True)
-def full_precision():
-    """Convolutions use TF32 unless told not to, which is too coarse to compare with the CPU."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.backends.cudnn.allow_tf32 = before
-
-
 @pytest.fixture(scope="module")
 def models():
     cpu = load("tiny-base", torch.device("cpu"), torch.float32)

@@ -22,6 +22,7 @@ from ostinato.engine_runtime.trt.profiles import Profile, Span
 from ostinato.engine_runtime.trt.prove import fill, prove
 
 from .. import trt_stand_in as stand_in
+from ..helpers import keeps_outputs
 
 pytestmark = pytest.mark.gpu
 FRAMES, TOKENS = 26, 64
@@ -29,15 +30,6 @@ SPIN = 200_000_000  # cycles, about 0.1 s
 WIDE = Profile(Span(1, 8, 16), Span(2, 26, 40), Span(1, 64, 512))
 NARROW = Profile(Span(1, 2, 4), Span(2, 26, 40), Span(1, 64, 512))  # a guided ring of 4 runs in two passes
 HELD = pytest.mark.parametrize("held", [True, False], ids=["the rule holds", "without the rule"])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def full_precision():
-    """Convolutions use TF32 unless told not to."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.backends.cudnn.allow_tf32 = before
 
 
 @pytest.fixture(scope="module")
@@ -279,20 +271,10 @@ def test_the_next_execute_waits_for_whoever_reads_the_last_output(eager, plan, l
 
 @HELD
 def test_a_tick_copies_each_pass_before_the_next(condition, eager, narrow, monkeypatch, held):
-    def keeps(tick, x, plan, t, holds):
-        tick._activate(plan)
-        kept = []
-        for start, stop in tick.passes:
-            rows = tick.rows.part(start * tick.depth, stop * tick.depth)
-            tick._gather(rows, x, t)
-            kept.append(tick.engine(rows)[:, : tick.frames])
-        tick.velocity.copy_(torch.stack(kept))
-        return tick.velocity[0]
-
     requests = requests_of(condition, 4)
     want = play(eager, requests, depth=4, guidance="full", spread=False)
     if not held:
-        monkeypatch.setattr(Tick, "_decode", keeps)
+        monkeypatch.setattr(Tick, "_decode", keeps_outputs)
     got = play(stand_in.load(narrow), requests, depth=4, guidance="full", spread=False)
     assert all(close(got[id(r)], want[id(r)].cpu()) == held for r in requests[:3])
 

@@ -19,7 +19,7 @@ from ostinato.engine_runtime.trt.profiles import Profile, Span
 from ostinato.engine_runtime.trt.prove import fill
 
 from .. import trt_stand_in as stand_in
-from ..helpers import drawn, play
+from ..helpers import drawn, keeps_outputs, play
 
 GUIDED, INITIALIZE = Guidance(5.0), Guidance(5.0, mode="initialize")
 NARROW = Profile(Span(1, 2, 4), Span(2, 20, 40), Span(1, 64, 512))  # 4 rows, so a guided ring of 4 runs in two passes
@@ -77,19 +77,9 @@ def test_several_conditions_and_a_change_of_depth(base, eager, conditions):
 def test_a_tick_that_keeps_the_output_is_found_out(base, eager, conditions, monkeypatch):
     """The second execute of a tick overwrites the first one's velocity, which therefore must be copied."""
 
-    def keeps(tick, x, plan, t, holds):
-        tick._activate(plan)
-        kept = []
-        for start, stop in tick.passes:
-            rows = tick.rows.part(start * tick.depth, stop * tick.depth)
-            tick._gather(rows, x, t)
-            kept.append(tick.engine(rows)[:, : tick.frames])
-        tick.velocity.copy_(torch.stack(kept))
-        return tick.velocity[0]
-
     requests = [Request(c, Sampling(2, seed=i), GUIDED) for i, c in enumerate(conditions(base, 6, 4))]
     want = play(eager, requests, depth=4, guidance="full", spread=False)
-    monkeypatch.setattr(Tick, "_decode", keeps)
+    monkeypatch.setattr(Tick, "_decode", keeps_outputs)
     got = play(stand_in.load(stand_in.make(eager, NARROW)), requests, depth=4, guidance="full", spread=False)
     assert not any(torch.allclose(a, b, atol=1e-2) for a, b in zip(got, want, strict=True))
 
