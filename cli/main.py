@@ -71,6 +71,9 @@ def replay(
     model: Annotated[str | None, typer.Option(help="The model, where it is no longer where the take says.")] = None,
     device: Annotated[Device, typer.Option(help="Where the model runs; auto is where the take ran.")] = Device.auto,
     as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout, nothing else.")] = False,
+    lora: Annotated[
+        list[Path] | None, typer.Option(help="An adapter that the take plays with; as often as there are.")
+    ] = None,
     force: Annotated[bool, typer.Option(help="Replay on another engine too, where the music may differ.")] = False,
 ) -> None:
     """Make a take's music again; exits with 1 where a latent is not the take's, bit by bit."""
@@ -80,7 +83,7 @@ def replay(
         check_folder(out)
         with redirect_stdout(sys.stderr if as_json else sys.stdout), Bar(not as_json and sys.stderr.isatty()) as bar:
             bar.named(take.name)
-            report = render_again(take, out, model, device.value, force, bar.progress)
+            report = render_again(take, out, model, device.value, force, bar.progress, lora or ())
         typer.echo(json.dumps(report.as_json()) if as_json else report.as_text())
     if report.differing:
         raise typer.Exit(FAILED)

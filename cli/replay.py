@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from ..engine_runtime.decode import decode_clips
 from ..engine_runtime.engines import Engine
 from ..engine_runtime.errors import TakeError
 from ..engine_runtime.log import Log
+from ..engine_runtime.lora.adapter import Adapter
 from ..engine_runtime.models.loading import Model, eager_engine, load, pick_device, pick_dtype
 from ..engine_runtime.replay import Replay, replay
 from ..nodes import layout
@@ -67,11 +68,12 @@ def render_again(
     device: str,
     force: bool,
     on_tick: Callable[[int, int], None] = lambda done, total: None,
+    loras: Sequence[Path] = (),
 ) -> Report:
     """Replay a take and write each latent's audio as SaveAudio does."""
     log = Log.load(path)
     loaded, engine = _load(log, model, device)
-    played = replay(log, engine, on_tick, force)
+    played = replay(log, engine, on_tick, force, _read(loras, engine))
     with torch.inference_mode(), use_folders(Folders(out)):
         files = _write(loaded, played, f"audio/{path.stem.strip('_') or 'take'}")
     return Report(
@@ -97,6 +99,12 @@ def _load(log: Log, name: str | None, device: str) -> tuple[Model, Engine]:
     where = pick_device(recipe["device"] if device == "auto" else device)
     loaded = load(name or recipe["model"], where, pick_dtype(recipe["precision"], where))
     return loaded, eager_engine(loaded, recipe["max_rows"])
+
+
+def _read(loras: Sequence[Path], engine: Engine) -> list[Adapter]:
+    if loras and engine.targets is None:
+        raise TakeError(f"adapters were given to {engine.name}", "it takes none", "leave --lora out")
+    return [Adapter.read(path, engine.targets) for path in loras if engine.targets is not None]
 
 
 def _write(model: Model, played: Replay, prefix: str) -> list[str]:

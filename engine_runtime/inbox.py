@@ -14,6 +14,7 @@ from .engines import Engine
 from .errors import InputError
 from .knobs import KNOBS, Knobs
 from .lane import Lane
+from .lora.factors import Factors
 from .request import Request
 from .seat import Seat
 from .setting import Change
@@ -26,6 +27,8 @@ class Listener(Protocol):
 
     def configured(self, tick: int, changes: dict[str, Any]) -> None: ...
 
+    def adapted(self, tick: int, lora: Factors | None) -> None: ...
+
     def turned(self, tick: int, changes: dict[str, Any]) -> None: ...
 
     def submitted(self, tick: int, request: Request) -> None: ...
@@ -37,9 +40,11 @@ class Listener(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Arrivals:
-    """What one step takes in: changes of the configuration, of the knobs in their order, new requests."""
+    """What one step takes in: changes of the configuration, adapters, turned knobs in their order, new requests."""
 
     configured: dict[str, Any]
+    adapted: bool
+    lora: Factors | None
     turns: list[Change]
     seats: list[Seat]
 
@@ -51,6 +56,8 @@ class Arrivals:
     def tell(self, log: Listener, tick: int) -> None:
         if self.configured:
             log.configured(tick, self.configured)
+        if self.adapted:
+            log.adapted(tick, self.lora)
         if self.turns:
             log.turned(tick, self.turned)
         for seat in self.seats:
@@ -62,16 +69,19 @@ class Inbox:
 
     Attributes:
         knobs: as the next step will have them.
+        lora: what adapters add from the next step on.
         dropped: requests that a full inbox let go of, the oldest first.
     """
 
     def __init__(self, engine: Engine, lane: Lane, config: StreamConfig, knobs: Knobs) -> None:
         self.lock = threading.Lock()
         self.knobs, self.dropped = knobs, 0
+        self.lora: Factors | None = None
         self.seats: deque[Seat] = deque()
         self._engine, self._lane, self._config = engine, lane, config
         self._turns: list[Change] = []
         self._configured: dict[str, Any] = {}
+        self._adapted = False  # since the last step
         self._tracks: dict[str, tuple[int, Track]] = {}  # by knob, with the tick they were added at
 
     @property
@@ -100,6 +110,9 @@ class Inbox:
     def turn(self, change: Change) -> None:
         self.knobs = self.knobs.with_checked(change.values, change.still)
         self._turns.append(change)
+
+    def adapt(self, lora: Factors | None) -> None:
+        self._adapted, self.lora = self._adapted or lora is not self.lora, lora
 
     def configure(self, changes: dict[str, Any]) -> StreamConfig:
         """Change the configuration; returns what it will be."""
@@ -130,8 +143,8 @@ class Inbox:
     def take(self, tick: int) -> Arrivals:
         """Empty it."""
         self._play_tracks(tick)
-        arrivals = Arrivals(self._configured, self._turns, list(self.seats))
-        self._configured, self._turns = {}, []
+        arrivals = Arrivals(self._configured, self._adapted, self.lora, self._turns, list(self.seats))
+        self._configured, self._adapted, self._turns = {}, False, []
         self.seats.clear()
         return arrivals
 

@@ -26,20 +26,22 @@ from .constants import VERSION
 from .engines import Engine
 from .errors import InputError, TakeError
 from .knobs import Knobs
+from .lora.factors import Factors
 from .request import Request
 
 FORMAT = 1  # raise it when a file made now would be misread by an older Ostinato
 METADATA = "ostinato.take"
 CONFIGURED, TURNED, SUBMITTED = "configured", "turned", "submitted"
 CLEARED, FAILED = "cleared", "failed"
+ADAPTED, ADAPTERS = "adapted", {"digests": str, "strengths": float, "names": str}
 RECIPE = {"model": str, "precision": str, "device": str, "max_rows": int}
 HEADER = ("engine", "config", "knobs", "recipe", "origin", "ticks", "latents")
 
 
 @dataclass(frozen=True)
 class Event:
-    """What a session took in at the start of a step: changes by name, or a request; that it was cleared before the
-    step, or that the step failed.
+    """What a session took in at the start of a step: changes by name, adapters, a request; that it was cleared before
+    the step, or that the step failed.
     """
 
     tick: int
@@ -82,6 +84,11 @@ class Log:
 
     def turned(self, tick: int, changes: dict[str, Any]) -> None:
         self._add(Event(tick, TURNED, dict(changes)))
+
+    def adapted(self, tick: int, lora: Factors | None) -> None:
+        """Adapters by their digests: a take does not hold their weights."""
+        given = {name: getattr(lora, name) if lora else () for name in ADAPTERS}
+        self._add(Event(tick, ADAPTED, given))
 
     def submitted(self, tick: int, request: Request) -> None:
         self._add(Event(tick, SUBMITTED, request))
@@ -200,6 +207,8 @@ def _checked(data: dict[str, Any], reader: Reader) -> Log:
                 knobs = knobs.turned(**event.what)
             elif kind == CONFIGURED:
                 config = replace(config, **_known(event.what))
+            elif kind == ADAPTED:
+                _check_adapters(event.what)
             elif kind not in (CLEARED, FAILED):
                 raise InputError(f"an event is {kind!r}", "it is not known here", "update Ostinato")
         if type(tick) is not int or not (log.events[-1].tick if log.events else 0) <= tick < log.ticks:
@@ -214,6 +223,16 @@ def _known(changes: dict[str, Any]) -> dict[str, Any]:
     if unknown:
         raise InputError(f"the ring's {unknown[0]!r} changes", f"it has {', '.join(names)}", "update Ostinato")
     return changes
+
+
+def _check_adapters(what: dict[str, Any]) -> None:
+    lists = [what.get(name, ()) for name in ADAPTERS]
+    typed = all(
+        isinstance(given, tuple) and all(type(item) is kind for item in given)
+        for given, kind in zip(lists, ADAPTERS.values(), strict=True)
+    )
+    if what.keys() != ADAPTERS.keys() or not typed or len({len(given) for given in lists}) != 1:
+        raise InputError("its adapters do not fit", "each has a digest, a strength and a name", "copy it again")
 
 
 def _check_header(given: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +13,9 @@ from torch import Tensor
 from .codec import fingerprint
 from .engines import Engine
 from .errors import TakeError
-from .log import CLEARED, CONFIGURED, FAILED, SUBMITTED, TURNED, Event, Log, origin_of
+from .log import ADAPTED, CLEARED, CONFIGURED, FAILED, SUBMITTED, TURNED, Event, Log, origin_of
+from .lora.adapter import Adapter
+from .lora.stack import stack
 from .request import Request
 from .runtime import runtime
 from .session import Session
@@ -45,7 +47,11 @@ class Replay:
 
 
 def replay(
-    log: Log, engine: Engine, on_tick: Callable[[int, int], None] = lambda done, total: None, force: bool = False
+    log: Log,
+    engine: Engine,
+    on_tick: Callable[[int, int], None] = lambda done, total: None,
+    force: bool = False,
+    adapters: Iterable[Adapter] = (),
 ) -> Replay:
     """Play a take again, and on until nothing is in flight.
 
@@ -54,12 +60,15 @@ def replay(
         engine: the one it was played on, loaded again.
         on_tick: told the steps done and to do, before each step; what it raises ends the replay and is passed on.
         force: play on another engine all the same.
+        adapters: those that the take plays with, read for this engine.
 
     Raises:
-        TakeError: for another engine.
+        TakeError: for another engine, or without an adapter of the take.
     """
     if not force:
         check_engine(log, engine)
+    known = {adapter.digest: adapter for adapter in adapters}
+    _check_adapters(log, known)
     events: dict[int, list[Event]] = defaultdict(list)
     for event in log.events:
         events[event.tick].append(event)
@@ -70,7 +79,7 @@ def replay(
             while session.ticks < log.ticks or not session.idle:
                 on_tick(session.ticks, max(log.ticks, session.ticks + 1))
                 for event in events.get(session.ticks, ()):
-                    _tell(session, event)
+                    _tell(session, event, known)
                 done += [(finished.request, finished.take().cpu()) for finished in session.step()]
             on_tick(session.ticks, session.ticks)
     finally:
@@ -88,9 +97,29 @@ def check_engine(log: Log, engine: Engine) -> None:
         )
 
 
-def _tell(session: Session, event: Event) -> None:
+def _check_adapters(log: Log, known: Mapping[str, Adapter]) -> None:
+    wanted: dict[str, str] = {}
+    for event in log.events:
+        if event.kind == ADAPTED:
+            wanted.update(zip(event.what["digests"], event.what["names"], strict=True))
+    missing = [f"{name} ({digest[:16]})" for digest, name in wanted.items() if digest not in known]
+    if missing:
+        raise TakeError(
+            f"the take was played with the adapters {', '.join(missing)}",
+            "a take names its adapters and does not hold them",
+            "give the same files with --lora",
+        )
+
+
+def _tell(session: Session, event: Event, adapters: Mapping[str, Adapter]) -> None:
     if event.kind == CONFIGURED:
         session.configure(**event.what)
+    elif event.kind == ADAPTED:
+        digests, engine = event.what["digests"], session.engine
+        mix = [(adapters[digest], s) for digest, s in zip(digests, event.what["strengths"], strict=True)]
+        session.adapt(
+            stack(mix, engine.targets, engine.dtype, engine.device, session.lane) if mix and engine.targets else None
+        )
     elif event.kind == TURNED:
         session.repeat(event.what)
     elif event.kind == CLEARED:

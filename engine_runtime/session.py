@@ -19,6 +19,7 @@ from .errors import InputError, MemoryShortage, SessionError
 from .inbox import Inbox, Listener
 from .knobs import Knobs
 from .lane import Lane
+from .lora.factors import Factors
 from .memory import is_shortage
 from .request import Request
 from .ring import Ring, Slot
@@ -77,6 +78,7 @@ class Session:
         self._queue: deque[Seat] = deque()
         self._latest = self._setting = Setting.of(self._inbox.knobs, engine.device, lane)  # for the next ring, and this
         self._receive(self._setting)
+        self._lora: Factors | None = None
         self._ring = Ring(config.depth)
         self._tick: Tick | None = None
         self._clock = TickClock(engine.device.type == "cuda")
@@ -132,6 +134,21 @@ class Session:
             if self.log is not None:
                 self.log.cleared(self.ticks)
 
+    def adapt(self, lora: Factors | None) -> None:
+        """Play these adapters from the next tick on, in every slot; None plays none.
+
+        Args:
+            lora: made by `lora.stack.stack` for this engine.
+
+        Raises:
+            InputError: for an engine that takes none or less rank, or factors of another model, precision or device.
+        """
+        if lora is not None:
+            lora.check(self.engine.targets, self.engine.dtype, self.engine.device, self.engine.limits.rank)
+        with self._lock:
+            self._alive()
+            self._inbox.adapt(lora)
+
     def configure(self, **changes: Any) -> None:
         """Change depth, queue, spread or length_change at the next step.
 
@@ -163,7 +180,7 @@ class Session:
                 if self._ring.idle or self._tick is None:
                     return []
                 self._clock.start()
-                self._tick.run(self._ring.plan(), self._setting)
+                self._tick.run(self._ring.plan(), self._setting, self._lora)
                 self._clock.stop()
                 self.steps_done += self._ring.active
                 with self._lock:
@@ -276,6 +293,10 @@ class Session:
                 self._dropped += 1
             if self.log is not None:
                 new.tell(self.log, tick)
+        if new.adapted:
+            self._lora = new.lora
+            if new.lora is not None:
+                self._receive(new.lora)
         self._turn(new.turns)
 
     def _turn(self, changes: Sequence[Change]) -> None:
@@ -298,7 +319,7 @@ class Session:
             for slot in self._ring.occupied:
                 slot.gates = gates[slot.index]
 
-    def _receive(self, given: Seat | Setting) -> None:
+    def _receive(self, given: Seat | Setting | Factors) -> None:
         """Order the lane after the work that made these tensors."""
         for event in given.ready if isinstance(given.ready, tuple) else (given.ready,):
             self.lane.wait(event)

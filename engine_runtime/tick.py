@@ -17,6 +17,7 @@ from .constants import LATENT_DIM
 from .controls import Controls
 from .engines import Engine, Rows
 from .knobs import KNOBS
+from .lora.factors import Factors
 from .ring import Gates, Move, Scalars
 from .seat import Seat
 from .setting import Setting
@@ -74,8 +75,10 @@ class Tick:
         """A copy of a slot's latent, `[T, 64]` float32."""
         return self.x[slot].clone()
 
-    def run(self, plan: Sequence[Move], setting: Setting) -> None:
-        """Advance every slot by one step; `plan` holds one entry a slot."""
+    def run(self, plan: Sequence[Move], setting: Setting, lora: Factors | None = None) -> None:
+        """Advance every slot by one step; `plan` holds one entry a slot, `lora` is what adapters add in all of them."""
+        if lora is not self.rows.lora:
+            self.rows = self.rows.adapted(lora)
         s, holds = self._upload(plan)
         some = Scalars(*(any(column) for column in zip(*(move.scalars for move in plan), strict=True)))
         c, seen = self.controls, self.x

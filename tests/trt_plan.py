@@ -43,7 +43,7 @@ def rows_of(bound: dict[str, Tensor], targets: Targets | None) -> Rows:
         return rows
     a, b = ({kind: lora[f"lora_{kind}_{side}"] for kind in targets.kinds} for side in "ab")
     rank = next(iter(a.values())).shape[1]
-    return rows.adapted(Factors(targets, rank, a, b, frozenset(targets.kinds), False, (), "bound", None))
+    return rows.adapted(Factors(targets, rank, a, b, frozenset(targets.kinds), False, (), (), ("bound",), None))
 
 
 def describe(

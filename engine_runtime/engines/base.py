@@ -5,7 +5,7 @@ B rows, T frames (padded to the patch size), L condition tokens, H the condition
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
 
 import numpy as np
@@ -14,16 +14,17 @@ from torch import Tensor
 
 from ..constants import CONTEXT_DIM, LATENT_DIM, MAX_DEPTH, PATCH
 from ..errors import EngineLimitError
-from ..lora.factors import Factors, Targets
+from ..lora.factors import BUCKETS, Factors, Targets
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an engine takes at most: rows B, frames T, condition tokens L."""
+    """What an engine takes at most: rows B, frames T, condition tokens L, rank of all adapters together."""
 
     batch: int
     frames: int
     tokens: int
+    rank: int = field(default=BUCKETS[-1], repr=False)  # takes name an engine by what decides its batches
 
     def check(self, batch: int, frames: int, tokens: int) -> None:
         """Raise `EngineLimitError` naming the first limit that is passed."""

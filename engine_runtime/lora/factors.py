@@ -80,8 +80,7 @@ class Factors:
         b: `[layers, out, r]` of each kind; strength and alpha are in it.
         used: kinds that any adapter changes; the others are zeros.
         silent: they change nothing: no adapter, or none with a strength.
-        digests: of the adapters, in their order.
-        label: the adapters and their strengths, for people and logs.
+        digests, strengths, names: of the adapters, in their order.
         ready: behind the copies that made them.
     """
 
@@ -92,7 +91,8 @@ class Factors:
     used: frozenset[str]
     silent: bool
     digests: tuple[str, ...]
-    label: str
+    strengths: tuple[float, ...]
+    names: tuple[str, ...]
     ready: torch.cuda.Event | None
 
     @property
@@ -112,8 +112,8 @@ class Factors:
         """All that a lane will read."""
         return [*self.a.values(), *self.b.values()]
 
-    def check(self, targets: Targets | None, dtype: torch.dtype, device: torch.device) -> None:
-        """Raise `InputError` unless an engine with these targets can take them."""
+    def check(self, targets: Targets | None, dtype: torch.dtype, device: torch.device, most: int = BUCKETS[-1]) -> None:
+        """Raise `InputError` unless an engine with these targets, which takes ranks up to `most`, can take them."""
         if targets is None:
             raise InputError(
                 "adapters were given to an engine that takes none",
@@ -125,6 +125,12 @@ class Factors:
                 f"the adapters' factors are {self.dtype} on {self.device} for {self.targets.layers} layers",
                 f"the engine takes {dtype} on {device} for {targets.layers} layers of its own widths",
                 "stack the adapters for this engine",
+            )
+        if self.rank > most:
+            raise InputError(
+                f"the adapters have rank {self.rank} together, padded",
+                f"the engine takes at most {most}",
+                "use fewer adapters or smaller ones, or build an engine for more",
             )
 
 

@@ -74,7 +74,8 @@ def stack(
             a[kind] = kept.a[kind]
         b[kind] = _ups(kind, mix, targets, empty(width_out, rank)).to(device, non_blocking=True)
     silent = not any(strength for _, strength in mix)
-    return Factors(targets, rank, a, b, used, silent, digests, label(mix), lane.mark())
+    strengths, names = tuple(float(s) for _, s in mix), tuple(adapter.name for adapter, _ in mix)
+    return Factors(targets, rank, a, b, used, silent, digests, strengths, names, lane.mark())
 
 
 def merged(parameters: Mapping[str, Tensor], mix: Mix, targets: Targets) -> dict[str, Tensor]:

@@ -157,4 +157,5 @@ def limits_of(profiles: Sequence[Profile]) -> Limits:
     tokens = [p.tokens.max for p in profiles if p.tokens]
     if not tokens or len(tokens) < len(profiles):
         raise EngineError("the engine is not of a decoder", "its profiles have condition tokens", "choose another")
-    return Limits(max(p.batch.max for p in profiles), max(p.frames.max for p in profiles), max(tokens))
+    rank = max((p.rank.max for p in profiles if p.rank), default=1)
+    return Limits(max(p.batch.max for p in profiles), max(p.frames.max for p in profiles), max(tokens), rank)

@@ -253,4 +253,4 @@ def _factors(targets: Targets, rank: int, dtype: torch.dtype, engine: Engine, se
     for kind, (width_in, width_out) in targets.kinds.items():
         a[kind] = drawn(width_in**-0.5, rank, width_in)
         b[kind] = drawn(0.1 * rank**-0.5, width_out, rank)
-    return Factors(targets, rank, a, b, frozenset(targets.kinds), False, (), f"check at rank {rank}", None)
+    return Factors(targets, rank, a, b, frozenset(targets.kinds), False, (), (), (f"check at rank {rank}",), None)

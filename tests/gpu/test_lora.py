@@ -13,13 +13,11 @@ from ostinato.engine_runtime.lora.stack import merged, stack
 from ostinato.engine_runtime.models.loading import load
 from ostinato.engine_runtime.request import Request
 from ostinato.engine_runtime.runtime import runtime
-from ostinato.engine_runtime.session import Session
 
 from ..adapters import made_adapter
 from ..helpers import made_up
 
 pytestmark = pytest.mark.gpu
-hooked = pytest.mark.skipif(not hasattr(Session, "adapt"), reason="Session.adapt is not there yet")
 FRAMES = 125
 SPIN = 200_000_000  # cycles, about 0.1 s
 
@@ -97,7 +95,6 @@ def played(engine, requests, lora):
         return {id(f.request): f.take() for f in session.play(requests)}
 
 
-@hooked
 def test_company_does_not_matter(engine, lane, mix):
     lora, mine = factors_of(engine, lane, mix), request_of(engine, 99)
     alone = played(engine, [mine], lora)[id(mine)]
@@ -107,7 +104,6 @@ def test_company_does_not_matter(engine, lane, mix):
         assert torch.equal(among, alone), f"slot {place}"
 
 
-@hooked
 def test_factors_that_are_still_being_copied_are_waited_for(engine, lane, mix):
     """The caller's stream is late; its memory is let go of at once."""
     mine = request_of(engine, 3)
@@ -121,7 +117,6 @@ def test_factors_that_are_still_being_copied_are_waited_for(engine, lane, mix):
     assert torch.equal(got, want)
 
 
-@hooked
 def test_factors_in_use_outlive_their_swap(engine, lane, mix):
     """The lane is late: the old ones are dropped and their memory is asked for again before it has read them."""
     mine = request_of(engine, 3, steps=1)
@@ -140,7 +135,6 @@ def test_factors_in_use_outlive_their_swap(engine, lane, mix):
     assert torch.equal(got, want) and len(litter) == 64
 
 
-@hooked
 def test_a_swap_and_the_ticks_after_it_do_not_join_the_host(engine, lane, mix):
     a, b = factors_of(engine, lane, mix), factors_of(engine, lane, mix[:1])
     with runtime().playing("gpu lora", engine, config_of()) as session:

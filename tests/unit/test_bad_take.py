@@ -111,6 +111,16 @@ REQUEST = ("events", 2, 2)
         (put("events", 1, 2, value={"sde": {"tensor": "0" * 64}}), "missing"),
         (put("events", 1, 2, value=[]), "damaged"),
         (put("events", 1, value=[0, "turned"]), "damaged"),
+        *(
+            (put("events", 1, value=[0, "adapted", what]), "its adapters do not fit")
+            for what in (
+                {},
+                {"digests": ["a"], "strengths": [1.0], "names": []},
+                {"digests": ["a"], "strengths": ["1"], "names": ["x"]},
+                {"digests": "a", "strengths": [1.0], "names": ["x"]},
+                {"digests": ["a"], "strengths": [1.0], "names": ["x"], "more": []},
+            )
+        ),
         (put(*REQUEST, value=None), "Request"),
         (put(*REQUEST, "target", value=1.0), "damaged"),
         (put(*REQUEST, "label", value=1.0), "Request.label"),

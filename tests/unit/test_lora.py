@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import copy
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
+from ostinato.cli.main import app
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.engines import EagerEngine
 from ostinato.engine_runtime.engines.eager import LIMITS
-from ostinato.engine_runtime.errors import InputError
+from ostinato.engine_runtime.errors import InputError, TakeError
 from ostinato.engine_runtime.lane import Lane
+from ostinato.engine_runtime.log import Log
 from ostinato.engine_runtime.lora.factors import KINDS, Targets
 from ostinato.engine_runtime.lora.stack import merged, stack
 from ostinato.engine_runtime.models.loading import eager_engine
+from ostinato.engine_runtime.replay import replay
 from ostinato.engine_runtime.request import Request
 from ostinato.engine_runtime.runtime import runtime
-from ostinato.engine_runtime.session import Session
 from torch.utils._python_dispatch import TorchDispatchMode
+from typer.testing import CliRunner
 
 from ..adapters import flat, made_adapter
 from ..helpers import StandIn, drawn
@@ -259,8 +263,6 @@ def test_the_model_itself_is_left_alone(transformer, engine, targets, tmp_path):
 
 # --- sessions --------------------------------------------------------------------------------------------------------
 
-hooked = pytest.mark.skipif(not hasattr(Session, "adapt"), reason="Session.adapt is not there yet")
-
 
 def stacked(engine, *mix):
     return stack(mix, engine.targets, engine.dtype, engine.device, LANE)
@@ -286,7 +288,6 @@ def finish(player):
     return [given for given in player if given is not None][0]
 
 
-@hooked
 def test_an_adapter_is_heard_from_the_next_tick_on(base, conditions, tmp_path):
     """In flight: equal to merged weights from that step on, and swapped as often as one likes, to the same bits."""
     engine, known = eager_engine(base), conditions(base, 7, 2)
@@ -305,7 +306,6 @@ def test_an_adapter_is_heard_from_the_next_tick_on(base, conditions, tmp_path):
         torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
 
 
-@hooked
 def test_sessions_of_one_engine_do_not_mix(base, conditions, tmp_path):
     """Their steps run in turn on the very same engine; each plays as if it were alone."""
     engine, known = eager_engine(base), conditions(base, 7, 2)
@@ -318,7 +318,6 @@ def test_sessions_of_one_engine_do_not_mix(base, conditions, tmp_path):
         assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
 
 
-@hooked
 def test_a_ring_that_is_built_anew_keeps_its_adapter(base, conditions, tmp_path):
     """Through another depth, another length and an empty ring."""
     engine = eager_engine(base)
@@ -343,7 +342,6 @@ def test_a_ring_that_is_built_anew_keeps_its_adapter(base, conditions, tmp_path)
         assert not torch.equal(one(session, 7), seven)
 
 
-@hooked
 def test_a_session_refuses_factors_that_do_not_fit(base, tmp_path):
     engine = eager_engine(base)
     adapter = made_adapter(tmp_path, engine.targets, 8)
@@ -354,3 +352,43 @@ def test_a_session_refuses_factors_that_do_not_fit(base, tmp_path):
     with runtime().playing("none", StandIn(), StreamConfig()) as session:
         with pytest.raises(InputError, match="takes none"):
             session.adapt(stacked(engine, (adapter, 1.0)))
+
+
+def test_a_take_names_its_adapters_and_plays_again_with_them(base, conditions, tmp_path):
+    """In memory and from the command line, to the bit; without the file it is refused by the adapter's name."""
+    engine, known = eager_engine(base), conditions(base, 7, 2)
+    adapter = made_adapter(tmp_path, engine.targets, 8)
+    file = next(tmp_path.glob("*.safetensors"))
+    config = StreamConfig(depth=2, guidance="full", tokens=64, spread=False)
+    log = Log.of(engine, config)
+    swaps = {0: [(adapter, 1.0)], 2: [(adapter, -0.4)], 4: []}
+    with runtime().playing("take", engine, config, log=log) as session:
+        for i in range(2):
+            session.submit(Request(known[i], Sampling(6, seed=i), Guidance(5.0)))
+        done = []
+        for i in range(6):
+            if i in swaps:
+                session.adapt(stacked(engine, *swaps[i]))
+            done += [f.take() for f in session.step()]
+        log.finished(done)
+    assert [event.tick for event in log.events if event.kind == "adapted"] == [0, 2, 4]
+    path = tmp_path / "take.safetensors"
+    log.save(path)
+    again = Log.load(path)
+    played = replay(again, engine, adapters=[adapter])
+    assert len(played.latents) == 2 and not played.differing
+    with pytest.raises(TakeError, match=f"adapters {adapter.name}"):
+        replay(again, engine)
+    command = ["replay", str(path), "--out", str(tmp_path / "out")]
+    assert CliRunner().invoke(app, command).exit_code != 0
+    given = CliRunner().invoke(app, [*command, "--lora", str(file)])
+    assert given.exit_code == 0 and "all 2 of the take are bit-identical" in given.output, given.output
+
+
+def test_more_rank_than_the_engine_takes_is_refused_before_a_tick(base, tmp_path):
+    engine = eager_engine(base)
+    engine.limits = replace(engine.limits, rank=8)
+    with runtime().playing("rank", engine, StreamConfig()) as session:
+        session.adapt(stacked(engine, (made_adapter(tmp_path, engine.targets, 8), 1.0)))
+        with pytest.raises(InputError, match="rank 32 together"):
+            session.adapt(stacked(engine, (made_adapter(tmp_path, engine.targets, 9), 1.0)))

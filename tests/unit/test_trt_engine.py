@@ -242,7 +242,7 @@ def adapters(engine, rank, seed=3):
     targets = engine.targets
     a = {k: drawn(seed, targets.layers, rank, n) for k, (n, _) in targets.kinds.items()}
     b = {k: 0.1 * drawn(seed + 1, targets.layers, n, rank) for k, (_, n) in targets.kinds.items()}
-    return Factors(targets, rank, a, b, frozenset(targets.kinds), False, (), "test", None)
+    return Factors(targets, rank, a, b, frozenset(targets.kinds), False, (), (), ("test",), None)
 
 
 ADAPTED = Profile(Span(1, 2, 4), Span(2, 6, 8), Span(1, 16, 64), Span(1, 8, 32))
