@@ -119,6 +119,8 @@ class StreamConfig:
         hot_guidance: give requests the rows that their mode needs whatever their scale, since it will be turned.
         length_change: what a request of another length does to those in flight: `finish` waits until they are out,
             `drop` drops them, counted.
+        captured: replay ticks that come again as CUDA graphs, where the engine allows it; off lets a profiler see into
+            them. The latents are the same.
     """
 
     depth: int = 4
@@ -129,6 +131,7 @@ class StreamConfig:
     spread: bool = True
     length_change: str = "finish"
     hot_guidance: bool = False
+    captured: bool = True
 
     def __post_init__(self) -> None:
         check_whole("depth", self.depth, 1, MAX_DEPTH, "choose how many generations are in flight")
@@ -139,6 +142,7 @@ class StreamConfig:
         check_choice("the length change", self.length_change, ("finish", "drop"))
         check_flag("spread", self.spread)
         check_flag("hot guidance", self.hot_guidance)
+        check_flag("captured", self.captured)
 
     @staticmethod
     def check_depth(depth: int, rows: int) -> None:

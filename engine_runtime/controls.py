@@ -30,7 +30,7 @@ class Controls:
 
     `[D, T, 64]`: `average` (momentum of the guidance), `negative` (a kept or virtual negative velocity), `noise`,
     `source`, `mask`, `target`, `eps`, `channel_gain`. `[D, T, 1]`: the other knobs. `[D, K, T, 1]`: `weights`.
-    `[D, W, 1]`: `dcw_low`, `dcw_high` in wavelet coefficients; `dcw_pix` is `[D, T, 1]`.
+    `[D, W, 1]`: `dcw_low W`, `dcw_high W` in W wavelet coefficients; `dcw_pix` is `[D, T, 1]`.
     """
 
     def __init__(self, depth: int, frames: int, conditions: int, guidance: str, device: torch.device) -> None:
@@ -47,6 +47,11 @@ class Controls:
         if name not in self.buffers:
             self.buffers[name] = torch.full((self.depth, *shape), NEUTRAL.get(name, 0.0), device=self.device)
         return self.buffers[name]
+
+    def band(self, name: str, wavelet: str) -> Tensor:
+        """`dcw_low` or `dcw_high`, of its own for each number of coefficients: a captured tick keeps its addresses."""
+        count = filters(wavelet).coefficients(self.frames)
+        return self.buffer(f"{name} {count}", count, 1)
 
     def latents(self, name: str) -> Tensor:
         return self.buffer(name, self.frames, LATENT_DIM)
@@ -160,12 +165,10 @@ class Controls:
         if knobs.dcw_mode == "pix":
             self._put("dcw_pix", setting.value("dcw_low"), "dcw_low" in knobs.neutral)
             return
-        count = filters(knobs.dcw_wavelet).coefficients(self.frames)
         for name in FACTORS["double"]:
-            if name in self.buffers and self.buffers[name].shape[1] != count:  # of another wavelet
-                del self.buffers[name]
             used = name in FACTORS[knobs.dcw_mode]
-            assign(self.buffer(name, count, 1), setting.bands.get(name, getattr(knobs, name)) if used else 0.0)
+            value = setting.bands.get(name, getattr(knobs, name)) if used else 0.0
+            assign(self.band(name, knobs.dcw_wavelet), value)
 
     def _wide(self, name: str) -> Tensor:
         return self.buffer(name, self.frames, LATENT_DIM if name == "channel_gain" else 1)

@@ -86,7 +86,7 @@ class _Stream:
 
 
 @contextmanager
-def _stream(engine: Engine, workload: Workload) -> Iterator[_Stream]:
+def _stream(engine: Engine, workload: Workload, captured: bool = True) -> Iterator[_Stream]:
     frames, guided = frames_of(workload.seconds), workload.guidance != "off"
     generator = torch.Generator().manual_seed(0)
 
@@ -100,7 +100,7 @@ def _stream(engine: Engine, workload: Workload) -> Iterator[_Stream]:
     def request(seed: int) -> Request:
         return Request(condition, Sampling(steps=workload.steps, seed=seed), guidance)
 
-    config = StreamConfig(depth=workload.depth, guidance=workload.guidance, tokens=workload.tokens, spread=False)
+    config = StreamConfig(workload.depth, workload.guidance, tokens=workload.tokens, spread=False, captured=captured)
     with runtime().playing(f"layer profile {next(_ids)}", engine, config) as session:
         yield _Stream(session, request)
 
@@ -136,7 +136,7 @@ def _torch(
     profiler = profile(activities=activities, acc_events=True)
     decoder = getattr(engine, "decoder", None)
     named = _named(decoder) if isinstance(decoder, nn.Module) else nullcontext()
-    with _stream(engine, workload) as played, named:
+    with _stream(engine, workload, captured=False) as played, named:
         profiled = _timed(played, ticks, counted, profiler)
     return profiled, _rows(profiler.events() or [], cuda, ticks)
 

@@ -7,22 +7,50 @@ no slot uses runs no kernel; what some use leaves the others their bits.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import correction, guidance, steps
+from .capture import Capture
 from .config import StreamConfig
 from .constants import LATENT_DIM
-from .controls import Controls
+from .controls import FACTORS, Controls
 from .engines import Engine, Rows
-from .knobs import KNOBS
+from .knobs import KNOBS, Knobs
 from .lora.factors import Factors
 from .ring import Gates, Move, Scalars
 from .seat import Seat
 from .setting import Setting
 
 TOKEN_BUCKET = 64  # condition buffers grow in these steps, so that near lengths share a shape
+IGNORED = dict.fromkeys(("t", "t_next", "eta", "norm_limit", "strength"), False)  # numbers that are no flags
+
+
+class What(NamedTuple):
+    """What a tick does: all that its calls depend on, apart from the ring's own shape.
+
+    Attributes:
+        some: which flags any slot has.
+        followed: a mask is followed by a strength.
+        gained, scaled, composed: any slot has channel gain, a velocity scale, several conditions.
+        mixed: some negatives are this tick's, others are kept.
+        passes: blocks of rows that are decoded together, first and end.
+        first: slots that decode the negative which they then keep.
+        correction: mode and wavelet.
+    """
+
+    some: Scalars
+    followed: bool
+    gained: bool
+    scaled: bool
+    composed: bool
+    mixed: bool
+    passes: tuple[tuple[int, int], ...]
+    first: tuple[int, ...]
+    correction: tuple[str, str] | None
 
 
 class Tick:
@@ -45,6 +73,7 @@ class Tick:
         self.controls = Controls(depth, frames, self.conditions, self.guidance, device)
         self.table = torch.zeros(len(Scalars._fields) + self.conditions, depth, 1, 1, device=device)
         self.generator = torch.Generator(device)
+        self.capture = Capture(device, config.captured)
 
     @property
     def fused(self) -> bool | None:
@@ -79,31 +108,47 @@ class Tick:
         """Advance every slot by one step; `plan` holds one entry a slot, `lora` is what adapters add in all of them."""
         if lora is not self.rows.lora:
             self.rows = self.rows.adapted(lora)
-        s, holds = self._upload(plan)
-        some = Scalars(*(any(column) for column in zip(*(move.scalars for move in plan), strict=True)))
-        c, seen = self.controls, self.x
+        self._upload(plan)
+        self._draw(plan)
+        self._activate(plan)
+        what = self._what(plan, setting.knobs)
+        self.capture.run((what, lora), lambda: self._advance(what))
+
+    def _what(self, plan: Sequence[Move], knobs: Knobs) -> What:
+        """What the coming tick does, decided on the host."""
+        scalars, gates = [move.scalars for move in plan], [move.gates for move in plan]
+        some = Scalars(*(any(column) for column in zip(*scalars, strict=True)))._replace(**IGNORED)
+        kept = any(s.decoded and g.negative == "initialize" for s, g in zip(scalars, gates, strict=True))
+        active = self.rows.active.reshape(self.blocks, self.depth)
+        return What(
+            some=some,
+            followed=any(s.masked and s.strength != 1.0 for s in scalars),
+            gained=any(g.gained for g in gates),
+            scaled=any(g.scaled for g in gates),
+            composed=any(len(move.holds) > 1 for move in plan),
+            mixed=kept or any(s.guided and not s.decoded for s in scalars),
+            passes=tuple(span for span in self.passes if not span[0] or active[slice(*span)].any()),
+            first=tuple(i for i, s in enumerate(scalars) if s.decoded) if self.guidance == "initialize" else (),
+            correction=(knobs.dcw_mode, knobs.dcw_wavelet) if some.corrected else None,
+        )
+
+    def _advance(self, what: What) -> None:
+        """The device's part of a tick. It is captured: it reads what lies in buffers, and of the host `what` alone."""
+        s, holds = self._numbers()
+        c, some, seen = self.controls, what.some, self.x
         mask = c["mask"] if some.masked else None
         if mask is not None:
-            mask = steps.followed(mask, s.strength) if any(m.scalars.strength != 1.0 for m in plan) else mask
+            mask = steps.followed(mask, s.strength) if what.followed else mask
             seen = steps.masked_input(self.x, mask, c["source"], c["noise"], s.t, s.masked > 0)
-        fed = seen * c["channel_gain"] if any(m.gates.gained for m in plan) else seen
-        velocity = self._guided(self._decode(fed, plan, s.t, holds), plan, s, some)
-        if any(m.gates.scaled for m in plan):
+        fed = seen * c["channel_gain"] if what.gained else seen
+        velocity = self._guided(self._decode(fed, s.t, holds, what), s, what)
+        if what.scaled:
             velocity = velocity * c["velocity_scale"]
-        self._integrate(seen, velocity, mask, s, some, plan, setting)
+        self._integrate(seen, velocity, mask, s, what)
 
-    def _integrate(
-        self,
-        seen: Tensor,
-        velocity: Tensor,
-        mask: Tensor | None,
-        s: Scalars,
-        some: Scalars,
-        plan: Sequence[Move],
-        setting: Setting,
-    ) -> None:
+    def _integrate(self, seen: Tensor, velocity: Tensor, mask: Tensor | None, s: Scalars, what: What) -> None:
         """From the velocity to the state at the next sigma."""
-        c, x = self.controls, self.x
+        c, x, some = self.controls, self.x, what.some
         if some.blended or some.renoised or some.corrected:
             x0 = steps.clean(seen, velocity, s.t)
             if mask is not None:
@@ -116,80 +161,70 @@ class Tick:
         if not (some.renoised or some.injected or some.corrected):
             return
         new = x
-        if some.renoised or some.injected:
-            eps = self._fresh(plan)
         if some.injected:
-            new = steps.injected(new, eps, c["ode_noise"], s.t_next, s.injected > 0)
+            new = steps.injected(new, c.latents("eps"), c["ode_noise"], s.t_next, s.injected > 0)
         if some.renoised:
             goal = steps.toward(x0, c["source"], 1.0 - c["sde"], s.sourced > 0) if some.sourced else x0
-            new = steps.renoised(new, goal, eps, s.t_next, s.renoised > 0)
-        if some.corrected:
-            new = self._corrected(new, x0, s, setting)
+            new = steps.renoised(new, goal, c.latents("eps"), s.t_next, s.renoised > 0)
+        if what.correction is not None:
+            new = self._corrected(new, x0, s, *what.correction)
         x.copy_(new)
 
-    def _corrected(self, x: Tensor, x0: Tensor, s: Scalars, setting: Setting) -> Tensor:
-        c, knobs = self.controls, setting.knobs
-        if knobs.dcw_mode == "pix":
-            return correction.corrected_whole(x, x0, c["dcw_pix"], s.corrected > 0)
-        wavelet = correction.filters(knobs.dcw_wavelet)
-        return correction.corrected(x, x0, c["dcw_low"], c["dcw_high"], s.t, wavelet, s.corrected > 0)
+    def _corrected(self, x: Tensor, x0: Tensor, s: Scalars, mode: str, wavelet: str) -> Tensor:
+        c, on = self.controls, s.corrected > 0
+        if mode == "pix":
+            return correction.corrected_whole(x, x0, c["dcw_pix"], on)
+        low, high = (c.band(name, wavelet) for name in FACTORS["double"])
+        return correction.corrected(x, x0, low, high, s.t, correction.filters(wavelet), on)
 
-    def _guided(self, velocity: Tensor, plan: Sequence[Move], s: Scalars, some: Scalars) -> Tensor:
+    def _guided(self, velocity: Tensor, s: Scalars, what: What) -> Tensor:
         """The velocity `[D, T, C]` after guidance."""
+        c, some = self.controls, what.some
         if not (some.guided or some.decoded):
             return velocity
-        negative = self._negative(plan, s)
+        negative = self._negative(s, what)
         if not some.guided:
             return velocity
-        c = self.controls
         on, average = s.guided > 0, c["average"]
         average.copy_(guidance.momentum(velocity - negative, average, c["momentum"], on))
         guided = guidance.apg(velocity, average, c["guidance_scale"], s.eta, s.norm_limit, on)
         return guidance.rescaled(guided, velocity, c["rescale"], s.rescaled > 0) if some.rescaled else guided
 
-    def _negative(self, plan: Sequence[Move], s: Scalars) -> Tensor:
+    def _negative(self, s: Scalars, what: What) -> Tensor:
         """The negative velocity `[D, T, C]`: this tick's where a slot decodes it, else the one it keeps."""
         if self.guidance != "full":
             return self.controls.latents("negative")
-        kept = any(m.scalars.decoded and m.gates.negative == "initialize" for m in plan)
-        if not kept and all(m.scalars.decoded or not m.scalars.guided for m in plan):
+        if not what.mixed:
             return self.velocity[-1]
         negative = self.controls.latents("negative")
         return negative.copy_(torch.where(s.decoded > 0, self.velocity[-1], negative))
 
-    def _decode(self, x: Tensor, plan: Sequence[Move], t: Tensor, holds: Tensor) -> Tensor:
+    def _decode(self, x: Tensor, t: Tensor, holds: Tensor, what: What) -> Tensor:
         """Fill `velocity`, always by copy: the engine's own output is overwritten by its next execute.
 
         Returns the velocity of every slot, composed of its conditions, `[D, T, C]`.
         """
-        self._activate(plan)
-        for start, stop in self.passes:
-            if not self.rows.active[start * self.depth : stop * self.depth].any() and start:
-                continue  # a pass of its own that nobody needs
+        for start, stop in what.passes:
             rows = self.rows.part(start * self.depth, stop * self.depth)
-            self._gather(rows, x, t)
-            self.velocity[start:stop].copy_(self.engine(rows)[:, : self.frames].unflatten(0, (-1, self.depth)))
-        if self.guidance == "initialize":
-            self._decode_negatives(x, plan, t)
-        if not any(len(move.holds) > 1 for move in plan):
+            _gather(rows, self.depth, x, t)
+            self._execute(rows, self.velocity[start:stop])
+        for slot in what.first:
+            # one row at a time: no batch depends on who is new
+            row = (self.blocks - 1) * self.depth + slot
+            rows = self.rows.part(row, row + 1)
+            _gather(rows, 1, x[slot : slot + 1], t[slot])
+            self._execute(rows, self.controls.latents("negative")[None, slot : slot + 1])
+        if not what.composed:
             return self.velocity[0]
         weights = self.controls["weights"].transpose(0, 1) * holds
         return steps.composed(self.velocity[: self.conditions], weights)
 
-    def _decode_negatives(self, x: Tensor, plan: Sequence[Move], t: Tensor) -> None:
-        """The negatives that slots keep from their first step, one row at a time: no batch depends on who is new."""
-        for slot, move in enumerate(plan):
-            if move.scalars.decoded:
-                row = (self.blocks - 1) * self.depth + slot
-                rows = self.rows.part(row, row + 1)
-                rows.hidden_states[0, : self.frames].copy_(x[slot])
-                rows.timestep.copy_(t[slot].flatten())
-                self.controls.latents("negative")[slot].copy_(self.engine(rows)[0, : self.frames])
-
-    def _gather(self, rows: Rows, x: Tensor, t: Tensor) -> None:
-        """Write the latents and times of the coming step into blocks of rows."""
-        rows.hidden_states.unflatten(0, (-1, self.depth))[:, :, : self.frames].copy_(x)
-        rows.timestep.view(-1, self.depth).copy_(t.flatten())
+    def _execute(self, rows: Rows, velocity: Tensor) -> None:
+        """One pass of the engine, into `[blocks, D, T, C]`."""
+        if self.engine.capturable:
+            _decoded(self.engine, rows, velocity)
+        else:
+            self.capture.outside(partial(_decoded, self.engine, rows, velocity))
 
     def _activate(self, plan: Sequence[Move]) -> None:
         """Say on the host which rows the coming tick uses."""
@@ -201,24 +236,36 @@ class Tick:
             if self.guidance != "off":
                 active[-1, slot] = bool(move.scalars.decoded)
 
-    def _upload(self, plan: Sequence[Move]) -> tuple[Scalars, Tensor]:
-        """The plan's numbers as `[D, 1, 1]` each, and which conditions hold, `[K, D, 1, 1]`: one copy."""
+    def _upload(self, plan: Sequence[Move]) -> None:
+        """Fill the table with the plan's numbers and with which conditions hold: one copy."""
         spare = (False,) * self.conditions
         columns = [(*move.scalars, *(*move.holds, *spare)[: self.conditions]) for move in plan]
         host = torch.tensor(list(zip(*columns, strict=True)), dtype=torch.float32, pin_memory=self.x.is_cuda)
         self.table.copy_(host.view_as(self.table), non_blocking=True)
-        numbers = self.table.unbind(0)
-        return Scalars(*numbers[: len(Scalars._fields)]), self.table[len(Scalars._fields) :]
 
-    def _fresh(self, plan: Sequence[Move]) -> Tensor:
-        """Fresh noise `[D, T, C]` of the slots that want it, each from its own seed."""
-        eps = self.controls.latents("eps")
+    def _numbers(self) -> tuple[Scalars, Tensor]:
+        """The plan's numbers as `[D, 1, 1]` each, and which conditions hold, `[K, D, 1, 1]`."""
+        count = len(Scalars._fields)
+        return Scalars(*self.table[:count].unbind(0)), self.table[count:]
+
+    def _draw(self, plan: Sequence[Move]) -> None:
+        """Fresh noise of the slots that want it, each from its own seed."""
         for slot, move in enumerate(plan):
             if move.noise is not None:
-                eps[slot].normal_(generator=self.generator.manual_seed(move.noise))
-        return eps
+                self.controls.latents("eps")[slot].normal_(generator=self.generator.manual_seed(move.noise))
 
     def _passes(self, most: int) -> Iterator[tuple[int, int]]:
         """Blocks that run together, `most` at a time; `initialize` decodes its negatives by themselves."""
         blocks = self.blocks - (self.guidance == "initialize")
         yield from ((start, min(start + most, blocks)) for start in range(0, blocks, most))
+
+
+def _gather(rows: Rows, depth: int, x: Tensor, t: Tensor) -> None:
+    """Write the latents and times of the coming step into blocks of rows."""
+    rows.hidden_states.unflatten(0, (-1, depth))[:, :, : x.shape[1]].copy_(x)
+    rows.timestep.view(-1, depth).copy_(t.flatten())
+
+
+def _decoded(engine: Engine, rows: Rows, velocity: Tensor) -> None:
+    """Execute, and copy `[blocks * D, T, C]` to `[blocks, D, T, C]` without the padding over time."""
+    velocity.copy_(engine(rows)[:, : velocity.shape[2]].unflatten(0, velocity.shape[:2]))

@@ -65,6 +65,7 @@ class StandIn:
     device: torch.device = torch.device("cpu")
     targets: None = None  # takes no adapters
     identity: str = "stand-in"
+    capturable: bool = False
     name: str = "stand-in"
     calls: list[int] = field(default_factory=list)
     _buffer: Tensor | None = None  # [limits.batch, T, 64]

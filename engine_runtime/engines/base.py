@@ -133,6 +133,11 @@ class Engine(Protocol):
     identity: str  # weights, kind, precision, library
     name: str  # for people
 
+    @property
+    def capturable(self) -> bool:
+        """Whether calls may be captured in a CUDA graph, after a plain one of the same shape."""
+        ...
+
     def ready(self) -> None:
         """Bring the weights to the device, before a session opens; a host that manages memory may have taken them."""
         ...

@@ -57,6 +57,11 @@ class EagerEngine:
         self.identity = f"eager:{identity}:{self.dtype}:{self.device}:{limits}"
         self.name = f"eager, {str(self.dtype).removeprefix('torch.')} on {self.device}"
 
+    @property
+    def capturable(self) -> bool:
+        """On a GPU: weights stay where they are while a session plays, tables as long as the engine."""
+        return self.device.type == "cuda"
+
     def ready(self) -> None:
         self._ready()
 

@@ -46,6 +46,7 @@ class TrtEngine:
     """
 
     recipe: dict[str, Any] | None = None
+    capturable = False  # its executor captures what the library allows
 
     def __init__(self, executor: Executor, flavor: Flavor, sidecar: Sidecar) -> None:
         self.executor, self.flavor, self.sidecar = executor, flavor, sidecar

@@ -31,6 +31,7 @@ class ToyEngine:
 
     limits, width, dtype, device = Limits(16, 4_000, 4_096), WIDTH, torch.float32, torch.device("cpu")
     identity = name = "toy"
+    capturable = False
 
     def ready(self) -> None:
         pass

@@ -1,0 +1,101 @@
+"""Work that comes again and again, captured as CUDA graphs and replayed."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+
+from .memory import is_shortage
+
+log = logging.getLogger(__name__)
+MOST = 32  # scripts kept; the one that was not used for longest goes first
+Step = Callable[[], Any]
+
+
+class Capture:
+    """Runs bodies of work on the current stream: plainly at the first sight of a key, replayed from the second on.
+
+    A body reads and writes tensors that stay where they are, asks no device, and makes the same calls whenever its key
+    is the same. Its own intermediate tensors lie in one pool, so that bodies run one after another, on one stream. What
+    cannot be captured in a body is handed to `outside`. On the CPU, or off, every run is plain.
+    """
+
+    def __init__(self, device: torch.device, on: bool = True) -> None:
+        self._device, self._on = device, on and device.type == "cuda"
+        self._pool = torch.cuda.graph_pool_handle() if self._on else None
+        self._scripts: OrderedDict[Hashable, list[Step] | None] = OrderedDict()  # None: seen once
+        self._recorded: list[Step] | None = None  # while a body is being captured
+        self._graph: torch.cuda.CUDAGraph | None = None  # its open part
+
+    def run(self, key: Hashable, body: Step) -> None:
+        """Run a body. `key` holds all that decides which calls it makes, and whatever else must live as long."""
+        if not self._on:
+            body()
+            return
+        script = self._scripts.get(key)
+        if script is None and key in self._scripts:
+            script = self._scripts[key] = self._record(body)
+        if script is None:
+            body()
+            self._scripts.setdefault(key)
+        else:
+            for step in script:
+                step()
+        self._scripts.move_to_end(key)
+        if len(self._scripts) > MOST:
+            self._scripts.popitem(last=False)
+
+    def outside(self, call: Step) -> None:
+        """Do a part of the running body outside of any graph; `call` must not hold the owner of this object."""
+        if self._recorded is None:
+            call()
+            return
+        self._close(self._recorded)
+        self._recorded.append(call)
+        self._open()
+
+    def _record(self, body: Step) -> list[Step] | None:
+        """A script of the body, which is not run; None where it cannot be captured: then no body is, from now on."""
+        steps = self._recorded = []
+        try:
+            self._open()
+            body()
+            self._close(steps)
+        except Exception as error:
+            if self._graph is not None:
+                self._abandon(self._graph)
+            if is_shortage(error):
+                raise
+            log.warning("ticks are not captured as CUDA graphs, and cost more of the host: %s", error)
+            self._on = False
+            self._scripts.clear()
+            return None
+        finally:
+            self._recorded = self._graph = None
+        return steps
+
+    def _open(self) -> None:
+        self._graph = torch.cuda.CUDAGraph()
+        # other threads may go on allocating
+        self._graph.capture_begin(self._pool, capture_error_mode="thread_local")
+
+    def _close(self, steps: list[Step]) -> None:
+        graph, self._graph = self._graph, None
+        assert graph is not None
+        graph.capture_end()
+        steps.append(graph.replay)
+
+    def _abandon(self, graph: torch.cuda.CUDAGraph) -> None:
+        """End a capture that failed; the failure has its own report."""
+        try:
+            graph.capture_end()
+        except RuntimeError as error:
+            log.debug("a failed capture ended with: %s", error)
+            # PyTorch then still believes that one is under way, and frees nothing that another stream has used
+            end = getattr(torch._C, "_cuda_endAllocateToPool", None)
+            if end is not None:
+                end(self._device.index, self._pool)

@@ -1,0 +1,186 @@
+"""Ticks that are replayed as CUDA graphs: the same bits, whatever is turned, and no work for the host."""
+
+import copy
+import gc
+import logging
+import random
+
+import pytest
+import torch
+from ostinato.engine_runtime.capture import MOST, Capture
+from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
+from ostinato.engine_runtime.engines import EagerEngine
+from ostinato.engine_runtime.engines.eager import LIMITS
+from ostinato.engine_runtime.lane import Lane
+from ostinato.engine_runtime.lora.stack import stack
+from ostinato.engine_runtime.models.loading import load
+from ostinato.engine_runtime.request import Part, Request, Target
+from ostinato.engine_runtime.runtime import runtime
+
+from ..adapters import made_adapter
+from ..helpers import made_up
+
+pytestmark = pytest.mark.gpu
+CUDA = torch.device("cuda", 0)
+FRAMES = 125
+
+
+class Outside(EagerEngine):
+    """One whose execute is not captured, and whose output is overwritten by the next."""
+
+    capturable = False
+    output = None
+
+    def __call__(self, rows):
+        velocity = super().__call__(rows)
+        if self.output is None:
+            self.output = torch.empty(LIMITS.batch, *velocity.shape[1:], dtype=self.dtype, device=self.device)
+        self.output.fill_(torch.nan)
+        self.output[: len(velocity)] = velocity
+        return self.output[: len(velocity)]
+
+
+@pytest.fixture(scope="module")
+def transformer(cache):
+    return load("tiny-base", CUDA, torch.float32).pipe.transformer
+
+
+def engine_of(kind, transformer, rows=16):
+    limits = LIMITS.__class__(rows, LIMITS.frames, LIMITS.tokens)
+    return kind(copy.deepcopy(transformer).to(torch.bfloat16), "gpu-test", limits)
+
+
+def condition(engine, seed):
+    made = made_up(seed, FRAMES, 7 + seed % 9, width=engine.width)
+    return type(made)(made.tokens.cuda(), made.context.cuda(), made.null_tokens.cuda())
+
+
+def requests_of(engine, guidance, count=12):
+    """Every kind of slot in turn: masked, pulled, fresh noise, two conditions, guided or not."""
+    made, latent = [], torch.randn(FRAMES, 64, generator=torch.Generator().manual_seed(1))
+    mask = (torch.rand(FRAMES, 64, generator=torch.Generator().manual_seed(2)) > 0.5).float()
+    for i in range(count):
+        what = condition(engine, i)
+        extra = [
+            {},
+            {"source": latent, "mask": mask, "mask_strength": (1.0, 0.3)},
+            {"target": Target(latent)},
+            {"source": latent},
+        ][i % 4]
+        parts = (Part(what), Part(condition(engine, 50 + i), start=0.3)) if i % 3 == 2 else what
+        guide = Guidance(1.0 + i % 4, mode=guidance) if i % 5 else Guidance(3.0, mode="self")
+        walk = Sampling(4 + i % 5, seed=i, denoise=0.7 if "source" in extra else 1.0, solver=("ode", "sde")[i % 2])
+        made.append(Request(parts, walk, guide, **extra))
+    return made
+
+
+def played(engine, guidance, captured, mix=None):
+    """Latents of a stream whose knobs turn on and off, and turn again, while it plays."""
+    config = StreamConfig(4, guidance, conditions=2, queue=64, spread=True, captured=captured)
+    line, turns = torch.linspace(0.8, 1.2, FRAMES), random.Random(7)
+    with runtime().playing(f"capture {captured}", engine, config) as session:
+        lora = stack(mix, engine.targets, engine.dtype, engine.device, session.lane) if mix else None
+
+        def turn():
+            name, values = turns.choice(
+                [
+                    ("velocity_scale", [1.0, 0.9, line]),
+                    ("ode_noise", [0.0, 0.1]),
+                    ("sde", [1.0, 0.8]),
+                    ("target_strength", [0.0, 0.4]),
+                    ("channel_gain", [1.0, 1.1]),
+                    ("dcw", [True, False]),
+                    ("dcw_mode", ["low", "double", "pix"]),
+                    ("dcw_wavelet", ["haar", "db4", "haar"]),
+                    ("rescale", [0.0, 0.5]),
+                ]
+            )
+            session.set(**{name: turns.choice(values)})
+            if mix and turns.random() < 0.2:
+                session.adapt(turns.choice([lora, None]))
+
+        requests = requests_of(engine, guidance)
+        done = {id(f.request): f.take().cpu() for f in session.play(requests, turn)}
+        return [done[id(r)] for r in requests]
+
+
+@pytest.mark.parametrize("rows", [16, 4], ids=["one pass", "several"])
+@pytest.mark.parametrize("guidance", ["full", "initialize"])
+@pytest.mark.parametrize("kind", [EagerEngine, Outside], ids=["captured whole", "in halves"])
+def test_a_replayed_tick_has_the_bits_of_a_plain_one(transformer, kind, guidance, rows, tmp_path):
+    engine = engine_of(kind, transformer, rows)
+    mix = [(made_adapter(tmp_path, engine.targets, 8), 0.7)]
+    for adapters in (None, mix):
+        plain, again = played(engine, guidance, False, adapters), played(engine, guidance, True, adapters)
+        for i, (a, b) in enumerate(zip(plain, again, strict=True)):
+            assert torch.isfinite(a).all() and torch.equal(a, b), f"request {i}"
+
+
+def test_a_steady_tick_is_one_launch_and_asks_no_device(transformer):
+    engine = engine_of(EagerEngine, transformer)
+    config = StreamConfig(4, "full", queue=64, spread=False)
+    with runtime().playing("launches", engine, config) as session:
+        for i in range(4):
+            session.submit(Request(condition(engine, i), Sampling(400, seed=i), Guidance(3.0)))
+        for _ in range(6):
+            session.step()
+        torch.cuda.synchronize()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+            for _ in range(50):
+                session.step()
+            torch.cuda.synchronize()
+    calls = [event.name for event in seen.events() if event.name.startswith("cuda") or event.name.startswith("cu")]
+    assert calls.count("cudaGraphLaunch") == 50
+    assert not [name for name in calls if "Launch" in name and name != "cudaGraphLaunch"]
+    assert not [name for name in calls if "Malloc" in name or "Free" in name]
+    # the one at the end is this test's own
+    assert len([name for name in calls if "Synchronize" in name]) <= 1
+
+
+def test_scripts_are_bounded_and_the_tick_frees_its_memory(transformer):
+    engine = engine_of(EagerEngine, transformer)
+    capture, lane, x = Capture(CUDA), Lane(CUDA), torch.zeros(8, device=CUDA)
+    torch.cuda.synchronize()
+    with lane.use():
+        for i in range(MOST + 9):
+            for _ in range(3):
+                capture.run(i, lambda: x.add_(1.0))
+    torch.cuda.synchronize()
+    assert x[0].item() == 3 * (MOST + 9) and len(capture._scripts) == MOST
+    del capture
+    played(engine, "full", True)
+    gc.collect()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    for _ in range(3):
+        played(engine, "full", True)
+    gc.collect()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= before
+
+
+def test_what_cannot_be_captured_is_played_plainly_and_said(caplog):
+    capture, lane, x = Capture(CUDA), Lane(CUDA), torch.zeros(8, device=CUDA)
+
+    def asks():
+        x.add_(1.0)
+        x.sum().item()
+
+    with lane.use(), caplog.at_level(logging.WARNING):
+        for _ in range(4):
+            capture.run("asks", asks)
+        capture.run("other", lambda: x.add_(1.0))
+    torch.cuda.synchronize()
+    assert x[0].item() == 5.0
+    reserved = []
+    for _ in range(20):  # the allocator must not think that a capture goes on
+        used = torch.zeros(1 << 24, device=CUDA)
+        lane.stream.wait_stream(torch.cuda.current_stream())
+        lane.keep(used)
+        with lane.use():
+            x.add_(used[:8])
+        torch.cuda.synchronize()
+        del used
+        reserved.append(torch.cuda.memory_reserved())
+    assert reserved[-1] == reserved[2]
+    assert len([r for r in caplog.records if "not captured" in r.message]) == 1
