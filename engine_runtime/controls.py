@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .config import more_rows
 from .constants import LATENT_DIM
-from .correction import filters
+from .correction import filters, number_of
 from .knobs import KNOBS
 from .ring import Gates
 from .seat import GUIDANCE, Seat
@@ -78,20 +78,20 @@ class Controls:
         self._own_guidance([slot], setting, GUIDANCE)
         return self._gates(seat, setting)
 
-    def turn(self, slots: Sequence[int], setting: Setting, names: Collection[str]) -> dict[int, Gates]:
-        """Write the knobs of these names for all slots at once; returns the gates of the occupied ones."""
+    def turn(self, span: slice, slots: Sequence[int], setting: Setting, names: Collection[str]) -> dict[int, Gates]:
+        """Write the knobs of these names for a span of slots at once; returns the gates of these, the occupied ones."""
         for name in CURVES:
             if name in names:
-                self._put(name, setting.value(name), name in setting.knobs.neutral)
+                self._put(span, name, setting.value(name), name in setting.knobs.neutral)
         for name in GUIDANCE:
             if name in names and (turned := setting.value(name)) is not None:
-                self._put(name, turned, False)
+                self._put(span, name, turned, False)
         self._own_guidance(slots, setting, [name for name in GUIDANCE if name in names])
         if self.conditions > 1 and "blend" in names:
             for slot in slots:
                 self._weigh(slot, self._seat(slot), setting)
         if any(name.startswith("dcw") for name in names):
-            self._correct(setting)
+            self._correct(span, setting)
         return {slot: self._gates(self._seat(slot), setting) for slot in slots}
 
     def _gates(self, seat: Seat, setting: Setting) -> Gates:
@@ -108,7 +108,9 @@ class Controls:
             noisy="ode_noise" not in neutral,
             targeted="target_strength" not in neutral and request.target is not None,
             sourced="sde" not in neutral and request.source is not None,
-            corrected=knobs.dcw and any(name not in neutral for name in FACTORS[knobs.dcw_mode]),
+            corrected=number_of(knobs.dcw_mode, knobs.dcw_wavelet)
+            if knobs.dcw and any(name not in neutral for name in FACTORS[knobs.dcw_mode])
+            else 0,
         )
 
     def _seat(self, slot: int) -> Seat:
@@ -157,26 +159,26 @@ class Controls:
             elif blend is not None:
                 weights[j].mul_(max(0.0, 1.0 - abs(min(blend, last) - j)))
 
-    def _correct(self, setting: Setting) -> None:
+    def _correct(self, span: slice, setting: Setting) -> None:
         """Factors of DCW, a number for each wavelet coefficient; in mode pix one for each frame."""
         knobs = setting.knobs
         if not knobs.dcw:
             return
         if knobs.dcw_mode == "pix":
-            self._put("dcw_pix", setting.value("dcw_low"), "dcw_low" in knobs.neutral)
+            self._put(span, "dcw_pix", setting.value("dcw_low"), "dcw_low" in knobs.neutral)
             return
         for name in FACTORS["double"]:
             used = name in FACTORS[knobs.dcw_mode]
             value = setting.bands.get(name, getattr(knobs, name)) if used else 0.0
-            assign(self.band(name, knobs.dcw_wavelet), value)
+            assign(self.band(name, knobs.dcw_wavelet)[span], value)
 
     def _wide(self, name: str) -> Tensor:
         return self.buffer(name, self.frames, LATENT_DIM if name == "channel_gain" else 1)
 
-    def _put(self, name: str, value: Value | None, neutral: bool) -> None:
-        """Write a knob for all slots; a buffer that nobody needs is not made."""
+    def _put(self, span: slice, name: str, value: Value | None, neutral: bool) -> None:
+        """Write a knob for a span of slots; a buffer that nobody needs is not made."""
         if value is not None and not (neutral and name not in self.buffers):
-            assign(self._wide(name), value)
+            assign(self._wide(name)[span], value)
 
 
 def assign(rows: Tensor, value: Value) -> None:

@@ -16,6 +16,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from .knobs import WAVELETS
+
+# Every way to correct, by its number, from 1: a wavelet, or None for mode pix, which has no bands. The other modes
+# differ in their factors only.
+BY: dict[int, str | None] = dict(enumerate((None, *WAVELETS), start=1))
+
+
+def number_of(mode: str, wavelet: str) -> int:
+    """The number of a correction, as in `BY`."""
+    return 1 if mode == "pix" else 2 + WAVELETS.index(wavelet)
+
 
 @dataclass(frozen=True)
 class Filters:

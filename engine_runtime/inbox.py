@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -67,14 +67,25 @@ class Arrivals:
 class Inbox:
     """Its methods are called with `lock` held, but for those that prepare.
 
+    Args:
+        rows: asked for the largest depth there is room for.
+
     Attributes:
         knobs: as the next step will have them.
         lora: what adapters add from the next step on.
         dropped: requests that a full inbox let go of, the oldest first.
     """
 
-    def __init__(self, engine: Engine, lane: Lane, config: StreamConfig, knobs: Knobs) -> None:
-        self.lock = threading.Lock()
+    def __init__(
+        self,
+        engine: Engine,
+        lane: Lane,
+        config: StreamConfig,
+        knobs: Knobs,
+        lock: threading.Lock,
+        rows: Callable[[], int],
+    ) -> None:
+        self.lock, self._rows = lock, rows
         self.knobs, self.dropped = knobs, 0
         self.lora: Factors | None = None
         self.seats: deque[Seat] = deque()
@@ -88,6 +99,15 @@ class Inbox:
     def hot(self) -> bool:
         """Whether the guidance scale is turned, by hand or by a track."""
         return self.knobs.guidance_scale is not None or self._config.hot_guidance
+
+    @property
+    def depth(self) -> int:
+        """As the next step will have it."""
+        return self._config.depth
+
+    def keep_depth(self, depth: int) -> None:
+        """What was asked for cannot be had."""
+        self._config = replace(self._config, depth=depth)
 
     def submit(self, seat: Seat) -> None:
         request = seat.request
@@ -124,7 +144,7 @@ class Inbox:
                     "open a session with it",
                 )
         config = replace(self._config, **changes)
-        config.check_depth(config.depth, self._engine.limits.batch)
+        config.check_depth(config.depth, self._rows())
         self._config = config
         self._configured.update(changes)
         return config
@@ -134,7 +154,7 @@ class Inbox:
         added = list(tracks)
         for track in added:
             if track.knob == DEPTH:
-                self._config.check_depth(int(max(track.values)), self._engine.limits.batch)
+                self._config.check_depth(int(max(track.values)), self._rows())
         for track in added:
             self._tracks[track.knob] = (tick, track)
             if track.knob == "guidance_scale" and not self._config.hot_guidance:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,7 +16,8 @@ class Gates:
     Attributes:
         guided: guidance has an effect at the steps inside its interval.
         negative: rows are decoded for it, at every step (`full`) or only at the first (`initialize`).
-        rescaled, scaled, gained, noisy, targeted, corrected: the knob of that kind is not neutral.
+        rescaled, scaled, gained, noisy, targeted: the knob of that kind is not neutral.
+        corrected: number of the correction, from 1, as in `correction.BY`; 0 for none.
         sourced: the sde solver brings back the source.
     """
 
@@ -26,12 +28,13 @@ class Gates:
     gained: bool = False
     noisy: bool = False
     targeted: bool = False
-    corrected: bool = False
+    corrected: int = 0
     sourced: bool = False
 
 
 class Scalars(NamedTuple):
-    """What one slot's tick depends on besides its tensors: numbers, from `guided` on flags, 1 or 0.
+    """What one slot's tick depends on besides its tensors: numbers, from `guided` on flags, 1 or 0; `corrected` is the
+    number of its correction.
 
     A free slot has `t == t_next`. On the device each is a tensor `[D, 1, 1]`.
     """
@@ -82,6 +85,7 @@ class Slot:
     """A place for one request in flight."""
 
     index: int
+    owner: Any = None
     request: Request | None = None
     step: int = 0
     gates: Gates = Gates()
@@ -125,31 +129,38 @@ class Slot:
 
 
 class Ring:
-    """`depth` slots; every tick moves each occupied slot one step on."""
+    """Slots, some for each owner, side by side; every tick moves each occupied slot one step on."""
 
-    def __init__(self, depth: int) -> None:
-        self.slots = [Slot(i) for i in range(depth)]
-
-    @property
-    def free(self) -> list[Slot]:
-        return [slot for slot in self.slots if slot.request is None]
+    def __init__(self) -> None:
+        self.slots: list[Slot] = []
+        self.parts: list[tuple[Any, int]] = []  # owner, number of slots
 
     @property
     def occupied(self) -> list[Slot]:
         return [slot for slot in self.slots if slot.request is not None]
 
     @property
-    def active(self) -> int:
-        return len(self.occupied)
-
-    @property
     def idle(self) -> bool:
-        return self.active == 0
+        return not any(slot.request is not None for slot in self.slots)
 
-    def admit(self, request: Request) -> Slot:
-        """Seat a request in the first free slot."""
-        slot = self.free[0]
-        slot.request, slot.step = request, 0
+    def span(self, owner: Any) -> slice:
+        """Where an owner's slots lie."""
+        start = 0
+        for other, count in self.parts:
+            if other is owner:
+                return slice(start, start + count)
+            start += count
+        return slice(0, 0)
+
+    def held(self, owner: Any) -> list[Slot]:
+        """An owner's occupied slots."""
+        return [slot for slot in self.slots[self.span(owner)] if slot.request is not None]
+
+    def admit(self, owner: Any, request: Request) -> Slot | None:
+        """Seat a request in the owner's first free slot; None where there is none."""
+        slot = next((slot for slot in self.slots[self.span(owner)] if slot.request is None), None)
+        if slot is not None:
+            slot.request, slot.step = request, 0
         return slot
 
     def plan(self) -> list[Move]:
@@ -168,17 +179,23 @@ class Ring:
                 slot.request = None
         return done
 
-    def clear(self) -> int:
-        """Drop everything in flight; returns how many there were."""
-        held = self.active
-        for slot in self.slots:
+    def clear(self, owner: Any) -> int:
+        """Drop what an owner has in flight; returns how much there was."""
+        held = self.held(owner)
+        for slot in held:
             slot.request = None
-        return held
+        return len(held)
 
-    def resize(self, depth: int) -> list[tuple[int, int]]:
-        """Change the number of slots, at least as many as are occupied; returns who moved, from slot to slot."""
-        held = self.occupied
-        self.slots = [Slot(i) for i in range(depth)]
-        for new, old in zip(self.slots, held, strict=False):
+    def laid(self, parts: Sequence[tuple[Any, int]]) -> Ring:
+        """A ring in which every owner has this number of slots, at least as many as it has occupied here."""
+        ring = Ring()
+        ring.parts = list(parts)
+        ring.slots = [Slot(i, owner) for i, owner in enumerate(owner for owner, count in parts for _ in range(count))]
+        for new, old in self.moved(ring):
             new.request, new.step, new.gates = old.request, old.step, old.gates
-        return [(old.index, new.index) for old, new in zip(held, self.slots, strict=False)]
+        return ring
+
+    def moved(self, ring: Ring) -> list[tuple[Slot, Slot]]:
+        """Where each occupied slot went: the new one, the old one."""
+        places = [zip(ring.slots[ring.span(owner)], self.held(owner), strict=False) for owner, _ in ring.parts]
+        return [pair for place in places for pair in place]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -15,6 +17,7 @@ from .inbox import Listener
 from .knobs import Knobs
 from .lane import Lane
 from .session import Session
+from .stage import Stage
 
 
 class Runtime:
@@ -46,14 +49,39 @@ class Runtime:
             InputError: without an id.
             SessionError: when the id is already open.
         """
+        with self._lock:
+            self._check_name(name)
+            stage = Stage(engine, self.lane(engine.device), config)
+            return self._opened(name, stage, config, knobs, log)
+
+    def share(self, engine: Engine, config: StreamConfig, frames: int) -> Stage:
+        """A ring that several sessions `join`: all of `frames` T, with the rows, conditions and tokens of `config`."""
+        return Stage(engine, self.lane(engine.device), config, frames)
+
+    def join(
+        self, name: str, stage: Stage, depth: int, knobs: Knobs | None = None, log: Listener | None = None, **live: Any
+    ) -> Session:
+        """Open a session with `depth` slots on a shared stage; `live` are further fields of its `StreamConfig`.
+
+        Raises:
+            EngineLimitError: where the other sessions leave it fewer rows.
+            InputError, SessionError: as `open`.
+        """
+        with self._lock:
+            self._check_name(name)
+            return self._opened(name, stage, replace(stage.config, depth=depth, **live), knobs, log)
+
+    def _check_name(self, name: str) -> None:
         if not name:
             raise InputError("the session has no id", "an id is required", "name the session")
-        with self._lock:
-            if name in self._sessions:
-                raise SessionError(f"session {name!r} is open", "an id names one session", "close it or choose another")
-            session = Session(name, engine, config, self.lane(engine.device), knobs, log)
-            self._sessions[name] = session
-            return session
+        if name in self._sessions:
+            raise SessionError(f"session {name!r} is open", "an id names one session", "close it or choose another")
+
+    def _opened(
+        self, name: str, stage: Stage, config: StreamConfig, knobs: Knobs | None, log: Listener | None
+    ) -> Session:
+        self._sessions[name] = session = Session(name, stage, config, knobs, log)
+        return session
 
     def session(self, name: str) -> Session:
         with self._lock:

@@ -19,7 +19,7 @@ from .config import StreamConfig
 from .constants import LATENT_DIM
 from .controls import FACTORS, Controls
 from .engines import Engine, Rows
-from .knobs import KNOBS, Knobs
+from .knobs import KNOBS
 from .lora.factors import Factors
 from .ring import Gates, Move, Scalars
 from .seat import Seat
@@ -39,7 +39,7 @@ class What(NamedTuple):
         mixed: some negatives are this tick's, others are kept.
         passes: blocks of rows that are decoded together, first and end.
         first: slots that decode the negative which they then keep.
-        correction: mode and wavelet.
+        corrections: numbers of those that any slot has.
     """
 
     some: Scalars
@@ -50,7 +50,7 @@ class What(NamedTuple):
     mixed: bool
     passes: tuple[tuple[int, int], ...]
     first: tuple[int, ...]
-    correction: tuple[str, str] | None
+    corrections: tuple[int, ...]
 
 
 class Tick:
@@ -89,9 +89,11 @@ class Tick:
         self.x[slot].copy_(seat.latent)
         return self.controls.seat(slot, seat, setting)
 
-    def turn(self, slots: Sequence[int], setting: Setting, names: Collection[str] = tuple(KNOBS)) -> dict[int, Gates]:
-        """Write turned knobs; returns the gates of these, the occupied slots."""
-        return self.controls.turn(slots, setting, names)
+    def turn(
+        self, span: slice, slots: Sequence[int], setting: Setting, names: Collection[str] = tuple(KNOBS)
+    ) -> dict[int, Gates]:
+        """Write turned knobs into a span of slots; returns the gates of these, the occupied ones of them."""
+        return self.controls.turn(span, slots, setting, names)
 
     def take(self, slot: int, other: Tick, theirs: int) -> None:
         """Take over a slot of a tick that differs in its depth only."""
@@ -104,17 +106,17 @@ class Tick:
         """A copy of a slot's latent, `[T, 64]` float32."""
         return self.x[slot].clone()
 
-    def run(self, plan: Sequence[Move], setting: Setting, lora: Factors | None = None) -> None:
+    def run(self, plan: Sequence[Move], lora: Factors | None = None) -> None:
         """Advance every slot by one step; `plan` holds one entry a slot, `lora` is what adapters add in all of them."""
         if lora is not self.rows.lora:
             self.rows = self.rows.adapted(lora)
         self._upload(plan)
         self._draw(plan)
         self._activate(plan)
-        what = self._what(plan, setting.knobs)
+        what = self._what(plan)
         self.capture.run((what, lora), lambda: self._advance(what))
 
-    def _what(self, plan: Sequence[Move], knobs: Knobs) -> What:
+    def _what(self, plan: Sequence[Move]) -> What:
         """What the coming tick does, decided on the host."""
         scalars, gates = [move.scalars for move in plan], [move.gates for move in plan]
         some = Scalars(*(any(column) for column in zip(*scalars, strict=True)))._replace(**IGNORED)
@@ -129,7 +131,7 @@ class Tick:
             mixed=kept or any(s.guided and not s.decoded for s in scalars),
             passes=tuple(span for span in self.passes if not span[0] or active[slice(*span)].any()),
             first=tuple(i for i, s in enumerate(scalars) if s.decoded) if self.guidance == "initialize" else (),
-            correction=(knobs.dcw_mode, knobs.dcw_wavelet) if some.corrected else None,
+            corrections=tuple(sorted({s.corrected for s in scalars} - {0})),
         )
 
     def _advance(self, what: What) -> None:
@@ -166,13 +168,14 @@ class Tick:
         if some.renoised:
             goal = steps.toward(x0, c["source"], 1.0 - c["sde"], s.sourced > 0) if some.sourced else x0
             new = steps.renoised(new, goal, c.latents("eps"), s.t_next, s.renoised > 0)
-        if what.correction is not None:
-            new = self._corrected(new, x0, s, *what.correction)
+        for number in what.corrections:
+            new = self._corrected(new, x0, s, number)
         x.copy_(new)
 
-    def _corrected(self, x: Tensor, x0: Tensor, s: Scalars, mode: str, wavelet: str) -> Tensor:
-        c, on = self.controls, s.corrected > 0
-        if mode == "pix":
+    def _corrected(self, x: Tensor, x0: Tensor, s: Scalars, number: int) -> Tensor:
+        """With one of the corrections, where it is the slot's."""
+        c, on, wavelet = self.controls, s.corrected == number, correction.BY[number]
+        if wavelet is None:
             return correction.corrected_whole(x, x0, c["dcw_pix"], on)
         low, high = (c.band(name, wavelet) for name in FACTORS["double"])
         return correction.corrected(x, x0, low, high, s.t, correction.filters(wavelet), on)

@@ -14,8 +14,11 @@ import torch
 from ostinato.engine_runtime.config import StreamConfig
 from ostinato.engine_runtime.engines import Engine, Limits, Rows
 from ostinato.engine_runtime.knobs import Knobs
+from ostinato.engine_runtime.lane import Lane
 from ostinato.engine_runtime.request import Condition, Request
 from ostinato.engine_runtime.runtime import runtime
+from ostinato.engine_runtime.session import Session
+from ostinato.engine_runtime.stage import Stage
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -157,3 +160,8 @@ def keeps_outputs(tick, x, plan, t, holds):
         kept.append(tick.engine(rows)[:, : tick.frames])
     tick.velocity.copy_(torch.stack(kept))
     return tick.velocity[0]
+
+
+def apart(name: str, engine: Engine, config: StreamConfig, lane: Lane, knobs: Knobs | None = None) -> Session:
+    """A session with a stage of its own, beside the runtime."""
+    return Session(name, Stage(engine, lane, config), config, knobs)

@@ -156,7 +156,7 @@ def test_growing_admits_at_once_though_it_spreads():
             session.step()
         session.configure(depth=8)
         session.step()
-        assert session.stats().depth == 8 and len(session._ring.occupied) == 8
+        assert session.stats().depth == 8 and len(session.stage.ring.occupied) == 8
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,9 @@ from ostinato.engine_runtime.errors import InputError
 from ostinato.engine_runtime.knobs import KNOBS, Knobs
 from ostinato.engine_runtime.lane import Lane
 from ostinato.engine_runtime.request import Part, Request, Target
-from ostinato.engine_runtime.session import Session
 from torch.profiler import ProfilerActivity, profile
 
-from ..helpers import StandIn, drawn, made_up, no_reads
+from ..helpers import StandIn, apart, drawn, made_up, no_reads
 from ..live import FEATURES, draft, everything, perform, rows
 
 T = 7
@@ -54,7 +53,7 @@ assert TURNED.keys() == KNOBS.keys()
 
 def session_of(engine=None, knobs=None, **config):
     engine = engine or StandIn(Limits(64, 4096, 1024))
-    return Session("hot", engine, StreamConfig(queue=64, **config), Lane(engine.device), knobs or Knobs())
+    return apart("hot", engine, StreamConfig(queue=64, **config), Lane(engine.device), knobs or Knobs())
 
 
 def turns():

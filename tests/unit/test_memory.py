@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from ostinato.engine_runtime import session as session_module
+from ostinato.engine_runtime import stage as stage_module
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.decode import decode, decode_clips
 from ostinato.engine_runtime.engines import Rows
@@ -34,7 +34,7 @@ class Short:
 
     def __init__(self, engine, at: int) -> None:
         self.engine, self.left = engine, at
-        for name in ("limits", "width", "dtype", "device", "identity", "name", "rows", "ready", "rest"):
+        for name in ("limits", "width", "dtype", "device", "identity", "name", "rows", "ready", "rest", "capturable"):
             setattr(self, name, getattr(engine, name))
 
     def __call__(self, rows: Rows) -> torch.Tensor:
@@ -78,7 +78,7 @@ def test_while_a_ring_is_built(kit, monkeypatch: pytest.MonkeyPatch) -> None:
     with runtime().playing("built", kit.engine, StreamConfig(depth=2)) as session:
         list(session.play(kit.plain))
         with monkeypatch.context() as patch, pytest.raises(MemoryShortage) as caught:
-            patch.setattr(session_module, "Tick", no_room)
+            patch.setattr(stage_module, "Tick", no_room)
             list(session.play(kit.asked[:1]))  # needs guided rows, so another ring
         check_sentence(caught.value)
         assert session.stats().dropped == 1 and session.idle

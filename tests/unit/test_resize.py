@@ -14,9 +14,8 @@ from ostinato.engine_runtime.errors import InputError
 from ostinato.engine_runtime.knobs import Knobs
 from ostinato.engine_runtime.lane import Lane
 from ostinato.engine_runtime.request import Request
-from ostinato.engine_runtime.session import Session
 
-from ..helpers import StandIn, made_up, play
+from ..helpers import StandIn, apart, made_up, play
 from ..live import everything, rows
 
 KNOBS = Knobs(ode_noise=0.3, sde=0.6, target_strength=0.2, dcw=True, momentum=-0.5)
@@ -24,7 +23,7 @@ KNOBS = Knobs(ode_noise=0.3, sde=0.6, target_strength=0.2, dcw=True, momentum=-0
 
 def session_of(**config):
     engine = StandIn(Limits(16, 4096, 1024))
-    return Session("resize", engine, StreamConfig(queue=64, **config), Lane(engine.device), KNOBS)
+    return apart("resize", engine, StreamConfig(queue=64, **config), Lane(engine.device), KNOBS)
 
 
 def asked(count, frames=7, steps=4):

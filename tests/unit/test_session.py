@@ -21,7 +21,7 @@ from ostinato.engine_runtime.runtime import runtime
 from ostinato.engine_runtime.session import Session
 from ostinato.engine_runtime.tick import Tick
 
-from ..helpers import StandIn, made_up, play
+from ..helpers import StandIn, apart, made_up, play
 
 WIDTH = 8
 
@@ -72,7 +72,7 @@ def alone(one: Request, engine=ENGINE) -> torch.Tensor:
 
 
 def session_of(**config) -> Session:
-    return Session("apart", ENGINE, StreamConfig(**config), runtime().lane(ENGINE.device))
+    return apart("apart", ENGINE, StreamConfig(**config), runtime().lane(ENGINE.device))
 
 
 def test_a_full_queue_drops_its_oldest() -> None:

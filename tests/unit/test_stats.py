@@ -27,7 +27,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_figures_of_a_run(turbo, conditions, clock: SimpleNamespace) -> None:
     engine = eager_engine(turbo)
-    slow = SimpleNamespace(**{n: getattr(engine, n) for n in ("limits", "width", "dtype", "device", "name", "rows")})
+    names = ("limits", "width", "dtype", "device", "name", "rows", "capturable")
+    slow = SimpleNamespace(**{name: getattr(engine, name) for name in names})
 
     class Slow(SimpleNamespace):
         def __call__(self, rows):

@@ -11,10 +11,9 @@ from ostinato.engine_runtime.engines import Limits, Rows
 from ostinato.engine_runtime.lane import Lane
 from ostinato.engine_runtime.models.loading import eager_engine
 from ostinato.engine_runtime.request import Part, Request
-from ostinato.engine_runtime.session import Session
 from ostinato.engine_runtime.tick import Tick
 
-from ..helpers import StandIn, drawn, made_up, play
+from ..helpers import StandIn, apart, drawn, made_up, play
 
 GUIDED = Guidance(7.0)
 INITIALIZE, SELF = Guidance(7.0, mode="initialize"), Guidance(7.0, mode="self")
@@ -32,7 +31,7 @@ def batch(frames, guidances, steps=4, shift=1.0):
 
 
 def session_of(engine, **config):
-    return Session("test", engine, StreamConfig(**config), Lane(engine.device))
+    return apart("test", engine, StreamConfig(**config), Lane(engine.device))
 
 
 @pytest.mark.parametrize("frames", FRAMES)
@@ -144,7 +143,7 @@ def test_conditions_are_written_once_and_nothing_moves(monkeypatch, guided, rows
         session.step()
         ticks += 1
         admissions.append(written["writes"] > before)
-        now = buffers(session._tick)
+        now = buffers(session.stage.tick)
         places.append({k: v.data_ptr() for k, v in now.items()})
         states.append([now[k]._version for k in CONDITION])
     assert all(place == places[0] for place in places)

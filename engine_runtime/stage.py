@@ -1,0 +1,324 @@
+"""A ring with its tick, and the sessions that play in it: one, or several that share the engine's batch."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+
+from .config import StreamConfig, more_rows
+from .engines import Engine
+from .errors import InputError, MemoryShortage, SessionError
+from .lane import Lane
+from .lora.factors import Factors
+from .memory import is_shortage
+from .request import Request
+from .ring import Ring, Slot
+from .seat import Seat
+from .setting import Setting
+from .stats import TickClock
+from .tick import Tick
+
+
+class Player(Protocol):
+    """What a stage knows of a session; all but `name` is touched by a step only, or with the stage's lock held."""
+
+    name: str
+    config: StreamConfig  # of it here: depth, spread, length_change
+    opened: StreamConfig  # what it asked for, without what requests needed beyond that
+    latest: Setting
+    setting: Setting
+    waiting: deque[Seat]
+    since_admission: int
+    hurried: int  # slots that were added and may be filled at once
+    dropped: int
+    steps_done: int
+
+    @property
+    def asked(self) -> int:
+        """The depth it will have."""
+        ...
+
+    def take_in(self, tick: Tick | None) -> None:
+        """Take in what arrived; turned knobs go into the tick's buffers."""
+        ...
+
+    def count(self, request: Request) -> None:
+        """A request is finished."""
+        ...
+
+    def failed(self) -> None:
+        """The step in which `take_in` was called last failed."""
+        ...
+
+    def keep_depth(self, depth: int) -> None:
+        """The depth it asked for cannot be had."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """A latent that reached sigma 0, still on the lane's stream until it is taken."""
+
+    session: str
+    request: Request
+    latent: torch.Tensor
+    lane: Lane
+    done: torch.cuda.Event | None
+
+    def take(self) -> torch.Tensor:
+        """The latent `[T, 64]` float32, ordered before whatever the caller's current stream does next."""
+        return self.lane.take(self.latent, self.done)
+
+
+class Stage:
+    """Sessions join and leave from any thread; whoever calls `step` owns the ring for that time.
+
+    Every session has slots of its own, as many as its depth. With `frames` the ring is built once, for that length and
+    for what `config` says, and sessions share it: what they ask beyond that is refused. Without, it belongs to one
+    session and is built anew for a request that needs another.
+
+    Args:
+        engine: the decoder.
+        lane: the stream that the ticks run on.
+        config: what the ring is built for; of a shared one the depth comes from its sessions.
+        frames: T of a shared ring.
+    """
+
+    def __init__(self, engine: Engine, lane: Lane, config: StreamConfig, frames: int | None = None) -> None:
+        self.engine, self.lane, self.config, self.frames = engine, lane, config, frames
+        self.lock = threading.Lock()  # what arrives, who is here and the counters, for a moment
+        self.playing = threading.RLock()  # ring and tick, for a whole step
+        self.ring, self.clock = Ring(), TickClock(engine.device.type == "cuda")
+        self.tick: Tick | None = None
+        self.lora: Factors | None = None
+        self.sessions: tuple[Player, ...] = ()
+
+    def join(self, session: Player) -> None:
+        """Give a session slots, from the next step on.
+
+        Raises:
+            SessionError: where the ring belongs to another.
+            EngineLimitError: where the slots of all sessions are more than the engine has rows.
+        """
+        with self.lock:
+            if self.sessions and self.frames is None:
+                raise SessionError("the ring has its session", "one that is shared has a fixed length", "share a stage")
+            session.config.check_depth(session.config.depth, self.room_for(session))
+            self.sessions += (session,)
+
+    def leave(self, session: Player) -> int:
+        """Drop what a session has in flight, and its slots at the next step; returns how much there was."""
+        with self.playing, self.lock:
+            dropped = self._clear(session)
+            self.sessions = tuple(other for other in self.sessions if other is not session)
+            if not self.sessions:
+                self.tick, self.lora = None, None
+        return dropped
+
+    def room_for(self, session: Player) -> int:
+        """The largest depth that the other sessions leave it."""
+        return self.engine.limits.batch - sum(other.asked for other in self.sessions if other is not session)
+
+    def step(self) -> list[Finished]:
+        """Take in what arrived, admit what may enter, advance every slot by one step, hand out what finished.
+
+        Whatever fails drops what is in flight, counted, and is passed on; the next step starts with an empty ring.
+        """
+        with self.playing, self.lane.lock, self.lane.use(), torch.inference_mode(False), torch.no_grad():
+            done: list[tuple[Slot, Request]] = []
+            with self._dropping(done):
+                for session in self.sessions:
+                    session.take_in(self.tick)
+            self._resize()
+            with self._dropping(done):
+                for session in self.sessions:
+                    self._admit(session)
+                tick = self.tick
+                if self.ring.idle or tick is None:
+                    return []
+                self.clock.start()
+                tick.run(self.ring.plan(), self.lora)
+                self.clock.stop()
+                with self.lock:
+                    for slot in self.ring.occupied:
+                        slot.owner.steps_done += 1
+                    done += self.ring.advance()
+                latents = [tick.read(slot.index) for slot, _ in done]
+            for slot, request in done:
+                tick.controls.free(slot.index)
+                with self.lock:
+                    slot.owner.count(request)
+            mark = self.lane.mark() if done else None
+            return [
+                Finished(slot.owner.name, request, latent, self.lane, mark)
+                for (slot, request), latent in zip(done, latents, strict=True)
+            ]
+
+    def drop(self, session: Player) -> None:
+        """Let go of what a session has in flight."""
+        with self.playing, self.lock:
+            session.dropped += self._clear(session)
+            if len(self.sessions) == 1:
+                self._let_go()
+
+    def receive(self, given: Seat | Setting | Factors) -> None:
+        """Order the lane after the work that made these tensors."""
+        for event in given.ready if isinstance(given.ready, tuple) else (given.ready,):
+            self.lane.wait(event)
+        for tensor in given.tensors():
+            self.lane.keep(tensor)
+
+    @contextmanager
+    def _dropping(self, done: list[tuple[Slot, Request]]) -> Iterator[None]:
+        """Whatever fails drops what is in flight, and `done`, which just was."""
+        try:
+            yield
+        except BaseException as error:
+            with self.lock:
+                for slot, _ in done:
+                    slot.owner.dropped += 1
+                for session in self.sessions:
+                    session.dropped += self._clear(session)
+                self._let_go()
+            for session in self.sessions:
+                session.failed()
+            if is_shortage(error):
+                raise self._shortage(len(self.ring.slots)) from error
+            raise
+
+    def _clear(self, session: Player) -> int:
+        """Empty a session's slots; returns how many were occupied."""
+        if self.tick is not None:
+            for slot in self.ring.held(session):
+                self.tick.controls.free(slot.index)
+        return self.ring.clear(session)
+
+    def _let_go(self) -> None:
+        """The next step starts with an empty ring."""
+        self.tick = None
+        for session in self.sessions:
+            session.setting = session.latest
+
+    def _resize(self) -> None:
+        """Bring the ring to the depths that were asked for, as soon as those in flight fit."""
+        ring, old = self.ring, self.tick
+        parts = [(session, session.config.depth) for session in self.sessions]
+        if parts == ring.parts or any(len(ring.held(session)) > depth for session, depth in parts):
+            return
+        new, depth = ring.laid(parts), sum(depth for _, depth in parts)
+        if old is not None and depth:
+            try:
+                tick = Tick(self.engine, replace(old.config, depth=depth), old.frames, old.tokens)
+                for session, _ in parts:
+                    tick.turn(new.span(session), (), session.setting)
+                for to, slot in ring.moved(new):
+                    tick.take(to.index, old, slot.index)
+            except BaseException as error:
+                with self.lock:  # what plays goes on
+                    for session, count in ring.parts:
+                        session.keep_depth(count)
+                if is_shortage(error):
+                    raise self._shortage(depth) from error
+                raise
+            self.tick = tick
+        for session, count in ring.parts:
+            session.hurried += max(0, session.config.depth - count)
+        with self.lock:
+            self.ring = new
+
+    def _admit(self, session: Player) -> None:
+        session.since_admission += 1
+        while len(self.ring.held(session)) < session.config.depth:
+            with self.lock:
+                seat = session.waiting[0] if session.waiting else None
+            if seat is None or self._paused(session, seat.request) or (tick := self._fitting(session, seat)) is None:
+                return
+            with self.lock:
+                slot = self.ring.admit(session, seat.request)
+                if slot is None:
+                    return
+                session.waiting.popleft()
+            self.receive(seat)
+            slot.gates = tick.write(slot.index, seat, session.setting)
+            session.since_admission, session.hurried = 0, max(0, session.hurried - 1)
+
+    def _paused(self, session: Player, request: Request) -> bool:
+        """Whether a request must wait its turn, so that latents finish evenly."""
+        spread = session.config.spread and bool(self.ring.held(session)) and not session.hurried
+        return spread and session.since_admission < -(-request.steps // session.config.depth)
+
+    def _fitting(self, session: Player, seat: Seat) -> Tick | None:
+        """The ring's tick if it can seat the request; an empty ring of a single session is rebuilt so that it can."""
+        request, tick = seat.request, self.tick
+        parts, rows = len(request.parts), self.rows_of(session, request)
+        if tick and self._fits(request, tick.frames, tick.tokens, tick.conditions, tick.guidance, rows):
+            return tick
+        if self.frames is not None:
+            tick = self.tick = self._built(self.config, self.frames, self.config.tokens)
+            return tick
+        if tick and tick.frames != request.frames and session.config.length_change == "drop":
+            with self.lock:
+                session.dropped += self._clear(session)
+        if not self.ring.idle:
+            return None
+        opened = session.opened
+        config = replace(
+            opened,
+            guidance=more_rows(rows, opened.guidance),
+            conditions=max(parts, opened.conditions),
+            tokens=max(request.tokens, opened.tokens),
+        )
+        self.tick, session.setting = None, session.latest  # the old buffers go before the new ones come
+        with self.lock:
+            self.ring = self.ring.laid([(session, config.depth)])
+        try:
+            session.setting.knobs.check_frames(request.frames)
+            self.tick = self._built(config, request.frames, config.tokens)
+        except BaseException:
+            with self.lock:
+                session.waiting.popleft()
+                session.dropped += 1
+            raise
+        session.config = config
+        return self.tick
+
+    def _built(self, config: StreamConfig, frames: int, tokens: int) -> Tick:
+        made = Tick(self.engine, replace(config, depth=len(self.ring.slots)), frames, tokens)
+        for session in self.sessions:
+            made.turn(self.ring.span(session), (), session.setting)
+        return made
+
+    def rows_of(self, session: Player, request: Request) -> str:
+        """The negative rows that a request of a session needs."""
+        opened, turned = session.opened, session.latest.knobs.guidance_scale is not None
+        return request.guidance.rows(opened.guidance != "off" or opened.hot_guidance or turned)
+
+    def check(self, session: Player, request: Request) -> None:
+        """Raise `InputError` for a request that a shared ring will never seat."""
+        c, rows = self.config, self.rows_of(session, request)
+        if self.frames is None or self._fits(request, self.frames, c.tokens, c.conditions, c.guidance, rows):
+            return
+        raise InputError(
+            f"the request has {request.frames} frames, {request.tokens} tokens, {len(request.parts)} conditions and "
+            f"guidance rows {rows}",
+            f"the ring that sessions share has {self.frames}, {c.tokens}, {c.conditions} and {c.guidance}",
+            "share a larger ring, or open a session of its own",
+        )
+
+    @staticmethod
+    def _fits(request: Request, frames: int, tokens: int, conditions: int, guidance: str, rows: str) -> bool:
+        inside = request.tokens <= tokens and len(request.parts) <= conditions
+        return inside and more_rows(rows, guidance) == guidance and frames == request.frames
+
+    def _shortage(self, depth: int) -> MemoryShortage:
+        return MemoryShortage(
+            f"a ring of depth {depth} found no room on {self.engine.device}",
+            "its buffers and the decoder's workspace must fit beside the model",
+            "lower the depth or the seconds, or unload other models",
+        )
