@@ -24,7 +24,8 @@ class Capture:
     cannot be captured in a body is handed to `outside`. On the CPU, or off, every run is plain.
     """
 
-    def __init__(self, device: torch.device, on: bool = True) -> None:
+    def __init__(self, device: torch.device, on: bool = True, most: int = MOST) -> None:
+        self._most = most
         self._device, self._on = device, on and device.type == "cuda"
         self._pool = torch.cuda.graph_pool_handle() if self._on else None
         self._scripts: OrderedDict[Hashable, list[Step] | None] = OrderedDict()  # None: seen once
@@ -46,7 +47,7 @@ class Capture:
             for step in script:
                 step()
         self._scripts.move_to_end(key)
-        if len(self._scripts) > MOST:
+        if len(self._scripts) > self._most:
             self._scripts.popitem(last=False)
 
     def outside(self, call: Step) -> None:

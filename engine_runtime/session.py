@@ -236,8 +236,9 @@ class Session:
             number = self.ticks
             new = self._inbox.take(number)
             self.ticks += 1
-            self.opened = replace(self.opened, **new.configured)
-            self.config = replace(self.config, **new.configured)
+            if new.configured:
+                self.opened = replace(self.opened, **new.configured)
+                self.config = replace(self.config, **new.configured)
             self.waiting += new.seats
             while len(self.waiting) > self.config.queue:
                 self.waiting.popleft()
