@@ -5,7 +5,6 @@ B clips, T latent frames of 64 channels, S = 1920 T samples; activations are `[B
 
 from __future__ import annotations
 
-import copy
 import threading
 from typing import TYPE_CHECKING
 
@@ -81,17 +80,14 @@ class _Layers:
     """The decoder's layers as plain tensors, and its forward pass."""
 
     def __init__(self, vae: AutoencoderOobleck) -> None:
-        decoder = copy.deepcopy(vae.decoder).requires_grad_(False)
-        for module in decoder.modules():
-            if hasattr(module, "weight_g"):
-                nn.utils.remove_weight_norm(module)
+        decoder = vae.decoder
         self.first, self.last, self.end = _Conv(decoder.conv1), _Conv(decoder.conv2), _bend(decoder.snake1)
         self.blocks = []
         for block in decoder.block:
-            units = [
-                (_bend(u.snake1), _Conv(u.conv1), _bend(u.snake2), u.conv2.weight[:, :, 0].T.contiguous(), u.conv2.bias)
-                for u in (block.res_unit1, block.res_unit2, block.res_unit3)
-            ]
+            units = []
+            for unit in (block.res_unit1, block.res_unit2, block.res_unit3):
+                product = _weight(unit.conv2)[:, :, 0].T.contiguous()
+                units.append((_bend(unit.snake1), _Conv(unit.conv1), _bend(unit.snake2), product, unit.conv2.bias))
             self.blocks.append((_bend(block.snake1), _Conv(block.conv_t1), units))
 
     def __call__(self, latents: Tensor) -> Tensor:
@@ -114,7 +110,7 @@ class _Conv:
     """A convolution over time, or a transposed one, as one over an image of height 1 with the channels last."""
 
     def __init__(self, layer: nn.Conv1d | nn.ConvTranspose1d) -> None:
-        self.weight = layer.weight[:, :, None].contiguous(memory_format=torch.channels_last)
+        self.weight = _weight(layer)[:, :, None].contiguous(memory_format=torch.channels_last)
         self.bias, self.stride, self.padding = layer.bias, layer.stride[0], int(layer.padding[0])
         self.dilation, self.up = layer.dilation[0], isinstance(layer, nn.ConvTranspose1d)
 
@@ -122,6 +118,14 @@ class _Conv:
         if self.up:
             return F.conv_transpose2d(x, self.weight, self.bias, (1, self.stride), (0, self.padding))
         return F.conv2d(x, self.weight, self.bias, (1, 1), (0, self.padding), (1, self.dilation))
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    """With its norm folded in, in float32."""
+    if not hasattr(layer, "weight_g"):
+        return layer.get_parameter("weight").detach()
+    v, g = (layer.get_parameter(name).detach() for name in ("weight_v", "weight_g"))
+    return torch._weight_norm(v.float(), g.float(), 0).to(v.dtype)
 
 
 def _rows(x: Tensor) -> Tensor:
