@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from .capture import Capture
 from .constants import HOP
-from .snake import add_snake, snake
+from .snake import Bend, snake
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderOobleck
@@ -81,43 +81,55 @@ class _Layers:
 
     def __init__(self, vae: AutoencoderOobleck) -> None:
         decoder = vae.decoder
-        self.first, self.last, self.end = _Conv(decoder.conv1), _Conv(decoder.conv2), _bend(decoder.snake1)
+        self.first, self.last = _Conv(decoder.conv1), _Conv(decoder.conv2)
+        bends = [*(block.snake1 for block in decoder.block), decoder.snake1]
+        self.start, *after = (_bend(layer) for layer in bends)
         self.blocks = []
-        for block in decoder.block:
-            units = []
-            for unit in (block.res_unit1, block.res_unit2, block.res_unit3):
-                product = _weight(unit.conv2)[:, :, 0].T.contiguous()
-                units.append((_bend(unit.snake1), _Conv(unit.conv1), _bend(unit.snake2), product, unit.conv2.bias))
-            self.blocks.append((_bend(block.snake1), _Conv(block.conv_t1), units))
+        for block, end in zip(decoder.block, after, strict=True):
+            units = [block.res_unit1, block.res_unit2, block.res_unit3]
+            follow = [*(_bend(unit.snake1) for unit in units[1:]), end]
+            made = [
+                (
+                    _Conv(unit.conv1),
+                    _bend(unit.snake2),
+                    _weight(unit.conv2)[:, :, 0].T.contiguous(),
+                    unit.conv2.bias,
+                    then,
+                )
+                for unit, then in zip(units, follow, strict=True)
+            ]
+            self.blocks.append((_Conv(block.conv_t1), _bend(units[0].snake1), made))
 
     def __call__(self, latents: Tensor) -> Tensor:
+        """Every bias is added by the snake that reads its convolution."""
         x = self.first(latents[:, :, None].contiguous(memory_format=torch.channels_last))
-        bends = [bend for bend, _, _ in self.blocks[1:]] + [self.end]
-        bent = snake(x, *self.blocks[0][0])
-        for (_, up, units), after in zip(self.blocks, bends, strict=True):
-            x = up(bent)
-            bent = snake(x, *units[0][0])
-            following = [unit[0] for unit in units[1:]] + [after]
-            for (_, conv, bend, weight, bias), then in zip(units, following, strict=True):
-                inner = snake(conv(bent), *bend)
-                # a convolution over one sample is a product; its bias is added with the residual
-                product = (_rows(inner) @ weight).view(inner.shape[0], 1, -1, weight.shape[1]).permute(0, 3, 1, 2)
-                x, bent = add_snake(x, product, bias, *then)
+        _, bent = snake(x, self.first.bias, self.start)
+        for up, bend, units in self.blocks:
+            x, bent = snake(up(bent), up.bias, bend)
+            for conv, inner, weight, bias, then in units:
+                _, between = snake(conv(bent), conv.bias, inner)
+                # a convolution over one sample is a product
+                product = (_rows(between) @ weight).view(x.shape[0], 1, -1, weight.shape[1]).permute(0, 3, 1, 2)
+                x, bent = snake(x, bias, then, product)
         return self.last(bent)[:, :, 0]
 
 
 class _Conv:
-    """A convolution over time, or a transposed one, as one over an image of height 1 with the channels last."""
+    """A convolution over time, or a transposed one, as one over an image of height 1 with the channels last.
+
+    Without its bias, of zeros where the layer has none.
+    """
 
     def __init__(self, layer: nn.Conv1d | nn.ConvTranspose1d) -> None:
         self.weight = _weight(layer)[:, :, None].contiguous(memory_format=torch.channels_last)
-        self.bias, self.stride, self.padding = layer.bias, layer.stride[0], int(layer.padding[0])
+        self.bias = self.weight.new_zeros(layer.out_channels) if layer.bias is None else layer.bias.detach()
+        self.stride, self.padding = layer.stride[0], int(layer.padding[0])
         self.dilation, self.up = layer.dilation[0], isinstance(layer, nn.ConvTranspose1d)
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.up:
-            return F.conv_transpose2d(x, self.weight, self.bias, (1, self.stride), (0, self.padding))
-        return F.conv2d(x, self.weight, self.bias, (1, 1), (0, self.padding), (1, self.dilation))
+            return F.conv_transpose2d(x, self.weight, None, (1, self.stride), (0, self.padding))
+        return F.conv2d(x, self.weight, None, (1, 1), (0, self.padding), (1, self.dilation))
 
 
 def _weight(layer: nn.Module) -> Tensor:
@@ -133,9 +145,8 @@ def _rows(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-def _bend(layer: nn.Module) -> tuple[Tensor, Tensor]:
-    """Snake's frequency and the reciprocal of its width, `[C]` float32."""
+def _bend(layer: nn.Module) -> Bend:
     alpha, beta = (layer.get_parameter(name).detach().float().flatten() for name in ("alpha", "beta"))
     if layer.logscale:
         alpha, beta = alpha.exp(), beta.exp()
-    return alpha.contiguous(), (beta + 1e-9).reciprocal().contiguous()
+    return Bend(alpha.contiguous(), (beta + 1e-9).reciprocal().contiguous())

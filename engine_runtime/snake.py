@@ -6,7 +6,7 @@ Arithmetic is float32. Without Triton the same is done by PyTorch's own operatio
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,34 +14,32 @@ from torch import Tensor
 BLOCK = 2048  # elements a program
 
 
-def snake(x: Tensor, frequency: Tensor, reciprocal: Tensor) -> Tensor:
-    """Args: `x` `[B, C, 1, L]`; `a` and `1 / b`, `[C]` float32."""
-    if x.is_cuda and (kernel := _kernel()) is not None:
-        out = torch.empty_like(x)
-        _launch(kernel, x, x, frequency, frequency, reciprocal, x, out, False)
-        return out
-    return _bent(x.float(), frequency, reciprocal).to(x.dtype)
+class Bend(NamedTuple):
+    """A snake's frequency `a` and the reciprocal of its width `1 / b`, `[C]` float32."""
+
+    frequency: Tensor
+    reciprocal: Tensor
 
 
-def add_snake(x: Tensor, more: Tensor, bias: Tensor, frequency: Tensor, reciprocal: Tensor) -> tuple[Tensor, Tensor]:
-    """`x + more + bias`, and snake of it; both `[B, C, 1, L]`, `bias` `[C]`."""
+def snake(x: Tensor, bias: Tensor, bend: Bend, more: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """`y = x + bias`, or `x + more + bias`, and snake of it.
+
+    Args:
+        x, more: `[B, C, 1, L]`.
+        bias: `[C]`, of the convolution that made `x` or `more`.
+
+    Returns:
+        `y` and snake of `y`, in the dtype of `x`.
+    """
     if x.is_cuda and (kernel := _kernel()) is not None:
-        total, out = torch.empty_like(x), torch.empty_like(x)
-        _launch(kernel, x, more, bias, frequency, reciprocal, total, out, True)
+        total, out, count = torch.empty_like(x), torch.empty_like(x), x.numel()
+        parts = x, x if more is None else more, bias, *bend, total, out, count, x.shape[1]
+        kernel[(-(-count // BLOCK),)](*parts, ADD=more is not None, BLOCK=BLOCK, num_warps=4)
         return total, out
-    total = (x.float() + more.float() + bias.float()[:, None, None]).to(x.dtype)
-    return total, _bent(total.float(), frequency, reciprocal).to(x.dtype)
-
-
-def _bent(x: Tensor, frequency: Tensor, reciprocal: Tensor) -> Tensor:
-    return x + reciprocal[:, None, None] * torch.sin(frequency[:, None, None] * x).square()
-
-
-def _launch(
-    kernel: Any, x: Tensor, more: Tensor, bias: Tensor, a: Tensor, r: Tensor, total: Tensor, out: Tensor, add: bool
-) -> None:
-    count = x.numel()
-    kernel[(-(-count // BLOCK),)](x, more, bias, a, r, total, out, count, x.shape[1], ADD=add, BLOCK=BLOCK, num_warps=4)
+    total = x.float() + bias.float()[:, None, None]
+    total = (total if more is None else total + more.float()).to(x.dtype)
+    wave = torch.sin(bend.frequency[:, None, None] * total.float())
+    return total, (total.float() + bend.reciprocal[:, None, None] * wave.square()).to(x.dtype)
 
 
 @functools.cache
@@ -54,16 +52,16 @@ def _kernel() -> Any:
         return None
 
     @triton.jit
-    def bend(x, more, bias, a, r, total, out, count, channels, ADD: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore
+    def kernel(x, more, bias, a, r, total, out, count, channels, ADD: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore
         at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
         live, c = at < count, at % channels
-        v = tl.load(x + at, mask=live, other=0.0).to(tl.float32)
+        v = tl.load(x + at, mask=live, other=0.0).to(tl.float32) + tl.load(bias + c).to(tl.float32)
         if ADD:
-            v += tl.load(more + at, mask=live, other=0.0).to(tl.float32) + tl.load(bias + c).to(tl.float32)
-            rounded = v.to(total.dtype.element_ty)
-            tl.store(total + at, rounded, mask=live)
-            v = rounded.to(tl.float32)
+            v += tl.load(more + at, mask=live, other=0.0).to(tl.float32)
+        rounded = v.to(total.dtype.element_ty)
+        tl.store(total + at, rounded, mask=live)
+        v = rounded.to(tl.float32)
         wave = tl.sin(tl.load(a + c) * v)
         tl.store(out + at, (v + tl.load(r + c) * wave * wave).to(out.dtype.element_ty), mask=live)
 
-    return bend
+    return kernel
