@@ -12,3 +12,5 @@ MAX_DEPTH = 8
 MAX_SECONDS = 600  # of music in one generation or clip
 ROWS, MAX_ROWS = 2 * MAX_DEPTH, 64  # rows of one execute, unless told otherwise, and at most
 MAX_CONDITIONS = 4  # of one request
+MAX_STRENGTH = 10.0  # of an adapter, either way
+KINDS = ("eager", "compiled", "fp8")  # of engines that run in PyTorch

@@ -5,8 +5,9 @@ B rows, T frames (padded to the patch size), L condition tokens, H the condition
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field, fields, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -89,8 +90,16 @@ class Rows:
 
     def part(self, start: int, stop: int) -> Rows:
         """Views of rows `start` to `stop`."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "lora"}
-        return replace(self, **{name: buffer[start:stop] for name, buffer in own.items()})
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        views: dict[str, Any] = {
+            k: held[start:stop] for k, held in own.items() if isinstance(held, Tensor | np.ndarray)
+        }
+        return replace(self, **views)
+
+    @property
+    def captured_with(self) -> Hashable:
+        """What a call that is captured over these rows holds of their adapters: it serves while this is the same."""
+        return self.lora
 
     def adapted(self, lora: Factors | None) -> Rows:
         """The same buffers with other adapters; between two ticks, on the lane, behind `Factors.ready`."""

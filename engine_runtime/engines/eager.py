@@ -14,6 +14,7 @@ from ..constants import MAX_ROWS, ROWS
 from ..errors import check_range
 from ..lora.factors import Targets
 from .base import Limits, Rows
+from .compiled.weights import lay_out
 from .decoder import MaskedDecoder
 
 LIMITS = Limits(batch=ROWS, frames=15_000, tokens=4_096)
@@ -64,6 +65,8 @@ class EagerEngine:
 
     def ready(self) -> None:
         self._ready()
+        if self.device.type == "cuda":
+            lay_out(self.decoder.model)
 
     def rest(self) -> None:
         """They stay there."""

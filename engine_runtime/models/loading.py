@@ -8,22 +8,29 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AceStepPipeline
 from safetensors import safe_open
 
-from ..constants import HOP, LATENT_DIM, ROWS, SAMPLE_RATE
+from ..constants import HOP, KINDS, LATENT_DIM, ROWS, SAMPLE_RATE
 from ..engines import EagerEngine
+from ..engines.compiled.engine import CompiledEngine
 from ..engines.eager import limits_of
+from ..engines.kinds import make_engine
 from ..errors import InputError, ModelError
 from ..memory import guarded
+from ..trt.profiles import Profile, Span
+from ..trt.prove import prove
 from .checkpoint import load_checkpoint
 from .quiet import quiet
 from .tiny import PRESETS, preset_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
+_PROVEN = Profile(Span(1, 2, 4), Span(26, 250, 750), Span(9, 64, 128))  # what an engine is checked at
+_ROOM = ("the weights must fit beside what is loaded", "unload other models or use a smaller precision")
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
@@ -49,6 +56,11 @@ class Model:
     def device(self) -> torch.device:
         return self.pipe.transformer.device
 
+    @property
+    def source(self) -> str:
+        """The name under which another process finds it: a path as an absolute one."""
+        return str(Path(self.name).expanduser().absolute()) if _is_path(self.name) else self.name
+
 
 def eager_engine(model: Model, max_rows: int = ROWS) -> EagerEngine:
     """The eager engine on this model's transformer.
@@ -60,13 +72,45 @@ def eager_engine(model: Model, max_rows: int = ROWS) -> EagerEngine:
     limits = limits_of(max_rows)
     model.ready()
     engine = EagerEngine(model.pipe.transformer, model.identity, limits, model.ready)
-    engine.recipe = {
-        "model": str(Path(model.name).expanduser().absolute()) if _is_path(model.name) else model.name,
+    engine.recipe = _recipe(model, engine, max_rows)
+    return engine
+
+
+def torch_engine(model: Model, kind: str = KINDS[0], max_rows: int = ROWS) -> EagerEngine | CompiledEngine:
+    """An engine of a kind on this model's transformer. Any kind but eager has proven itself against eager.
+
+    Args:
+        model: the loaded pipeline.
+        kind: one of `engines.kinds.KINDS`.
+        max_rows: rows it takes in one execute.
+
+    Raises:
+        InputError: for another kind.
+        EngineError: for what this machine lacks, or `Refused` with the figures of a check that failed.
+        MemoryShortage: when the device has no room for it.
+    """
+    if kind == KINDS[0]:
+        return eager_engine(model, max_rows)
+    model.ready()
+    with guarded(f"the {kind} engine found no room on {model.device}", *_ROOM):
+        engine = make_engine(kind, model.pipe.transformer, model.identity, max_rows, model.ready)
+        assert isinstance(engine, CompiledEngine)
+        reference = EagerEngine(model.pipe.transformer, model.identity, engine.limits, model.ready)
+        try:
+            engine.proof = prove(engine, reference, _PROVEN, seed=0).summary()
+        finally:
+            engine.rest()
+    engine.recipe = _recipe(model, engine, max_rows) | {"kind": kind}
+    return engine
+
+
+def _recipe(model: Model, engine: EagerEngine | CompiledEngine, max_rows: int) -> dict[str, Any]:
+    return {
+        "model": model.source,
         "precision": str(engine.dtype).removeprefix("torch."),
         "device": engine.device.type,
         "max_rows": max_rows,
     }
-    return engine
 
 
 def pick_device(choice: str) -> torch.device:
@@ -118,8 +162,7 @@ def load(
     folder = Path(source).expanduser() if single else _folder(source, download, progress)
     with guarded(
         f"loading {source} found no room on {device}",
-        "the weights must fit beside what is loaded",
-        "unload other models or use a smaller precision",
+        *_ROOM,
     ):
         if single:
             with quiet():

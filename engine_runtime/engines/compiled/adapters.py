@@ -1,0 +1,84 @@
+"""Adapters' factors at addresses that stay, so that a captured pass reads the strengths of its own tick."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ...lora.factors import Factors
+from .plain import Activation, quantized
+
+_SERIAL = itertools.count(1)
+_STEP = 16  # a float8 product's width out is a multiple of this
+CONDITION_KINDS = frozenset(("cross_k", "cross_v"))  # of the condition; their products are never in float8
+
+
+class Resident:
+    """A copy of factors of one rank for the same kinds of layer; `load` puts others of that shape in its place.
+
+    Attributes:
+        serial: unlike that of any other, also of one that is gone.
+    """
+
+    def __init__(self, factors: Factors, fp8: bool) -> None:
+        self.serial, self.shape = next(_SERIAL), (factors.rank, factors.used)
+        rank = factors.rank + (-factors.rank % _STEP if fp8 else 0)
+        self.a: dict[str, Activation] = {}
+        self.b: dict[str, Tensor] = {}
+        self._from: dict[str, Tensor] = {}
+        for kind in factors.used:
+            layers, _, width = factors.a[kind].shape
+            a = factors.a[kind].new_zeros(layers, rank, width)
+            self.a[kind] = quantized(a) if fp8 and kind not in CONDITION_KINDS else (a, None)
+            self.b[kind] = a.new_zeros(layers, factors.b[kind].shape[1], rank)
+        self.load(factors)
+
+    def load(self, factors: Factors) -> None:
+        """Enqueue the copies, on the current stream; A that is the same as before stays."""
+        rank = factors.rank
+        for kind in factors.used:
+            values, step = self.a[kind]
+            if self._from.get(kind) is not factors.a[kind]:
+                if step is None:
+                    values[:, :rank].copy_(factors.a[kind])
+                else:
+                    new, new_step = quantized(factors.a[kind])
+                    values[:, :rank].copy_(new)
+                    step[:, :rank].copy_(new_step)
+                self._from[kind] = factors.a[kind]
+            self.b[kind][..., :rank].copy_(factors.b[kind])
+
+    def touches(self, *kinds: str) -> bool:
+        return any(kind in self.b for kind in kinds)
+
+    def added_keys(self, kind: str, condition: Tensor) -> Tensor:
+        """What a kind adds of every layer to `condition @ weight.T`: `[layers, l, out]` for `[l, H]`."""
+        a, b = self.a[kind][0], self.b[kind]
+        low = functional.linear(condition, a.flatten(0, 1)).unflatten(1, a.shape[:2]).transpose(0, 1)
+        return torch.bmm(low, b.transpose(1, 2))
+
+
+class Adapters:
+    """The adapters of some rows: what is in `resident` while they are `on`, and kept while not."""
+
+    def __init__(self, fp8: bool) -> None:
+        self.fp8, self.on = fp8, False
+        self.resident: Resident | None = None
+
+    @property
+    def active(self) -> Resident | None:
+        return self.resident if self.on else None
+
+    def put(self, factors: Factors | None) -> bool:
+        """Take other factors; returns whether a condition's keys or values change by it."""
+        before = self.active is not None and self.active.touches(*CONDITION_KINDS)
+        self.on = factors is not None and not factors.silent
+        if factors is not None and self.on:
+            if self.resident is not None and self.resident.shape == (factors.rank, factors.used):
+                self.resident.load(factors)
+            else:
+                self.resident = Resident(factors, self.fp8)
+        return before or (self.active is not None and self.active.touches(*CONDITION_KINDS))

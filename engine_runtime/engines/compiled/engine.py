@@ -1,0 +1,128 @@
+"""The engine of the restructured decoder, in the weights' own precision or with float8 products."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AceStepTransformer1DModel
+from torch import Tensor
+
+from ...constants import CONTEXT_DIM, LATENT_DIM, PATCH
+from ...lora.factors import Targets
+from ...memory import guarded
+from ..base import Limits, Rows
+from ..eager import LIMITS
+from . import plain
+from .adapters import Adapters
+from .decoder import Decoder
+from .rows import CompiledRows
+
+
+class CompiledEngine:
+    """`Decoder` run as it is: on CUDA a few hundred launches, without a join, that a graph may capture.
+
+    The first pass at a shape compiles its kernels, which Triton keeps on disk; capture after it. A row's velocity
+    depends on nothing but that row and the batch's shape.
+
+    Its weights share the transformer's memory. With float8 products it holds theirs beside them.
+
+    Args:
+        transformer: the reference model; its dtype and device become the engine's.
+        identity: what the weights are.
+        limits: rows, frames and tokens it accepts.
+        ready: brings the weights to the device, before a session opens.
+        ops: the fused operations, `plain` or `fused`.
+        fp8: products in float8.
+
+    Attributes:
+        recipe: how `models.loading` makes it again; None where it cannot.
+        proof: what its check found, for people.
+    """
+
+    recipe: dict[str, Any] | None = None
+    proof = ""
+
+    def __init__(
+        self,
+        transformer: AceStepTransformer1DModel,
+        identity: str,
+        limits: Limits = LIMITS,
+        ready: Callable[[], None] = lambda: None,
+        ops: ModuleType = plain,
+        fp8: bool = False,
+    ) -> None:
+        self.decoder = Decoder(transformer.eval().requires_grad_(False), ops, fp8)
+        self.limits = limits
+        self._ready, self._lock, self._players = ready, threading.Lock(), 0
+        self.width = transformer.condition_embedder.in_features
+        self.targets: Targets | None = Targets.of(transformer)
+        self.dtype, self.device = transformer.dtype, transformer.device
+        self.capturable = self.device.type == "cuda"
+        kind = "fp8" if fp8 else "compiled"
+        self.identity = f"{kind}:{identity}:{self.dtype}:{self.device}:{limits}"
+        precision = str(self.dtype).removeprefix("torch.")
+        self.name = f"{kind}, {'float8 products, ' if fp8 else ''}{precision} on {self.device}"
+
+    def ready(self) -> None:
+        self._ready()
+        with self._lock:
+            with guarded(
+                f"the {self.name} engine found no room for its weights",
+                "they must fit beside what is loaded",
+                "unload other models or use another engine",
+            ):
+                self.decoder.bind()
+            self._players += 1
+
+    def rest(self) -> None:
+        """Its matrices go with the last rows: they share memory with the model, which a host may want back."""
+        with self._lock:
+            self._players = max(0, self._players - 1)
+            if not self._players:
+                self.decoder.release()
+
+    def rows(self, batch: int, frames: int, tokens: int) -> CompiledRows:
+        self.limits.check(min(batch, self.limits.batch), frames, tokens)
+        frames += -frames % PATCH
+        d, on = self.decoder, {"dtype": self.dtype, "device": self.device}
+        both = torch.zeros(batch, frames, CONTEXT_DIM + LATENT_DIM, **on)
+        layers, inner = len(d.model.layers), d.kv_heads * d.head_dim
+        context, latent = both.split((CONTEXT_DIM, LATENT_DIM), -1)
+        rows = CompiledRows(
+            latent,
+            torch.zeros(batch, device=self.device),
+            torch.zeros(batch, tokens, self.width, **on),
+            torch.zeros(batch, tokens, dtype=torch.bool, device=self.device),
+            context,
+            np.ones(batch, dtype=np.int64),
+            np.ones(batch, dtype=bool),
+            input=both,
+            keys_values=torch.zeros(batch, layers, 2, tokens, inner, **on),
+            count=torch.ones(batch, dtype=torch.int32, device=self.device),
+            peaks=torch.zeros(batch, layers, device=self.device),
+            tables=d.tables(frames // PATCH, self.device),
+            weights=d.weights,
+            made=d.keys_values,
+            adapters=Adapters(d.fp8),
+        )
+        with torch.no_grad():
+            nothing = d.keys_values(rows.encoder_hidden_states[0, :1], None)
+        rows.keys_values[:, :, :, :1] = nothing
+        rows.peaks[:] = nothing[:, 1].abs().amax((1, 2))
+        rows.encoder_attention_mask[:, 0] = True
+        return rows
+
+    def __call__(self, rows: Rows) -> Tensor:
+        assert isinstance(rows, CompiledRows)
+        with torch.no_grad():
+            return self.decoder(rows)
+
+    def summary(self) -> str:
+        alone, guided = self.limits.depth_in_one_pass(False), self.limits.depth_in_one_pass(True)
+        depths = f"in one pass: depth up to {alone}, with guidance up to {guided}"
+        return "; ".join(filter(None, (self.name, depths, self.proof)))

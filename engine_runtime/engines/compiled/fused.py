@@ -1,0 +1,150 @@
+"""The operations of `plain`, by the same names, as Triton kernels. Imported only where Triton and CUDA are."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+import triton
+from torch import Tensor
+
+from .attention import attention_kernel
+from .kernels import keys_kernel, norm_kernel, silu_kernel
+from .plain import FP8, Activation, Tables
+from .products import swiglu_kernel
+
+try:
+    from triton.tools.tensor_descriptor import TensorDescriptor
+except ImportError:  # before Triton 3.4
+    TensorDescriptor = None
+
+# Measured on an H100 at the 2B size; a shape's blocks never change, so neither do its bits.
+NORM, KEYS, SILU = (2, 8), (16, 4), (2048, 4)  # rows (or columns) of a program, and its warps
+TILE = (128, 128, 64, 8, 8, 3)  # M, N, K, group, warps, stages
+
+
+@functools.cache
+def _device(index: int) -> tuple[int, int]:
+    """Major compute capability and multiprocessors."""
+    found = torch.cuda.get_device_properties(index)
+    return found.major, found.multi_processor_count
+
+
+def _empty(like: Tensor, *shape: int, fp8: bool) -> Activation:
+    """An activation to be written; the step has all axes but the last."""
+    if not fp8:
+        return like.new_empty(shape), None
+    return like.new_empty(shape, dtype=FP8), like.new_empty(shape[:-1], dtype=torch.float32)
+
+
+def _stride(x: Tensor | None) -> int:
+    return 0 if x is None else x.stride(0)
+
+
+def norm(
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    fp8: bool,
+    added: Tensor | None = None,
+    gate: Tensor | None = None,
+    modulation: tuple[Tensor, Tensor] | None = None,
+) -> Activation:
+    b, n, width = x.shape
+    out, step = _empty(x, b, n, width, fp8=fp8)
+    shift, scale = modulation or (None, None)
+    rows, warps = NORM
+    norm_kernel[(triton.cdiv(n, rows), b)](
+        x, added, gate, weight, shift, scale, out, step, n, width, _stride(gate), _stride(shift), eps,
+        ADD=added is not None, GATED=gate is not None, MODULATED=modulation is not None, FP8=fp8,
+        ROWS=rows, BLOCK=triton.next_power_of_2(width), num_warps=warps,
+    )  # fmt: skip
+    return out, step
+
+
+def keys(qkv: Tensor, weight: Tensor, tables: Tables, heads: int, eps: float, peak: bool) -> Tensor | None:
+    b, n, all_heads, d = qkv.shape
+    kv_heads = (all_heads - heads) // 2
+    most = qkv.new_empty(b, n, dtype=torch.float32) if peak else None
+    rows, warps = KEYS
+    keys_kernel[(triton.cdiv(n, rows), kv_heads + peak, b)](
+        qkv, weight, *tables, most, n, heads, kv_heads, eps,
+        D=d, KV=triton.next_power_of_2(kv_heads), PEAK=peak, ROWS=rows, num_warps=warps,
+    )  # fmt: skip
+    return most
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    weight: Tensor,
+    eps: float,
+    tables: Tables | None = None,
+    window: int = 0,
+    count: Tensor | None = None,
+    peak: Tensor | None = None,
+) -> Activation:
+    b, n, heads, d = q.shape
+    n_keys, kv_heads = k.shape[1:3]
+    out, step = _empty(q, b, n, heads * d, fp8=peak is not None)
+    g = heads // kv_heads
+    bm, bn, warps, stages = _blocks(q, g, "cross" if count is not None else "band" if window else "whole")
+    attention_kernel[(triton.cdiv(n, bm // g), kv_heads, b)](
+        q, k, v, out, weight, *(tables or (None, None)), count, peak, step, n, n_keys, heads,
+        q.stride(0), q.stride(1), k.stride(0), k.stride(1), *((0, 0) if peak is None else peak.stride()), eps,
+        math.log2(math.e) * d**-0.5,
+        G=g, D=d, WINDOW=window, ROTARY=tables is not None, COUNTED=count is not None, FP8=peak is not None,
+        EXACT=q.dtype == torch.float32, BM=bm, BN=bn, num_warps=warps, num_stages=stages,
+    )  # fmt: skip
+    return out, step
+
+
+def _blocks(q: Tensor, g: int, kind: str) -> tuple[int, int, int, int]:
+    """Queries (of all G heads) and keys in a block, warps, stages: at most 90 kB of shared memory at D 128."""
+    if q.element_size() == 4:
+        return max(32, 16 * g), 32, 4, 1
+    return max(64, 16 * g), 64 if kind == "whole" else 32, 4, 3
+
+
+def silu(h: Tensor, fp8: bool) -> Activation:
+    width = h.shape[-1] // 2
+    out, step = _empty(h, *h.shape[:-1], width, fp8=fp8)
+    block, warps = (triton.next_power_of_2(width), 8) if fp8 else SILU
+    silu_kernel[(h.numel() // (2 * width), triton.cdiv(width, block))](
+        h, out, step, width, FP8=fp8, BLOCK=block, num_warps=warps
+    )
+    return out, step
+
+
+def swiglu(x: Tensor, weight: Tensor) -> Tensor | None:
+    major, programs = _device(x.device.index)
+    if TensorDescriptor is None or major != 9 or x.element_size() != 2:
+        return None
+    k, inner = x.shape[-1], weight.shape[0] // 2
+    m = x.numel() // k
+    out = x.new_empty(*x.shape[:-1], inner)
+    bm, bn, bk, group, warps, stages = TILE
+    swiglu_kernel[(min(programs, triton.cdiv(m, bm) * triton.cdiv(inner, bn)),)](
+        TensorDescriptor.from_tensor(x.view(m, k), [bm, bk]),
+        TensorDescriptor.from_tensor(weight, [bn, bk]),
+        TensorDescriptor.from_tensor(out.view(m, inner), [bm, bn]),
+        m, inner, k,
+        BM=bm, BN=bn, BK=bk, GROUP=group, PROGRAMS=programs, num_warps=warps, num_stages=stages,
+    )  # fmt: skip
+    return out
+
+
+def scaled(x: Activation, weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    values, step = x
+    assert step is not None
+    flat = torch._scaled_mm(
+        values.view(-1, values.shape[-1]),
+        weight.t(),
+        step.view(-1, 1),
+        scale[None],
+        out_dtype=dtype,
+        use_fast_accum=True,
+    )
+    return flat.view(*values.shape[:-1], -1)

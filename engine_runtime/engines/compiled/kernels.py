@@ -1,0 +1,129 @@
+"""Pointwise Triton kernels: each reads and writes a row of the decoder's state once.
+
+B batch rows of N tokens, H hidden width, D head width. Arithmetic is float32, rounded once where a tensor is written.
+A program reads nothing of another batch row, and its result does not depend on where it runs.
+"""
+
+# mypy: allow-untyped-defs
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+FP8_MAX = tl.constexpr(448.0)  # of float8_e4m3fn
+SMALLEST = tl.constexpr(1e-12)  # divisor of a row of zeros
+
+
+@triton.jit
+def norm_kernel(
+    x,  # [B, N, H], changed in place where something is added
+    added,  # [B, N, H]
+    gate,  # [B, H], rows `gate_stride` apart
+    weight,  # [H]
+    shift,  # [B, H], rows `stride` apart
+    scale,
+    out,  # [B, N, H], or float8 with `out_scale` [B, N] float32
+    out_scale,
+    n_tokens,
+    width,
+    gate_stride,
+    stride,
+    eps,
+    ADD: tl.constexpr,
+    GATED: tl.constexpr,
+    MODULATED: tl.constexpr,
+    FP8: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """`x += added * gate`, then `out = rmsnorm(x) * weight * (1 + scale) + shift`."""
+    b = tl.program_id(1)
+    tokens = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    cols = tl.arange(0, BLOCK)
+    inside = cols < width
+    live = (tokens < n_tokens)[:, None] & inside[None, :]
+    row = b.to(tl.int64) * n_tokens + tokens
+    at = row[:, None] * width + cols[None, :]
+    v = tl.load(x + at, mask=live, other=0.0).to(tl.float32)
+    if ADD:
+        plus = tl.load(added + at, mask=live, other=0.0).to(tl.float32)
+        if GATED:
+            plus *= tl.load(gate + b * gate_stride + cols, mask=inside, other=0.0).to(tl.float32)[None, :]
+        rounded = (v + plus).to(x.dtype.element_ty)
+        tl.store(x + at, rounded, mask=live)
+        v = rounded.to(tl.float32)
+    v *= tl.rsqrt(tl.sum(v * v, 1) / width + eps)[:, None]
+    v *= tl.load(weight + cols, mask=inside, other=0.0).to(tl.float32)[None, :]
+    if MODULATED:
+        v *= 1.0 + tl.load(scale + b * stride + cols, mask=inside, other=0.0).to(tl.float32)[None, :]
+        v += tl.load(shift + b * stride + cols, mask=inside, other=0.0).to(tl.float32)[None, :]
+    if FP8:
+        step = tl.maximum(tl.max(tl.abs(v), 1), SMALLEST) / FP8_MAX
+        tl.store(out_scale + row, step, mask=tokens < n_tokens)
+        v /= step[:, None]
+    tl.store(out + at, v.to(out.dtype.element_ty), mask=live)
+
+
+@triton.jit
+def keys_kernel(
+    qkv,  # [B, N, (heads + 2 * kv_heads) * D], keys changed in place
+    weight,  # [D]
+    cos,  # [N, D / 2] float32
+    sin,
+    peak,  # [B, N] float32: largest magnitude of a token's values
+    n_tokens,
+    heads,
+    kv_heads,
+    eps,
+    D: tl.constexpr,
+    KV: tl.constexpr,  # kv_heads, rounded up to a power of two
+    PEAK: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """RMSNorm over each head of the keys, then rotary positions (halves, not pairs)."""
+    b, head = tl.program_id(2), tl.program_id(1)
+    tokens = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    live = (tokens < n_tokens)[:, None]
+    row = b.to(tl.int64) * n_tokens + tokens
+    start = row * ((heads + 2 * kv_heads) * D)
+    half = tl.arange(0, D // 2)
+    if head < kv_heads:
+        at = qkv + start[:, None] + (heads + head) * D + half[None, :]
+        low = tl.load(at, mask=live, other=0.0).to(tl.float32)
+        high = tl.load(at + D // 2, mask=live, other=0.0).to(tl.float32)
+        r = tl.rsqrt((tl.sum(low * low, 1) + tl.sum(high * high, 1)) / D + eps)[:, None]
+        low *= r * tl.load(weight + half).to(tl.float32)[None, :]
+        high *= r * tl.load(weight + D // 2 + half).to(tl.float32)[None, :]
+        angle = tokens[:, None] * (D // 2) + half[None, :]
+        c, s = tl.load(cos + angle, mask=live, other=0.0), tl.load(sin + angle, mask=live, other=0.0)
+        tl.store(at, (low * c - high * s).to(qkv.dtype.element_ty), mask=live)
+        tl.store(at + D // 2, (high * c + low * s).to(qkv.dtype.element_ty), mask=live)
+    elif PEAK:
+        cols = tl.arange(0, KV * D)
+        values = qkv + start[:, None] + (heads + kv_heads) * D + cols[None, :]
+        v = tl.load(values, mask=live & (cols < kv_heads * D)[None, :], other=0.0).to(tl.float32)
+        tl.store(peak + row, tl.max(tl.abs(v), 1), mask=tokens < n_tokens)
+
+
+@triton.jit
+def silu_kernel(
+    h,  # [M, 2 * width]: gate, then up
+    out,  # [M, width], or float8 with `out_scale` [M] float32
+    out_scale,
+    width,
+    FP8: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """`out = silu(gate) * up`."""
+    row = tl.program_id(0).to(tl.int64)
+    cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    live = cols < width
+    gate = tl.load(h + row * 2 * width + cols, mask=live, other=0.0).to(tl.float32)
+    up = tl.load(h + row * 2 * width + width + cols, mask=live, other=0.0).to(tl.float32)
+    v = gate * tl.sigmoid(gate) * up
+    if FP8:  # one program holds the whole row
+        step = tl.maximum(tl.max(tl.abs(v), 0), SMALLEST) / FP8_MAX
+        tl.store(out_scale + row, step)
+        v /= step
+    tl.store(out + row * width + cols, v.to(out.dtype.element_ty), mask=live)

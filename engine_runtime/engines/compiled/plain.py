@@ -1,0 +1,124 @@
+"""The decoder's fused operations in plain PyTorch: what the kernels compute, on any device.
+
+B batch rows, N tokens, L keys, D head width, M = B * N. An activation is its values and, in float8, the float32 step of
+each token; `[..., K]` and `[M]`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Activation = tuple[Tensor, Tensor | None]
+Tables = tuple[Tensor, Tensor]  # cosine and sine `[N, D / 2]` float32
+FP8 = torch.float8_e4m3fn
+
+
+def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Float8 values of the last axis' rows, and the step `[...]` of each: the largest magnitude becomes 448."""
+    wide = x.float()
+    step = wide.abs().amax(-1).clamp_min(1e-12) / torch.finfo(FP8).max
+    return (wide / step[..., None]).to(FP8), step
+
+
+def norm(
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    fp8: bool,
+    added: Tensor | None = None,
+    gate: Tensor | None = None,
+    modulation: tuple[Tensor, Tensor] | None = None,
+) -> Activation:
+    """`x += added * gate` in place, then `rmsnorm(x) * weight * (1 + scale) + shift`.
+
+    Args:
+        x: `[B, N, H]`.
+        added: `[B, N, H]`. gate: `[B, H]`. modulation: shift and scale, `[B, H]` each.
+    """
+    if added is not None:
+        x.copy_(x.float() + (added.float() if gate is None else added.float() * gate.float()[:, None]))
+    y = _rms(x.float(), weight, eps)
+    if modulation is not None:
+        shift, scale = (m.float()[:, None] for m in modulation)
+        y = y * (1 + scale) + shift
+    return quantized(y) if fp8 else (y.to(x.dtype), None)
+
+
+def keys(qkv: Tensor, weight: Tensor, tables: Tables, heads: int, eps: float, peak: bool) -> Tensor | None:
+    """RMSNorm of each head of the keys, then their rotary positions, in place.
+
+    Args:
+        qkv: `[B, N, heads + 2 * kv_heads, D]`.
+        weight: `[D]`.
+        peak: return the largest magnitude of each token's values, `[B, N]` float32.
+    """
+    k, v = qkv[:, :, heads:].chunk(2, 2)
+    k.copy_(_turned(_rms(k.float(), weight, eps), tables))
+    return v.float().abs().amax((2, 3)) if peak else None
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    weight: Tensor,
+    eps: float,
+    tables: Tables | None = None,
+    window: int = 0,
+    count: Tensor | None = None,
+    peak: Tensor | None = None,
+) -> Activation:
+    """RMSNorm of each head of the queries, their rotary positions, and attention: `[B, N, heads * D]`.
+
+    Args:
+        q: `[B, N, heads, D]`. k, v: `[B, L, kv_heads, D]`.
+        weight: `[D]` of the norm.
+        tables: of the positions; None for none.
+        window: keys this far to either side are seen; 0 sees all.
+        count: `[B]` keys that each row has; None for all.
+        peak: `[B, L]` largest magnitude of each key's values, for a float8 result.
+    """
+    wide = _rms(q.float(), weight, eps)
+    q = (wide if tables is None else _turned(wide, tables)).to(q.dtype)
+    rows, keys = (torch.arange(x.shape[1], device=q.device) for x in (q, k))
+    seen = torch.ones(q.shape[0], 1, len(rows), len(keys), dtype=torch.bool, device=q.device)
+    if window:
+        seen &= (rows[:, None] - keys).abs() <= window
+    if count is not None:
+        seen &= (keys < count[:, None])[:, None, None]
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    out = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True).transpose(1, 2).flatten(2)
+    return (out, None) if peak is None else quantized(out)
+
+
+def silu(h: Tensor, fp8: bool) -> Activation:
+    """`silu(gate) * up` of `h = [gate, up]`, `[..., 2 * I]`."""
+    gate, up = h.float().chunk(2, -1)
+    y = functional.silu(gate) * up
+    return quantized(y) if fp8 else (y.to(h.dtype), None)
+
+
+def swiglu(x: Tensor, weight: Tensor) -> Tensor | None:
+    """`silu` of the product with `weight = [gate, up]`, in one kernel; None where this device has none."""
+    return None
+
+
+def scaled(x: Activation, weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Product of float8 rows, `[..., K]` and `[out, K]` with the step `[out]` of each."""
+    values, step = x
+    assert step is not None
+    return functional.linear(values.float() * step[..., None], weight.float() * scale[:, None]).to(dtype)
+
+
+def _rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """In float32."""
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight.float()
+
+
+def _turned(x: Tensor, tables: Tables) -> Tensor:
+    """Rotary positions of `[B, N, heads, D]`: the first half of a head turns with the second."""
+    cos, sin = (table[:, None] for table in tables)
+    low, high = x.chunk(2, -1)
+    return torch.cat([low * cos - high * sin, high * cos + low * sin], -1)

@@ -1,0 +1,72 @@
+"""Resident rows that hold what a pass needs of a condition, computed once: keys and values of every layer.
+
+B rows, T frames, N = T / patch tokens, L condition tokens, H hidden width, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from ...lora.factors import Factors
+from ..base import Rows
+from .adapters import Adapters, Resident
+from .weights import Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompiledRows(Rows):
+    """Rows of a `CompiledEngine`.
+
+    A condition's keys and values follow the adapters: `adapted` computes them again where an adapter changes them.
+
+    Attributes:
+        input: `[B, T, 192]` context, then latent; `context_latents` and `hidden_states` are views of it.
+        keys_values: `[B, layers, 2, L, kv_heads * D]`, keys (normalised) before values.
+        count: `[B]` int32, tokens of each row.
+        peaks: `[B, layers]` float32, largest magnitude of the values, where the engine needs it.
+        tables: cosine and sine of the rotary positions, `[N, D / 2]` float32; no rows.
+        weights: what their passes read, for as long as one may be captured; no rows.
+        made: gives a condition's keys and values with these adapters; no rows.
+        adapters: of all rows; no rows.
+    """
+
+    input: Tensor
+    keys_values: Tensor
+    count: Tensor
+    peaks: Tensor
+    tables: tuple[Tensor, Tensor]
+    weights: Weights
+    made: Callable[[Tensor, Resident | None], Tensor]
+    adapters: Adapters
+
+    @property
+    def captured_with(self) -> Hashable:
+        active = self.adapters.active
+        return None if active is None else active.serial
+
+    def adapted(self, lora: Factors | None) -> Rows:
+        """As `Rows.adapted`, for all rows that share these buffers."""
+        if self.adapters.put(lora):
+            for row, length in enumerate(self.lengths.tolist()):
+                self._embed(row, self.encoder_hidden_states[row, :length])
+        return replace(self, lora=lora)
+
+    def take(self, row: int, other: Rows, theirs: int) -> None:
+        super().take(row, other, theirs)
+        for name in ("keys_values", "count", "peaks"):
+            getattr(self, name)[row] = getattr(other, name)[theirs]
+
+    def write(self, row: int, tokens: Tensor, context: Tensor) -> None:
+        super().write(row, tokens, context)
+        self._embed(row, self.encoder_hidden_states[row, : tokens.shape[0]])
+        self.count[row].fill_(tokens.shape[0])
+
+    def _embed(self, row: int, tokens: Tensor) -> None:
+        """Put the keys and values of a row's own tokens in its place; what lies beyond them is never read."""
+        made = self.made(tokens, self.adapters.active)
+        self.keys_values[row, :, :, : tokens.shape[0]].copy_(made)
+        if self.adapters.fp8:
+            self.peaks[row].copy_(made[:, 1].abs().amax((1, 2)))

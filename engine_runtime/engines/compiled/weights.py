@@ -1,0 +1,162 @@
+"""The reference transformer's weights as a few large matrices that share its memory.
+
+Matrices that one product takes are laid side by side, and the reference's parameters become views of them, so both
+decoders run on one copy. Float8 products add theirs beside it. Whoever moves the reference's parameters (a host that
+manages memory) breaks that bond; `lay_out` makes it again, and costs nothing where it holds. Every engine on such a
+model calls it before it plays, so that no engine moves a parameter that another's captured pass reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import AceStepTransformer1DModel
+from torch import Tensor, nn
+
+from ...lora.factors import PLACES
+from .plain import quantized
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """`[out, in]`; in float8 with the step `[out]` of each row."""
+
+    values: Tensor
+    scale: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One decoder layer. `window` is 0 for whole attention; norms are weights `[H]` or `[D]`."""
+
+    window: int
+    self_norm: Tensor
+    qkv: Matrix
+    qk_norms: tuple[Tensor, Tensor]
+    self_o: Matrix
+    cross_norm: Tensor
+    cross_q: Matrix
+    cross_q_norm: Tensor
+    cross_o: Matrix
+    mlp_norm: Tensor
+    gate_up: Matrix
+    down: Matrix
+
+
+@dataclass(frozen=True)
+class Weights:
+    """All that a pass reads.
+
+    Attributes:
+        tables: `[layers, 6, H]` float32, the constant part of the modulation; `last` `[2, H]` that of the last norm.
+        proj_in: `[H, patch * 192]` and `[H]`. proj_out: `[patch * 64, H]` and `[patch * 64]`.
+        condition: `[H, width]` and `[H]`.
+        cross_kv: `[layers * 2 * kv_heads * D, H]`, keys before values in each layer; `k_norms` `[layers, 1, 1, D]`.
+    """
+
+    layers: tuple[Layer, ...]
+    tables: Tensor
+    last: Tensor
+    last_norm: Tensor
+    proj_in: tuple[Tensor, Tensor]
+    proj_out: tuple[Tensor, Tensor]
+    condition: tuple[Tensor, Tensor]
+    cross_kv: Tensor
+    k_norms: Tensor
+
+
+QKV, GATE_UP = ("self_q", "self_k", "self_v"), ("gate", "up")
+PRODUCTS: tuple[tuple[str, ...], ...] = (QKV, ("self_o",), ("cross_q",), ("cross_o",), GATE_UP, ("down",))
+
+
+def lay_out(model: AceStepTransformer1DModel) -> tuple[list[dict[tuple[str, ...], Tensor]], Tensor]:
+    """The matrices of each layer's products by the kinds in them, and that of all layers' condition keys and values.
+
+    Waits for the device where a parameter is moved.
+    """
+    count, before = range(len(model.layers)), places(model)
+    with torch.no_grad():
+        products = [{kinds: _joined([_owner(model, i, kind) for kind in kinds]) for kinds in PRODUCTS} for i in count]
+        cross_kv = _joined([_owner(model, i, kind) for i in count for kind in ("cross_k", "cross_v")])
+    if cross_kv.is_cuda and places(model) != before:
+        torch.cuda.synchronize(cross_kv.device)
+    return products, cross_kv
+
+
+def places(model: nn.Module) -> list[int]:
+    """The address of every parameter."""
+    return [parameter.data_ptr() for parameter in model.parameters()]
+
+
+def bind(model: AceStepTransformer1DModel, fp8: bool) -> Weights:
+    """Lay the model's matrices side by side, where they are not yet, and read the rest. No gradients."""
+    products, cross_kv = lay_out(model)
+
+    def matrix(i: int, *kinds: str) -> Matrix:
+        whole = products[i][kinds]
+        return Matrix(*quantized(whole)) if fp8 else Matrix(whole)
+
+    layers = []
+    for i, (kind, layer) in enumerate(zip(model.layer_types, model.layers, strict=True)):
+        own, cross = layer.self_attn, layer.cross_attn
+        layers.append(
+            Layer(
+                model.config.sliding_window if kind == "sliding_attention" else 0,
+                layer.self_attn_norm.weight.detach(),
+                matrix(i, *QKV),
+                (own.norm_q.weight.detach(), own.norm_k.weight.detach()),
+                matrix(i, "self_o"),
+                layer.cross_attn_norm.weight.detach(),
+                matrix(i, "cross_q"),
+                cross.norm_q.weight.detach(),
+                matrix(i, "cross_o"),
+                layer.mlp_norm.weight.detach(),
+                matrix(i, *GATE_UP),
+                matrix(i, "down"),
+            )
+        )
+    temb, modulation = time_embedding(model.time_embed_r, torch.zeros(1, device=cross_kv.device))
+    conv_in, conv_out = model.proj_in_conv, model.proj_out_conv
+    out = conv_out.weight.detach().permute(2, 1, 0).flatten(0, 1).contiguous()
+    return Weights(
+        tuple(layers),
+        torch.cat([layer.scale_shift_table.detach().float() for layer in model.layers]) + modulation.float(),
+        model.scale_shift_table.detach().float()[0] + temb.float(),
+        model.norm_out.weight.detach(),
+        (conv_in.weight.detach().transpose(1, 2).flatten(1).contiguous(), conv_in.bias.detach()),
+        (out, conv_out.bias.detach().repeat(model.patch_size)),
+        (model.condition_embedder.weight.detach(), model.condition_embedder.bias.detach()),
+        cross_kv,
+        torch.stack([layer.cross_attn.norm_k.weight.detach() for layer in model.layers])[:, None, None],
+    )
+
+
+def time_embedding(embed: Any, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Of one of the two embeddings: `[B, H]` and the modulation `[B, 6, H]`; the sinusoid is taken in float32."""
+    wave = embed.time_sinusoid(t.float() * embed.scale).to(embed.linear_1.weight.dtype)
+    temb = embed.linear_2(embed.act1(embed.linear_1(wave)))
+    return temb, embed.time_proj(embed.act2(temb)).unflatten(1, (6, -1))
+
+
+def _owner(model: AceStepTransformer1DModel, i: int, kind: str) -> Any:
+    return model.layers[i].get_submodule(PLACES[kind])
+
+
+def _joined(owners: Sequence[Any]) -> Tensor:
+    """The weights `[out_i, in]` of these layers as one matrix, whose rows they are afterwards."""
+    parts = [owner.weight.detach() for owner in owners]
+    first, rows, at = parts[0], sum(len(part) for part in parts), parts[0].data_ptr()
+    for part in parts:
+        if part.data_ptr() != at or not part.is_contiguous():
+            break
+        at += part.nbytes
+    else:
+        if first.storage_offset() * first.element_size() + rows * first[0].nbytes <= first.untyped_storage().nbytes():
+            return first.as_strided((rows, first.shape[1]), first.stride())
+    whole = torch.cat(parts)
+    for owner, own in zip(owners, whole.split([len(part) for part in parts]), strict=True):
+        owner._parameters["weight"] = nn.Parameter(own, requires_grad=False)
+    return whole

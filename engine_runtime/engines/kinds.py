@@ -1,0 +1,41 @@
+"""The engines that run the reference transformer's weights in PyTorch, by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from diffusers import AceStepTransformer1DModel
+
+from ..constants import KINDS, ROWS
+from ..errors import check_choice
+from .compiled.engine import CompiledEngine
+from .compiled.needs import operations
+from .eager import EagerEngine, limits_of
+
+
+def make_engine(
+    kind: str,
+    transformer: AceStepTransformer1DModel,
+    identity: str,
+    max_rows: int = ROWS,
+    ready: Callable[[], None] = lambda: None,
+) -> EagerEngine | CompiledEngine:
+    """An engine of a kind on these weights; never another kind than was asked for.
+
+    Args:
+        kind: one of `KINDS`.
+        transformer: the reference model, on the device and in the dtype the engine is to have.
+        identity: what the weights are.
+        max_rows: rows in one execute.
+        ready: brings the weights to the device, before a session opens.
+
+    Raises:
+        InputError: for a kind that is none of these, or rows out of range.
+        EngineError: saying what this machine lacks for it.
+    """
+    check_choice("the kind of engine", kind, KINDS)
+    limits = limits_of(max_rows)
+    if kind == "eager":
+        return EagerEngine(transformer, identity, limits, ready)
+    fp8 = kind == "fp8"
+    return CompiledEngine(transformer, identity, limits, ready, operations(transformer, fp8), fp8)

@@ -1,0 +1,207 @@
+"""The compiled and fp8 engines on a GPU: the reference's numbers, the same bits in every slot, adapters in place."""
+
+import copy
+
+import pytest
+import torch
+from diffusers import AceStepTransformer1DModel
+from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
+from ostinato.engine_runtime.engines import EagerEngine
+from ostinato.engine_runtime.engines.compiled.engine import CompiledEngine
+from ostinato.engine_runtime.engines.kinds import make_engine
+from ostinato.engine_runtime.lora.factors import BUCKETS
+from ostinato.engine_runtime.lora.stack import merged, stack
+from ostinato.engine_runtime.models.loading import load, torch_engine
+from ostinato.engine_runtime.request import Request
+from ostinato.engine_runtime.runtime import runtime
+from ostinato.engine_runtime.trt.prove import fill
+
+from ..adapters import made_adapter
+from ..helpers import made_up
+
+pytestmark = pytest.mark.gpu
+CUDA = torch.device("cuda", 0)
+KINDS = ("compiled", "fp8")
+FRAMES = 125
+# relative L2 from float32: eager bfloat16 has 0.014 at the 2B size, fp8 0.027
+MOST = {"compiled": 0.02, "fp8": 0.05}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernels():
+    capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else (0, 0)
+    pytest.importorskip("triton")
+    if capability < (8, 9):
+        pytest.skip("the fp8 engine needs compute capability 8.9")
+
+
+@pytest.fixture(scope="module")
+def tiny(cache):
+    return load("tiny-base", CUDA, torch.float32).pipe.transformer
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """Four layers at the widths of the 2B size, in bfloat16."""
+    torch.manual_seed(0)
+    with CUDA:
+        return AceStepTransformer1DModel(num_hidden_layers=4).to(torch.bfloat16)
+
+
+def engine_of(kind, transformer, **options):
+    return make_engine(kind, copy.deepcopy(transformer).to(torch.bfloat16), "gpu-test", **options)
+
+
+def exact(transformer):
+    """The kernels in float32, which is for tests: products on the matrix units would round."""
+    from ostinato.engine_runtime.engines.compiled import fused
+
+    return CompiledEngine(copy.deepcopy(transformer), "gpu-test", ops=fused)
+
+
+def filled(engine, batch, frames, tokens, seed=0):
+    rows = engine.rows(batch, frames, tokens)
+    fill((rows,), batch, frames, tokens, engine.width, torch.bfloat16, seed)
+    return rows
+
+
+def relative(got, want):
+    return ((got.float() - want).norm() / want.norm()).item()
+
+
+@pytest.mark.parametrize("shape", [(1, 50, 5), (3, 125, 17), (4, 333, 64), (2, 1500, 200)])
+def test_the_kernels_are_the_reference_in_float32(tiny, shape):
+    want = EagerEngine(tiny, "gpu-test")
+    ours = exact(tiny)
+    gap = ours(filled(ours, *shape)) - want(filled(want, *shape))
+    assert gap.abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(1, 50, 9), (4, 1500, 128), (3, 333, 77)])
+def test_the_error_is_that_of_its_precision(wide, kind, shape):
+    reference = EagerEngine(copy.deepcopy(wide).float(), "gpu-test")
+    want = reference(filled(reference, *shape))
+    engine = engine_of(kind, wide)
+    assert relative(engine(filled(engine, *shape)), want) < MOST[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("batch", [4, 8])
+def test_a_row_has_its_bits_in_every_place_and_company(wide, kind, batch):
+    engine = engine_of(kind, wide)
+    home = filled(engine, batch, 1500, 128)
+    want = engine(home)[1].clone()
+    alone = engine.rows(batch, 1500, 128)
+    for place in range(batch):
+        for rows in (filled(engine, batch, 1500, 128, seed=place + 1), alone):
+            rows.take(place, home, 1)
+            rows.hidden_states[place] = home.hidden_states[1]
+            rows.timestep[place] = home.timestep[1]
+            assert torch.equal(engine(rows)[place], want), place
+
+
+def play(engine, requests, **config):
+    with runtime().playing("gpu test", engine, StreamConfig(queue=64, spread=False, **config)) as session:
+        return {id(f.request): f.take() for f in session.play(requests)}
+
+
+def requests_of(engine, count):
+    made = []
+    for i in range(count):
+        condition = made_up(i, FRAMES, 5 + 3 * i, width=engine.width)
+        made.append(Request(condition, Sampling(2 + i % 5, seed=i), Guidance(3.0 if i % 2 else 1.0)))
+    return made
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_company_does_not_matter_in_a_ring(tiny, kind):
+    engine = engine_of(kind, tiny)
+    mine, *others = requests_of(engine, 8)
+    alone = play(engine, [mine], depth=4, guidance="full", tokens=64)[id(mine)]
+    for place in range(4):
+        together = play(engine, [*others[:place], mine, *others[place:]], depth=4, guidance="full", tokens=64)
+        assert torch.equal(together[id(mine)], alone), place
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_call_joins_nothing_and_takes_no_memory(wide, kind):
+    engine = engine_of(kind, wide)
+    rows = filled(engine, 4, 250, 64)
+    for _ in range(2):
+        engine(rows)
+    torch.cuda.synchronize()
+    held, taken = torch.cuda.memory_allocated(), torch.cuda.memory_stats()["num_device_alloc"]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            engine(rows)
+        rows.write(2, rows.encoder_hidden_states[0, :20], rows.context_latents[0])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.cuda.memory_allocated() == held and torch.cuda.memory_stats()["num_device_alloc"] == taken
+
+
+def test_the_weights_are_held_once(wide):
+    transformer = copy.deepcopy(wide)
+    weights = sum(p.nbytes for p in transformer.parameters())
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    engines = [make_engine("compiled", transformer, "gpu-test")]
+    engines[0].ready()
+    assert torch.cuda.memory_allocated() - before < 0.02 * weights
+    engines.append(make_engine("fp8", transformer, "gpu-test"))
+    engines[1].ready()
+    assert 0.3 * weights < torch.cuda.memory_allocated() - before < 0.55 * weights
+    engines[1].rest()
+    assert torch.cuda.memory_allocated() - before < 0.02 * weights
+
+
+def with_factors(engine, mix):
+    lane = runtime().lane(CUDA)
+    factors = stack(mix, engine.targets, engine.dtype, engine.device, lane)
+    torch.cuda.synchronize()
+    return factors
+
+
+@pytest.mark.parametrize("rank", [1, *BUCKETS])
+@pytest.mark.parametrize("kind", KINDS)
+def test_adapters_equal_merged_weights(tiny, kind, rank, tmp_path):
+    engine = engine_of(kind, tiny)
+    mix = [(made_adapter(tmp_path, engine.targets, rank), 0.8)]
+    other = copy.deepcopy(tiny)
+    other.load_state_dict(merged(other.state_dict(), mix, engine.targets), strict=False)
+    reference = EagerEngine(other, "merged")
+    want = reference(filled(reference, 3, FRAMES, 64))
+    got = engine(filled(engine, 3, FRAMES, 64).adapted(with_factors(engine, mix)))
+    assert relative(got, want) < 2 * MOST[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_captured_call_plays_other_strengths(tiny, kind, tmp_path):
+    engine = engine_of(kind, tiny)
+    adapter = made_adapter(tmp_path, engine.targets, 8)
+    rows = filled(engine, 4, FRAMES, 64)
+    plain = engine(rows).clone()
+    rows = rows.adapted(with_factors(engine, [(adapter, 1.0)]))
+    serial = rows.captured_with
+    engine(rows)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = engine(rows)
+    for strength in (-0.5, 2.0):
+        factors = with_factors(engine, [(adapter, strength)])
+        rows = rows.adapted(factors)
+        assert rows.captured_with == serial
+        graph.replay()
+        want = engine(filled(engine, 4, FRAMES, 64).adapted(factors))
+        assert torch.equal(output, want) and not torch.equal(output, plain)
+    rows = rows.adapted(None)
+    assert rows.captured_with is None and torch.equal(engine(rows), plain)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_engine_proves_itself(cache, kind):
+    model = load("tiny-base", CUDA, torch.bfloat16)
+    engine = torch_engine(model, kind, 8)
+    assert "within" in engine.summary() and engine.recipe["kind"] == kind and engine.limits.batch == 8
