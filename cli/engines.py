@@ -91,6 +91,8 @@ def build(
             typer.echo("ostinato: cancelled; nothing was left behind", err=True)
             raise typer.Exit(INTERRUPTED)
         plan = job.result()
+        if job.unverified:
+            typer.echo(f"ostinato: {plan.name} is unverified: {job.unverified}", err=True)
         typer.echo(json.dumps(_built(plan)) if as_json else _built_text(plan))
 
 
@@ -202,7 +204,7 @@ def _state_text(state: Health) -> str:
     }
     rows |= {f"profile {i}": str(profile) for i, profile in enumerate(sidecar.profiles)}
     lines += [f"  {name:11}{value}" for name, value in rows.items()]
-    lines += [f"  {line}" for line in _proof_lines(sidecar.proof)]
+    lines += [f"  {line}" for line in _proof_lines(sidecar.proof)] if state.error is None else []
     lines.append(f"  {'again':11}{sidecar.command(state.plan)}")
     return "\n".join(lines)
 
@@ -223,6 +225,9 @@ def doctor(
     ] = None,
     engines: Engines = None,
     check: Annotated[bool, typer.Option(help="Whether to run the check where there is a GPU.")] = True,
+    model: Annotated[
+        str | None, typer.Option(help="Check the --engine against it; else against what it was built from.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find what is wrong with engines here, and how to mend it; exits with 1 where something is wrong."""
@@ -234,28 +239,39 @@ def doctor(
         from ..engine_runtime.trt.trust import Trust
 
         plan = _plan_of(engine, engines) if engine is not None else None
-        if accept is not None:
-            if plan is None:
-                raise InputError("no engine is named", "a hash is accepted for one file", "give --engine FILE")
+        if plan is None and (accept or model) is not None:
+            raise InputError("no engine is named", "--accept and --model are for one", "give --engine FILE")
+        if plan is not None and accept is not None:
             Trust().accept(plan, accept)
-        found = examine_all((engines or engines_home()).absolute(), only=plan)
+        found = examine_all((engines or engines_home()).absolute(), only=plan, model=model)
         wrong = any(one.level == PROBLEM for one in found)
         if plan is not None and check and not wrong:
-            _check(plan, as_json)
+            _check(plan, model, as_json)
         rows = [{"level": one.level, "what": one.what, "remedy": one.remedy} for one in found]
         typer.echo(json.dumps({"findings": rows}) if as_json else "\n".join(one.text() for one in found))
     if wrong:
         raise typer.Exit(FAILED)
 
 
-def _check(plan: Path, quiet: bool) -> None:
+def _check(plan: Path, model: str | None, quiet: bool) -> None:
     """Run the check of one engine, where there is a GPU for it."""
     import torch
 
     if not torch.cuda.is_available():
         return
+    from ..engine_runtime.models.loading import load
     from ..engine_runtime.trt.health import check_here
+    from ..engine_runtime.trt.record import PRECISIONS
+    from ..engine_runtime.trt.sidecar import read_sidecar
 
-    sidecar = check_here(plan, tell=lambda text: None if quiet else typer.echo(f"{text} ...", err=True))
+    def tell(text: str) -> None:
+        if not quiet:
+            typer.echo(f"{text} ...", err=True)
+
+    given = None
+    if model is not None:
+        tell(f"loading {model}")
+        given = load(model, torch.device("cpu"), PRECISIONS[read_sidecar(plan).spec.precision])
+    sidecar = check_here(plan, tell=tell, model=given)
     for line in [] if quiet else _proof_lines(sidecar.proof):
         typer.echo(line)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,10 +20,14 @@ from .request import check_tensor
 if TYPE_CHECKING:
     from diffusers import AutoencoderOobleck
 
+    from .trt.vae import TrtVae
+
+    Vae: TypeAlias = AutoencoderOobleck | TrtVae
+
 FADE = 2  # frames over which neighbouring windows cross-fade
 
 
-def margin_frames(vae: AutoencoderOobleck) -> int:
+def margin_frames(vae: Vae) -> int:
     """Frames on each side that a decoded frame depends on: the decoder's reach, summed over its layers.
 
     Each upsampling by `s` reaches one sample of its input to each side, each block's residual units (kernel 7,
@@ -38,11 +42,11 @@ def margin_frames(vae: AutoencoderOobleck) -> int:
 
 
 @torch.inference_mode()
-def decode(vae: AutoencoderOobleck, latents: Tensor, window: int = 0) -> Tensor:
+def decode(vae: Vae, latents: Tensor, window: int = 0) -> Tensor:
     """Decode clips.
 
     Args:
-        vae: the autoencoder.
+        vae: the autoencoder, or a TensorRT engine of its decoder.
         latents: `[B, T, 64]`.
         window: frames per window, which bounds the memory; 0 decodes the whole in one pass.
 
@@ -51,7 +55,7 @@ def decode(vae: AutoencoderOobleck, latents: Tensor, window: int = 0) -> Tensor:
         each window is decoded with the frames around it that it depends on.
 
     Raises:
-        InputError: for latents that are not finite or have another width.
+        InputError: for latents that are not finite or have another width, or that an engine's profiles do not take.
         MemoryShortage: when the device has no room.
     """
     check_tensor("the latent", latents, None, None, LATENT_DIM)
@@ -73,7 +77,7 @@ def decode(vae: AutoencoderOobleck, latents: Tensor, window: int = 0) -> Tensor:
 
 
 def decode_clips(
-    vae: AutoencoderOobleck, clips: Sequence[Tensor], window: int = 0, between: Callable[[], None] = lambda: None
+    vae: Vae, clips: Sequence[Tensor], window: int = 0, between: Callable[[], None] = lambda: None
 ) -> Tensor:
     """Decode `[T, 64]` clips of one length, one at a time so that the memory is that of one: `[B, 2, samples]`.
 
@@ -89,7 +93,7 @@ def decode_clips(
     return torch.cat(audio)
 
 
-def windows(vae: AutoencoderOobleck, latents: Tensor, window: int) -> Iterator[tuple[int, Tensor]]:
+def windows(vae: Vae, latents: Tensor, window: int) -> Iterator[tuple[int, Tensor]]:
     """Windows of audio that sum to the whole: (first frame, `[B, 2, samples]` with its cross-fades applied)."""
     frames = latents.shape[1]
     fade = min(FADE, window // 2)
@@ -104,10 +108,12 @@ def windows(vae: AutoencoderOobleck, latents: Tensor, window: int) -> Iterator[t
         yield first, audio
 
 
-def _run(vae: AutoencoderOobleck, latents: Tensor, start: int, stop: int) -> Tensor:
-    """Decode frames `start` to `stop` with the frames around them that they depend on."""
-    margin = margin_frames(vae)
+def _run(vae: Vae, latents: Tensor, start: int, stop: int) -> Tensor:
+    """Decode frames `start` to `stop` with those around them that they depend on, or as many as an engine needs."""
+    margin, least = margin_frames(vae), getattr(vae, "least", 1)
     first, last = max(0, start - margin), min(latents.shape[1], stop + margin)
+    last = min(latents.shape[1], max(last, first + least))
+    first = max(0, min(first, last - least))
     part = latents[:, first:last].transpose(1, 2).to(vae.device, vae.dtype)
     audio = vae.decoder(part).float().to(latents.device)
     return audio[:, :, (start - first) * HOP : (stop - first) * HOP]

@@ -18,7 +18,7 @@ from .constants import CONTEXT_DIM
 from .engines import Engine, Rows
 from .errors import EngineError, check_choice, check_whole
 from .layer_kinds import of_layer, of_operator
-from .layer_profile import LayerProfile, LayerTime, Workload, merged
+from .layer_profile import GUIDED, TICKS, LayerProfile, LayerTime, Workload, merged
 from .request import Condition, Request
 from .runtime import runtime
 from .session import Session
@@ -33,7 +33,7 @@ _ids = itertools.count()
 def profile_engine(
     engine: Engine,
     workload: Workload,
-    ticks: int = 10,
+    ticks: int = TICKS,
     on_tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> LayerProfile:
     """Time the layers of an engine while a stream plays random conditions.
@@ -49,7 +49,7 @@ def profile_engine(
         MemoryShortage: when the ring does not fit.
     """
     check_whole("ticks", ticks, 1, 10_000, "ten are enough for an average")
-    check_choice("the guidance", workload.guidance, ("off", "full"))
+    check_choice("the guidance", workload.guidance, GUIDED)
     count, total = itertools.count(1), 2 * (WARM + ticks)
 
     def counted() -> None:

@@ -14,6 +14,8 @@ from .errors import InputError
 SCHEMA = 1
 KINDS = ("attention", "matrix product", "normalization", "pointwise", "reformat", "Myelin", "other")
 OPAQUE = "Myelin"  # whole regions of a network that TensorRT reports as one layer: of no kind, and flagged
+TICKS = 10  # timed, unless told otherwise
+GUIDED = ("off", "full")  # of a workload's guidance
 _LAYER = re.compile(r"(?<=layers\.)\d+")
 _MOST = 100_000  # layers, of a table from a file
 

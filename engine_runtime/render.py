@@ -16,6 +16,8 @@ from .engines import Engine
 from .errors import InputError, check_range
 from .knobs import Knobs
 from .log import Log
+from .lora.factors import required
+from .lora.stack import Mix, stack
 from .request import Condition, Part, Request
 from .runtime import runtime
 from .stats import Stats
@@ -83,6 +85,7 @@ def render(
     knobs: Knobs | None = None,
     tracks: Sequence[Track] = (),
     log: Log | None = None,
+    adapters: Mix = (),
 ) -> tuple[list[Tensor], Stats]:
     """Play requests and return their latents in the order given, `[T, 64]` each, on the engine's device.
 
@@ -95,6 +98,7 @@ def render(
         knobs: hot knobs to start with.
         tracks: knobs that turn by themselves.
         log: made with `Log.of` for `stream_config` of these requests, to play the take again.
+        adapters: with their strengths; heard from the first tick.
     """
     order = {id(request): i for i, request in enumerate(requests)}
     if not requests or len(order) < len(requests):
@@ -107,6 +111,9 @@ def render(
     latents: dict[int, Tensor] = {}
     total = sum(r.steps for r in requests)
     with _awake(engine), runtime().playing(name, engine, config, knobs, log) as session:
+        if adapters:
+            lane = runtime().lane(engine.device)
+            session.adapt(stack(adapters, required(engine.targets), engine.dtype, engine.device, lane))
         session.automate(tracks)
         for finished in session.play(requests, lambda: on_tick(session.steps_done, total)):
             latents[order[id(finished.request)]] = finished.take()
@@ -126,10 +133,11 @@ def record(
     on_tick: Callable[[int, int], None],
     knobs: Knobs,
     tracks: Sequence[Track] = (),
+    adapters: Mix = (),
 ) -> tuple[list[Tensor], Stats, Log]:
     """`render`, and the take of it."""
     log = Log.of(engine, stream_config(requests, depth, knobs, tracks), knobs)
-    return *render(name, engine, requests, depth, on_tick, knobs, tracks, log), log
+    return *render(name, engine, requests, depth, on_tick, knobs, tracks, log, adapters), log
 
 
 def stream_config(

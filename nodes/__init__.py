@@ -1,8 +1,10 @@
 """The pack's nodes: a schema each and a few lines that call the runtime. They hold no state."""
 
+from . import folders
 from .automation import Automation
+from .build_engine import BuildEngine
 from .combine import Combine
-from .comfy import ComfyExtension, io
+from .comfy import HEADLESS, ComfyExtension, io
 from .curve_audio import CurveBeats, CurveEnvelope
 from .curve_preview import CurvePreview
 from .curves import CurveConstant, CurveLfo, CurveMath, CurvePoints, CurveRamp, CurveResample, CurveShift
@@ -10,7 +12,11 @@ from .encode_prompt import EncodePrompt
 from .engine import Engine
 from .guidance import Guide
 from .knobs import Blend, ChannelGain, Dcw, TurnKnobs
+from .layer_profile import LayerProfiler
+from .load_engine import LoadEngine
 from .load_model import LoadModel
+from .lora import Lora
+from .refit_lora import RefitLora
 from .save_take import SaveTake
 from .shape import InitialNoise, KeepSource, PullTo
 from .source_audio import SourceAudio
@@ -24,6 +30,8 @@ from .stream_stats import StreamStats
 NODES: list[type[io.ComfyNode]] = [
     LoadModel,
     Engine,
+    BuildEngine,
+    LoadEngine,
     EncodePrompt,
     SourceAudio,
     Guide,
@@ -41,6 +49,8 @@ NODES: list[type[io.ComfyNode]] = [
     PullTo,
     KeepSource,
     InitialNoise,
+    Lora,
+    RefitLora,
     CurveConstant,
     CurveRamp,
     CurveLfo,
@@ -53,9 +63,14 @@ NODES: list[type[io.ComfyNode]] = [
     CurvePreview,
     Automation,
     SaveTake,
+    LayerProfiler,
 ]
 
 
 class OstinatoExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        if not HEADLESS:
+            folders.register()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

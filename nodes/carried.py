@@ -13,9 +13,13 @@ from . import host
 from .values import is_curve, to_value
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from ..engine_runtime.automation import Track
+    from ..engine_runtime.lora.factors import Targets
+    from ..engine_runtime.lora.stack import Mix
     from ..engine_runtime.request import Condition, Part
 
 GAIN = "channel_gain"
@@ -99,6 +103,17 @@ def shape_of(wanted: Wanted | None, frames: int) -> dict[str, Any]:
     if (share := given.get("initial_noise")) is not None:
         given["initial_noise"] = to_value(share, frames, "initial noise")
     return given
+
+
+def mix_of(adapters: Sequence[tuple[Path, float]], targets: Targets | None) -> Mix:
+    """Adapters as an engine with these targets takes them, read from their files."""
+    if not adapters:
+        return ()
+    from ..engine_runtime.lora.adapter import Adapter
+    from ..engine_runtime.lora.factors import required
+
+    layers = required(targets)
+    return [(Adapter.read(path, layers), strength) for path, strength in adapters]
 
 
 def parts_of(condition: Condition | tuple[Part, ...], weight: Any, start: float, end: float) -> tuple[Part, ...]:

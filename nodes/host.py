@@ -2,7 +2,8 @@
 
 Inside ComfyUI the answers come from ComfyUI; the command line installs its own with `use`. With neither, as in a unit
 test, nothing is shown and nothing stops. Call these from the thread the node runs in: elsewhere ComfyUI would credit
-the progress to another node and a check would take the user's Cancel away from the prompt it was meant for.
+the progress to another node and a check would take the user's Cancel away from the prompt it was meant for. Only
+`show_text` and `ran_last` may be called from any thread and after the node has ended.
 """
 
 from __future__ import annotations
@@ -32,6 +33,14 @@ def _ignore_text(text: str, node_id: str | None) -> None:
     pass
 
 
+def _always(node_id: str | None, node_type: str) -> bool:
+    return True
+
+
+def _no_room(size: int) -> None:
+    pass
+
+
 def _no_folder(prefix: str, suffix: str) -> Path:
     raise InputError(f"{prefix}{suffix} has nowhere to go", "whoever runs the nodes has the folder", "run a workflow")
 
@@ -41,7 +50,8 @@ class Host:
     """`cancelled` raises to stop the node; `text` shows a line under it; `device` is auto, cpu or cuda.
 
     `next_file` gives the path of a new file in the output folder, from a prefix and a suffix. `knobs` go before those
-    of the graph.
+    of the graph. `make_room` frees that many bytes on the GPU where it can. `ran_last` says whether the latest graph
+    has a node of that id and type.
     """
 
     progress: Callable[[int, int, str | None], None] = _ignore_progress
@@ -50,6 +60,8 @@ class Host:
     device: str = "auto"
     next_file: Callable[[str, str], Path] = _no_folder
     knobs: Mapping[str, Any] = field(default_factory=dict)
+    make_room: Callable[[int], None] = _no_room
+    ran_last: Callable[[str | None, str], bool] = _always
 
 
 # a plain module value and not a contextvar: a node may ask from a thread it started
@@ -96,6 +108,16 @@ def show_text(text: str, node_id: str | None) -> None:
     current().text(text, node_id)
 
 
+def make_room(size: int) -> None:
+    """Free `size` bytes on the GPU, where whoever runs the nodes can."""
+    current().make_room(size)
+
+
+def ran_last(node_id: str | None, node_type: str) -> bool:
+    """Whether a text for this node would reach it, and not one of another graph that has the same id."""
+    return current().ran_last(node_id, node_type)
+
+
 def knobs() -> Mapping[str, Any]:
     """Hot knobs that were set from outside the graph."""
     return current().knobs
@@ -128,7 +150,16 @@ def _comfyui_host() -> Host:
         cancelled=comfy.model_management.throw_exception_if_processing_interrupted,
         text=PromptServer.instance.send_progress_text,
         next_file=_comfyui_file,
+        make_room=lambda size: comfy.model_management.free_memory(size, comfy.model_management.get_torch_device()),
+        ran_last=_in_latest_prompt,
     )
+
+
+def _in_latest_prompt(node_id: str | None, node_type: str) -> bool:
+    from comfy_execution.progress import get_progress_state
+
+    prompt = get_progress_state().dynprompt
+    return prompt.has_node(node_id) and prompt.get_node(node_id)["class_type"] == node_type
 
 
 def _comfyui_file(prefix: str, suffix: str) -> Path:

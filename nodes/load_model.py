@@ -1,11 +1,10 @@
 """Load an ACE-Step 1.5 model."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import host
+from . import folders, host
 from .comfy import HEADLESS, io
 from .types import CATEGORY, Model
 
@@ -84,16 +83,6 @@ def _installed(name: str) -> str:
     name = name.strip()
     if not name or Path(name).exists():
         return name
-    places = (Path(root) / name / mark for folder, mark in FOLDERS.items() for root in _roots(folder))
+    places = (root / name / mark for folder, mark in FOLDERS.items() for root in folders.roots(folder))
     found = next((place for place in places if place.is_file()), None)
     return name if found is None else str(found.parent if found.name == FOLDERS["diffusers"] else found)
-
-
-def _roots(folder: str) -> list[str]:
-    """Where ComfyUI keeps models of one kind; on the command line below `COMFYUI_PATH` or `~/ComfyUI`."""
-    if HEADLESS:
-        home = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "ComfyUI")
-        return [str(home / "models" / folder)]
-    import folder_paths
-
-    return folder_paths.get_folder_paths(folder)

@@ -6,6 +6,7 @@ from . import carried, host, layout
 from .comfy import io
 from .types import (
     CATEGORY,
+    Adapters,
     ConditionOrConditioning,
     EngineOrModel,
     Guidance,
@@ -59,6 +60,7 @@ class StreamDenoise(io.ComfyNode):
                     optional=True,
                     tooltip="With Guidance on a CONDITIONING: what to move away from; none is the model's own null.",
                 ),
+                Adapters.Input("adapters", optional=True, tooltip="From LoRA, for an engine that takes them."),
             ],
             outputs=[
                 io.Latent.Output(display_name="latents", tooltip="One per generation, in the order of their seeds."),
@@ -82,6 +84,7 @@ class StreamDenoise(io.ComfyNode):
         tracks=(),
         source=None,
         negative=None,
+        adapters=(),
         **sampling,
     ) -> io.NodeOutput:
         from ..engine_runtime.render import record, seeds, take_batch
@@ -112,7 +115,8 @@ class StreamDenoise(io.ComfyNode):
             **several,
         )
         name, tick = f"node {cls.hidden.unique_id}", host.ticker(cls.hidden)
-        latents, stats, take = record(name, player, requests, depth, tick, turned, tracks)
+        mix = carried.mix_of(adapters, player.targets)
+        latents, stats, take = record(name, player, requests, depth, tick, turned, tracks, mix)
         return io.NodeOutput(layout.to_latent(latents, source), stats, take)
 
 

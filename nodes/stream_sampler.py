@@ -4,7 +4,7 @@ from ..engine_runtime.config import StreamConfig
 from ..engine_runtime.constants import MAX_DEPTH
 from . import carried, core, host, layout
 from .comfy import io
-from .types import CATEGORY, Knobs, Stats, Take, Tracks
+from .types import CATEGORY, Adapters, Knobs, Stats, Take, Tracks
 
 
 class StreamSampler(io.ComfyNode):
@@ -29,6 +29,7 @@ class StreamSampler(io.ComfyNode):
                 ),
                 Knobs.Input("knobs", optional=True, tooltip="From Knobs, DCW or Channel Gain."),
                 Tracks.Input("tracks", optional=True, tooltip="From Automation: knobs that turn while it plays."),
+                Adapters.Input("adapters", optional=True, tooltip="From LoRA; upstream of the MODEL works too."),
             ],
             outputs=[
                 io.Latent.Output(display_name="output", tooltip="The batch."),
@@ -40,13 +41,16 @@ class StreamSampler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, noise, guider, sampler, sigmas, latent_image, depth, knobs=None, tracks=()) -> io.NodeOutput:
+    def execute(
+        cls, noise, guider, sampler, sigmas, latent_image, depth, knobs=None, tracks=(), adapters=()
+    ) -> io.NodeOutput:
         from ..engine_runtime.render import record
 
         engine, requests = core.sampler_requests(noise, guider, sampler, sigmas, latent_image)
         turned, tracks = carried.knobs_of(knobs, requests[0].frames), tracks or ()
         carried.check_heard(turned, requests[0].guidance, {}, 1, tracks, False)
         name, tick = f"node {cls.hidden.unique_id}", host.ticker(cls.hidden)
-        latents, stats, take = record(name, engine, requests, depth, tick, turned, tracks)
+        mix = carried.mix_of(adapters, engine.targets)
+        latents, stats, take = record(name, engine, requests, depth, tick, turned, tracks, mix)
         made = layout.to_latent(latents, latent_image)
         return io.NodeOutput(made, made, stats, take)

@@ -14,6 +14,8 @@ Curve = io.Custom("OSTINATO_CURVE")  # engine_runtime.curves.Curve
 Stats = io.Custom("OSTINATO_STATS")  # engine_runtime.stats.Stats
 Tracks = io.Custom("OSTINATO_TRACKS")  # tuple of engine_runtime.automation.Track
 Take = io.Custom("OSTINATO_TAKE")  # engine_runtime.log.Log
+Adapters = io.Custom("OSTINATO_ADAPTERS")  # tuple of (path of a LoRA file, strength)
+Profile = io.Custom("OSTINATO_PROFILE")  # engine_runtime.layer_profile.LayerProfile
 
 # Stream Denoise takes the pack's own parts, or ComfyUI's.
 EngineOrModel = io.Custom(f"{Engine.io_type},{io.Model.io_type}")

@@ -277,6 +277,7 @@ def model(name: str = "tiny", clip: bool = False) -> dict:
 
 ENGINE = {"engine": ("OstinatoEngine", {"model": ("model", 0)})}
 SOURCE = {"source": ("OstinatoSourceAudio", {"model": ("model", 0), "audio": ("clip", 0)})}
+BUILT = "tiny"  # name of the engine that one workflow builds and another loads
 COPY = f"Put `{CLIP}` from this pack's `example_workflows` folder into ComfyUI's `input` folder."
 
 GRAPHS |= {
@@ -408,6 +409,63 @@ GRAPHS |= {
             },
             stream(tracks=("depth", 0), count=12, seed=31),
             [*END][0] | {"take": ("OstinatoSaveTake", {"take": ("stream", 2)})},
+            END[1],
+        ],
+    ),
+}
+
+GRAPHS |= {
+    "build_engine": (
+        "## Build a TensorRT engine while the music plays\n**Build Engine** starts the build and returns: the first "
+        "run plays on PyTorch, and once the text under the node says that the engine is built, the next plays on it. "
+        "What is missing for it, such as a package, is said there too. **action** cancel ends a build.",
+        [
+            model(),
+            {
+                "engine": (
+                    "OstinatoBuildEngine",
+                    {"model": ("model", 0), "name": BUILT, "batch": "1:4:8", "seconds": "2:10:20"},
+                ),
+                "prompt": prompt(),
+            },
+            stream(seed=17),
+            *END,
+        ],
+    ),
+    "load_engine": (
+        f"## Play on an engine that was built before\n**Load Engine** looks for `{BUILT}`, which the workflow "
+        "*build_engine* builds, and says of every engine whether it is ready, and why not. Where it cannot play, the "
+        "engine that is connected as fallback does.",
+        [
+            model(),
+            {"torch": ENGINE["engine"], "prompt": prompt()},
+            {
+                "engine": (
+                    "OstinatoLoadEngine",
+                    {"engine": BUILT, "model": ("model", 0), "fallback": ("torch", 0)},
+                )
+            },
+            stream(seed=17),
+            *END,
+        ],
+    ),
+    "layer_profile": (
+        "## Where a tick's time goes\nThe first **Layer Profile** times the layers at depth 4, the second at depth 8 "
+        "and says what changed. `ostinato profile` does the same on the command line.",
+        [
+            model(),
+            {**ENGINE, "prompt": prompt()},
+            {
+                **stream(seed=19),
+                "four": ("OstinatoLayerProfile", {"engine": ("engine", 0), "seconds": 10.0, "ticks": 5}),
+            },
+            {
+                **END[0],
+                "eight": (
+                    "OstinatoLayerProfile",
+                    {"engine": ("engine", 0), "depth": 8, "seconds": 10.0, "ticks": 5, "before": ("four", 2)},
+                ),
+            },
             END[1],
         ],
     ),

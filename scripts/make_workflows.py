@@ -15,14 +15,20 @@ from ostinato.nodes import NODES
 FOLDER = Path(__file__).parent.parent / "example_workflows"
 
 WIDTH, GAP, ROW, TITLE = 340, 60, 26, 50  # pixels
+SHOWN = {  # pixels of what a node shows once it has run: pictures, players, texts
+    "OstinatoStreamStats": 240,
+    "OstinatoLayerProfile": 300,
+    "OstinatoBuildEngine": 130,
+    "OstinatoLoadEngine": 200,
+    "SaveAudio": 240,
+}
 SCHEMAS = [*(t.GET_SCHEMA() for t in (*NODES, *core_nodes.CORE_NODES)), *CORE]
 TYPES = {schema.node_id: schema for schema in SCHEMAS}
 
 
 def height(schema) -> int:
     big = sum(3 * ROW for i in schema.inputs if getattr(i, "multiline", None))
-    picture = 240 if schema.node_id in ("OstinatoStreamStats", "SaveAudio") else 0
-    return TITLE + ROW * (len(schema.inputs) + len(schema.outputs) + 1) + big + picture
+    return TITLE + ROW * (len(schema.inputs) + len(schema.outputs) + 1) + big + SHOWN.get(schema.node_id, 0)
 
 
 def widgets(schema, given: dict) -> list:

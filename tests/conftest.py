@@ -19,6 +19,10 @@ from . import exports, helpers
 settings.register_profile("ostinato", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("ostinato")
 
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0))  # 0 is pytest without pytest-xdist
+if WORKERS:
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // WORKERS))
+
 TAGS = ("warm piano", "fast techno with bass drums and a deep synth pad", "sad violin", "happy choir at night")
 
 
@@ -45,8 +49,13 @@ def base(cache: None) -> Model:
 
 @pytest.fixture(scope="session")
 def graphs(turbo: Model, base: Model, tmp_path_factory: pytest.TempPathFactory) -> exports.Graphs:
-    """`graphs(name)`: an exported graph and its model."""
-    return exports.Graphs(turbo, base, tmp_path_factory.mktemp("graphs"))
+    """`graphs(name)`: an exported graph and its model. Processes of pytest-xdist share the files."""
+    if WORKERS:
+        folder = tmp_path_factory.getbasetemp().parent / "graphs"
+        folder.mkdir(exist_ok=True)
+    else:
+        folder = tmp_path_factory.mktemp("graphs")
+    return exports.Graphs(turbo, base, folder)
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,10 @@
-"""Engines for tests: made-up files that are whole and trusted, and real exports, made once a session."""
+"""Engines for tests: made-up files that are whole and trusted."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -56,22 +54,3 @@ def put(folder: Path, plan: bytes, sidecar: Sidecar, trust: Trust | None = None)
     if trust is not None:
         trust.record(sidecar)
     return path
-
-
-_KEPT = TemporaryDirectory(prefix="ostinato-exports-")
-
-
-@cache
-def exported(model: str, precision: str = "bf16", kind: str = "decoder", lora: bool = False) -> Path:
-    """The graph of a preset, exported in this process, once a session; of a decoder its first two layers."""
-    import torch
-    from ostinato.engine_runtime.models.loading import load
-    from ostinato.engine_runtime.trt.export import export
-    from ostinato.engine_runtime.trt.record import PRECISIONS, ExportOptions
-
-    from .exports import shortened
-
-    pipe = load(model, torch.device("cpu"), PRECISIONS[precision]).pipe
-    part = shortened(pipe.transformer) if kind == "decoder" else pipe.vae
-    name = f"{model}-{kind}-{precision}{'-lora' if lora else ''}"
-    return export(kind, part, Path(_KEPT.name), ExportOptions(precision, lora=lora), name)

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import AutoencoderOobleck
+from ostinato.engine_runtime.constants import HOP, LATENT_DIM
 from ostinato.engine_runtime.engines import EagerEngine, Rows
 from ostinato.engine_runtime.lora.factors import Factors, Targets
 from ostinato.engine_runtime.trt.profiles import Profile, Span
@@ -64,29 +66,67 @@ def describe(
             (f"lora_{name}_a", kind, [targets.layers, "r", wide]),
             (f"lora_{name}_b", kind, [targets.layers, out, "r"]),
         ]
-    inputs = [{"name": name, "dtype": dtype, "dims": dims} for name, dtype, dims in sizes]
-    io = [{"name": name, "mode": "input", "dtype": dtype} for name, dtype, _ in sizes]
+    record = {"kind": "decoder", "lora": targets.as_record() if targets else None}
     data = f"{label} {decoder.identity} {profiles} {lora} {rtx}".encode()
-    flavor = "tensorrt_rtx" if rtx else "tensorrt"
-    return data, Sidecar(
+    return data, _sidecar(data, record, sizes, (OUTPUT["name"], kind, OUTPUT["dims"]), profiles, rtx, lora)
+
+
+class VaeHalf:
+    """One half of an autoencoder, from bound tensors by name."""
+
+    targets = None
+
+    def __init__(self, vae: AutoencoderOobleck, kind: str) -> None:
+        self.vae, self.kind, self.device = vae, kind, vae.device
+
+    def __call__(self, bound: dict[str, Tensor]) -> Tensor:
+        if self.kind == "vae_decoder":
+            return self.vae.decode(bound["latents"]).sample
+        return self.vae.encode(bound["audio"]).latent_dist.mean
+
+    def shape(self, shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+        """Of the output, from the input's."""
+        batch, _, length = shapes.get("latents" if self.kind == "vae_decoder" else "audio", (-1, -1, -1))
+        return (batch, 2, length * HOP) if self.kind == "vae_decoder" else (batch, LATENT_DIM, length // HOP)
+
+
+def describe_vae(half: VaeHalf, profiles: tuple[Profile, ...], rtx: bool, label: str) -> tuple[bytes, Sidecar]:
+    """`describe` of a VAE's half."""
+    latents, audio = ("latents", "float32", ["b", LATENT_DIM, "t"]), ("audio", "float32", ["b", 2, f"{HOP}*t"])
+    first, last = (latents, audio) if half.kind == "vae_decoder" else (audio, latents)
+    record = {"kind": half.kind, "lora": None, "config": dict(half.vae.config)}
+    data = f"{label} {half.kind} {profiles} {rtx}".encode()
+    return data, _sidecar(data, record, [first], last, profiles, rtx, False)
+
+
+def _sidecar(
+    data: bytes,
+    record: dict[str, Any],
+    inputs: Sequence[tuple[str, str, list[Any]]],
+    output: tuple[str, str, list[Any]],
+    profiles: tuple[Profile, ...],
+    rtx: bool,
+    lora: bool,
+) -> Sidecar:
+    """Whole but for the record's hashes, which are made up."""
+    flavor, kind = "tensorrt_rtx" if rtx else "tensorrt", record["kind"]
+    ports = [{"name": name, "dtype": dtype, "dims": dims} for name, dtype, dims in (*inputs, output)]
+    modes = [*(["input"] * len(inputs)), "output"]
+    record |= {"precision": "fp32", "inputs": ports[:-1], "outputs": ports[-1:]}
+    record |= dict.fromkeys(("onnx_sha256", "weights", "recipe"), "0" * 64)
+    return Sidecar(
         flavor=flavor,
         library=LIBRARY,
         bindings=LIBRARY,
         plan_sha256=hashlib.sha256(data).hexdigest(),
         plan_bytes=len(data),
-        export={
-            "kind": "decoder",
-            "precision": "fp32",
-            **dict.fromkeys(("onnx_sha256", "weights", "recipe"), "0" * 64),
-            "inputs": inputs,
-            "lora": targets.as_record() if targets else None,
-        },
+        export=record,
         profiles=profiles,
         refittable=False,
         target={"compute_capabilities": [[8, 9]]} if rtx else {"sm": [9, 0], "device": "", "driver": "", "cuda": ""},
         flags={},
-        io=(*io, {"name": "velocity", "mode": "output", "dtype": kind}),
-        spec=BuildSpec("stand-in", flavor, profiles, model="tiny", lora=lora),
+        io=tuple({"name": p["name"], "mode": mode, "dtype": p["dtype"]} for p, mode in zip(ports, modes, strict=True)),
+        spec=BuildSpec("stand-in", flavor, profiles, kind, model="tiny", precision="fp32", lora=lora),
         random_weights=False,
         built="2026-01-01",
         seconds=1.0,

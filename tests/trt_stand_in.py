@@ -2,8 +2,9 @@
 
 Like the real one it returns False or None where it fails and tells the error recorder why, keeps shapes and addresses
 until they are set again, holds profile bounds and the alignment of addresses, and reads and writes raw memory on the
-very stream it is given. What it computes is an eager decoder. On a GPU every execute poisons its output first and may
-be delayed before it reads and before it writes. So it shows order and binding, not TensorRT's numerics or speed.
+very stream it is given. What it computes is an eager decoder or half of a VAE. On a GPU every execute poisons its
+output first and may be delayed before it reads and before it writes. So it shows order and binding, not TensorRT's
+numerics or speed.
 
 Only names and parameters of the real bindings are public in its classes; a test compares them.
 """
@@ -25,9 +26,10 @@ from ostinato.engine_runtime.trt.flavor import Flavor, to_tensorrt
 from ostinato.engine_runtime.trt.profiles import Profile
 from ostinato.engine_runtime.trt.runtime import TensorRT
 from ostinato.engine_runtime.trt.sidecar import Sidecar
+from ostinato.engine_runtime.trt.vae import TrtVae
 from torch import Tensor
 
-from .trt_plan import LIBRARY, OUTPUT, PROFILE, describe, memory, rows_of
+from .trt_plan import LIBRARY, PROFILE, VaeHalf, describe, describe_vae, memory, rows_of
 
 __version__ = LIBRARY
 
@@ -60,18 +62,18 @@ class Plan:
     """What the bytes of a stand-in plan hold, and what a test sees of it.
 
     Attributes:
-        decoder: computes the velocity.
+        decoder: computes the output.
         data: the bytes.
         faults: how often each call still fails, by the call's name.
         before, after: cycles that an execute waits before it reads and before it writes.
-        bend: what the velocity is multiplied by.
+        bend: what becomes of the output.
         calls: how often each method was called.
         executes: profile, shapes and addresses of each execute so far.
         torn: contexts that were destroyed while they ran.
         workspace: bytes of a context.
     """
 
-    decoder: EagerEngine
+    decoder: EagerEngine | VaeHalf
     sidecar: Sidecar
     data: bytes
     faults: Counter[str] = field(default_factory=Counter)
@@ -88,6 +90,21 @@ class Plan:
     @property
     def dtypes(self) -> dict[str, torch.dtype]:
         return {one["name"]: getattr(torch, one["dtype"]) for one in self.sidecar.io}
+
+    @property
+    def output(self) -> str:
+        return self.sidecar.io[-1]["name"]
+
+    def shape(self, shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+        """Of the output."""
+        if isinstance(self.decoder, VaeHalf):
+            return self.decoder.shape(shapes)
+        return shapes.get("hidden_states", (-1, -1, 64))
+
+    def compute(self, bound: dict[str, Tensor]) -> Tensor:
+        if isinstance(self.decoder, VaeHalf):
+            return self.bend(self.decoder(bound))
+        return self.bend(self.decoder(rows_of(bound, self.decoder.targets)))
 
     def fails(self, call: str, why: str = "", code: ErrorCodeTRT = ErrorCodeTRT.FAILED_EXECUTION) -> bool:
         """Count a call; whether it is one that shall fail, which the recorder is told."""
@@ -167,7 +184,7 @@ class ICudaEngine:
         return self._names[index]
 
     def get_tensor_mode(self, name: str) -> TensorIOMode:
-        return TensorIOMode.OUTPUT if name == "velocity" else TensorIOMode.INPUT
+        return TensorIOMode.OUTPUT if name == self._plan.output else TensorIOMode.INPUT
 
     def get_tensor_dtype(self, name: str) -> DataType:
         return to_tensorrt(sys.modules[__name__], self._plan.dtypes[name])
@@ -176,7 +193,8 @@ class ICudaEngine:
         return TensorLocation.DEVICE
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        dims = next(one["dims"] for one in (*self._plan.sidecar.export["inputs"], OUTPUT) if one["name"] == name)
+        record = self._plan.sidecar.export
+        dims = next(one["dims"] for one in (*record["inputs"], *record["outputs"]) if one["name"] == name)
         return tuple(d if isinstance(d, int) else -1 for d in dims)
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
@@ -230,9 +248,9 @@ class IExecutionContext:
         return True
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        if name != "velocity":
+        if name != self._plan.output:
             return self._shapes.get(name, self._engine.get_tensor_shape(name))
-        return self._shapes.get("hidden_states", (-1, -1, 64))
+        return self._plan.shape(self._shapes)
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         if self._plan.fails("set_tensor_address"):
@@ -248,7 +266,7 @@ class IExecutionContext:
         return self._missing()
 
     def _missing(self) -> list[str]:
-        return [name for name in self._engine._names if name != "velocity" and name not in self._shapes]
+        return [name for name in self._engine._names if name != self._plan.output and name not in self._shapes]
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         if self._plan.fails("execute_async_v3"):
@@ -279,13 +297,13 @@ class IExecutionContext:
 
     def _compute(self, device: torch.device) -> None:
         plan = self._plan
-        shapes = {**self._shapes, "velocity": self.get_tensor_shape("velocity")}
+        shapes = {**self._shapes, plan.output: plan.shape(self._shapes)}
         bound = {name: self._view(self._addresses[name], shapes[name], plan.dtypes[name], device) for name in shapes}
-        output = bound.pop("velocity").fill_(torch.nan)
+        output = bound.pop(plan.output).fill_(torch.nan)
         _sleep(plan.before)
-        velocity = plan.bend(plan.decoder(rows_of(bound, plan.decoder.targets)))
+        computed = plan.compute(bound)
         _sleep(plan.after)
-        output.copy_(velocity)
+        output.copy_(computed)
 
 
 def _sleep(cycles: int) -> None:
@@ -302,12 +320,24 @@ def make(
     return PLANS[data]
 
 
+def make_vae(half: VaeHalf, *profiles: Profile, rtx: bool = False, label: str = "stand-in") -> Plan:
+    """A plan whose engine computes what a half of the model does."""
+    data, sidecar = describe_vae(half, profiles, rtx, label)
+    PLANS[data] = Plan(half, sidecar, data)
+    return PLANS[data]
+
+
 def library(rtx: bool = False) -> TensorRT:
     """A runtime on this module; each has its own cache of engines."""
     module: Any = sys.modules[__name__]
     if rtx:
         module = types.SimpleNamespace(**{**vars(module), "IRuntimeConfig": RtxRuntimeConfig})
     return TensorRT(Flavor.of("tensorrt_rtx" if rtx else "tensorrt", module))
+
+
+def load_vae(plan: Plan) -> TrtVae:
+    """The engine of a VAE's plan, in a runtime of its own."""
+    return library(plan.sidecar.flavor == "tensorrt_rtx").load_vae(plan.data, plan.sidecar, plan.decoder.device)
 
 
 def load(plan: Plan, graphs: bool = True, **more: Any) -> TrtEngine:

@@ -114,12 +114,7 @@ class Factors:
 
     def check(self, targets: Targets | None, dtype: torch.dtype, device: torch.device, most: int = BUCKETS[-1]) -> None:
         """Raise `InputError` unless an engine with these targets, which takes ranks up to `most`, can take them."""
-        if targets is None:
-            raise InputError(
-                "adapters were given to an engine that takes none",
-                "only an engine that was made for them has a place for their factors",
-                "build or choose the engine with LoRA inputs",
-            )
+        targets = required(targets)
         if (self.targets, self.dtype, self.device) != (targets, dtype, device):
             raise InputError(
                 f"the adapters' factors are {self.dtype} on {self.device} for {self.targets.layers} layers",
@@ -132,6 +127,17 @@ class Factors:
                 f"the engine takes at most {most}",
                 "use fewer adapters or smaller ones, or build an engine for more",
             )
+
+
+def required(targets: Targets | None) -> Targets:
+    """An engine's targets; raises `InputError` where it takes no adapters."""
+    if targets is None:
+        raise InputError(
+            "adapters were given to an engine that takes none",
+            "only an engine that was made for them has a place for their factors",
+            "build or choose the engine with LoRA inputs",
+        )
+    return targets
 
 
 def bucket(rank: int) -> int:

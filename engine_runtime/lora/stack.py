@@ -7,19 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ..constants import MAX_STRENGTH
 from ..errors import InputError, check_range
 from ..lane import Lane
 from .adapter import Adapter
 from .factors import Factors, Targets, bucket
 
 Mix = Sequence[tuple[Adapter, float]]  # adapters with their strengths
-STRENGTH = 10.0  # largest, either way
 
 
 def check_mix(mix: Mix, targets: Targets) -> None:
     """Raise `InputError` for a strength out of range or an adapter of another model."""
     for adapter, strength in mix:
-        check_range(f"the strength of {adapter.name}", strength, -STRENGTH, STRENGTH, "1 is the adapter's own")
+        check_range(f"the strength of {adapter.name}", strength, -MAX_STRENGTH, MAX_STRENGTH, "1 is the adapter's own")
         if adapter.targets != targets:
             raise InputError(
                 f"{adapter.name} was read for {adapter.targets.layers} layers of other widths or number",

@@ -30,12 +30,15 @@ class Finding:
         return f"{self.level:8} {self.what}" + (f"\n         {self.remedy}" if self.remedy else "")
 
 
-def examine_all(folder: Path, trust: Trust | None = None, only: Path | None = None) -> list[Finding]:
+def examine_all(
+    folder: Path, trust: Trust | None = None, only: Path | None = None, model: str | None = None
+) -> list[Finding]:
     """Look at libraries, CUDA, this process, the engines folder and its engines.
 
     Args:
         folder: the engines folder.
         only: one engine, which is read whole; else every engine of the folder by its sidecar.
+        model: stands for those that engines were built from; None wants these.
     """
     trust = trust or Trust()
     known = expects()
@@ -45,7 +48,7 @@ def examine_all(folder: Path, trust: Trust | None = None, only: Path | None = No
         found += _folder(folder, engines)
     for plan in engines:
         home = plan.parent if only is not None else folder
-        found += _engine(health(plan, known, trust, home, whole=only is not None))
+        found += _engine(health(plan, known, trust, home, whole=only is not None), model)
     return found
 
 
@@ -128,20 +131,21 @@ def _folder(folder: Path, engines: list[Path]) -> list[Finding]:
     return found
 
 
-def _engine(state: Health) -> list[Finding]:
+def _engine(state: Health, model: str | None) -> list[Finding]:
     name = state.plan.name
     if state.error is None:
         found = [Finding(GOOD, f"{name} is ready" + ("" if state.verified else ", unverified on this GPU"))]
     else:
         what = f"{name} is {state.state}: {state.error.given}; {state.error.allowed}"
         found = [Finding(PROBLEM, what, state.error.remedy)]
-    source = state.sidecar.spec.model if state.sidecar else None
+    source = state.sidecar.spec.model if state.sidecar and model is None else None
     if source is not None and not model_is_here(source):
+        back = f"put it back, or run: hf download {source}" if source.count("/") == 1 else "put it back there"
         found.append(
             Finding(
-                PROBLEM,
+                NOTE if state.verified else PROBLEM,
                 f"the model {source}, which {name} was built from, is not here",
-                f"put it back, or run: hf download {source}" if source.count("/") == 1 else "put it back there",
+                f"{back}; one of the same weights checks it too: ostinato doctor --engine {state.plan} --model MODEL",
             )
         )
     return found

@@ -8,14 +8,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..errors import EngineBuildError, EngineFileError, OstinatoError
 from .job import ask
 from .preflight import install, wheels
-from .sidecar import Expect, Sidecar, read_sidecar
+from .sidecar import Expect, Sidecar, check_fit, read_sidecar
 from .spec import FLAVORS
 from .trust import Trust, examine, read_plan
+
+if TYPE_CHECKING:
+    from ..models.loading import Model
+    from .check import Opened
+    from .runtime import MakeRoom
 
 READY, STALE, UNUSABLE = "ready", "stale", "unusable"
 _STALE = ("flavor", "version", "gpu", "weights", "recipe")  # whole, and for another place or time
@@ -28,7 +33,7 @@ class Health:
     Attributes:
         state: `ready`; `stale` where a rebuild makes it ready; `unusable` where it is broken or not trusted.
         error: why, for all but `ready`.
-        sidecar: where it could be read.
+        sidecar: where it could be read; without a proof for all but `ready`.
         verified: it has passed its check on this very GPU.
     """
 
@@ -113,10 +118,12 @@ def health(
         trust, folder: as in `read_plan`.
         whole: read and hash the file too.
     """
+    from .prove import Proof
+
     trust = trust or Trust()
     sidecar: Sidecar | None = None
     try:
-        sidecar = read_sidecar(plan) if plan.exists() else None
+        sidecar = replace(read_sidecar(plan), proof=None) if plan.exists() else None
         expect = known.get(sidecar.flavor, Expect()) if sidecar else Expect()
         judge = Expect() if isinstance(expect, OstinatoError) else expect
         sidecar = read_plan(plan, judge, trust, folder)[1] if whole else examine(plan, judge, trust, folder)
@@ -124,54 +131,51 @@ def health(
         return Health(plan, STALE if error.reason in _STALE else UNUSABLE, error, sidecar)
     if isinstance(expect, OstinatoError):
         return Health(plan, STALE, expect, sidecar)
-    verified = expect.device is not None and (sidecar.proof or {}).get("gpu") == expect.device
-    return Health(plan, READY, sidecar=sidecar, verified=verified)
+    proof = Proof.of(sidecar.proof)
+    return Health(plan, READY, sidecar=sidecar, verified=proof is not None and proof.gpu == expect.device)
 
 
 def check_here(
-    plan: Path, trust: Trust | None = None, seed: int = 0, tell: Callable[[str], None] = lambda _: None
+    plan: Path,
+    trust: Trust | None = None,
+    seed: int = 0,
+    tell: Callable[[str], None] = lambda _: None,
+    model: Model | None = None,
+    make_room: MakeRoom | None = None,
+    engine: Opened | None = None,
 ) -> Sidecar:
     """Open an engine on this GPU, compare it with eager at every corner of every profile, write down the figures.
+
+    The library is loaded only for a plan that is trusted and fits, because a process holds one library for good.
+
+    Args:
+        plan: NAME.plan.
+        trust: as in `read_plan`.
+        seed, tell, model, make_room, engine: as in `check.compare`.
 
     Raises:
         EngineFileError: when it may not be opened; a failed check removes an older proof of it.
         EngineError, MemoryShortage: when it cannot be opened, or is not the reference.
     """
-    import torch
+    from .check import compare, this_gpu
+    from .prove import Refused
 
-    from ..engines import EagerEngine
-    from .prove import Refused, prove
-    from .record import PRECISIONS, weights_digest
-    from .runtime import tensorrt
-    from .source import part_of
-
-    trust, sidecar = trust or Trust(), read_sidecar(plan)
-    if sidecar.export["kind"] != "decoder":
-        raise EngineBuildError(
-            f"{plan.stem} is a {sidecar.export['kind']}", "decoders are checked against eager", "choose a decoder"
-        )
-    library = tensorrt(sidecar.flavor)
-    expect = replace(here(sidecar.flavor, library.flavor.version), header_problem=library.header_problem)
-    if expect.capability is None:
+    trust = trust or Trust()
+    flavor = examine(plan, Expect(), trust).flavor
+    place = here(flavor, library_of(flavor))
+    sidecar = examine(plan, place, trust) if engine is None else engine.sidecar
+    if place.capability is None:
         raise EngineBuildError("this PyTorch sees no CUDA device", "the check runs on a GPU", "run it where it plays")
-    tell(f"loading {sidecar.spec.model or sidecar.spec.size}")
-    model = part_of(sidecar.spec)
-    weights = weights_digest("decoder", model, sidecar.spec.precision)
-    data, sidecar = read_plan(plan, replace(expect, weights=weights), trust)
-    device = torch.device("cuda", torch.cuda.current_device())
-    reference = EagerEngine(model.to(device, PRECISIONS[sidecar.spec.precision]), f"check:{weights[:16]}")
-    engine = library.load(data, sidecar, device)
+
+    def read(expect: Expect) -> bytes:
+        if engine is None:
+            return read_plan(plan, expect, trust)[0]
+        check_fit(sidecar, expect, plan)
+        return b""
+
     try:
-        tell("comparing with eager")
-        proofs = [prove(engine, reference, profile, seed) for profile in sidecar.profiles]
+        proof = compare(sidecar, place, this_gpu(), read, seed, tell, model, make_room, engine)
     except Refused:
-        trust.write_proof(plan, None)
+        trust.write_proof(plan, None, sidecar)
         raise
-    finally:
-        library.release(engine)
-    return trust.write_proof(plan, joined([proof.as_json() for proof in proofs]))
-
-
-def joined(proofs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The proofs of several profiles as one, with all their corners."""
-    return {**proofs[0], "corners": [corner for proof in proofs for corner in proof["corners"]]}
+    return trust.write_proof(plan, proof, sidecar)

@@ -61,6 +61,7 @@ class Job:
         state, fraction, message: where it is; `fraction` from 0 to 1 never falls.
         error: why it failed; None otherwise.
         plan: the finished engine; None until then.
+        unverified: why the finished engine was not checked before it was put in place; empty where it was.
     """
 
     def __init__(self, spec: BuildSpec, folder: Path, changed: Callable[[Job], None] = lambda _: None) -> None:
@@ -68,6 +69,7 @@ class Job:
         self.state, self.fraction, self.message = State.waiting, 0.0, "starting"
         self.error: OstinatoError | None = None
         self.plan: Path | None = None
+        self.unverified = ""
         self._changed = changed
         self._work = folder / f"{WORK}{uuid.uuid4().hex[:12]}"
         self._lock, self._over = threading.RLock(), threading.Event()
@@ -203,7 +205,9 @@ class Job:
             self.plan = self.folder / f"{self.spec.name}.plan"
             while self.state != State.checking:  # where the child was ended before it could say so
                 self.state = next(s for s in NEXT[self.state] if s not in _ENDS)
-            end, message = State.done, f"built {self.plan.name}"
+            self.unverified = str(self._said.get("unverified", ""))
+            why = f", unverified: {self.unverified}" if self.unverified else ""
+            end, message = State.done, f"built {self.plan.name}{why}"
         elif self._asked:
             end, message = State.cancelled, "cancelled"
         else:

@@ -5,7 +5,7 @@ B rows, T frames, L condition tokens, H condition width. Any kind of engine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -42,11 +42,15 @@ TOLERANCES = {
     torch.float16: Tolerance(2e-2, 5e-2),
     torch.bfloat16: Tolerance(6e-2, 1.5e-1),
 }
+_BY_NAME = {str(dtype).removeprefix("torch."): limit for dtype, limit in TOLERANCES.items()}
 
 
 @dataclass(frozen=True)
 class Corner:
-    """What came out at one corner: `max_abs` and `relative` (L2) from the reference, whose largest value is `peak`."""
+    """What came out at one corner: `max_abs` and `relative` (L2) from the reference, whose largest value is `peak`.
+
+    `tokens` are 0 for a VAE.
+    """
 
     name: str
     batch: int
@@ -63,7 +67,8 @@ class Corner:
 
     def __str__(self) -> str:
         rank = "" if self.rank is None else f", adapters of rank {self.rank}"
-        shape = f"{self.name} ({self.batch} rows, {self.frames} frames, {self.tokens} tokens{rank})"
+        tokens = f", {self.tokens} tokens" if self.tokens else ""
+        shape = f"{self.name} ({self.batch} rows, {self.frames} frames{tokens}{rank})"
         if not self.finite:
             return f"{shape}: values that are not finite"
         return f"{shape}: relative {self.relative:.2g}, largest {self.max_abs:.2g} of {self.peak:.3g}"
@@ -78,7 +83,7 @@ class Proof:
         gpu: name of the device, `cpu` without one. driver: newest CUDA version that its driver runs.
         date: UTC, ISO 8601.
         seed: of the inputs.
-        tolerance: what the figures had to keep to.
+        dtype: name of the coarser one of the two, which decides what the figures must keep to.
         corners: the figures.
     """
 
@@ -88,8 +93,13 @@ class Proof:
     driver: str
     date: str
     seed: int
-    tolerance: Tolerance
+    dtype: str
     corners: tuple[Corner, ...]
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """By the table as it is now, whatever a file says."""
+        return _BY_NAME[self.dtype]
 
     @property
     def passed(self) -> bool:
@@ -104,7 +114,7 @@ class Proof:
         try:
             given = dict(data or {})
             corners = tuple(Corner(**corner) for corner in given.pop("corners"))
-            proof = cls(**{**given, "tolerance": Tolerance(**given["tolerance"])}, corners=corners)
+            proof = cls(**given, corners=corners)
             return proof if proof.passed else None
         except (KeyError, TypeError, ValueError):
             return None
@@ -137,7 +147,6 @@ def prove(
     reference: Engine,
     profile: Profile,
     seed: int,
-    tolerance: Tolerance | None = None,
     lane: Lane | None = None,
 ) -> Proof:
     """Compare an engine with a reference at the minimum, optimum and maximum of a profile. Waits for the device.
@@ -149,7 +158,6 @@ def prove(
         reference: the eager engine on the same weights and device.
         profile: one of the engine's own.
         seed: of the inputs.
-        tolerance: None takes that of the coarser dtype.
         lane: of the device; needed where either engine may play meanwhile.
 
     Raises:
@@ -157,7 +165,6 @@ def prove(
         MemoryShortage: and whatever else an engine raises, passed on.
     """
     dtype = min((engine.dtype, reference.dtype), key=lambda d: -torch.finfo(d).eps)
-    limit = tolerance or TOLERANCES[dtype]
     lane = lane or Lane(engine.device)
     figures = []
     with lane.lock, lane.use(), torch.inference_mode(False), torch.no_grad():
@@ -165,15 +172,22 @@ def prove(
         reference.ready()
         for i, at in enumerate(corners(profile)):
             figures.append(_corner(at, engine, reference, dtype, seed + i))
-    driver = driver_cuda() if engine.device.type == "cuda" else None
+    return concluded(engine.identity, reference.identity, engine.device, seed, dtype, figures)
+
+
+def concluded(
+    engine: str, reference: str, device: torch.device, seed: int, dtype: torch.dtype, figures: Iterable[Corner]
+) -> Proof:
+    """The proof that these figures make, of two identities; raises `Refused` where one is out of tolerance."""
+    driver = driver_cuda() if device.type == "cuda" else None
     proof = Proof(
-        engine.identity,
-        reference.identity,
-        gpu_name(engine.device),
+        engine,
+        reference,
+        gpu_name(device),
         ".".join(map(str, driver)) if driver else "none",
         datetime.now(timezone.utc).isoformat(timespec="seconds"),
         seed,
-        limit,
+        str(dtype).removeprefix("torch."),
         tuple(figures),
     )
     if not proof.passed:
@@ -186,7 +200,7 @@ def corners(profile: Profile) -> Iterator[tuple[str, int, int, int, int | None]]
     seen = set()
     for name, at in (("minimum", "min"), ("optimum", "opt"), ("maximum", "max")):
         batch, frames = getattr(profile.batch, at), getattr(profile.frames, at)
-        tokens = getattr(profile.tokens, at) if profile.tokens else 1
+        tokens = getattr(profile.tokens, at) if profile.tokens else 0
         sizes = (batch, frames, tokens, getattr(profile.rank, at) if profile.rank else None)
         if sizes not in seen:
             seen.add(sizes)
@@ -209,6 +223,11 @@ def _corner(
         theirs = theirs.adapted(_factors(engine.targets, rank, dtype, reference, seed))
     got = engine(ours).clone().float()  # before the reference runs: it may be the same engine
     want = torch.cat([reference(theirs.part(i, i + 1)).float().clone() for i in range(batch)])
+    return compared(at, got, want)
+
+
+def compared(at: tuple[str, int, int, int, int | None], got: Tensor, want: Tensor) -> Corner:
+    """The figures of one corner; both are float32 of one shape and device. Waits for the device."""
     gap, peak = got - want, want.abs().max().item()
     if not bool(got.isfinite().all()):
         return Corner(*at, 0.0, 0.0, peak, finite=False)

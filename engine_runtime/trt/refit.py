@@ -125,12 +125,7 @@ class Refit:
 
     def _filled(self, engine: trt.ICudaEngine, values: Mapping[str, Tensor], wanted: Iterable[str]) -> _Filled:
         """All wanted parameters and what is coupled with them, pristine but for `values`."""
-        if not engine.refittable:
-            raise EngineError(
-                "the engine was not built refittable",
-                "its weights stay as they are",
-                "build it with refit allowed, or with LoRA inputs, which need no refit",
-            )
+        check_refittable(engine.refittable)
         filled = _Filled(self._flavor.module.Refitter(engine, self._logger))
         filled.refitter.error_recorder = self._recorder
         initializers = {entry["param"]: name for name, entry in self._source.names.items()}
@@ -180,6 +175,16 @@ class _Filled:
     refitter: trt.Refitter
     names: dict[str, Tensor] = field(default_factory=dict)  # by initializer
     params: dict[str, str] = field(default_factory=dict)  # their parameters
+
+
+def check_refittable(refittable: bool) -> None:
+    """Raise `EngineError` for an engine whose weights cannot be exchanged."""
+    if not refittable:
+        raise EngineError(
+            "the engine was not built refittable",
+            "its weights stay as they are",
+            "build it with refit allowed, or with LoRA inputs, which need no refit",
+        )
 
 
 def _cannot(names: list[str]) -> EngineError:

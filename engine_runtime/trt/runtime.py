@@ -17,12 +17,14 @@ from .executor import Executor
 from .flavor import Flavor, probe, to_torch
 from .recorder import Errors, checked, logger, recorder
 from .sidecar import Sidecar
+from .vae import TrtVae
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
 T = TypeVar("T")
 MakeRoom = Callable[[int], None]  # told the bytes that are wanted on the device
+Switch = Callable[[TrtEngine, Callable[[bool], None]], None]  # to an engine; told whether it plays, once that is known
 MB = 1 << 20
 
 
@@ -45,7 +47,7 @@ class TensorRT:
         self.flavor = flavor
         self.errors = Errors()
         self._lock = threading.RLock()
-        self._engines: dict[tuple[str, str, str], _Held] = {}
+        self._engines: dict[tuple[str, str, str, str], _Held] = {}
         self._logger, self._recorder = logger(flavor), recorder(flavor, self.errors)  # the library holds no reference
         self._runtime: trt.Runtime = checked("Runtime", flavor.module.Runtime(self._logger), self.errors)
         self._runtime.error_recorder = self._recorder
@@ -73,6 +75,7 @@ class TensorRT:
         device: torch.device,
         make_room: MakeRoom | None = None,
         graphs: bool = True,
+        alone: str = "",
     ) -> TrtEngine:
         """Open a plan, or take another user's share of one that is open.
 
@@ -82,19 +85,30 @@ class TensorRT:
             device: a CUDA device.
             make_room: asked once for room on the device when there is none; ComfyUI's `free_memory`, say.
             graphs: whether CUDA graphs may be captured.
+            alone: who shares it with nobody else, for its weights will change; empty shares it with all.
 
         Raises:
             EngineError: when the library refuses the plan, or when the plan is not what its sidecar says.
             MemoryShortage: when there was still no room; it says how much was missing.
         """
         device = torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
-        key = (self.flavor.name, sidecar.plan_sha256, str(device))
+        key = (self.flavor.name, sidecar.plan_sha256, str(device), alone)
         with self._lock:
             held = self._engines.get(key)
             if held is None:
-                held = self._engines[key] = _Held(self._open(data, sidecar, device, make_room, graphs), 0)
+                executor = self._open(data, sidecar, device, make_room, graphs)
+                held = self._engines[key] = _Held(TrtEngine(executor, self.flavor, sidecar), 0)
             held.users += 1
             return held.engine
+
+    def load_vae(
+        self, data: bytes, sidecar: Sidecar, device: torch.device, make_room: MakeRoom | None = None
+    ) -> TrtVae:
+        """Open the plan of a VAE's half, for this caller alone; arguments and errors as of `load`.
+
+        No CUDA graph is captured, for what it is given lies somewhere else each time.
+        """
+        return TrtVae(self._open(data, sidecar, device, make_room, False), self.flavor, sidecar)
 
     def release(self, engine: TrtEngine) -> None:
         """Give back one share; the last one closes the engine, after what runs. An engine that is closed is fine."""
@@ -106,29 +120,28 @@ class TensorRT:
                         del self._engines[key]
                         engine.close()
 
-    def swap(self, old: TrtEngine, load: Callable[[], TrtEngine], switch: Callable[[TrtEngine], None]) -> TrtEngine:
-        """Load the new engine beside the old, let the caller switch between two ticks, then free the old.
+    def swap(self, old: TrtEngine, load: Callable[[], TrtEngine], switch: Switch) -> TrtEngine:
+        """Load the new engine beside the old, let a stage switch between two ticks, then free the one that rests.
 
-        Whatever fails before the switch is over leaves the old one as it was, and is passed on.
+        Whatever fails before the switch is asked for leaves the old one as it was, and is passed on.
 
         Args:
             old: gives back its share in the end.
             load: returns the new one, ready and proven.
-            switch: makes the player use it.
+            switch: `Stage.swap`.
         """
         new = load()
         try:
             new.ready()
-            switch(new)
+            switch(new, lambda plays: self.release(old if plays else new))
         except BaseException:
             self.release(new)
             raise
-        self.release(old)
         return new
 
     def _open(
         self, data: bytes, sidecar: Sidecar, device: torch.device, make_room: MakeRoom | None, graphs: bool
-    ) -> TrtEngine:
+    ) -> Executor:
         if sidecar.flavor != self.flavor.name:
             raise EngineError(
                 f"the engine is of {sidecar.flavor}",
@@ -148,8 +161,7 @@ class TensorRT:
                 "deserialize_cuda_engine", len(data), partial(self._runtime.deserialize_cuda_engine, data)
             )
             check_io(engine, sidecar)
-            executor = Executor(engine, self.flavor, self.errors, device, make, graphs)
-            return TrtEngine(executor, self.flavor, sidecar)
+            return Executor(engine, self.flavor, self.errors, device, make, graphs)
 
 
 class _Room:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AceStepTransformer1DModel, AutoencoderOobleck
+from diffusers import AutoencoderOobleck
 
 from ..constants import LATENT_DIM, SAMPLE_RATE
 from ..errors import InputError
 from ..models.loading import load
+from ..models.sized import filled, sized_decoder
 from ..models.tiny import PRESETS
 from . import preflight
 from .export import export
@@ -23,7 +23,7 @@ from .spec import BuildSpec
 LOADED = 0.15  # share of an export that loading takes, of the 2B size on two cores
 Say = Callable[[float, str], None]
 
-# ACE-Step 1.5: diffusers' defaults for the decoder; the VAE at 48 kHz and 25 latents a second.
+# ACE-Step 1.5's VAE at 48 kHz and 25 latents a second.
 _VAE = {"downsampling_ratios": [2, 4, 4, 6, 10], "decoder_input_channels": LATENT_DIM, "sampling_rate": SAMPLE_RATE}
 
 
@@ -62,30 +62,18 @@ def part_of(spec: BuildSpec) -> Any:
     if spec.size is not None:
         return random_part(spec.kind, spec.precision)
     if spec.model is None:
-        raise InputError("the engine was built from an exported graph", "its model is needed here", "give the model")
+        raise InputError(
+            "the engine was built from an exported graph", "a check needs its model",
+            "run ostinato doctor --engine FILE --model MODEL",
+        )  # fmt: skip
     pipe = load(spec.model, torch.device("cpu"), PRECISIONS[spec.precision]).pipe
     return (pipe.transformer if spec.kind == "decoder" else pipe.vae).eval().requires_grad_(False)
 
 
 def random_part(kind: str, precision: str, seed: int = 0) -> Any:
-    """A decoder or VAE of ACE-Step 1.5's 2B size with random weights: matrices uniform with variance 1 / fan-in.
-
-    Raises:
-        InputError: when the installed diffusers builds it at another size.
-    """
-    generator = torch.Generator().manual_seed(seed)
+    """A decoder or VAE of ACE-Step 1.5's 2B size with random weights, on the CPU: `models.sized`."""
+    if kind == "decoder":
+        return sized_decoder("2b", PRECISIONS[precision], torch.device("cpu"), seed)
     with torch.device("meta"):
-        made = AceStepTransformer1DModel() if kind == "decoder" else AutoencoderOobleck(**_VAE)
-    model = made.to(PRECISIONS[precision]).to_empty(device="cpu").eval().requires_grad_(False)
-    if kind == "decoder" and not 1.5e9 < sum(p.numel() for p in model.parameters()) < 1.7e9:
-        raise InputError("diffusers' default decoder has another size", "2b has 1.6e9 parameters", "give a --model")
-    for name, tensor in model.named_parameters():
-        leaf = name.rsplit(".", 1)[-1]
-        if leaf in ("bias", "alpha", "beta"):
-            tensor.zero_()
-        elif leaf == "weight_g" or tensor.ndim == 1:
-            tensor.fill_(1.0)
-        else:
-            bound = math.sqrt(3.0 / math.prod(tensor.shape[1:]))
-            tensor.uniform_(-bound, bound, generator=generator)
-    return model
+        made = AutoencoderOobleck(**_VAE)
+    return filled(made.to(PRECISIONS[precision]).to_empty(device="cpu"), seed)

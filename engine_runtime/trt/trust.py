@@ -103,6 +103,8 @@ class Trust:
     def accept(self, plan: Path, sha256: str) -> Sidecar:
         """Trust a plan that was built elsewhere, by the hash of its file as the user gives it.
 
+        Its proof counts for nothing here: the hash is of the plan, and says nothing of its sidecar.
+
         Raises:
             EngineFileError: when the file's hash or its sidecar's is another.
         """
@@ -115,6 +117,7 @@ class Trust:
                 "compare both with what its maker says", "tampered",
             )  # fmt: skip
         _check_hash(plan, sidecar, data)
+        sidecar = replace(sidecar, proof=None)
         self.record(sidecar, ACCEPTED)
         return sidecar
 
@@ -129,14 +132,30 @@ class Trust:
         entry = plans.get(sidecar.plan_sha256)
         return entry is not None and sidecar.proof is not None and entry["proof"] == digest(sidecar.proof)
 
-    def write_proof(self, plan: Path, proof: dict[str, Any] | None) -> Sidecar:
-        """Put the figures of a check into the sidecar of a trusted plan, or take them out; the sidecar as it is now."""
+    def write_proof(self, plan: Path, proof: dict[str, Any] | None, checked: Sidecar | None = None) -> Sidecar:
+        """Put the figures of a check into the sidecar of a trusted plan, or take them out; the sidecar as it is now.
+
+        Where there are none to take out nothing is written, so that who watches the file hears nothing.
+
+        Args:
+            checked: of the plan that the figures are of; None is the one in place.
+
+        Raises:
+            EngineFileError: as `standing`, and when another plan lies there by now.
+        """
         sidecar = read_sidecar(plan)
         self.standing(sidecar, plan)
+        if checked is not None and checked.plan_sha256 != sidecar.plan_sha256:
+            raise EngineFileError(
+                f"{plan.name} was replaced while it was checked", "figures are kept with the plan that they are of",
+                "check it again", "tampered",
+            )  # fmt: skip
         data = rewritten(sidecar, proof=proof)
         with self._held():
             plans = self._plans_or_none() or {}
             entry = plans[sidecar.plan_sha256]
+            if proof is None and entry["proof"] is None and sidecar.proof is None:
+                return sidecar
             self._write({**plans, sidecar.plan_sha256: {**entry, "proof": proof and digest(proof)}})
             write_whole(sidecar_path(plan), data)
         return read_sidecar(plan)

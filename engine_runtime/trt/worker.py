@@ -1,14 +1,15 @@
-"""Inside the child process: export in a child of its own, whose memory goes with it, then build, check, put in place.
+"""Inside the child process: export, build, check, put in place.
+
+Export and check run in children of their own, whose memory goes with them.
 
 A task comes as one line of JSON on stdin, which stays open: when it ends, the asker is gone and so is this. Messages
-leave as lines of JSON on stdout: `{"state", "fraction", "message"}`, and at last one of `{"plan"}`, `{"onnx", ...}`
-and `{"error": {"type", "given", "allowed", "remedy"}}`. Whatever libraries print goes to stderr.
+leave as lines of JSON on stdout: `{"state", "fraction", "message"}`, and at last the task's own words, `{"plan", ...}`
+of a build, or `{"error": {"type", "given", "allowed", "remedy"}}`. Whatever libraries print goes to stderr.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -20,16 +21,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ..errors import EngineBuildError, OstinatoError
+from ..errors import EngineBuildError, EngineError, EngineFileError, MemoryShortage, OstinatoError
 from . import preflight
-from .build import Built, build
-from .folder import claim, commit, file_hash, forget, ready_folder, refused_write, write_whole
+from .assemble import check_io, make_sidecar, read_record, read_written, write_plan
+from .build import build
+from .folder import claim, commit, forget, ready_folder, refused_write, write_whole
+from .health import here
 from .job import State, child_command, ended, revived
-from .sidecar import Sidecar, rewritten, sidecar_path
+from .sidecar import Expect, Sidecar, check_fit, parse, rewritten, sidecar_path
 from .spec import BuildSpec
 from .trust import Trust
 
@@ -37,6 +39,7 @@ log = logging.getLogger(__name__)
 EXPORTED, BUILT = 0.6, 0.95  # shares of the whole by the end of each
 STEP = 0.005  # the least progress that is told
 Tell = Callable[[dict[str, Any]], None]
+Say = Callable[[State, float, str], None]
 
 
 def run(what: str) -> int:
@@ -60,7 +63,7 @@ def run(what: str) -> int:
 
         if not is_shortage(error):
             raise
-        tell({"error": _packed(_shortage())})
+        tell({"error": _packed(_shortage(what))})
         return 3
     return 0
 
@@ -109,9 +112,9 @@ def _packed(error: OstinatoError) -> dict[str, Any]:
     return data | ({"reason": error.reason} if hasattr(error, "reason") else {})
 
 
-def _shortage() -> EngineBuildError:
-    return EngineBuildError(
-        "the build found no memory",
+def _shortage(what: str) -> MemoryShortage:
+    return MemoryShortage(
+        f"the {what} found no memory",
         "the weights and the engine are held at once",
         "close other programs, or build on a machine with more memory",
     )
@@ -134,25 +137,50 @@ def _build(task: dict[str, Any], tell: Tell) -> dict[str, Any]:
         work = folder / task["work"]
         work.mkdir()
         try:
-            plan = _in_order({**task, "library": library}, spec, folder, work, say)
+            return _in_order({**task, "library": library}, spec, folder, work, say)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-    return {"plan": str(plan)}
 
 
-def _in_order(task: dict[str, Any], spec: BuildSpec, folder: Path, work: Path, say: Callable[..., None]) -> Path:
+def _in_order(task: dict[str, Any], spec: BuildSpec, folder: Path, work: Path, say: Say) -> dict[str, Any]:
     start = time.monotonic()
     exported = _exported(task, spec, work, say)
-    exporting = time.monotonic() - start
-    onnx = Path(exported["onnx"])
-    record = _record(onnx, spec)
+    stages = {"export": round(time.monotonic() - start, 1)}
+    plan = work / f"{spec.name}.plan"
+    sidecar = _built(Path(exported["onnx"]), spec, folder, plan, exported["peak_bytes"], stages, say)
+    say(State.checking, BUILT, "checking the engine")
+    begin = time.monotonic()
+    proof, unverified = _proven(task, sidecar, plan, folder, say)
+    stages = {**sidecar.stages, "check": round(time.monotonic() - begin, 1)}
+    sidecar = replace(sidecar, proof=proof, stages=stages, seconds=round(time.monotonic() - start, 1))
+    write_whole(sidecar_path(plan), rewritten(sidecar))
+    with _undisturbed():
+        Trust(Path(task["home"])).record(sidecar)
+        plan = commit(work, folder, spec.name)
+        if spec.keep_onnx and not spec.onnx:
+            for made in work.glob(f"{spec.name}.onnx*"):
+                os.replace(made, folder / made.name)
+    return {"plan": str(plan), "unverified": unverified}
+
+
+def _exported(task: dict[str, Any], spec: BuildSpec, work: Path, say: Say) -> dict[str, Any]:
+    """`{"onnx", "peak_bytes"}` of an export in a process of its own, or of the one that is given."""
+    if spec.onnx is not None:
+        return {"onnx": spec.onnx, "peak_bytes": None}
+    say(State.exporting, 0.0, f"exporting {spec.model or spec.size}")
+    return _child("export", task, lambda share, what: say(State.exporting, share * EXPORTED, what))
+
+
+def _built(
+    onnx: Path, spec: BuildSpec, folder: Path, plan: Path, peak: int | None, stages: dict[str, float], say: Say
+) -> Sidecar:
+    """Build and write `plan`; its memory is given back with this frame. The sidecar is not written yet."""
+    record = read_record(onnx, spec)
     weights = sum(f.stat().st_size for f in (onnx, onnx.with_name(onnx.name + ".data")) if f.exists())
     preflight.check_room(folder, int(weights * preflight.PLAN_FACTOR * len(spec.profiles)), "the engine")
     preflight.check_memory(preflight.build_memory(weights, len(spec.profiles)))
-    begin = 0.0 if spec.onnx else EXPORTED
+    begin = told = 0.0 if spec.onnx else EXPORTED
     say(State.building, begin, f"building {spec.name}")
-
-    told = begin
 
     def progress(fraction: float) -> None:
         nonlocal told
@@ -161,29 +189,40 @@ def _in_order(task: dict[str, Any], spec: BuildSpec, folder: Path, work: Path, s
             say(State.building, now, f"building {spec.name}")
 
     built = build(onnx, record, spec, folder / f".timing-{spec.flavor}.cache", progress)
-    say(State.checking, BUILT, "checking the engine")
-    _check_io(built, record)
-    peak = max(exported["peak_bytes"] or 0, _peak() or 0) or None
-    stages = {"export": round(exporting, 1), "build": round(built.seconds, 1)}
-    sidecar = _sidecar(spec, record, built, stages, peak)
-    sidecar = replace(sidecar, seconds=round(time.monotonic() - start, 1))
-    _write(work / f"{spec.name}.plan", built, sidecar)
-    with _undisturbed():
-        Trust(Path(task["home"])).record(sidecar)
-        plan = commit(work, folder, spec.name)
-        if spec.keep_onnx and not spec.onnx:
-            for made in work.glob(f"{spec.name}.onnx*"):
-                os.replace(made, folder / made.name)
-    return plan
+    check_io(built, record)
+    peak = max(peak or 0, _peak() or 0) or None
+    sidecar = make_sidecar(spec, record, built, {**stages, "build": round(built.seconds, 1)}, peak)
+    write_plan(plan, built, sidecar)
+    return sidecar
 
 
-def _exported(task: dict[str, Any], spec: BuildSpec, work: Path, say: Callable[..., None]) -> dict[str, Any]:
-    """`{"onnx", "peak_bytes"}` of an export in a process of its own, or of the one that is given."""
-    if spec.onnx is not None:
-        return {"onnx": spec.onnx, "peak_bytes": None}
-    say(State.exporting, 0.0, f"exporting {spec.model or spec.size}")
+def _proven(
+    task: dict[str, Any], sidecar: Sidecar, plan: Path, folder: Path, say: Say
+) -> tuple[dict[str, Any] | None, str]:
+    """(figures of the check, why there are none) of a plan that is not in place yet.
+
+    Raises:
+        OstinatoError: when it is not what PyTorch computes; when there is no room to find out and it would take an
+            older engine's place.
+    """
+    if sidecar.spec.onnx is not None:
+        return None, "the model of its graph is not known, and ostinato doctor --engine FILE --model MODEL names it"
+    if preflight.driver_cuda() is None:
+        return None, "no NVIDIA driver answers on this machine"
+    asked = {**task, "sidecar": sidecar.as_json(), "plan": str(plan)}
+    try:
+        said = _child("check", asked, lambda _, what: say(State.checking, BUILT, what))
+    except MemoryShortage as error:
+        if (folder / plan.name).exists():
+            raise
+        return None, f"{error.given}; {error.allowed}"
+    return said.get("proof"), said.get("unverified", "")
+
+
+def _child(what: str, task: dict[str, Any], hear: Callable[[float, str], None]) -> dict[str, Any]:
+    """The last word of a task in a process of its own, whose memory goes with it; raises its error."""
     process = subprocess.Popen(
-        child_command("export"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+        child_command(what), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
     )
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(json.dumps(task) + "\n")
@@ -192,84 +231,12 @@ def _exported(task: dict[str, Any], spec: BuildSpec, work: Path, say: Callable[.
     for line in process.stdout:
         last = json.loads(line)
         if "state" in last:
-            say(State(last["state"]), last["fraction"] * EXPORTED, last["message"])
+            hear(last["fraction"], last["message"])
     code = process.wait()
     error = revived(last) or (ended(code, ()) if code else None)
     if error is not None:
         raise error
     return last
-
-
-def _record(onnx: Path, spec: BuildSpec) -> dict[str, Any]:
-    """The export record beside a graph, whose files must still be those it names, and which must be what is asked."""
-    path = onnx.with_name(onnx.name + ".json")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        files = {"onnx_sha256": onnx, "data_sha256": onnx.with_name(onnx.name + ".data")}
-        wrong = next((f for key, f in files.items() if record[key] and file_hash(f) != record[key]), None)
-        made = (record["kind"], record["precision"], bool(record["lora"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EngineBuildError(
-            f"{onnx} has no usable export record: {preflight.clause(str(error))}",
-            "it is written with the graph",
-            "export it again",
-        ) from error
-    if wrong is not None:
-        raise EngineBuildError(
-            f"{wrong} is not the file that was exported", "its record names its sha256", "export it again"
-        )
-    if made != (spec.kind, spec.precision, spec.lora):
-        raise EngineBuildError(
-            f"{onnx} is a {made[0]} in {made[1]}, {'with' if made[2] else 'without'} LoRA inputs",
-            f"asked is a {spec.kind} in {spec.precision}, {'with' if spec.lora else 'without'} them",
-            "ask for what it is, or build from the model",
-        )
-    return record
-
-
-def _check_io(built: Built, record: dict[str, Any]) -> None:
-    for mode in ("input", "output"):
-        asked = {one["name"]: one["dtype"] for one in record[f"{mode}s"]}
-        made = {one["name"]: one["dtype"] for one in built.io if one["mode"] == mode}
-        if asked != made:
-            raise EngineBuildError(
-                f"the engine's {mode}s are {made}", f"the graph's are {asked}", "report this as a fault"
-            )
-
-
-def _sidecar(
-    spec: BuildSpec, record: dict[str, Any], built: Built, stages: dict[str, float], peak: int | None
-) -> Sidecar:
-    return Sidecar(
-        flavor=spec.flavor,
-        library=built.library,
-        bindings=built.library,
-        plan_sha256=hashlib.sha256(built.plan).hexdigest(),
-        plan_bytes=built.plan.nbytes,
-        export=record,
-        profiles=tuple(spec.profiles),
-        refittable=bool(built.flags["refit"]),
-        target=built.target,
-        flags=built.flags,
-        io=built.io,
-        spec=spec,
-        random_weights=bool(record.get("random_weights", False)),
-        built=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        seconds=sum(stages.values()),
-        stages=stages,
-        peak_bytes=peak,
-    )
-
-
-def _write(plan: Path, built: Built, sidecar: Sidecar) -> None:
-    """Write both files, and read the plan back: a disk that fails is noticed while the old engine is still there."""
-    write_whole(plan, built.plan)
-    if file_hash(plan) != sidecar.plan_sha256:
-        raise EngineBuildError(
-            f"{plan.parent.parent} gave back other bytes than were written", "a disk keeps what it is given",
-            "check the disk",
-        )  # fmt: skip
-    write_whole(sidecar_path(plan), rewritten(sidecar))
 
 
 def _peak() -> int | None:
@@ -291,10 +258,35 @@ def _export(task: dict[str, Any], tell: Tell) -> dict[str, Any]:
     return {"onnx": str(onnx), "peak_bytes": _peak()}
 
 
+def _check(task: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    """`{"proof"}` of a plan that was just written, or `{"unverified"}`: why it cannot run in this place."""
+    from .check import compare, this_gpu
+    from .runtime import tensorrt
+
+    sidecar, plan = parse(task["sidecar"]), Path(task["plan"])
+    place = here(sidecar.flavor, sidecar.library)
+    if place.capability is None:
+        return {"unverified": "this PyTorch sees no CUDA device"}
+    try:
+        check_fit(sidecar, place)
+        tensorrt(sidecar.flavor)
+    except (EngineError, EngineFileError) as error:
+        return {"unverified": f"{error.given}; {error.allowed}"}
+
+    def read(expect: Expect) -> bytes:
+        check_fit(sidecar, expect, plan)
+        return read_written(plan, sidecar)
+
+    def say(what: str) -> None:
+        tell({"state": State.checking.value, "fraction": BUILT, "message": what})
+
+    return {"proof": compare(sidecar, place, this_gpu(), read, tell=say)}
+
+
 def _probe(task: dict[str, Any], tell: Tell) -> dict[str, Any]:
     from .flavor import probe
 
     return {"version": probe(task["flavor"]).version}
 
 
-_TASKS = {"build": _build, "export": _export, "probe": _probe}
+_TASKS = {"build": _build, "export": _export, "check": _check, "probe": _probe}

@@ -206,7 +206,7 @@ class Server:
             self.process = subprocess.Popen(
                 command(self.install, self.base, self.port),
                 cwd=self.install.root,
-                env=environment(),
+                env={**environment(), "OSTINATO_DATA": str(self.base / "data")},
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,

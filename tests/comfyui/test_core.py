@@ -4,7 +4,7 @@ import uuid
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from .client import PromptError
 
@@ -118,6 +118,21 @@ def test_lora_equals_ksampler(comfy, graph, models):
     with_lora(graph, models, "lora", 0.7)
     graph |= {"latent": latent(empty=True), "theirs": ksampler(model=("lora", 0)), "ours": denoise(model=("lora", 0))}
     graph["plain"] = denoise()
+    theirs, ours, plain = play(comfy, graph, "theirs", "ours", "plain")
+    assert_equal(theirs, ours)
+    assert float((ours - plain).abs().max()) > 0.1
+
+
+def test_an_adapter_beside_the_weights_equals_one_in_them(comfy, graph, models):
+    """Of those layers that an engine has a place for."""
+    folder, places = comfy.server.base / "models" / "loras", (".self_attn.", ".cross_attn.", ".mlp.")
+    tensors = load_file(folder / models[1])
+    own = {n: t for n, t in tensors.items() if n.startswith("diffusion_model.decoder.") and any(p in n for p in places)}
+    save_file(own, folder / "layers.safetensors")
+    with_lora(graph, (models[0], "layers.safetensors"), "lora", 0.7)
+    graph["adapter"] = node("OstinatoLora", adapter="layers.safetensors", strength=0.7)
+    graph |= {"latent": latent(empty=True), "theirs": denoise(model=("lora", 0)), "plain": denoise()}
+    graph["ours"] = denoise(adapters=["adapter", 0])
     theirs, ours, plain = play(comfy, graph, "theirs", "ours", "plain")
     assert_equal(theirs, ours)
     assert float((ours - plain).abs().max()) > 0.1

@@ -19,9 +19,12 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(scope="module")
-def headless() -> dict[str, object]:
-    """The pack's schemas as they are without ComfyUI, by node id."""
+@pytest.fixture
+def headless(comfy, monkeypatch) -> dict[str, object]:
+    """The pack's schemas as they are without ComfyUI, by node id, with the server's folders."""
+    monkeypatch.setenv("COMFYUI_PATH", str(comfy.server.base))
+    monkeypatch.setenv("OSTINATO_DATA", str(comfy.server.base / "data"))
+    monkeypatch.delenv("OSTINATO_ENGINES", raising=False)
     pack = importlib.import_module("ostinato.nodes")
     if not importlib.import_module("ostinato.nodes.comfy").HEADLESS:
         pytest.skip("comfy_api can be imported here, so there is no headless schema to compare: use another Python")

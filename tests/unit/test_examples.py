@@ -25,6 +25,9 @@ SHORT = {
     "gain_and_dcw": ["OstinatoEncodePrompt.seconds=1.0"],
     "curves_from_a_clip": [],
     "automation_and_take": ["OstinatoEncodePrompt.seconds=1.0"],
+    "build_engine": ["OstinatoEncodePrompt.seconds=1.0", "OstinatoBuildEngine.action=cancel"],  # a build takes a minute
+    "load_engine": ["OstinatoEncodePrompt.seconds=1.0"],
+    "layer_profile": ["OstinatoEncodePrompt.seconds=1.0"],
 }
 
 

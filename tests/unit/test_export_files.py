@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from ostinato.engine_runtime.trt.export import export, write
 from ostinato.engine_runtime.trt.onnxcheck import Case, check_export
 from ostinato.engine_runtime.trt.record import ExportOptions, opset_for, recipe, weights_digest, weights_of
 
-from ..exports import FP32, GRAPHS, Graphs, built_by_rtx, needs_exporter, other_sizes, read
+from ..exports import DECODERS, FP32, GRAPHS, Graphs, builds, built_by_rtx, needs_exporter, other_sizes, read
 
 pytestmark = needs_exporter
 
@@ -213,16 +212,14 @@ def test_a_weight_that_is_lost_is_named(graphs: Graphs) -> None:
         tidy(graph, DecoderGraph(model), weights_of("decoder", model), *ports("decoder", model, FP32))
 
 
-@pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("tensorrt_rtx", "polygraphy")),
-    reason="tensorrt-rtx or polygraphy not installed: pip install -e '.[rtx]'",
-)
+@builds
 def test_tensorrt_rtx_builds_every_graph(graphs: Graphs) -> None:
-    """Dynamic shapes all, and fixed ones where the batch is; no GPU is asked for."""
-    jobs = [(graphs(name)[0], name == "turbo") for name in GRAPHS]
-    built = built_by_rtx(jobs)
-    for path, _ in jobs:
-        record, plan = read(path), built[path.name]
+    """Each with dynamic shapes, and the decoders with fixed ones too; no GPU is asked for."""
+    jobs = [(graphs(name)[0], fixed) for name in GRAPHS for fixed in (False, True) if not fixed or name in DECODERS]
+    for (path, _), plan in zip(jobs, built_by_rtx(jobs), strict=True):
+        record = read(path)
         assert plan["bytes"] > 100_000
         dtypes = {one["name"]: one["dtype"] for one in plan["io"]}
         assert dtypes == {port["name"]: port["dtype"] for port in record["inputs"] + record["outputs"]}
+        apart = record["kind"] == "decoder" and record["precision"] == "fp32"
+        assert plan["flags"]["decomposable_attention"] == apart and plan["flags"]["tf32"] is False

@@ -152,18 +152,30 @@ def test_an_engine_that_is_not_what_its_sidecar_says(plan, kind):
     assert plays(load(library, plan))
 
 
-def test_swap_frees_the_old_after_the_switch(plan, other):
+def test_swap_frees_the_old_after_the_switch(base, conditions, plan, other):
+    """At the next step of the session that plays, no sooner."""
     library = stand_in.library()
     old = load(library, plan)
-    seen = []
+    with runtime().playing("swapped", old, StreamConfig(depth=1)) as session:
+        session.submit(Request(conditions(base, 6, 1)[0], Sampling(4, seed=1)))
+        session.step()
+        new = library.swap(old, lambda: load(library, other), session.stage.swap)
+        assert plays(old) and plays(new) and session.engine is old
+        session.step()
+        assert session.engine is new and plays(new)
+        with pytest.raises(EngineError, match="closed"):
+            plays(old)
+        assert [f.take().isfinite().all() for f in session.play([])] == [True]
 
-    def switch(new):
-        seen.append((plays(old), plays(new)))
 
-    new = library.swap(old, lambda: load(library, other), switch)
-    assert seen == [(True, True)] and plays(new)
+def test_a_swap_that_never_comes_to_pass_frees_the_new(base, plan, other):
+    library = stand_in.library()
+    old = load(library, plan)
+    with runtime().playing("left", old, StreamConfig(depth=1)) as session:
+        new = library.swap(old, lambda: load(library, other), session.stage.swap)
     with pytest.raises(EngineError, match="closed"):
-        plays(old)
+        plays(new)
+    assert plays(old)
 
 
 @pytest.mark.parametrize("where", ["load", "context", "switch"])
@@ -176,7 +188,7 @@ def test_a_failed_swap_leaves_the_old_playing(base, conditions, plan, other, whe
 
     switched = []
 
-    def switch(new):
+    def switch(new, over):
         switched.append(new)
         raise fail
 

@@ -1,6 +1,10 @@
 """Test-only nodes: seeded CONDITIONING and LATENT, a LATENT's exact tensor to disk, and guidance written anew."""
 
+import importlib
 import os
+import sys
+import threading
+from types import SimpleNamespace
 
 import comfy.model_management
 import comfy.sample
@@ -97,4 +101,45 @@ class BorderGuided:
         return {k: v.process_cond(batch_size=1, area=None).cond for k, v in made[0]["model_conds"].items()}
 
 
-NODE_CLASS_MAPPINGS = {node.__name__: node for node in (BorderConditioning, BorderLatent, BorderSave, BorderGuided)}
+class BorderBuilds:
+    """Stands in for the pack's building process, which most ComfyUIs lack the packages for."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "test", "go", (), True
+    jobs, real = [], {}
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"action": (["pretend", "report", "finish", "restore"],), "text": ("STRING", {})}}
+
+    @classmethod
+    def IS_CHANGED(cls, **_):
+        return float("nan")
+
+    def go(self, action, text):
+        root = next(name for name in sys.modules if name.endswith("ostinato") and "custom_nodes" in name)
+        builds = importlib.import_module(f"{root}.engine_runtime.trt.builds")
+        State = importlib.import_module(f"{root}.engine_runtime.trt.job").State
+        if action == "pretend":
+            self.real |= {"Job": builds.Job, "check": builds.preflight.check_packages}
+            builds.Job, builds.preflight.check_packages = self, lambda names, flavor: None
+        elif action == "restore":
+            builds.Job, builds.preflight.check_packages = self.real["Job"], self.real["check"]
+        else:
+            job = self.jobs[-1]
+            job.message, job.state = text, State.done if action == "finish" else State.building
+            thread = threading.Thread(target=job.changed, args=(job,))  # as a build's own
+            thread.start()
+            thread.join()
+        return ()
+
+    def start(self, spec, folder, changed):
+        State = sys.modules[type(spec).__module__.replace(".spec", ".job")].State
+        job = SimpleNamespace(spec=spec, changed=changed, state=State.exporting, message="exporting", fraction=0.25)
+        job.plan, job.error, job.over = folder / f"{spec.name}.plan", None, False
+        job.cancel = lambda: setattr(job, "state", State.cancelled)
+        self.jobs.append(job)
+        return job
+
+
+OURS = (BorderConditioning, BorderLatent, BorderSave, BorderGuided, BorderBuilds)
+NODE_CLASS_MAPPINGS = {node.__name__: node for node in OURS}

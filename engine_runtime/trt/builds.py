@@ -1,0 +1,136 @@
+"""The builds of this process: one for each engine that is wanted, however many ask for it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import OstinatoError
+from . import preflight
+from .health import READY, Health, expects, health
+from .job import Job, State
+from .spec import BuildSpec
+
+Hear = Callable[[Job], None]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An engine that somebody wants.
+
+    Attributes:
+        spec: what it is. folder: where it is, or will be.
+        weights: hash of the model's weights, as `weights_digest` gives it; None is not asked about.
+    """
+
+    spec: BuildSpec
+    folder: Path
+    weights: str | None = None
+
+    @property
+    def plan(self) -> Path:
+        return self.folder / f"{self.spec.name}.plan"
+
+    def standing(self) -> Health:
+        """What can be said of the engine that is there now, as the one that is wanted."""
+        known = {
+            flavor: expect if isinstance(expect, OstinatoError) else replace(expect, weights=self.weights)
+            for flavor, expect in expects().items()
+        }
+        return health(self.plan, known, folder=self.folder)
+
+    def is_there(self) -> bool:
+        """Whether a build would make nothing better than the engine that is there."""
+        if not self.plan.exists():  # which asks no library
+            return False
+        found = self.standing()
+        if found.sidecar is None or found.sidecar.spec != self.spec:
+            return False
+        portable = found.sidecar.flavor == "tensorrt_rtx"  # another build would not fit this GPU either
+        return found.state == READY or found.reason == "library" or (portable and found.reason == "gpu")
+
+
+class Builds:
+    """Safe to reach from several threads. Use `builds()`; a second object would build the same again."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._jobs: dict[Wanted, Job] = {}
+        self._heard: dict[Wanted, dict[str, Hear]] = {}  # by who asked
+        self._asked: dict[str, Wanted] = {}
+
+    def ask(self, who: str, wanted: Wanted, hear: Hear = lambda _: None) -> Job | None:
+        """The build of an engine: the one that runs or has ended in this process, else one that starts now.
+
+        Args:
+            who: asks; a later question of the same takes the place of this one.
+            hear: called after every change of the build, from its own thread.
+
+        Returns:
+            None where the engine is there and no build would make it better.
+
+        Raises:
+            EngineBuildError: for packages that are not installed.
+            EngineFileError: for a folder that cannot be written to.
+        """
+        with self._lock:
+            self._forget(who)
+            self._asked[who] = wanted
+            self._heard.setdefault(wanted, {})[who] = hear
+            job = self._jobs.get(wanted)
+            if job is None and not wanted.is_there():
+                needed = (*preflight.BUILD_PACKAGES, *preflight.EXPORT_PACKAGES, wanted.spec.flavor)
+                preflight.check_packages(dict.fromkeys(needed), wanted.spec.flavor)
+                job = Job.start(wanted.spec, wanted.folder, changed=lambda job: self._tell(wanted, job))
+                self._jobs[wanted] = job
+            return job
+
+    def cancel(self, wanted: Wanted) -> Job | None:
+        """End a build and forget it, so that it can be asked for again; the build, or None where there is none.
+
+        Waits for the building process, some seconds at most.
+        """
+        with self._lock:
+            job = self._jobs.pop(wanted, None)
+        if job is not None:
+            job.cancel()
+        return job
+
+    def finished(self, who: str) -> str:
+        """Changes when what this one asked for is built; empty until then."""
+        with self._lock:
+            wanted = self._asked.get(who)
+            job = self._jobs.get(wanted) if wanted is not None else None
+        return f"{job.plan} {id(job)}" if job is not None and job.state is State.done else ""
+
+    def _forget(self, who: str) -> None:
+        before = self._asked.pop(who, None)
+        if before is not None:
+            self._heard[before].pop(who, None)
+
+    def _tell(self, wanted: Wanted, job: Job) -> None:
+        with self._lock:
+            hearing = list(self._heard.get(wanted, {}).values())
+        for hear in hearing:
+            hear(job)
+
+
+def told(job: Job) -> str:
+    """Where a build is, in one line."""
+    if job.state is State.done:
+        return f"{job.spec.name} is built"
+    if job.state is State.failed:
+        return f"{job.spec.name} was not built: {job.error}"
+    if job.state is State.cancelled:
+        return f"the build of {job.spec.name} was cancelled"
+    return f"{job.spec.name}: {job.message}, {100 * job.fraction:.0f} %"
+
+
+_builds = Builds()
+
+
+def builds() -> Builds:
+    """The one of this process."""
+    return _builds

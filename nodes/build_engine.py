@@ -1,0 +1,181 @@
+"""Build a TensorRT engine beside the music, and play on it once it is there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..engine_runtime.trt.spec import DEFAULT_PROFILE, FLAVORS, KINDS, PRECISIONS
+from . import host, plans
+from .comfy import io, ui
+from .types import CATEGORY, Engine, Model
+
+if TYPE_CHECKING:
+    from ..engine_runtime.trt.builds import Wanted
+    from ..engine_runtime.trt.engine import TrtEngine
+    from ..engine_runtime.trt.job import Job
+
+NODE = "OstinatoBuildEngine"
+BUILD, CANCEL = "build", "cancel"
+AUTO = "auto"
+PAUSE = 0.2  # seconds between two looks at a build that is waited for
+
+
+class BuildEngine(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id=NODE,
+            display_name="Build Engine (Ostinato)",
+            category=CATEGORY,
+            description="Build a TensorRT engine in a process of its own. The graph goes on at once on a torch engine; "
+            "once the engine is built, the next run plays on it. What is built already is not built again.",
+            search_aliases=["ostinato", "tensorrt", "rtx", "compile", "trt"],
+            is_output_node=True,
+            inputs=[
+                Model.Input("model", tooltip="From Load Model."),
+                io.Combo.Input(
+                    "action",
+                    options=[BUILD, CANCEL],
+                    default=BUILD,
+                    tooltip="build starts it, unless it runs or is there. cancel ends one that runs, and forgets one "
+                    "that failed, so that build tries again.",
+                ),
+                *_what(),
+                *_sizes(),
+                io.Boolean.Input(
+                    "wait",
+                    default=False,
+                    tooltip="Hold the graph until the engine is built. For the command line: there the build ends with "
+                    "the program.",
+                ),
+                Engine.Input("fallback", optional=True, tooltip="Plays until then; without it, eager on the model."),
+            ],
+            outputs=[
+                Engine.Output(display_name="engine", tooltip="The built engine; until it is there, a torch engine."),
+                io.String.Output(display_name="info", tooltip="Where the build is, and what plays."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_) -> str:
+        """The node runs again once what it asked for is built, and not before."""
+        from ..engine_runtime.trt.builds import builds
+
+        return builds().finished(plans.owner(cls.hidden, BUILD))
+
+    @classmethod
+    def execute(cls, model, action: str, wait: bool, fallback=None, **asked) -> io.NodeOutput:
+        wanted, engine = _wanted(model, **asked), None
+        try:
+            if action == CANCEL:
+                info = _cancelled(wanted)
+            else:
+                engine, info = _built(wanted, model, wait, cls.hidden)
+        except plans.BLOCKS as error:
+            info = str(error)
+        engine = engine or plans.torch_engine(fallback, model)
+        text = f"{info}\n\nplaying on {engine.name}"
+        host.show_text(text, cls.hidden.unique_id)
+        return io.NodeOutput(engine, text, ui=ui.PreviewText(text))
+
+
+def _what() -> list:
+    return [
+        io.Combo.Input(
+            "what",
+            options=list(KINDS),
+            default=KINDS[0],
+            tooltip="The part of the model. Only a decoder plays from here; a VAE is built in float32.",
+        ),
+        io.Combo.Input(
+            "flavor",
+            options=list(FLAVORS),
+            default=next(iter(FLAVORS)),
+            tooltip="rtx is TensorRT-RTX: builds without a GPU, plays on Ampere, Ada and Blackwell. tensorrt builds on "
+            "the GPU that plays.",
+        ),
+        io.Combo.Input(
+            "precision",
+            options=[AUTO, *PRECISIONS],
+            default=AUTO,
+            tooltip="auto is bf16 for a decoder and fp32 for a VAE.",
+        ),
+        io.Boolean.Input(
+            "lora", default=False, tooltip="With inputs for adapters from LoRA; a little slower where there is none."
+        ),
+        io.Boolean.Input(
+            "refittable",
+            default=False,
+            tooltip="For Refit LoRA: weights can be exchanged in place. TensorRT-RTX needs a GPU to build it.",
+        ),
+        io.String.Input("name", default="", tooltip="Of the engine; empty makes one from the rest."),
+    ]
+
+
+def _sizes() -> list:
+    form = "minimum:optimum:maximum, or one number for a fixed size; with commas for several profiles."
+    told = {
+        "batch": f"Rows of one pass: a slot needs one, or two with guidance. {form}",
+        "seconds": f"Of music in each row. {form}",
+        "tokens": f"Of each condition; for a decoder. {form}",
+        "rank": f"Of all adapters together; with lora. {form}",
+    }
+    return [io.String.Input(name, default=DEFAULT_PROFILE[name], tooltip=text) for name, text in told.items()]
+
+
+def _wanted(model: Any, what: str, flavor: str, precision: str, name: str, **rest: Any) -> Wanted:
+    from ..engine_runtime.trt.builds import Wanted
+    from ..engine_runtime.trt.folder import engines_home
+    from ..engine_runtime.trt.loader import digest_of
+    from ..engine_runtime.trt.spec import make_spec
+
+    texts = {size: rest.pop(size).strip() or None for size in DEFAULT_PROFILE}
+    unused = {"tokens": what != KINDS[0], "rank": not rest["lora"]}  # their widgets always hold something
+    texts |= {size: None for size, left_out in unused.items() if left_out}
+    chosen = None if precision == AUTO else precision
+    spec = make_spec(flavor, what, {"model": model.source}, texts, name.strip() or None, chosen, **rest)
+    return Wanted(spec, engines_home().absolute(), digest_of(model, spec.kind, spec.precision))
+
+
+def _built(wanted: Wanted, model: Any, wait: bool, hidden: Any) -> tuple[TrtEngine | None, str]:
+    """The engine where it is there and plays here, and what there is to say."""
+    from ..engine_runtime.trt.builds import builds
+    from ..engine_runtime.trt.job import State
+
+    who, node = plans.owner(hidden, BUILD), hidden.unique_id
+
+    def hear(job: Job) -> None:
+        if host.ran_last(node, NODE):
+            host.show_text(_shown(job), node)
+
+    job = builds().ask(who, wanted, hear)
+    while wait and job is not None and not job.over:
+        host.check_cancelled()
+        host.progress(round(100 * job.fraction), 100, node)
+        job.wait(PAUSE)
+    if job is not None and job.state is not State.done:
+        return None, _shown(job)
+    if wanted.spec.kind != KINDS[0]:
+        return None, f"{wanted.spec.name} is built"
+    engine = plans.place(model, hidden).open(who, wanted.spec.name)
+    return engine, engine.summary()
+
+
+def _shown(job: Job) -> str:
+    """Where a build is, and what to do."""
+    from ..engine_runtime.trt.builds import told
+    from ..engine_runtime.trt.job import State
+
+    remedies = {
+        State.done: "; run the graph again to play on it",
+        State.failed: f" To try again, run once with action {CANCEL}.",
+    }
+    return told(job) + remedies.get(job.state, "")
+
+
+def _cancelled(wanted: Wanted) -> str:
+    from ..engine_runtime.trt.builds import builds, told
+
+    job = builds().cancel(wanted)
+    return f"no build of {wanted.spec.name} runs" if job is None else told(job)

@@ -1,0 +1,71 @@
+"""Play on a TensorRT engine that was built before."""
+
+from ..engine_runtime.errors import OstinatoError
+from . import folders, host, plans
+from .comfy import io
+from .types import CATEGORY, Engine, Model
+
+TORCH, STOP = "play on the torch engine", "stop"
+
+
+class LoadEngine(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OstinatoLoadEngine",
+            display_name="Load Engine (Ostinato)",
+            category=CATEGORY,
+            description="A TensorRT engine by name. It plays when it fits this GPU, library and model, when this "
+            "installation built it or its sha256 was accepted, and when it has passed its check. The info lists every "
+            "engine that is there with its state: ready, stale or unusable, and why.",
+            search_aliases=["ostinato", "tensorrt", "rtx", "trt", "plan"],
+            inputs=[
+                io.Combo.Input(
+                    "engine",
+                    options=folders.engine_names() or [folders.NOTHING],
+                    tooltip="From the folder that Build Engine and ostinato build write to, and from ComfyUI's model "
+                    f"folders {folders.ENGINES}.",
+                ),
+                io.Combo.Input(
+                    "otherwise",
+                    options=[TORCH, STOP],
+                    default=TORCH,
+                    tooltip="What to do where it cannot play here. The torch engine is the fallback, or eager on the "
+                    "model.",
+                ),
+                Model.Input(
+                    "model", optional=True, tooltip="From Load Model: the engine must have been built from its weights."
+                ),
+                Engine.Input("fallback", optional=True, tooltip="From Engine: plays where the TensorRT engine cannot."),
+            ],
+            outputs=[
+                Engine.Output(display_name="engine", tooltip="For Stream Denoise."),
+                io.String.Output(display_name="info", tooltip="What plays and why, and the state of every engine."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, engine=None) -> bool:
+        """Any name may stand here: where there is no such engine the node says so, and does what is to be done."""
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, engine, **_) -> str:
+        """The node runs again once the engine's files changed."""
+        return folders.stamp(engine)
+
+    @classmethod
+    def execute(cls, engine: str, otherwise: str, model=None, fallback=None) -> io.NodeOutput:
+        place = plans.place(model, cls.hidden)
+        try:
+            player = place.open(plans.owner(cls.hidden, "load"), engine)
+            info = player.summary()
+        except OstinatoError as error:
+            if otherwise == STOP or (model is None and fallback is None):
+                raise
+            player, info = plans.torch_engine(fallback, model), str(error)
+        states = [f"- {state.text()}" for state in place.survey()] or ["there are no engines yet"]
+        text = "\n\n".join([info, f"playing on {player.name}", "\n".join(states)])  # ComfyUI reads it as Markdown
+        host.show_text(text, cls.hidden.unique_id)
+        return io.NodeOutput(player, text)

@@ -1,0 +1,52 @@
+"""Low-rank adapters that a stream plays without a rebuild."""
+
+from ..engine_runtime.constants import MAX_STRENGTH
+from ..engine_runtime.errors import InputError, check_range
+from . import folders
+from .comfy import io
+from .types import Adapters, chained
+
+
+class Lora(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return chained(
+            Adapters,
+            "adapters",
+            "to play several together",
+            "OstinatoLora",
+            "LoRA (Ostinato)",
+            "A low-rank adapter beside the weights, which stay as they are: torch engines take it, and so do TensorRT "
+            "engines that were built with LoRA inputs.",
+            ["lora", "adapter", "style"],
+            [
+                io.Combo.Input(
+                    "adapter",
+                    options=folders.adapter_names() or [folders.NOTHING],
+                    tooltip="A .safetensors file for ACE-Step 1.5 from ComfyUI's folder of LoRAs. On the command line "
+                    "also a path.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-MAX_STRENGTH,
+                    max=MAX_STRENGTH,
+                    step=0.05,
+                    tooltip="1 is the adapter's own, 0 leaves it out, below 0 moves away from it.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, adapter=None) -> bool | str:
+        try:
+            if adapter is not None:  # a linked one has no value yet
+                folders.adapter_path(adapter)
+        except InputError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, adapter: str, strength: float, adapters=()) -> io.NodeOutput:
+        check_range("the strength", strength, -MAX_STRENGTH, MAX_STRENGTH, "1 is the adapter's own")
+        return io.NodeOutput((*(adapters or ()), (folders.adapter_path(adapter), strength)))

@@ -1,0 +1,56 @@
+"""Bake adapters into the weights of a TensorRT engine."""
+
+from . import carried, folders, host, plans
+from .comfy import io
+from .types import CATEGORY, Adapters, Engine, Model
+
+
+class RefitLora(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OstinatoRefitLora",
+            display_name="Refit LoRA (Ostinato)",
+            category=f"{CATEGORY}/adapters",
+            description="Write adapters into the weights of a refittable TensorRT engine, from the model's own weights "
+            "each time, and check the result before it plays. It costs no time in a tick, and seconds when it changes. "
+            "Every other engine takes adapters through Stream Denoise instead. TensorRT-RTX cannot build a refittable "
+            "engine without a GPU.",
+            search_aliases=["ostinato", "lora", "tensorrt", "refit", "bake"],
+            inputs=[
+                io.Combo.Input(
+                    "engine",
+                    options=folders.engine_names() or [folders.NOTHING],
+                    tooltip="Built with refittable. It is loaded for this node alone: another node's engine keeps its "
+                    "weights.",
+                ),
+                Model.Input("model", tooltip="From Load Model: what the engine was built from."),
+                Adapters.Input("adapters", optional=True, tooltip="From LoRA; none gives the engine as it was built."),
+            ],
+            outputs=[
+                Engine.Output(display_name="engine", tooltip="For Stream Denoise."),
+                io.String.Output(display_name="info", tooltip="What plays, with which adapters."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, engine=None) -> bool:
+        """Any name may stand here: the node itself says where there is no such engine."""
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, engine, **_) -> str:
+        """The node runs again once the engine's files changed."""
+        return folders.stamp(engine)
+
+    @classmethod
+    def execute(cls, engine: str, model, adapters=()) -> io.NodeOutput:
+        from ..engine_runtime.lora.factors import Targets
+        from ..engine_runtime.trt.bake import bake
+
+        model.ready()
+        mix = carried.mix_of(adapters, Targets.of(model.pipe.transformer))
+        player = bake(plans.owner(cls.hidden, "refit"), engine, plans.place(model, cls.hidden), model, mix)
+        host.show_text(player.summary(), cls.hidden.unique_id)
+        return io.NodeOutput(player, player.summary())
