@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..engine_runtime.errors import InputError, OstinatoError
+from .bench import app as bench
 from .engines import build, doctor, inspect
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ def replay(
 @app.command()
 def profile(
     model: Annotated[str | None, typer.Option(help="What to load; tiny without it.")] = None,
-    size: Annotated[str | None, typer.Option(help="2b: random weights at the real size, in place of a model.")] = None,
+    size: Annotated[str | None, typer.Option(help="2b, xl or tiny: random weights, in place of a model.")] = None,
+    engine: Annotated[str, typer.Option(help="eager, compiled, fp8, or a TensorRT engine's name or file.")] = "eager",
     depth: Annotated[int, typer.Option(help="Generations in flight.")] = 4,
     seconds: Annotated[float, typer.Option(help="Length of each.")] = 60.0,
     steps: Annotated[int, typer.Option(help="Of each.")] = 8,
@@ -114,7 +116,7 @@ def profile(
             workload = Workload(depth, seconds, steps, guidance, tokens)
             with redirect_stdout(sys.stderr if as_json else sys.stdout), Bar(sys.stderr.isatty()) as bar:
                 bar.named("profile")
-                found = measure((model, size), (device.value, precision), workload, ticks, bar.progress)
+                found = measure(engine, (model, size), (device.value, precision), workload, ticks, bar.progress)
         typer.echo(json.dumps(found.as_json()) if as_json else found.text())
 
 
@@ -140,6 +142,7 @@ def knobs() -> None:
 
 for command in (build, inspect, doctor):
     app.command()(command)
+app.add_typer(bench, name="bench")
 
 
 def main() -> None:

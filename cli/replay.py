@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from ..engine_runtime.constants import ROWS
+from ..engine_runtime.constants import KINDS, ROWS
 from ..engine_runtime.decode import decode_clips
 from ..engine_runtime.engines import Engine
 from ..engine_runtime.errors import TakeError
 from ..engine_runtime.log import Log
 from ..engine_runtime.lora.adapter import Adapter
-from ..engine_runtime.models.loading import Model, eager_engine, load, pick_device, pick_dtype
+from ..engine_runtime.models.loading import Model, load, pick_device, pick_dtype, torch_engine
 from ..engine_runtime.replay import Replay, replay
 from ..nodes import layout
 from .core_nodes import Folders, use_folders, write_audio
@@ -92,13 +92,13 @@ def _load(log: Log, name: str | None, device: str) -> tuple[Model, Engine]:
     if log.recipe is None and name is None:
         raise TakeError(
             f"the take was played on {log.engine}, which has no recipe",
-            "an engine on ComfyUI's MODEL lives in ComfyUI only",
+            "an engine on ComfyUI's MODEL lives in ComfyUI only, and a TensorRT engine is not replayed",
             "make the take with Load Model and Engine, or name a --model and add --force for music that will differ",
         )
     recipe = log.recipe or {"model": name, "precision": "auto", "device": "auto", "max_rows": ROWS}
     where = pick_device(recipe["device"] if device == "auto" else device)
     loaded = load(name or recipe["model"], where, pick_dtype(recipe["precision"], where))
-    return loaded, eager_engine(loaded, recipe["max_rows"])
+    return loaded, torch_engine(loaded, recipe.get("kind", KINDS[0]), recipe["max_rows"])
 
 
 def _read(loras: Sequence[Path], engine: Engine) -> list[Adapter]:

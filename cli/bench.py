@@ -1,0 +1,241 @@
+"""`ostinato bench`: how fast the stream is, what changed between two such runs, and whether it lasts."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..engine_runtime.bench.case import SOAK_SECONDS, SOAK_TICKS, TICKS, WINDOW_SECONDS
+from ..engine_runtime.errors import InputError
+from ..engine_runtime.layer_profile import Workload
+
+if TYPE_CHECKING:
+    from ..engine_runtime.bench.run import Plan
+
+app = typer.Typer(add_completion=False)
+
+Engine = Annotated[str, typer.Option(help="eager, compiled, fp8, or a TensorRT engine's name or file; or several.")]
+Model = Annotated[str | None, typer.Option(help="What to load; tiny without it.")]
+Size = Annotated[str | None, typer.Option(help="2b, xl or tiny: random weights, in place of a model.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16; fp8 is an engine.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout, nothing else.")]
+
+
+@app.callback(invoke_without_command=True)
+def bench(
+    context: typer.Context,
+    engine: Engine = "eager",
+    model: Model = None,
+    size: Size = None,
+    depth: Annotated[str, typer.Option(help="Generations in flight; several with commas.")] = f"{Workload.depth}",
+    steps: Annotated[int, typer.Option(help="Of each.")] = Workload.steps,
+    seconds: Annotated[str, typer.Option(help="Length of each; several with commas.")] = f"{Workload.seconds:g}",
+    tokens: Annotated[int, typer.Option(help="Of each condition.")] = Workload.tokens,
+    cfg: Annotated[
+        str, typer.Option(help="Guidance: off, full, initialize, self; several with commas.")
+    ] = Workload.guidance,
+    dcw: Annotated[bool, typer.Option("--dcw", help="With the wavelet correction.")] = False,
+    controls: Annotated[bool, typer.Option("--controls", help="With every control of the stream on at once.")] = False,
+    sessions: Annotated[int, typer.Option(help="That share the ring, each with --depth slots.")] = 1,
+    ticks: Annotated[int, typer.Option(help="Timed in each of two rounds, rounded up to whole requests.")] = TICKS,
+    reference: Annotated[str, typer.Option(help="eager, compile or both: run in turn with it, A B A B.")] = "",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    plot: Annotated[Path | None, typer.Option(help="Write a picture of the times over the floor.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a stream in its steady state: the session, ring, tick and engine that play, with a full ring.
+
+    Numbers with commas are measured in every combination. The floor is the sum of the decoder's matrix products alone.
+    """
+    from .main import exit_codes
+
+    if context.invoked_subcommand is not None:
+        return
+    with exit_codes():
+        from ..engine_runtime.bench.case import grid
+        from ..engine_runtime.bench.run import Plan
+
+        rest = {"steps": steps, "tokens": tokens, "dcw": dcw, "controls": controls, "sessions": sessions}
+        lengths = _numbers("seconds", seconds, float)
+        cases = grid(_numbers("depth", depth, int), lengths, _listed(cfg), **rest)
+        plan = Plan(_listed(engine), cases, ticks, _listed(reference), _command(context))
+        found = _measured(plan, (model, size), (device, precision), as_json)
+        if plot is not None:
+            _draw(found, plot)
+        typer.echo(json.dumps(found) if as_json else _table(found))
+
+
+@app.command()
+def show(
+    run: Annotated[Path, typer.Argument(metavar="RUN.json", help="What `bench --json` wrote.")],
+    plot: Annotated[Path | None, typer.Option(help="Write a picture of the times over the floor.")] = None,
+) -> None:
+    """Show the table of a run that was kept."""
+    from .main import exit_codes
+
+    with exit_codes():
+        found = _load(run)
+        if plot is not None:
+            _draw(found, plot)
+        typer.echo(_table(found))
+
+
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="A.json", help="What `bench --json` wrote.")],
+    after: Annotated[Path, typer.Argument(metavar="B.json", help="The same, of another revision.")],
+    force: Annotated[bool, typer.Option(help="Also where they ran on different devices.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two runs case by case: B over A, with the spread of the rounds.
+
+    Exits with 1 where a case is slower in every round of B than in every round of A, else with 0.
+    """
+    from .main import FAILED, exit_codes
+
+    with exit_codes():
+        from ..engine_runtime.bench import report
+
+        pairs = report.compare(_load(before), _load(after), force)
+        typer.echo(
+            json.dumps([pair.as_json() for pair in pairs]) if as_json else "\n".join(pair.text() for pair in pairs)
+        )
+    if any(pair.verdict == "slower" for pair in pairs):
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def vae(
+    engine: Engine = "eager",
+    model: Model = None,
+    size: Size = None,
+    window: Annotated[float, typer.Option(help="Seconds that are decoded at a time.")] = WINDOW_SECONDS,
+    ticks: Annotated[int, typer.Option(help="Timed in each of two rounds, alone and beside.")] = TICKS,
+    precision: Precision = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Decode windows back to back beside the stream: their time, and by how much the ticks slow down."""
+    from .main import exit_codes
+
+    with exit_codes():
+        from ..engine_runtime.bench.beside import beside
+        from ..engine_runtime.bench.case import Case
+        from ..engine_runtime.bench.subject import opened, source_for
+        from ..engine_runtime.live_vae import LiveVae
+        from ..engine_runtime.models.sized import sized_vae
+
+        with redirect_stdout(sys.stderr if as_json else sys.stdout):
+            place, dtype = _where("cuda", precision)
+            with opened(engine, source_for((engine,), model, size, place, dtype)) as found:
+                measured = beside(found, LiveVae(sized_vae(dtype, place)), Case(), ticks, window)
+        typer.echo(json.dumps(measured) if as_json else _beside(measured))
+
+
+def _beside(found: dict[str, Any]) -> str:
+    tick, window = found["tick_ms"], found["window_ms"]
+    return (
+        f"{found['window']['seconds']:g} s take {window['alone']:.2f} ms to decode, {window['beside']:.2f} ms beside\n"
+        f"a tick takes {tick['alone']:.2f} ms alone, {tick['beside']:.2f} ms beside: {found['slowdown']:+.1%}"
+    )
+
+
+@app.command()
+def soak(
+    engine: Engine = "eager",
+    model: Model = None,
+    size: Size = None,
+    seconds: Annotated[float, typer.Option(help="Length of each generation.")] = SOAK_SECONDS,
+    ticks: Annotated[int, typer.Option(help="In all.")] = SOAK_TICKS,
+    seed: Annotated[int, typer.Option(help="Of what is played.")] = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Play random requests under random knobs and depths; exits with 1 where memory grows or ticks slow down."""
+    from .main import FAILED, exit_codes
+
+    with exit_codes():
+        from ..engine_runtime.bench.soak import soak as run
+        from ..engine_runtime.bench.subject import opened, source_for
+
+        with redirect_stdout(sys.stderr if as_json else sys.stdout), _bar() as bar:
+            bar.named("soak")
+            source = source_for((engine,), model, size, *_where(device, precision))
+            with opened(engine, source) as found:
+                report = run(found, ticks, seconds, seed, bar.progress)
+        typer.echo(json.dumps(report.as_json()) if as_json else report.text())
+    if report.wrong:
+        raise typer.Exit(FAILED)
+
+
+def _measured(plan: Plan, weights: tuple[str | None, str | None], where: tuple[str, str], quiet: bool) -> dict:
+    from ..engine_runtime.bench.run import run
+    from ..engine_runtime.bench.subject import source_for
+
+    def tell(what: str) -> None:
+        typer.echo(f"{what} ...", err=True)
+
+    with redirect_stdout(sys.stderr if quiet else sys.stdout):
+        return run(plan, source_for(plan.engines, *weights, *_where(*where)), tell)
+
+
+def _where(device: str, precision: str) -> tuple[Any, Any]:
+    from ..engine_runtime.models.loading import pick_device, pick_dtype
+
+    place = pick_device(device)
+    return place, pick_dtype(precision, place)
+
+
+def _bar() -> Any:
+    from .main import Bar
+
+    return Bar(sys.stderr.isatty())
+
+
+def _command(context: typer.Context) -> str:
+    """The command with its options, whether given or by default, but for `--plot`."""
+    words = ["ostinato", "bench"]
+    for name in (option.name for option in context.command.params):
+        value = context.params.get(name or "")
+        if value is True and name != "as_json":
+            words.append(f"--{name}")
+        elif name != "plot" and not isinstance(value, bool) and value not in (None, ""):
+            words += [f"--{name}", f"{value}"]
+    return shlex.join([*words, "--json"])
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _numbers(name: str, text: str, kind: type) -> tuple:
+    try:
+        return tuple(kind(word) for word in _listed(text)) or (kind(text),)
+    except ValueError as error:
+        raise InputError(f"{name} is {text!r}", "allowed are numbers with commas", "write 4 or 1,2,4,8") from error
+
+
+def _load(path: Path) -> dict[str, Any]:
+    from ..engine_runtime.bench.report import load
+
+    return load(path.read_text(encoding="utf-8"), path.name)
+
+
+def _table(found: dict[str, Any]) -> str:
+    from ..engine_runtime.bench.report import table
+
+    return table(found)
+
+
+def _draw(found: dict[str, Any], path: Path) -> None:
+    from ..engine_runtime.bench.picture import plot_floor
+
+    plot_floor(found).save(path)

@@ -1,0 +1,106 @@
+"""The VAE beside the tick: windows decoded back to back, and what that costs the stream."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..config import frames_of
+from ..constants import LATENT_DIM, LATENT_HZ
+from ..decode import margin_frames
+from ..engines import Engine
+from ..errors import InputError
+from ..live_vae import LiveVae
+from .case import WINDOW_SECONDS, Case
+from .play import AHEAD, Steady, steady
+from .run import ROUNDS, versions
+
+ALONE = 50  # windows without a stream, of which the later half is timed
+
+
+class Windows:
+    """Decodes one window after the other in a thread of its own, never more than a few ahead of the device.
+
+    Attributes:
+        ms: from the end of one window to the end of the next, by the device's events.
+    """
+
+    def __init__(self, vae: LiveVae, frames: int) -> None:
+        self.vae, self.ms = vae, list[float]()
+        shape = 1, LATENT_DIM, frames + 2 * margin_frames(vae)  # with the frames around it that it depends on
+        generator = torch.Generator(vae.device).manual_seed(0)
+        self._latents = torch.randn(shape, generator=generator, device=vae.device).to(vae.dtype)
+        self._stop, self._error = threading.Event(), list[BaseException]()
+
+    def run(self, count: int) -> None:
+        """Decode so many, or until told to stop."""
+        marks: list[torch.cuda.Event] = []
+        stream = torch.cuda.Stream(self.vae.device)
+        stream.wait_stream(torch.cuda.default_stream(self.vae.device))  # which drew the latents
+        with torch.cuda.device(self.vae.device), torch.cuda.stream(stream):
+            while len(marks) < count and not self._stop.is_set():
+                self.vae.decoder(self._latents)
+                marks.append(torch.cuda.Event(enable_timing=True))
+                marks[-1].record()
+                if len(marks) > AHEAD:
+                    marks[-1 - AHEAD].synchronize()
+            torch.cuda.current_stream().synchronize()
+        self.ms += [before.elapsed_time(after) for before, after in zip(marks, marks[1:], strict=False)]
+
+    def beside(self, play: Callable[[], Any]) -> Any:
+        """Decode in a thread while something plays; returns what that does."""
+        self._stop.clear()
+        thread = threading.Thread(target=self._guarded, name="windows")
+        thread.start()
+        try:
+            return play()
+        finally:
+            self._stop.set()
+            thread.join()
+            if self._error:
+                raise self._error.pop()
+
+    def _guarded(self) -> None:
+        try:
+            self.run(1 << 30)
+        except BaseException as error:
+            self._error.append(error)
+
+
+def beside(engine: Engine, vae: LiveVae, case: Case, ticks: int, seconds: float = WINDOW_SECONDS) -> dict[str, Any]:
+    """Time ticks alone and beside the VAE in turn, A B A B, and windows likewise.
+
+    Raises:
+        InputError: without a GPU: nothing runs beside anything there.
+    """
+    if engine.device.type != "cuda":
+        raise InputError(f"the engine is on {engine.device}", "the VAE runs beside it on a GPU", "use --device cuda")
+    frames, whole = frames_of(seconds), case.whole(ticks)
+    alone, together = Windows(vae, frames), Windows(vae, frames)
+    alone.run(ALONE)
+    del alone.ms[: ALONE // 2]
+    times: dict[str, list[float]] = {"alone": [], "beside": []}
+    with steady(engine, case, 2 * ROUNDS * whole) as played:
+        for _ in range(ROUNDS):
+            times["alone"] += played.run(whole).ms
+            times["beside"] += together.beside(lambda: _laps(played, whole))
+    ticked = {name: statistics.median(ms) for name, ms in times.items()}
+    return {
+        "gpu": torch.cuda.get_device_name(engine.device),
+        "versions": versions(),
+        "engine": engine.name,
+        "case": case.as_json(),
+        "window": {"seconds": frames / LATENT_HZ, "margin_s": margin_frames(vae) / LATENT_HZ, "dtype": str(vae.dtype)},
+        "window_ms": {"alone": statistics.median(alone.ms), "beside": statistics.median(together.ms)},
+        "tick_ms": ticked,
+        "slowdown": ticked["beside"] / ticked["alone"] - 1.0,
+        "ticks": len(times["alone"]),
+    }
+
+
+def _laps(played: Steady, ticks: int) -> list[float]:
+    return played.run(ticks).ms

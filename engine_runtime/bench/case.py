@@ -1,0 +1,83 @@
+"""What is measured: one workload, and grids of them. Torch-free."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..config import MODES, ROW_MODES, Sampling, StreamConfig, frames_of
+from ..constants import MAX_ROWS
+from ..errors import check_choice, check_whole
+from ..layer_profile import Workload
+
+TICKS = 100  # timed in each round, unless told otherwise
+BLOCK = 1000  # ticks that a soak compares at both ends
+SOAK_TICKS, SOAK_SECONDS = 20 * BLOCK, 10.0
+WINDOW_SECONDS = 3.0  # of the VAE
+
+
+@dataclass(frozen=True)
+class Case:
+    """One workload; the same numbers are the same work, bit for bit on one machine.
+
+    Attributes:
+        depth: slots in the ring, all taken, evenly apart in their steps.
+        steps: of each request.
+        seconds: of music in each.
+        tokens: of each condition, L.
+        cfg: guidance of the requests, one of `config.MODES`.
+        dcw: the wavelet correction is on.
+        controls: every control of the stream is on at once, `dcw` too.
+        sessions: that share the ring, each with `depth` slots.
+    """
+
+    depth: int = Workload.depth
+    steps: int = Workload.steps
+    seconds: float = Workload.seconds
+    tokens: int = Workload.tokens
+    cfg: str = Workload.guidance
+    dcw: bool = False
+    controls: bool = False
+    sessions: int = 1
+
+    def __post_init__(self) -> None:
+        check_choice("the guidance", self.cfg, MODES)
+        StreamConfig(depth=self.depth)
+        Sampling(steps=self.steps)
+        check_whole("tokens", self.tokens, 1, 1 << 16, "a condition has some")
+        check_whole("sessions", self.sessions, 1, MAX_ROWS, "each has a slot or more")
+        _ = self.frames
+
+    @property
+    def frames(self) -> int:
+        return frames_of(self.seconds)
+
+    @property
+    def slots(self) -> int:
+        """Of all sessions."""
+        return self.depth * self.sessions
+
+    @property
+    def row_mode(self) -> str:
+        """The ring's negative rows, one of `ROW_MODES`."""
+        return self.cfg if self.cfg in ROW_MODES else "off"
+
+    def whole(self, ticks: int) -> int:
+        """At least so many ticks, after which every slot has finished as often as every other."""
+        return -(-ticks // self.steps) * self.steps
+
+    def command(self) -> str:
+        """Its options on the command line."""
+        given = f"--depth {self.depth} --steps {self.steps} --seconds {self.seconds:g} --tokens {self.tokens}"
+        shared = f" --sessions {self.sessions}" if self.sessions > 1 else ""
+        return f"{given} --cfg {self.cfg}{' --dcw' * self.dcw}{' --controls' * self.controls}{shared}"
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def grid(depths: Sequence[int], seconds: Sequence[float], modes: Sequence[str], **rest: Any) -> tuple[Case, ...]:
+    """A case for every combination, the depth changing fastest."""
+    return tuple(Case(depth=d, seconds=s, cfg=mode, **rest) for mode, s, d in itertools.product(modes, seconds, depths))

@@ -1,0 +1,159 @@
+"""The sum of a decoder's matrix products alone, measured: what a tick cannot be faster than in their precision.
+
+M rows of a product, N columns, K summed over.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..constants import PATCH
+from .case import Case
+
+COLD = 256 << 20  # bytes that a product's buffers take in all: several times the L2 cache of any GPU
+MOST = 64  # sets of buffers at most
+SPAN = 0.1  # seconds that each product is run for, so that the clock settles as it does in a stream
+LEAST = 3  # rounds at least
+FP8 = torch.float8_e4m3fn
+
+
+@dataclass(frozen=True)
+class Product:
+    """`[M, K] x [K, N]`, `count` times a tick; `layer` products are those that an fp8 engine computes in fp8."""
+
+    m: int
+    n: int
+    k: int
+    count: float
+    layer: bool = True
+
+    @property
+    def flops(self) -> float:
+        """Of a tick."""
+        return 2.0 * self.m * self.n * self.k * self.count
+
+
+def products(config: Mapping[str, Any], case: Case, tokens: int) -> list[Product]:
+    """The matrix products of a steady tick, as the reference has them; those of one input are one product.
+
+    With guidance `initialize` a slot's negative row is decoded once in its steps. Left out are the two time
+    embeddings, which have one row a request.
+
+    Args:
+        config: of the transformer, with diffusers' names.
+        tokens: length L of the condition buffers.
+    """
+    found = _pass(config, case.slots * (2 if case.row_mode == "full" else 1), case.frames, tokens, 1.0)
+    if case.row_mode == "initialize":
+        found += _pass(config, 1, case.frames, tokens, case.slots / case.steps)
+    return found
+
+
+def _pass(config: Mapping[str, Any], rows: int, frames: int, tokens: int, share: float) -> list[Product]:
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    q = config["num_attention_heads"] * config["head_dim"]
+    kv = 2 * config["num_key_value_heads"] * config["head_dim"]
+    m, words, patch = rows * -(-frames // PATCH), rows * tokens, config["patch_size"]
+    layers = config["num_hidden_layers"] * share
+    return [
+        Product(m, q + kv, hidden, layers),
+        Product(m, hidden, q, 2 * layers),  # of self- and cross-attention
+        Product(m, q, hidden, layers),
+        Product(words, kv, hidden, layers, layer=False),  # an engine may keep these with a condition
+        Product(m, 2 * inner, hidden, layers),
+        Product(m, hidden, inner, layers),
+        Product(m, hidden, config["in_channels"] * patch, share, layer=False),
+        Product(m, config["audio_acoustic_hidden_dim"] * patch, hidden, share, layer=False),
+        Product(words, hidden, config.get("encoder_hidden_size") or hidden, share, layer=False),
+    ]
+
+
+class Floor:
+    """Measures products and remembers them.
+
+    Args:
+        device: where they run: in a CUDA graph over buffers that no cache holds, or on the CPU one after the other.
+        dtype: of the products.
+        fp8: compute those of the layers in fp8, with a scale for every row and column.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, fp8: bool = False) -> None:
+        self._device, self._dtype, self._fp8 = device, dtype, fp8
+        self._generator = torch.Generator(device).manual_seed(0)
+        self._known: dict[tuple[int, int, int, bool], float] = {}
+
+    def ms(self, found: list[Product]) -> float:
+        """Milliseconds of them all together."""
+        return sum(product.count * self._one(product) for product in found)
+
+    def _one(self, product: Product) -> float:
+        m, n, k, fp8 = key = (product.m, product.n, product.k, self._fp8 and product.layer)
+        if key not in self._known:
+            measure = _on_gpu if self._device.type == "cuda" else _on_cpu
+            self._known[key] = measure(self._calls(m, n, k, fp8))
+        return self._known[key]
+
+    def _calls(self, m: int, n: int, k: int, fp8: bool) -> list[Callable[[], Tensor]]:
+        """The product on buffers of their own each, of random numbers: zeros run faster."""
+        size = m * k + n * k if fp8 else (m * k + n * k + m * n) * self._dtype.itemsize
+        sets = min(MOST, max(2, -(-COLD // size))) if self._device.type == "cuda" else 2
+        return [self._narrow(m, n, k) if fp8 else self._wide(m, n, k) for _ in range(sets)]
+
+    def _wide(self, m: int, n: int, k: int) -> Callable[[], Tensor]:
+        x, w = self._drawn(m, k), self._drawn(n, k)
+        return lambda: torch.nn.functional.linear(x, w)
+
+    def _narrow(self, m: int, n: int, k: int) -> Callable[[], Tensor]:
+        x, w = self._drawn(m, k).to(FP8), self._drawn(n, k).to(FP8)
+        a, b = torch.ones(m, 1, device=self._device), torch.ones(1, n, device=self._device)
+        return lambda: torch._scaled_mm(x, w.t(), scale_a=a, scale_b=b, out_dtype=torch.bfloat16, use_fast_accum=True)
+
+    def _drawn(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self._generator, device=self._device, dtype=self._dtype)
+
+
+def _on_gpu(calls: list[Callable[[], Tensor]]) -> float:
+    """Milliseconds of one call, captured in a graph: no launch counts, and every result has memory of its own."""
+    side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # the first calls choose kernels and take workspace
+        for call in calls[:2]:
+            call()
+    side.synchronize()
+    with torch.cuda.graph(graph, stream=side):
+        held = [call() for call in calls]
+    one = _replayed(graph, 1)
+    count = max(1, round(1e3 * SPAN / one / LEAST))
+    times = [_replayed(graph, count) / count for _ in range(LEAST)]
+    del held
+    return statistics.median(times) / len(calls)
+
+
+def _replayed(graph: torch.cuda.CUDAGraph, count: int) -> float:
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    for _ in range(count):
+        graph.replay()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end)
+
+
+def _on_cpu(calls: list[Callable[[], Tensor]]) -> float:
+    times, spent = list[float](), 0.0
+    for call in itertools.cycle(calls):
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+        spent += times[-1]
+        if spent >= SPAN and len(times) > LEAST:  # the first one is cold
+            return 1e3 * statistics.median(times[1:])
+    raise AssertionError("there are calls")

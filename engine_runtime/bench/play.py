@@ -1,0 +1,224 @@
+"""A ring that is full and stays full, with all that it plays prepared beforehand."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
+from ..constants import CONTEXT_DIM, LATENT_DIM
+from ..engines import Engine
+from ..errors import EngineError
+from ..knobs import Knobs
+from ..request import Condition, Request, Target
+from ..runtime import runtime
+from ..session import Session
+from ..stage import Finished
+from .case import Case
+
+POOL = 4  # conditions and noises that the requests share in turn
+WARM = 8  # ticks at least, of a full ring, before anything counts; and every step of a request twice: a tick that came
+# once before is captured
+AHEAD = 2  # ticks that the host may be ahead of the device, as a player that takes what is finished
+_ids = itertools.count()
+
+
+class Work:
+    """The requests of a case, from seeds alone; they lie on the engine's device, so that seating one costs copies."""
+
+    def __init__(self, engine: Engine, case: Case) -> None:
+        self.case, self._device = case, engine.device
+        self._generator = torch.Generator().manual_seed(0)
+        null = self._drawn(1, engine.width).to(engine.dtype) if case.row_mode != "off" else None
+        self._conditions = [self._condition(engine, null) for _ in range(POOL)]
+        self._noises = [self._drawn(case.frames, LATENT_DIM) for _ in range(POOL)]
+        self._guidance = NO_GUIDANCE if case.cfg == "off" else Guidance(mode=case.cfg)
+        self.knobs = Knobs(dcw=case.dcw)
+        if case.controls:
+            self._source = self._drawn(case.frames, LATENT_DIM)
+            self._mask = (self._drawn(case.frames, LATENT_DIM) > 0).float()
+            self.knobs = self._turned()
+
+    def config(self, ticks: int, captured: bool) -> StreamConfig:
+        """Of each session, that plays so many ticks after it has warmed up."""
+        case, queue = self.case, self.later(ticks)
+        rows: dict[str, Any] = {"guidance": case.row_mode, "tokens": case.tokens}
+        return StreamConfig(depth=case.depth, queue=queue, spread=False, captured=captured, **rows)
+
+    @property
+    def warm(self) -> int:
+        """Ticks of a full ring before anything counts."""
+        return self.case.whole(max(WARM, 2 * self.case.steps))
+
+    def later(self, ticks: int) -> int:
+        """Requests of a session that take a slot after the first ones, until those ticks are over."""
+        return self.case.depth * (self.warm + self.case.whole(ticks)) // self.case.steps
+
+    def request(self, i: int) -> Request:
+        """The i-th of the stream."""
+        condition, noise = self._conditions[i % POOL], self._noises[i % POOL]
+        if not self.case.controls:
+            return Request(condition, Sampling(self.case.steps, seed=i), self._guidance, noise=noise)
+        solver = ("sde", "ode")[i % self.case.slots % 2]  # the same in a slot for good
+        sampling = Sampling(self.case.steps, seed=i, solver=solver)
+        shape: dict[str, Any] = {"source": self._source, "mask": self._mask, "mask_strength": (1.0, 0.5)}
+        return Request(condition, sampling, self._guidance, noise=noise, target=Target(self._source), **shape)
+
+    def _condition(self, engine: Engine, null: Tensor | None) -> Condition:
+        tokens, context = self._drawn(self.case.tokens, engine.width), self._drawn(self.case.frames, CONTEXT_DIM)
+        return Condition(tokens.to(engine.dtype), context.to(engine.dtype), null)
+
+    def _turned(self) -> Knobs:
+        """Every knob away from its neutral value, as a curve where it takes one."""
+        frames = self.case.frames
+        line = torch.linspace(0.9, 1.1, frames)
+        gain = 0.5 + torch.rand(frames, LATENT_DIM, generator=self._generator)
+        guided: dict[str, Any] = (
+            {} if self.case.cfg == "off" else {"guidance_scale": 5 * line, "momentum": -0.5 * line, "rescale": 0.3}
+        )
+        pull: dict[str, Any] = {"sde": line - 0.3, "target_strength": 0.2 * line}
+        bands: dict[str, Any] = {"dcw": True, "dcw_low": 0.05 * line, "dcw_high": 0.02 * line}
+        return Knobs(velocity_scale=line, ode_noise=0.1 * line, channel_gain=gain, **pull, **bands, **guided)
+
+    def _drawn(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self._generator).to(self._device)
+
+
+@dataclass(frozen=True)
+class Laps:
+    """Ticks in a row.
+
+    Attributes:
+        ms: from the end of one tick to the end of the next, admission and hand-out included; by the device's events.
+        host_ms: spent inside `step`.
+        finished: latents handed out, by session.
+    """
+
+    ms: list[float]
+    host_ms: list[float]
+    finished: list[int]
+
+
+class Steady:
+    """Sessions that `steady` opened, all on one stage.
+
+    Attributes:
+        first_s: from the first request of sessions just opened to its latent.
+        work: hash of the latents that finished while it warmed up.
+    """
+
+    def __init__(self, sessions: list[Session], work: Work, ticks: int) -> None:
+        self.sessions, self.stage = sessions, sessions[0].stage
+        self._cuda = self.stage.engine.device.type == "cuda"
+        self._count, self._left = itertools.count(), work.case.whole(ticks)
+        self.first_s, self.work = self._fill(work, ticks)
+
+    def run(self, ticks: int, around: Callable[[], AbstractContextManager] = nullcontext) -> Laps:
+        """Play; every step runs in a context of its own. Ends with the device idle.
+
+        Raises:
+            ValueError: for more ticks than there are requests for: the ring would not be full.
+        """
+        self._left -= ticks
+        if self._left < 0:
+            raise ValueError(f"{-self._left} ticks more than were prepared")
+        marks, host, finished = [self._mark()], list[float](), Counter[str]()
+        for i in range(ticks):
+            begin = time.perf_counter()
+            with around():
+                done = self.stage.step()
+            host.append(1e3 * (time.perf_counter() - begin))
+            finished.update(one.session for one in done)
+            marks.append(self._mark())
+            if i >= AHEAD and not isinstance(behind := marks[i + 1 - AHEAD], float):
+                behind.synchronize()
+        self.settle()
+        each = [finished[session.name] for session in self.sessions]
+        return Laps([self._between(*pair) for pair in itertools.pairwise(marks)], host, each)
+
+    def settle(self) -> None:
+        if self._cuda:
+            torch.cuda.synchronize(self.stage.engine.device)
+
+    def _fill(self, work: Work, ticks: int) -> tuple[float, str]:
+        """Take the slots one by one, evenly apart; then a while with all of them taken."""
+        case, slots = work.case, work.case.slots
+        self.settle()
+        begin, done = time.perf_counter(), list[Finished]()
+        for tick in range(case.steps):
+            for _ in range(sum(k * case.steps // slots == tick for k in range(slots))):
+                self._submit(work)
+            done = self.stage.step()
+        self.settle()
+        first_s, digest = time.perf_counter() - begin, hashlib.sha256()
+        for _ in range(case.sessions * work.later(ticks)):
+            self._submit(work)
+        for _ in range(work.warm):
+            for one in done:
+                digest.update(_bytes(one.take()))
+            done = self.stage.step()
+        self.settle()
+        return first_s, digest.hexdigest()[:16]
+
+    def _submit(self, work: Work) -> None:
+        """The next request, to one session after the other."""
+        i = next(self._count)
+        self.sessions[i % len(self.sessions)].submit(work.request(i))
+
+    def _mark(self) -> torch.cuda.Event | float:
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(self.stage.lane.stream)
+        return event
+
+    @staticmethod
+    def _between(before: torch.cuda.Event | float, after: torch.cuda.Event | float) -> float:
+        if isinstance(before, float) or isinstance(after, float):
+            return 1e3 * (after - before)  # type: ignore[operator]
+        return before.elapsed_time(after)
+
+
+@contextmanager
+def steady(engine: Engine, case: Case, ticks: int, captured: bool = True) -> Iterator[Steady]:
+    """Sessions in their steady state, with requests for so many ticks more.
+
+    Args:
+        captured: as in `StreamConfig`.
+
+    Raises:
+        InputError: for a case that the engine does not take.
+        MemoryShortage: when the ring does not fit.
+    """
+    engine.ready()
+    try:
+        work, names = Work(engine, case), [f"bench {next(_ids)}" for _ in range(case.sessions)]
+        config = work.config(ticks, captured)
+        with ExitStack() as stack:
+            if case.sessions == 1:
+                sessions = [stack.enter_context(runtime().playing(names[0], engine, config, work.knobs))]
+            else:
+                stage, sessions = runtime().share(engine, config, case.frames), []
+                for name in names:
+                    sessions.append(runtime().join(name, stage, case.depth, work.knobs))
+                    stack.callback(runtime().close, name)
+            yield Steady(sessions, work, ticks)
+    finally:
+        engine.rest()
+
+
+def _bytes(latent: Tensor) -> bytes:
+    """Of a finished latent; raises `EngineError` where it holds no numbers, whose speed would mean nothing."""
+    host = latent.cpu()
+    if not bool(host.isfinite().all()):
+        raise EngineError("a latent holds NaN or infinite values", "finite ones are expected", "use another precision")
+    return host.numpy().tobytes()

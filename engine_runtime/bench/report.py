@@ -1,0 +1,194 @@
+"""The figures of a run: their JSON, their table, and what changed between two. Torch-free."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InputError
+from .case import Case
+
+TICK = ("median", "p95", "p99", "host")
+TOP = ("gpu", "command", "versions", "floor_ms", "results")
+CASE = ("depth", "steps", "seconds", "cfg", "dcw")
+FIGURES = ("latents_per_s", "realtime", "joins_per_tick", "launches_per_tick", "peak_bytes", "reference_ratio")
+RESULT = ("size", "engine", "precision", *CASE, "tick_ms", *FIGURES)
+SAME = ("size", "engine", "precision", *CASE, "tokens", "controls", "sessions")  # what pairs two results
+_MOST = 10_000  # results, of a file
+
+
+def load(text: str, name: str) -> dict[str, Any]:
+    """A run from a file's text.
+
+    Raises:
+        InputError: for anything else.
+    """
+    try:
+        data = json.loads(text)
+        if not isinstance(data, Mapping) or not {*TOP} <= data.keys():
+            raise ValueError(f"it has not all of {', '.join(TOP)}")
+        if not isinstance(data["results"], list) or len(data["results"]) > _MOST:
+            raise ValueError(f"its results are no list of at most {_MOST}")
+        for one in data["results"]:
+            _check(one)
+        return dict(data)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{name} is not a benchmark ({type(error).__name__}: {error})",
+            "allowed is what `ostinato bench --json` writes",
+            "make it again",
+        ) from error
+
+
+def _check(one: Any) -> None:
+    missing = [name for name in RESULT if name not in one]
+    if missing:
+        raise ValueError(f"a result has no {missing[0]}")
+    numbers = [*(one["tick_ms"][name] for name in TICK), *(one.get("rounds_ms") or ())]
+    if not all(isinstance(v, int | float) and math.isfinite(v) and v >= 0 for v in numbers):
+        raise ValueError("a time is no finite number")
+    Case(**{name: one[name] for name in CASE})
+
+
+# --- table -----------------------------------------------------------------------------------------------------------
+
+_HEAD = (
+    "engine",
+    "depth",
+    "s",
+    "cfg",
+    "ms/tick",
+    "p95",
+    "p99",
+    "host",
+    "mean",
+    "floor",
+    "share",
+    "latents/s",
+    "x real time",
+)
+
+
+def table(run: Mapping[str, Any]) -> str:
+    """For people: a line for each result."""
+    results = run["results"]
+    names = list(dict.fromkeys(name for one in results for name in one.get("references") or ()))
+    head = [*_HEAD, "joins", "launches", "peak GB", *(f"x {name}" for name in names)]
+    rows = [head, *(_row(one, names) for one in results)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join([f"{run['gpu'] or 'CPU'}: {run['command']}", "", *lines])
+
+
+def _row(one: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    tick, floor, mean = one["tick_ms"], one.get("floor_ms"), one.get("mean_ms")
+    share = f"{100 * floor / mean:.0f} %" if floor and mean else ""
+    mode = one["cfg"] + (" all" if one.get("controls") else " dcw" if one["dcw"] else "")
+    cells = [f"{one['size']} {one['engine']} {one['precision']}", _slots(one), f"{one['seconds']:g}", mode]
+    cells += [f"{tick[name]:.2f}" for name in TICK] + [_number(mean, ".2f"), _number(floor, ".2f"), share]
+    cells += [f"{one['latents_per_s']:.2f}", f"{one['realtime']:.1f}"]
+    cells += [_number(one["joins_per_tick"], "g"), _number(one["launches_per_tick"], ".4g")]
+    cells.append(_number(one["peak_bytes"] and one["peak_bytes"] / 1e9, ".1f"))
+    references = one.get("references") or {}
+    return cells + [_number(references.get(name, {}).get("ratio"), ".2f") for name in names]
+
+
+def _slots(one: Mapping[str, Any]) -> str:
+    return f"{one['sessions']} x {one['depth']}" if one.get("sessions", 1) > 1 else f"{one['depth']}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+# --- two runs --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same case in two runs.
+
+    Attributes:
+        what: the case, in words.
+        before, after: median milliseconds of a tick.
+        low, high: the smallest and the largest ratio of any round after to any round before.
+        same_work: whether the latents were the same; None where a run does not say.
+    """
+
+    what: str
+    before: float
+    after: float
+    low: float
+    high: float
+    same_work: bool | None
+
+    @property
+    def ratio(self) -> float:
+        return self.after / self.before if self.before else math.inf
+
+    @property
+    def verdict(self) -> str:
+        """`slower` and `faster` only where all rounds agree."""
+        return "slower" if self.low > 1.0 else "faster" if self.high < 1.0 else "same"
+
+    def as_json(self) -> dict[str, Any]:
+        return {**vars(self), "ratio": self.ratio, "verdict": self.verdict}
+
+    def text(self) -> str:
+        spread = f"{self.ratio:.3f} ({self.low:.3f} to {self.high:.3f})"
+        other = ", other latents" if self.same_work is False else ""
+        return f"{self.before:10.2f} -> {self.after:10.2f} ms  {spread}  {self.verdict:6}  {self.what}{other}"
+
+
+def compare(before: Mapping[str, Any], after: Mapping[str, Any], force: bool = False) -> list[Pair]:
+    """Pair the results of two runs by their arguments.
+
+    Args:
+        force: also where they ran on different devices.
+
+    Raises:
+        InputError: for different devices, or where nothing pairs.
+    """
+    if before["gpu"] != after["gpu"] and not force:
+        raise InputError(
+            f"the runs are of {before['gpu'] or 'a CPU'} and {after['gpu'] or 'a CPU'}",
+            "times of one device are compared",
+            "run both on the same, or use --force",
+        )
+    theirs = {_key(one): one for one in after["results"]}
+    pairs = [_pair(one, theirs[_key(one)]) for one in before["results"] if _key(one) in theirs]
+    if not pairs:
+        raise InputError("the runs have no case in common", "cases pair by their arguments", "run the same command")
+    return pairs
+
+
+def _key(one: Mapping[str, Any]) -> tuple:
+    return tuple(one.get(name) for name in SAME)
+
+
+def _pair(before: Mapping[str, Any], after: Mapping[str, Any]) -> Pair:
+    a, b = before["tick_ms"]["median"], after["tick_ms"]["median"]
+    first, second = (one.get("rounds_ms") or [one["tick_ms"]["median"]] for one in (before, after))
+    low = min(second) / max(first) if max(first) else 0.0
+    high = max(second) / min(first) if min(first) else math.inf
+    works = before.get("work"), after.get("work")
+    return Pair(_words(before), a, b, low, high, None if None in works else works[0] == works[1])
+
+
+def _words(one: Mapping[str, Any]) -> str:
+    return ", ".join(_said(one))
+
+
+def _said(one: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{one['size']} {one['engine']} {one['precision']}"
+    yield f"depth {_slots(one)}"
+    yield f"{one['seconds']:g} s"
+    yield f"{one['steps']} steps"
+    yield f"cfg {one['cfg']}"
+    if one.get("controls"):
+        yield "every control"
+    elif one["dcw"]:
+        yield "dcw"

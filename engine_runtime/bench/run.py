@@ -1,0 +1,262 @@
+"""A benchmark: every engine at every case, references in turn with it, and the floor under all of them."""
+
+from __future__ import annotations
+
+import gc
+import platform
+import statistics
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..constants import LATENT_HZ, VERSION
+from ..engines import Engine
+from ..errors import InputError, check_whole
+from ..tick import TOKEN_BUCKET
+from .calls import Calls, count_calls
+from .case import TICKS, Case
+from .floor import Floor, products
+from .play import Laps, steady
+from .report import CASE
+from .subject import Source, opened, precision_of, references
+
+ROUNDS = 2  # of subject and references in turn: A B A B
+PROFILED = 8  # ticks at least whose calls are counted
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run.
+
+    Attributes:
+        engines: as `subject.opened` takes them.
+        cases: each is measured with every engine.
+        ticks: that are timed in each of the rounds, rounded up so that every slot finishes as often.
+        references: of `subject.REFERENCES`; the first one's ratio is a result's `reference_ratio`.
+        command: what to call it.
+    """
+
+    engines: tuple[str, ...]
+    cases: tuple[Case, ...]
+    ticks: int = TICKS
+    references: tuple[str, ...] = ()
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        check_whole("ticks", self.ticks, 1, 100_000, "a hundred are enough for percentiles")
+        if not self.engines or not self.cases:
+            raise InputError("there is nothing to measure", "an engine and a guidance are needed", "name one of each")
+
+
+def run(plan: Plan, source: Source, tell: Tell = lambda _: None) -> dict[str, Any]:
+    """Measure; the figures as JSON has them.
+
+    Args:
+        tell: told what is measured now; what it raises ends the run.
+
+    Raises:
+        InputError: for a case that an engine does not take.
+        EngineError: for an engine that cannot be had here.
+        MemoryShortage: when something does not fit.
+    """
+    tell("references")
+    beside = references(plan.references, source)
+    results = [one for choice in plan.engines for one in _of_engine(plan, source, choice, beside, tell)]
+    cuda = source.device.type == "cuda"
+    return {
+        "gpu": torch.cuda.get_device_name(source.device) if cuda else None,
+        "command": plan.command,
+        "versions": versions(),
+        "floor_ms": results[0]["floor_ms"],
+        "results": results,
+        "commit": _commit(),
+    }
+
+
+def _of_engine(
+    plan: Plan, source: Source, choice: str, beside: Mapping[str, Engine], tell: Tell
+) -> list[dict[str, Any]]:
+    """The results of one engine, which is gone afterwards."""
+    tell(choice)
+    gc.collect()  # what was opened before
+    taken, results = _taken(source.device), []
+    with opened(choice, source) as engine:
+        bench = _Bench(plan, source, choice, engine, beside, _taken(source.device) - taken)
+        for case in plan.cases:
+            tell(f"{choice}: {case.command()}")
+            results.append(bench.measure(case))
+    return results
+
+
+class _Bench:
+    """One engine, opened.
+
+    Args:
+        resident: bytes of device memory that it took.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        source: Source,
+        choice: str,
+        engine: Engine,
+        beside: Mapping[str, Engine],
+        resident: int,
+    ) -> None:
+        self.plan, self.source, self.choice, self.engine, self.beside = plan, source, choice, engine, beside
+        self.resident, self.precision = resident, precision_of(choice, engine)
+        self.floor = Floor(engine.device, engine.dtype, fp8=self.precision == "fp8")
+        self.cuda = engine.device.type == "cuda"
+
+    def measure(self, case: Case) -> dict[str, Any]:
+        calls, peak = self._looked_into(case)
+        mine, laps, firsts = _Times(), {name: _Times() for name in self.beside}, list[float]()
+        for _ in range(ROUNDS):
+            first_s, work = self._timed(self.engine, case, mine, True)
+            firsts.append(first_s)
+            for name, engine in self.beside.items():
+                self._timed(engine, case, laps[name], False)
+        floor = self.floor.ms(products(self.source.config, case, case.tokens + -case.tokens % TOKEN_BUCKET))
+        return self._result(case, mine, laps, calls, peak, floor, min(firsts), work)
+
+    def _looked_into(self, case: Case) -> tuple[Calls | None, int | None]:
+        """What a tick calls, and the most memory that engine, ring and ticks took; on the CPU neither."""
+        if not self.cuda:
+            return None, None
+        device = self.engine.device
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_reserved(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        ticks = case.whole(PROFILED)
+        with steady(self.engine, case, ticks) as played:
+            # reserved: what graphs replay in counts as free
+            peak = torch.cuda.max_memory_reserved(device) - before + self.resident
+            return count_calls(played, ticks), peak
+
+    def _timed(self, engine: Engine, case: Case, times: _Times, captured: bool) -> tuple[float, str]:
+        ticks = case.whole(self.plan.ticks)
+        with steady(engine, case, ticks, captured) as played:
+            times.rounds.append(played.run(ticks))
+            return played.first_s, played.work
+
+    def _result(
+        self,
+        case: Case,
+        mine: _Times,
+        beside: Mapping[str, _Times],
+        calls: Calls | None,
+        peak: int | None,
+        floor: float,
+        first_s: float,
+        work: str,
+    ) -> dict[str, Any]:
+        given, ticks = case.as_json(), len(calls.ticks) if calls else 0
+        ratios = {name: other.median / mine.median for name, other in beside.items()}
+        each = [n / mine.seconds for n in mine.finished]
+        return {
+            "size": self.source.name,
+            "engine": self.choice,
+            "precision": self.precision,
+            **{name: given[name] for name in CASE},
+            "tick_ms": mine.as_json(),
+            "latents_per_s": sum(each),
+            "realtime": sum(each) * case.frames / LATENT_HZ,
+            "joins_per_tick": calls.joins / ticks if calls else None,
+            "launches_per_tick": sum(calls.launches) / ticks if calls else None,
+            "peak_bytes": peak,
+            "reference_ratio": next(iter(ratios.values()), None),
+            **{name: given[name] for name in ("tokens", "controls", "sessions")},
+            "floor_ms": floor,
+            "mean_ms": mine.mean,
+            "rounds_ms": mine.medians,
+            "time_to_first_s": first_s,
+            "latents_per_s_by_session": each,
+            "references": {
+                name: {"tick_ms": other.as_json(), "rounds_ms": other.medians, "ratio": ratios[name]}
+                for name, other in beside.items()
+            },
+            "allocations_per_tick": calls.allocations / ticks if calls else None,
+            "kernels_per_tick": calls.kernels / ticks if calls else None,
+            "calls_per_tick": calls.per_tick() if calls else None,
+            "ticks": sum(len(laps.ms) for laps in mine.rounds),
+            "work": work,
+        }
+
+
+class _Times:
+    """The rounds of one engine at one case."""
+
+    def __init__(self) -> None:
+        self.rounds: list[Laps] = []
+
+    @property
+    def ms(self) -> list[float]:
+        return [ms for laps in self.rounds for ms in laps.ms]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.ms)
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.ms)
+
+    @property
+    def medians(self) -> list[float]:
+        return [statistics.median(laps.ms) for laps in self.rounds]
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.ms) / 1e3
+
+    @property
+    def finished(self) -> list[int]:
+        return [sum(counts) for counts in zip(*(laps.finished for laps in self.rounds), strict=True)]
+
+    def as_json(self) -> dict[str, float]:
+        p95, p99 = (float(p) for p in np.percentile(self.ms, (95, 99)))
+        host = statistics.median(ms for laps in self.rounds for ms in laps.host_ms)
+        return {"median": self.median, "p95": p95, "p99": p99, "host": host}
+
+
+def versions() -> dict[str, str | None]:
+    """Of what the times depend on."""
+    found: dict[str, str | None] = {
+        "ostinato": VERSION,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    for name in ("triton", "diffusers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return {**found, "cuda": torch.version.cuda}
+
+
+def _taken(device: torch.device) -> int:
+    """Bytes of the device in use, without what torch keeps for later; 0 on the CPU."""
+    if device.type != "cuda":
+        return 0
+    free, total = torch.cuda.mem_get_info(device)
+    return total - free - torch.cuda.memory_reserved(device) + torch.cuda.memory_allocated(device)
+
+
+def _commit() -> str | None:
+    """Of this checkout; None for an installed package."""
+    root = Path(__file__).resolve().parents[2]
+    try:
+        asked = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if (root / ".git").exists() else None

@@ -1,0 +1,245 @@
+"""A long play of random requests under random knobs, to see that memory stays flat and ticks as fast as they were.
+
+The first thousand ticks come again at the end, request by request and knob by knob, so that like is compared with
+like; those between are all different.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..config import MODES, SOLVERS, Guidance, Sampling, StreamConfig, frames_of
+from ..constants import CONTEXT_DIM, LATENT_DIM
+from ..engines import Engine
+from ..errors import check_whole
+from ..knobs import KNOBS, Knob, Knobs
+from ..request import Condition, Request, Target
+from ..runtime import runtime
+from ..session import Session
+from .case import BLOCK, SOAK_SECONDS, SOAK_TICKS
+
+DEPTHS = (1, 2, 4)
+STEPS = (1, 4, 8)
+TURNS, RESIZES = 0.2, 0.01  # of the ticks, in which a knob is turned, and in which the depth changes
+GROWTH = 16 << 20  # bytes that tensors and the process may grow by, in 20,000 ticks: less than a kilobyte for each
+USED = 64 << 20  # that all of the device may: PyTorch takes it in pieces of 20 MB, and graphs are kept up to a number
+DRIFT = 0.1  # share by which the median of a tick may have risen
+_ids = itertools.count()
+
+
+@dataclass(frozen=True)
+class Soak:
+    """What came of it.
+
+    Attributes:
+        ticks, finished, dropped: counters of the session.
+        first_ms, last_ms: median time of a step in the first and in the last block; on the CPU that of the process.
+        device_bytes: of tensors after the first block and after the last; None on the CPU.
+        device_used: of all that is taken from the device, likewise.
+        host_bytes: resident in the process, likewise; None where the system does not say.
+    """
+
+    engine: str
+    ticks: int
+    finished: int
+    dropped: int
+    first_ms: float
+    last_ms: float
+    device_bytes: tuple[int, int] | None
+    device_used: tuple[int, int] | None
+    host_bytes: tuple[int, int] | None
+
+    @property
+    def wrong(self) -> list[str]:
+        """What is not flat, in words."""
+        found = [
+            f"{name} grew by {(pair[1] - pair[0]) / 2**20:.1f} MiB"
+            for name, pair, most in self._memory()
+            if pair[1] - pair[0] > most
+        ]
+        if self.last_ms > self.first_ms * (1 + DRIFT):
+            found.append(f"a step took {self.last_ms:.2f} ms at the end and {self.first_ms:.2f} ms at the start")
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "wrong": self.wrong}
+
+    def text(self) -> str:
+        lines = [
+            f"{self.engine}: {self.ticks} ticks, {self.finished} latents finished, {self.dropped} dropped",
+            f"a step took {self.first_ms:.2f} ms at the start and {self.last_ms:.2f} ms at the end (median)",
+        ]
+        lines += [f"{name}: {pair[0] / 2**20:.1f} and {pair[1] / 2**20:.1f} MiB" for name, pair, _ in self._memory()]
+        return "\n".join([*lines, *(f"NOT FLAT: {what}" for what in self.wrong)])
+
+    def _memory(self) -> list[tuple[str, tuple[int, int], int]]:
+        """What is known: its name, bytes at both ends, and by how much it may grow."""
+        of = "memory of the "
+        all_of_it = [
+            (f"{of}tensors on the device", self.device_bytes, GROWTH),
+            (f"{of}device in use", self.device_used, USED),
+            (f"{of}process", self.host_bytes, GROWTH),
+        ]
+        return [(name, pair, most) for name, pair, most in all_of_it if pair is not None]
+
+
+def soak(
+    engine: Engine,
+    ticks: int = SOAK_TICKS,
+    seconds: float = SOAK_SECONDS,
+    seed: int = 0,
+    on_tick: Callable[[int, int], None] = lambda done, total: None,
+    block: int = BLOCK,
+) -> Soak:
+    """Play; see the module.
+
+    Args:
+        engine: any that takes guidance at the largest of `DEPTHS`.
+        ticks: in all, two blocks or more.
+        block: ticks that are compared at both ends.
+    """
+    check_whole("ticks", ticks, 2 * block, 10_000_000, f"the first and the last {block} are compared")
+    engine.ready()
+    try:
+        config = StreamConfig(guidance="full", tokens=_Player.TOKENS, queue=4, spread=False)
+        with runtime().playing(f"soak {next(_ids)}", engine, config) as session:
+            player = _Player(session, engine, frames_of(seconds), on_tick, ticks)
+            first = player.block(seed, block)
+            for i in range(1, (ticks - block) // block):
+                player.block(seed + i, block)
+            if ticks % block:
+                player.block(seed - 1, ticks % block)
+            last = player.block(seed, block)
+            stats = session.stats()
+    finally:
+        engine.rest()
+    memory = (_pair(getattr(first, name), getattr(last, name)) for name in ("device", "used", "host"))
+    return Soak(engine.name, player.ticks, stats.finished, stats.dropped, first.ms, last.ms, *memory)
+
+
+def _pair(first: int | None, last: int | None) -> tuple[int, int] | None:
+    return None if first is None or last is None else (first, last)
+
+
+class _Block(NamedTuple):
+    """Median milliseconds of a step, and bytes afterwards: of tensors on the device, in use there, of the process."""
+
+    ms: float
+    device: int | None
+    used: int | None
+    host: int | None
+
+
+class _Player:
+    """Plays blocks of ticks, each from its seed alone."""
+
+    TOKENS = 32
+
+    def __init__(
+        self, session: Session, engine: Engine, frames: int, on_tick: Callable[[int, int], None], total: int
+    ) -> None:
+        self.session, self.engine, self.frames = session, engine, frames
+        self._on_tick, self._total, self.ticks = on_tick, total, 0
+        self._random = random.Random(0)
+        # a CPU is shared with whatever else runs: there the process's own time counts
+        self._clock = time.process_time if engine.device.type == "cpu" else time.perf_counter
+
+    def block(self, seed: int, ticks: int) -> _Block:
+        """Play, from an empty ring and knobs as they are at the start."""
+        self._random.seed(seed)
+        while not self.session.idle:
+            self.session.step()
+        self.session.set(**{name: getattr(Knobs(), name) for name in KNOBS})
+        self.session.configure(depth=max(DEPTHS))
+        self.session.step()
+        times = []
+        for _ in range(ticks):
+            self._act()
+            begin = self._clock()
+            for one in self.session.step():
+                one.take()
+            self._settle()
+            times.append(1e3 * (self._clock() - begin))
+            self.ticks += 1
+            self._on_tick(self.ticks, self._total)
+        return _Block(statistics.median(times), *self._device_bytes(), host_bytes())
+
+    def _act(self) -> None:
+        r = self._random
+        while self.session.room:
+            self.session.submit(self._request())
+        if r.random() < TURNS:
+            knob = r.choice(list(KNOBS.values()))
+            self.session.set(**{knob.name: self._value(knob)})
+        if r.random() < RESIZES:
+            self.session.configure(depth=r.choice(DEPTHS))
+
+    def _request(self) -> Request:
+        r = self._random
+        condition = Condition(
+            self._drawn(r.randint(1, self.TOKENS), self.engine.width),
+            self._drawn(self.frames, CONTEXT_DIM),
+            self._drawn(1, self.engine.width),
+        )
+        sampling = Sampling(r.choice(STEPS), seed=r.randrange(2**32), solver=r.choice(SOLVERS))
+        guidance = Guidance(r.uniform(1.0, 8.0), mode=r.choice(MODES))
+        shape: dict[str, Any] = {}
+        if r.random() < 0.5:
+            shape["source"] = self._drawn(self.frames, LATENT_DIM)
+            if r.random() < 0.5:
+                shape |= {"mask": (self._drawn(self.frames, LATENT_DIM) > 0).float(), "mask_strength": (1.0, 0.5)}
+        if r.random() < 0.5:
+            shape["target"] = Target(self._drawn(self.frames, LATENT_DIM))
+        return Request(condition, sampling, guidance, **shape)
+
+    def _value(self, knob: Knob) -> Any:
+        """Any that it takes; small ones of what has a wide range, so that latents stay numbers."""
+        r = self._random
+        if knob.default is None and r.random() < 0.5:
+            return None
+        if knob.options:
+            return r.choice(knob.options)
+        if isinstance(knob.default, bool):
+            return r.random() < 0.5
+        low, high = max(knob.low, -0.2), min(knob.high, 1.5)
+        if r.random() < 0.5:
+            return r.uniform(low, high)
+        return low + (high - low) * torch.rand(self.frames, generator=self._generator())
+
+    def _drawn(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self._generator())
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self._random.randrange(2**32))
+
+    def _settle(self) -> None:
+        if self.engine.device.type == "cuda":
+            torch.cuda.synchronize(self.engine.device)
+
+    def _device_bytes(self) -> tuple[int | None, int | None]:
+        device = self.engine.device
+        if device.type != "cuda":
+            return None, None
+        free, total = torch.cuda.mem_get_info(device)
+        return torch.cuda.memory_allocated(device), total - free
+
+
+def host_bytes() -> int | None:
+    """Resident memory of this process; None where the system does not say."""
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmRSS:"):
+                return 1024 * int(line.split()[1])
+    except OSError:
+        return None
+    return None

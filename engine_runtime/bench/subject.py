@@ -1,0 +1,139 @@
+"""The engines that are measured: by kind or from a plan, and the references beside them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AceStepTransformer1DModel
+from torch import Tensor
+
+from ..engines import EagerEngine, Engine, Rows
+from ..engines.kinds import KINDS, make_engine
+from ..errors import InputError, check_choice
+from ..models.loading import load
+from ..models.sized import SIZES, sized_decoder
+from ..trt.folder import engines_home
+from ..trt.loader import Place, drop
+from ..trt.sidecar import read_sidecar
+
+REFERENCES = ("eager", "compile")
+TINY = "tiny"  # a preset, and a size as well
+ALL_SIZES = (*SIZES, TINY)
+SHAPES = 64  # that `torch.compile` may make kernels for
+PLAN = ".plan"
+
+
+class Source:
+    """Where weights come from: a model by its name, or random ones of a size.
+
+    Args:
+        model, size: one of them, or neither for the tiny preset.
+
+    Attributes:
+        name: what was given.
+    """
+
+    def __init__(self, model: str | None, size: str | None, device: torch.device, dtype: torch.dtype) -> None:
+        if model and size:
+            raise InputError(f"the model is {model} and the size {size}", "one of them is allowed", "leave one out")
+        if size is not None:
+            check_choice("the size", size, ALL_SIZES)
+        self.name, self.device, self.dtype = model or size or TINY, device, dtype
+        self._sized = size in SIZES
+        self._loaded = None if self._sized else load(self.name, device, dtype).pipe.transformer
+        with torch.device("meta"):
+            self.config: Mapping[str, Any] = (self._loaded or AceStepTransformer1DModel(**SIZES[self.name])).config
+
+    def transformer(self) -> AceStepTransformer1DModel:
+        """One with weights of its own, for an engine may take them over."""
+        if self._loaded is None:
+            return sized_decoder(self.name, self.dtype, self.device)
+        return copy.deepcopy(self._loaded)
+
+
+def source_for(
+    engines: tuple[str, ...], model: str | None, size: str | None, device: torch.device, dtype: torch.dtype
+) -> Source:
+    """The source that is named; where none is, what the first plan among the engines was built from."""
+    plans = [_plan(choice) for choice in engines if choice not in KINDS]
+    if plans and not (model or size):
+        spec = read_sidecar(plans[0]).spec
+        model, size = spec.model, spec.size
+        if spec.onnx:
+            raise InputError(
+                f"{plans[0].stem} was built from an exported graph", "its model is needed", "give --model or --size"
+            )
+    return Source(model, size, device, dtype)
+
+
+@contextmanager
+def opened(choice: str, source: Source) -> Iterator[Engine]:
+    """An engine.
+
+    Args:
+        choice: one of `KINDS`, on weights of its own; or a TensorRT engine's file, or its name in the engines folder.
+
+    Raises:
+        InputError: for anything else.
+        OstinatoError: what `make_engine` and `Place.open` raise.
+    """
+    if choice in KINDS:
+        yield make_engine(choice, source.transformer(), source.name)
+        return
+    plan, who = _plan(choice), f"bench {choice}"
+    try:
+        yield Place([plan.parent]).open(who, plan.stem)
+    finally:
+        drop(who)
+
+
+def _plan(choice: str) -> Path:
+    plan = Path(choice).absolute() if choice.endswith(PLAN) else engines_home().absolute() / f"{choice}{PLAN}"
+    if not plan.exists():
+        raise InputError(
+            f"the engine is {choice!r}",
+            f"allowed are {', '.join(KINDS)} and TensorRT engines",
+            "choose one that is there",
+        )
+    return plan
+
+
+def precision_of(choice: str, engine: Engine) -> str:
+    """What its matrix products are computed in."""
+    names = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+    return choice if choice == "fp8" else names[engine.dtype]
+
+
+class Compiled(EagerEngine):
+    """The reference under `torch.compile`, with kernels made for every shape."""
+
+    def __init__(self, transformer: AceStepTransformer1DModel, identity: str) -> None:
+        super().__init__(transformer, identity)
+        self.name = f"compile, {self.name}"
+        torch._dynamo.config.cache_size_limit = SHAPES  # past it, torch would go on uncompiled
+        self._compiled = torch.compile(self.decoder, dynamic=False)
+        self._seen = set[int]()
+
+    def _decode(self, rows: Rows) -> Tensor:
+        frames = rows.hidden_states.shape[1]
+        if frames not in self._seen:  # the decoder makes its tables of this length
+            self._seen.add(frames)
+            return super()._decode(rows)
+        fed = rows.hidden_states, rows.timestep, rows.encoder_hidden_states, rows.encoder_attention_mask
+        return self._compiled(*fed, rows.context_latents)
+
+
+def references(names: tuple[str, ...], source: Source) -> dict[str, EagerEngine]:
+    """The references, on one set of weights; they are played without CUDA graphs."""
+    for name in names:
+        check_choice("the reference", name, REFERENCES)
+    if not names:
+        return {}
+    transformer = source.transformer()
+    kinds = {"eager": EagerEngine, "compile": Compiled}
+    return {name: kinds[name](transformer, source.name) for name in names}
