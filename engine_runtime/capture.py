@@ -50,6 +50,10 @@ class Capture:
         if len(self._scripts) > self._most:
             self._scripts.popitem(last=False)
 
+    def clear(self) -> None:
+        """Forget all that was seen."""
+        self._scripts.clear()
+
     def outside(self, call: Step) -> None:
         """Do a part of the running body outside of any graph; `call` must not hold the owner of this object."""
         if self._recorded is None:
@@ -61,23 +65,29 @@ class Capture:
 
     def _record(self, body: Step) -> list[Step] | None:
         """A script of the body, which is not run; None where it cannot be captured: then no body is, from now on."""
-        steps = self._recorded = []
-        try:
-            self._open()
-            body()
-            self._close(steps)
-        except Exception as error:
-            if self._graph is not None:
-                self._abandon(self._graph)
-            if is_shortage(error):
-                raise
-            log.warning("ticks are not captured as CUDA graphs, and cost more of the host: %s", error)
-            self._on = False
-            self._scripts.clear()
-            return None
-        finally:
-            self._recorded = self._graph = None
-        return steps
+        if not any(self._scripts.values()):  # PyTorch gives a pool up with its last graph
+            self._pool = torch.cuda.graph_pool_handle()
+        for room in (False, True):
+            steps = self._recorded = []
+            try:
+                if room:  # a plain run has left its own workspace behind
+                    torch.cuda.empty_cache()
+                self._open()
+                body()
+                self._close(steps)
+                return steps
+            except Exception as error:
+                if self._graph is not None:
+                    self._abandon(self._graph)
+                if not room and is_shortage(error):
+                    continue
+                log.warning("ticks are not captured as CUDA graphs, and cost more of the host: %s", error)
+            finally:
+                self._recorded = self._graph = None
+            break
+        self._on = False
+        self._scripts.clear()
+        return None
 
     def _open(self) -> None:
         self._graph = torch.cuda.CUDAGraph()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import torch
+
 from .automation import DEPTH, Track
 from .config import StreamConfig
-from .engines import Engine
 from .errors import InputError
 from .knobs import KNOBS, Knobs
 from .lane import Lane
@@ -19,6 +21,7 @@ from .request import Request
 from .seat import Seat
 from .setting import Change
 
+log = logging.getLogger(__name__)
 LIVE = ("depth", "queue", "spread", "length_change", "hot_guidance")  # of the configuration, while playing
 
 
@@ -48,20 +51,15 @@ class Arrivals:
     turns: list[Change]
     seats: list[Seat]
 
-    @property
-    def turned(self) -> dict[str, Any]:
-        """The knobs that changed, as they now are."""
-        return {name: value for change in self.turns for name, value in change.values.items()}
-
-    def tell(self, log: Listener, tick: int) -> None:
+    def tell(self, listener: Listener, tick: int) -> None:
         if self.configured:
-            log.configured(tick, self.configured)
+            listener.configured(tick, self.configured)
         if self.adapted:
-            log.adapted(tick, self.lora)
-        if self.turns:
-            log.turned(tick, self.turned)
+            listener.adapted(tick, self.lora)
+        for change in self.turns:
+            listener.turned(tick, dict(change.values))
         for seat in self.seats:
-            log.submitted(tick, seat.request)
+            listener.submitted(tick, seat.request)
 
 
 class Inbox:
@@ -78,7 +76,7 @@ class Inbox:
 
     def __init__(
         self,
-        engine: Engine,
+        device: torch.device,
         lane: Lane,
         config: StreamConfig,
         knobs: Knobs,
@@ -89,7 +87,7 @@ class Inbox:
         self.knobs, self.dropped = knobs, 0
         self.lora: Factors | None = None
         self.seats: deque[Seat] = deque()
-        self._engine, self._lane, self._config = engine, lane, config
+        self._device, self._lane, self._config = device, lane, config
         self._turns: list[Change] = []
         self._configured: dict[str, Any] = {}
         self._adapted = False  # since the last step
@@ -109,7 +107,8 @@ class Inbox:
         """What was asked for cannot be had."""
         self._config = replace(self._config, depth=depth)
 
-    def submit(self, seat: Seat) -> None:
+    def check(self, seat: Seat) -> None:
+        """Raise `InputError` for a request that the knobs do not fit."""
         request = seat.request
         self.knobs.check_frames(request.frames)
         if self.hot and request.guidance.decodes and request.first.null_tokens is None:
@@ -118,6 +117,8 @@ class Inbox:
                 "a turbo model has none, and allows mode self only",
                 "use Guidance in mode self or off, or load a base or SFT model",
             )
+
+    def submit(self, seat: Seat) -> None:
         if len(self.seats) >= self._config.queue:
             self.seats.popleft()
             self.dropped += 1
@@ -125,7 +126,7 @@ class Inbox:
 
     def prepare(self, changes: dict[str, Any]) -> Change:
         """Check knobs and bring them to the device; without the lock, for that may take a while."""
-        return Change.prepare(changes, self._engine.device, self._lane)
+        return Change.prepare(changes, self._device, self._lane)
 
     def turn(self, change: Change) -> None:
         self.knobs = self.knobs.with_checked(change.values, change.still)
@@ -168,6 +169,13 @@ class Inbox:
         self.seats.clear()
         return arrivals
 
+    def _within(self, depth: int) -> int:
+        """A track's depth, or what other sessions leave of it since it was checked."""
+        rows = max(1, self._rows())
+        if depth > rows:
+            log.warning("a track asks for depth %d, and other sessions leave %d", depth, rows)
+        return min(depth, rows)
+
     def _play_tracks(self, tick: int) -> None:
         """Turn what a track moves at this tick; while it holds a value, hands may turn the knob."""
         by_hand = {*self._configured, *(name for change in self._turns for name in change.values)}
@@ -177,6 +185,6 @@ class Inbox:
                 if knob in KNOBS:
                     self.turn(self.prepare({knob: value}))
                 else:
-                    self.configure({knob: value})
+                    self.configure({knob: self._within(int(value))})
             if not track.loop and tick - since >= track.start + len(track.values):
                 del self._tracks[knob]

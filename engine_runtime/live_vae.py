@@ -38,16 +38,19 @@ class LiveVae:
         self.upsampling_ratios = vae.upsampling_ratios
         self._layers = _Layers(vae)
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(self.device))  # which makes the weights
         self._capture = Capture(self.device, most=SHAPES)
         self._buffers: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
         self._lock = threading.Lock()  # one window at a time: the next overwrites the buffers
 
-    @torch.no_grad()
     def decoder(self, latents: Tensor) -> Tensor:
         """Audio `[B, 2, S]` of latents `[B, 64, T]`, in the weights' dtype; ordered on the caller's current stream."""
         if self._stream is None:
-            return self._layers(latents)
-        with self._lock:
+            with torch.no_grad():
+                return self._layers(latents)
+        # buffers that are written again must be no inference tensors
+        with self._lock, torch.inference_mode(False), torch.no_grad():
             shape, caller = tuple(latents.shape), torch.cuda.current_stream(self.device)
             self._stream.wait_stream(caller)
             latents.record_stream(self._stream)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .codec import Reader, Writer, fingerprint
 from .config import StreamConfig
-from .constants import VERSION
+from .constants import KINDS, VERSION
 from .engines import Engine
 from .errors import InputError, TakeError
 from .knobs import Knobs
@@ -239,7 +239,9 @@ def _check_header(given: dict[str, Any]) -> None:
     origin = isinstance(given["engine"], str) and all(isinstance(text, str) for text in given["origin"].values())
     counted = type(given["ticks"]) is int and given["ticks"] >= 0
     prints = isinstance(given["latents"], list) and all(re.fullmatch("[0-9a-f]{64}", x) for x in given["latents"])
-    recipe = given["recipe"] is None or all(isinstance(given["recipe"].get(k), t) for k, t in RECIPE.items())
+    wanted = given["recipe"]
+    recipe = wanted is None or all(isinstance(wanted.get(k), t) for k, t in RECIPE.items())
+    recipe = recipe and (wanted is None or wanted.get("kind", KINDS[0]) in KINDS)
     if not (origin and counted and prints and recipe):
         raise InputError("the header does not fit", "allowed is one as Ostinato writes it", "copy it again")
 

@@ -58,10 +58,10 @@ class Runtime:
         """A ring that several sessions `join`: all of `frames` T, with the rows, conditions and tokens of `config`."""
         return Stage(engine, self.lane(engine.device), config, frames)
 
-    def join(
-        self, name: str, stage: Stage, depth: int, knobs: Knobs | None = None, log: Listener | None = None, **live: Any
-    ) -> Session:
+    def join(self, name: str, stage: Stage, depth: int, knobs: Knobs | None = None, **live: Any) -> Session:
         """Open a session with `depth` slots on a shared stage; `live` are further fields of its `StreamConfig`.
+
+        It records no take: the batch it plays in is everybody's, and is not repeated.
 
         Raises:
             EngineLimitError: where the other sessions leave it fewer rows.
@@ -69,7 +69,7 @@ class Runtime:
         """
         with self._lock:
             self._check_name(name)
-            return self._opened(name, stage, replace(stage.config, depth=depth, **live), knobs, log)
+            return self._opened(name, stage, replace(stage.config, depth=depth, **live), knobs, None)
 
     def _check_name(self, name: str) -> None:
         if not name:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from .automation import Track
-from .config import StreamConfig
+from .config import StreamConfig, more_rows
 from .constants import LATENT_HZ
 from .engines import Engine
 from .errors import InputError, SessionError
@@ -16,10 +16,11 @@ from .inbox import Inbox, Listener
 from .knobs import Knobs
 from .lane import Lane
 from .lora.factors import Factors
+from .player import Finished
 from .request import Request
 from .seat import Seat
 from .setting import Change, Setting
-from .stage import Finished, Stage
+from .stage import Stage
 from .stats import Stats
 from .tick import Tick
 
@@ -51,12 +52,13 @@ class Session:
     ) -> None:
         self.name, self.stage, self.config, self.opened, self.log = name, stage, config, config, log
         self._inbox = Inbox(
-            stage.engine, stage.lane, config, knobs or Knobs(), stage.lock, lambda: stage.room_for(self)
+            stage.engine.device, stage.lane, config, knobs or Knobs(), stage.lock, lambda: stage.room_for(self)
         )
         self._lock = stage.lock
         self.waiting: deque[Seat] = deque()
         self.latest = self.setting = Setting.of(self._inbox.knobs, stage.engine.device, stage.lane)
-        stage.receive(self.setting)
+        with stage.lane.lock:  # nothing may come between on a lane that is being captured
+            stage.receive(self.setting)
         self.since_admission = 1 << 30
         self.hurried = 0  # slots that were added and may be filled at once
         self.finished = self.dropped = self.frames_out = 0
@@ -83,6 +85,7 @@ class Session:
         self.stage.check(self, request)
         with self._lock:
             self._alive()
+            self._inbox.check(seat)
             self._inbox.submit(seat)
 
     def set(self, **changes: Any) -> None:
@@ -98,16 +101,24 @@ class Session:
         change = self._inbox.prepare(changes)
         with self._lock:
             self._alive()
+            waiting = [seat.request for seat in (*self._inbox.seats, *self.waiting)]
             if changes.get("guidance_scale") is not None and "guidance_scale" not in change.still:
-                self._check_rows()
+                self._check_rows(waiting)
             if self.stage.frames is not None:
                 change.check_frames(self.stage.frames)
-            for seat in (*self._inbox.seats, *self.waiting):
-                change.check_frames(seat.request.frames)
+            for request in waiting:
+                change.check_frames(request.frames)
             self._inbox.turn(change)
 
-    def repeat(self, changes: dict[str, Any]) -> None:
-        """`set` for a replay: what was taken in once is taken in again, also where nothing can answer to it."""
+    def submit_again(self, request: Request) -> None:
+        """`submit` for a replay: what was taken in once is taken in again."""
+        seat = Seat.prepare(request, self.engine, self.lane)
+        with self._lock:
+            self._alive()
+            self._inbox.submit(seat)
+
+    def set_again(self, changes: dict[str, Any]) -> None:
+        """`set` for a replay, also where nothing can answer to it."""
         change = self._inbox.prepare(changes)
         with self._lock:
             self._alive()
@@ -115,9 +126,10 @@ class Session:
 
     def clear(self) -> None:
         """Drop what is in flight, counted."""
-        self.stage.drop(self)
-        if self.log is not None:
-            self.log.cleared(self.ticks)
+        with self.stage.playing:
+            self.stage.drop(self)
+            if self.log is not None:
+                self.log.cleared(self.ticks)
 
     def adapt(self, lora: Factors | None) -> None:
         """Play these adapters from the next tick on, in every slot; None plays none.
@@ -198,10 +210,10 @@ class Session:
         """Drop what is queued or in flight, counted, and leave the stage. Closing twice is allowed."""
         with self.stage.playing:
             if not self.closed:
-                self.closed = True
-                self.dropped += len(self._inbox.seats) + len(self.waiting) + self.stage.leave(self)
-                self._inbox.seats.clear()
-                self.waiting.clear()
+                dropped = self.stage.leave(self)
+                with self._lock:
+                    self.dropped += dropped
+                    self.shut()
 
     def settle(self) -> None:
         """Wait until the last tick is over, so that `stats` knows its time. Not for use while playing."""
@@ -227,6 +239,10 @@ class Session:
     @property
     def asked(self) -> int:
         return self._inbox.depth
+
+    @property
+    def adapted(self) -> Factors | None:
+        return self._inbox.lora
 
     # --- what a stage's Player does ----------------------------------------------------------------------------------
 
@@ -262,6 +278,14 @@ class Session:
     def keep_depth(self, depth: int) -> None:
         self.config, self.opened = (replace(c, depth=depth) for c in (self.config, self.opened))
         self._inbox.keep_depth(depth)
+        if self.log is not None:
+            self.log.configured(self.ticks - 1, {"depth": depth})
+
+    def shut(self) -> None:
+        self.closed = True
+        self.dropped += len(self._inbox.seats) + len(self.waiting)
+        self._inbox.seats.clear()
+        self.waiting.clear()
 
     def _turn(self, changes: Sequence[Change], tick: Tick | None) -> None:
         """Write turned knobs into every slot of its own; a curve of another length waits for its own ring."""
@@ -288,10 +312,13 @@ class Session:
         if self.closed:
             raise SessionError(f"session {self.name!r} is closed", "only an open session plays", "open it again")
 
-    def _check_rows(self) -> None:
-        """A hot guidance scale needs the rows that it guides with."""
-        for slot in self.stage.ring.held(self):
-            if slot.request and slot.gates.negative == "off" and slot.request.guidance.decodes:
+    def _check_rows(self, waiting: Sequence[Request]) -> None:
+        """A hot guidance scale needs the rows that it guides with; a ring that is shared will not get more."""
+        ring, shared = self.stage.ring, self.stage.config.guidance if self.stage.frames is not None else None
+        lacking = [slot.request for slot in ring.held(self) if slot.gates.negative == "off"]
+        lacking += [r for r in waiting if shared is not None and more_rows(r.guidance.rows(True), shared) != shared]
+        for request in lacking:
+            if request is not None and request.guidance.decodes:
                 raise InputError(
                     "guidance scale is turned for requests that play without the negative rows it needs",
                     "a ring has them from the start or not at all",

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 import torch
 
@@ -17,63 +15,13 @@ from .errors import InputError, MemoryShortage, SessionError
 from .lane import Lane
 from .lora.factors import Factors
 from .memory import is_shortage
+from .player import Finished, Player
 from .request import Request
 from .ring import Ring, Slot
 from .seat import Seat
 from .setting import Setting
 from .stats import TickClock
 from .tick import Tick
-
-
-class Player(Protocol):
-    """What a stage knows of a session; all but `name` is touched by a step only, or with the stage's lock held."""
-
-    name: str
-    config: StreamConfig  # of it here: depth, spread, length_change
-    opened: StreamConfig  # what it asked for, without what requests needed beyond that
-    latest: Setting
-    setting: Setting
-    waiting: deque[Seat]
-    since_admission: int
-    hurried: int  # slots that were added and may be filled at once
-    dropped: int
-    steps_done: int
-
-    @property
-    def asked(self) -> int:
-        """The depth it will have."""
-        ...
-
-    def take_in(self, tick: Tick | None) -> None:
-        """Take in what arrived; turned knobs go into the tick's buffers."""
-        ...
-
-    def count(self, request: Request) -> None:
-        """A request is finished."""
-        ...
-
-    def failed(self) -> None:
-        """The step in which `take_in` was called last failed."""
-        ...
-
-    def keep_depth(self, depth: int) -> None:
-        """The depth it asked for cannot be had."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class Finished:
-    """A latent that reached sigma 0, still on the lane's stream until it is taken."""
-
-    session: str
-    request: Request
-    latent: torch.Tensor
-    lane: Lane
-    done: torch.cuda.Event | None
-
-    def take(self) -> torch.Tensor:
-        """The latent `[T, 64]` float32, ordered before whatever the caller's current stream does next."""
-        return self.lane.take(self.latent, self.done)
 
 
 class Stage:
@@ -98,6 +46,7 @@ class Stage:
         self.tick: Tick | None = None
         self.lora: Factors | None = None
         self.sessions: tuple[Player, ...] = ()
+        self._coming: tuple[Engine, Callable[[bool], None]] | None = None  # to play on from the next step
 
     def join(self, session: Player) -> None:
         """Give a session slots, from the next step on.
@@ -117,13 +66,18 @@ class Stage:
         with self.playing, self.lock:
             dropped = self._clear(session)
             self.sessions = tuple(other for other in self.sessions if other is not session)
+            coming = None
             if not self.sessions:
                 self.tick, self.lora = None, None
+                coming, self._coming = self._coming, None
+        if coming is not None:
+            coming[1](False)
         return dropped
 
     def room_for(self, session: Player) -> int:
         """The largest depth that the other sessions leave it."""
-        return self.engine.limits.batch - sum(other.asked for other in self.sessions if other is not session)
+        engine = self._coming[0] if self._coming else self.engine
+        return engine.limits.batch - sum(other.asked for other in self.sessions if other is not session)
 
     def step(self) -> list[Finished]:
         """Take in what arrived, admit what may enter, advance every slot by one step, hand out what finished.
@@ -132,6 +86,7 @@ class Stage:
         """
         with self.playing, self.lane.lock, self.lane.use(), torch.inference_mode(False), torch.no_grad():
             done: list[tuple[Slot, Request]] = []
+            self._swap()
             with self._dropping(done):
                 for session in self.sessions:
                     session.take_in(self.tick)
@@ -159,6 +114,33 @@ class Stage:
                 Finished(slot.owner.name, request, latent, self.lane, mark)
                 for (slot, request), latent in zip(done, latents, strict=True)
             ]
+
+    def swap(self, engine: Engine, over: Callable[[bool], None] = lambda plays: None) -> None:
+        """Play on another engine of the same model from the next step on, which also raises what fails there: what is
+        in flight then goes on on the old one.
+
+        Args:
+            over: told whether the new one plays, once that is known: the other may be freed.
+
+        Raises:
+            InputError: for another width or device, fewer rows, adapters that it does not take, or while a take is
+                recorded, which names one engine.
+        """
+        ours = self.engine
+        if (engine.width, engine.device) != (ours.width, ours.device):
+            raise InputError(
+                f"the new engine takes conditions {engine.width} wide on {engine.device}",
+                f"those that play are {ours.width} wide on {ours.device}",
+                "choose an engine of the same model",
+            )
+        if any(session.log is not None for session in self.sessions):
+            raise InputError("the engine is changed in a take", "a take is of one engine", "end the take first")
+        with self.lock:
+            self._check_lora(engine)
+            self.config.check_depth(sum(session.asked for session in self.sessions), engine.limits.batch)
+            before, self._coming = self._coming, (engine, over)
+        if before is not None:
+            before[1](False)
 
     def drop(self, session: Player) -> None:
         """Let go of what a session has in flight."""
@@ -205,6 +187,34 @@ class Stage:
         for session in self.sessions:
             session.setting = session.latest
 
+    def _check_lora(self, engine: Engine) -> None:
+        for lora in (self.lora, *(session.adapted for session in self.sessions)):
+            if lora is not None:
+                lora.check(engine.targets, engine.dtype, engine.device, engine.limits.rank)
+
+    def _swap(self) -> None:
+        with self.lock:
+            coming, self._coming = self._coming, None
+        if coming is None:
+            return
+        (engine, over), old, ring = coming, self.tick, self.ring
+        try:
+            self._check_lora(engine)  # others may have come since it was asked for
+            if old is not None:
+                tick = Tick(engine, old.config, old.depth, old.frames, old.tokens)
+                for session in self.sessions:
+                    tick.turn(ring.span(session), (), session.setting)
+                for slot in ring.occupied:
+                    tick.take(slot.index, old, slot.index)
+                self.tick = tick
+        except BaseException as error:
+            over(False)
+            if is_shortage(error):
+                raise self._shortage(len(ring.slots)) from error
+            raise
+        self.engine = engine
+        over(True)
+
     def _resize(self) -> None:
         """Bring the ring to the depths that were asked for, as soon as those in flight fit."""
         ring, old = self.ring, self.tick
@@ -214,15 +224,20 @@ class Stage:
         new, depth = ring.laid(parts), sum(depth for _, depth in parts)
         if old is not None and depth:
             try:
-                tick = Tick(self.engine, replace(old.config, depth=depth), old.frames, old.tokens)
+                tick = Tick(self.engine, old.config, depth, old.frames, old.tokens)
                 for session, _ in parts:
                     tick.turn(new.span(session), (), session.setting)
                 for to, slot in ring.moved(new):
                     tick.take(to.index, old, slot.index)
             except BaseException as error:
-                with self.lock:  # what plays goes on
-                    for session, count in ring.parts:
-                        session.keep_depth(count)
+                with self.lock:  # what plays goes on, without who has just come
+                    known = {session: count for session, count in ring.parts}
+                    for session, _ in parts:
+                        if session in known:
+                            session.keep_depth(known[session])
+                        else:
+                            session.shut()
+                    self.sessions = tuple(session for session in self.sessions if session in known)
                 if is_shortage(error):
                     raise self._shortage(depth) from error
                 raise
@@ -234,19 +249,24 @@ class Stage:
 
     def _admit(self, session: Player) -> None:
         session.since_admission += 1
-        while len(self.ring.held(session)) < session.config.depth:
-            with self.lock:
-                seat = session.waiting[0] if session.waiting else None
-            if seat is None or self._paused(session, seat.request) or (tick := self._fitting(session, seat)) is None:
-                return
-            with self.lock:
-                slot = self.ring.admit(session, seat.request)
-                if slot is None:
-                    return
-                session.waiting.popleft()
-            self.receive(seat)
-            slot.gates = tick.write(slot.index, seat, session.setting)
-            session.since_admission, session.hurried = 0, max(0, session.hurried - 1)
+        while len(self.ring.held(session)) < session.config.depth and self._admitted(session):
+            pass
+
+    def _admitted(self, session: Player) -> bool:
+        """Seat the session's next request, where there is one that may enter."""
+        with self.lock:
+            seat = session.waiting[0] if session.waiting else None
+        if seat is None or self._paused(session, seat.request) or (tick := self._fitting(session, seat)) is None:
+            return False
+        with self.lock:
+            slot = self.ring.admit(session, seat.request)
+            if slot is None:
+                return False
+            session.waiting.popleft()
+        self.receive(seat)
+        slot.gates = tick.write(slot.index, seat, session.setting)
+        session.since_admission, session.hurried = 0, max(0, session.hurried - 1)
+        return True
 
     def _paused(self, session: Player, request: Request) -> bool:
         """Whether a request must wait its turn, so that latents finish evenly."""
@@ -259,9 +279,8 @@ class Stage:
         parts, rows = len(request.parts), self.rows_of(session, request)
         if tick and self._fits(request, tick.frames, tick.tokens, tick.conditions, tick.guidance, rows):
             return tick
-        if self.frames is not None:
-            tick = self.tick = self._built(self.config, self.frames, self.config.tokens)
-            return tick
+        if self.frames is not None:  # what a turned knob asks for beyond the shared rows is not heard
+            return tick or self._built(session, self.config, self.frames, self.config.tokens)
         if tick and tick.frames != request.frames and session.config.length_change == "drop":
             with self.lock:
                 session.dropped += self._clear(session)
@@ -274,24 +293,27 @@ class Stage:
             conditions=max(parts, opened.conditions),
             tokens=max(request.tokens, opened.tokens),
         )
-        self.tick, session.setting = None, session.latest  # the old buffers go before the new ones come
+        tick = self.tick = None  # the old buffers go before the new ones come
+        session.setting = session.latest
         with self.lock:
             self.ring = self.ring.laid([(session, config.depth)])
+        tick = self._built(session, config, request.frames, config.tokens)
+        session.config = config
+        return tick
+
+    def _built(self, session: Player, config: StreamConfig, frames: int, tokens: int) -> Tick:
+        """A new tick; where it cannot be had, the request that asked for it is dropped."""
         try:
-            session.setting.knobs.check_frames(request.frames)
-            self.tick = self._built(config, request.frames, config.tokens)
+            session.setting.knobs.check_frames(frames)
+            made = Tick(self.engine, config, len(self.ring.slots), frames, tokens)
+            for each in self.sessions:
+                made.turn(self.ring.span(each), (), each.setting)
         except BaseException:
             with self.lock:
                 session.waiting.popleft()
                 session.dropped += 1
             raise
-        session.config = config
-        return self.tick
-
-    def _built(self, config: StreamConfig, frames: int, tokens: int) -> Tick:
-        made = Tick(self.engine, replace(config, depth=len(self.ring.slots)), frames, tokens)
-        for session in self.sessions:
-            made.turn(self.ring.span(session), (), session.setting)
+        self.tick = made
         return made
 
     def rows_of(self, session: Player, request: Request) -> str:

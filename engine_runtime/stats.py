@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -78,6 +79,7 @@ class TickClock:
         self.last = 0.0
         self._ms: deque[float] = deque(maxlen=KEPT)
         self._open: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._lock = threading.Lock()  # a step ends while another thread asks for figures
         self._begin: float | torch.cuda.Event = 0.0
         self._opening: torch.cuda.Event | None = None  # before the first tick
         self._passed: torch.cuda.Event | None = None  # behind the last tick that is known to be over
@@ -121,7 +123,8 @@ class TickClock:
         return event
 
     def _harvest(self) -> None:
-        while self._open and self._open[0][1].query():
-            begin, end = self._open.popleft()
-            self._passed = end
-            self._ms.append(begin.elapsed_time(end))
+        with self._lock:
+            while self._open and self._open[0][1].query():
+                begin, end = self._open.popleft()
+                self._passed = end
+                self._ms.append(begin.elapsed_time(end))

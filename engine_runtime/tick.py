@@ -60,8 +60,8 @@ class Tick:
     ring with guidance. The batches never change, so a slot's result does not depend on its company.
     """
 
-    def __init__(self, engine: Engine, config: StreamConfig, frames: int, tokens: int) -> None:
-        depth, device = config.depth, engine.device
+    def __init__(self, engine: Engine, config: StreamConfig, depth: int, frames: int, tokens: int) -> None:
+        device = engine.device
         self.engine, self.config, self.depth, self.frames = engine, config, depth, frames
         self.conditions, self.guidance = config.conditions, config.guidance
         self.tokens = min(engine.limits.tokens, tokens + -tokens % TOKEN_BUCKET)
@@ -82,10 +82,7 @@ class Tick:
 
     def write(self, slot: int, seat: Seat, setting: Setting) -> Gates:
         """Seat a request: its conditions go into the resident rows, its starting latent into the state."""
-        for block, row in enumerate(seat.positive):
-            self.rows.write(block * self.depth + slot, *row)
-        if self.guidance != "off":
-            self.rows.write((self.blocks - 1) * self.depth + slot, *seat.negative)
+        self._condition(slot, seat)
         self.x[slot].copy_(seat.latent)
         return self.controls.seat(slot, seat, setting)
 
@@ -96,9 +93,12 @@ class Tick:
         return self.controls.turn(span, slots, setting, names)
 
     def take(self, slot: int, other: Tick, theirs: int) -> None:
-        """Take over a slot of a tick that differs in its depth only."""
-        for block in range(self.blocks):
-            self.rows.take(block * self.depth + slot, other.rows, block * other.depth + theirs)
+        """Take over a slot of a tick that differs in its depth or its engine only."""
+        if self.engine is other.engine:
+            for block in range(self.blocks):
+                self.rows.take(block * self.depth + slot, other.rows, block * other.depth + theirs)
+        elif (seat := other.controls.seats[theirs]) is not None:
+            self._condition(slot, seat)
         self.x[slot].copy_(other.x[theirs])
         self.controls.take(slot, other.controls, theirs)
 
@@ -109,12 +109,20 @@ class Tick:
     def run(self, plan: Sequence[Move], lora: Factors | None = None) -> None:
         """Advance every slot by one step; `plan` holds one entry a slot, `lora` is what adapters add in all of them."""
         if lora is not self.rows.lora:
-            self.rows = self.rows.adapted(lora)
+            before, self.rows = self.rows.captured_with, self.rows.adapted(lora)
+            if self.rows.captured_with is not before:  # else every turn of a strength would keep its factors
+                self.capture.clear()
         self._upload(plan)
         self._draw(plan)
         self._activate(plan)
         what = self._what(plan)
-        self.capture.run((what, lora), lambda: self._advance(what))
+        self.capture.run((what, self.rows.captured_with), lambda: self._advance(what))
+
+    def _condition(self, slot: int, seat: Seat) -> None:
+        for block, row in enumerate(seat.positive):
+            self.rows.write(block * self.depth + slot, *row)
+        if self.guidance != "off":
+            self.rows.write((self.blocks - 1) * self.depth + slot, *seat.negative)
 
     def _what(self, plan: Sequence[Move]) -> What:
         """What the coming tick does, decided on the host."""

@@ -4,6 +4,7 @@ import copy
 import gc
 import logging
 import random
+import weakref
 
 import pytest
 import torch
@@ -149,6 +150,13 @@ def test_scripts_are_bounded_and_the_tick_frees_its_memory(transformer):
                 capture.run(i, lambda: x.add_(1.0))
     torch.cuda.synchronize()
     assert x[0].item() == 3 * (MOST + 9) and len(capture._scripts) == MOST
+    with lane.use():
+        for i in range(MOST):  # seen once each, until no graph is left
+            capture.run(f"once {i}", lambda: x.add_(1.0))
+        for _ in range(3):
+            capture.run("again", lambda: x.add_(1.0))
+    torch.cuda.synchronize()
+    assert x[0].item() == 3 * (MOST + 9) + MOST + 3 and capture._on and capture._scripts["again"]
     del capture
     played(engine, "full", True)
     gc.collect()
@@ -174,6 +182,7 @@ def test_what_cannot_be_captured_is_played_plainly_and_said(caplog):
         capture.run("other", lambda: x.add_(1.0))
     torch.cuda.synchronize()
     assert x[0].item() == 5.0
+    torch.randn(4, device=CUDA)  # whose generator must not think that a capture goes on
     reserved = []
     for _ in range(20):  # the allocator must not think that a capture goes on
         used = torch.zeros(1 << 24, device=CUDA)
@@ -186,3 +195,38 @@ def test_what_cannot_be_captured_is_played_plainly_and_said(caplog):
         reserved.append(torch.cuda.memory_reserved())
     assert reserved[-1] == reserved[2]
     assert len([r for r in caplog.records if "not captured" in r.message]) == 1
+
+
+def test_a_shortage_in_a_capture_makes_room_once():
+    """The plain tick has just run, so what is short is what it left in the cache."""
+    capture, lane, x = Capture(CUDA), Lane(CUDA), torch.zeros(8, device=CUDA)
+    torch.cuda.synchronize()
+    short = []
+
+    def body():
+        if torch.cuda.is_current_stream_capturing() and len(short) < 1:
+            short.append(True)
+            raise torch.OutOfMemoryError("no room")
+        x.add_(1.0)
+
+    with lane.use():
+        for _ in range(4):
+            capture.run("body", body)
+    torch.cuda.synchronize()
+    assert short and capture._on and capture._scripts["body"] and x[0].item() == 4.0
+
+
+def test_an_adapter_that_is_turned_away_is_let_go(transformer, tmp_path):
+    """A slider makes new factors at every tick; only those that play may stay."""
+    engine = engine_of(EagerEngine, transformer)
+    adapter, held = made_adapter(tmp_path, engine.targets, 8), []
+    with runtime().playing("slider", engine, StreamConfig(2, spread=False)) as session:
+        session.submit(Request(condition(engine, 1), Sampling(40)))
+        for i in range(20):
+            factors = stack([(adapter, 0.1 * i)], engine.targets, engine.dtype, engine.device, session.lane)
+            held.append(weakref.ref(factors))
+            session.adapt(factors)
+            session.step()
+        del factors
+        gc.collect()
+        assert sum(one() is not None for one in held) <= 1

@@ -34,6 +34,7 @@ def test_equal_to_the_models_own(vae):
 def test_a_replay_has_the_same_bits_for_every_thread(vae):
     """Each on a stream of its own, whose work before is waited for and whose work after sees the audio whole."""
     live, given = LiveVae(vae), [latents(i, 40) for i in range(3)]
+    decode(live, given[0])  # in inference mode, and the others out of it
     torch.cuda.synchronize()
     for one in given:
         live.decoder(one.mT.to(vae.dtype))

@@ -26,28 +26,41 @@ ROOT = Path(__file__).resolve().parents[2]
 ORDER = """
 cli
 nodes
-trt.doctor trt.worker
+bench.beside
+bench.run
+bench.calls bench.subject bench.soak bench.picture
+trt.bake
+trt.doctor trt.worker trt.builds trt.loader
 trt.health
-trt.source
+trt.check
+trt.source trt.assemble
 plot_curve plot_profile
-. render replay plot decode layer_probe models.audio models.conditioning models.core_condition models.core
+. render replay plot decode layer_probe bench.play live_vae
+models.audio models.conditioning models.core_condition models.core
 runtime models.loading trt.runtime trt.refit
-trt.engine trt.export trt.onnxcheck trt.trust trt.job trt.build trt.child
+trt.engine trt.vae trt.export trt.onnxcheck trt.trust trt.job trt.build trt.child
 trt.executor trt.prove trt.naming trt.folder
 trt.graphs trt.keeper trt.record trt.sidecar
 trt.recorder trt.graph trt.spec
 trt.flavor trt.preflight trt.profiles trt
-session models.tiny models.checkpoint lora.stack
+session
+stage
+player models.tiny models.sized models.checkpoint lora.stack
 lora.adapter
 tick inbox log models.sizes models.weights models.quiet lora.keys
 controls models.names models.tokenizer
 seat
-setting ring engines codec
-engines.eager correction
+engines.kinds
+setting ring engines codec engines.compiled.engine engines.compiled.needs
+engines.eager engines.compiled.decoder engines.compiled.fused correction
+engines.compiled.rows engines.compiled.attention engines.compiled.products
 engines.base engines.decoder models
+engines.compiled.weights engines.compiled.adapters engines.compiled.kernels
+engines.compiled.plain engines.compiled
 automation request analysis points
-curves
-schedule guidance steps prompt lane stats memory lora lora.factors
+curves bench.floor bench.report
+bench.case bench schedule guidance steps prompt lane stats capture snake
+memory lora lora.factors
 config
 knobs layer_kinds
 values layer_profile

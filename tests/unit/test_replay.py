@@ -21,7 +21,7 @@ from ostinato.engine_runtime.automation import Track
 from ostinato.engine_runtime.codec import fingerprint
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.engines import Engine
-from ostinato.engine_runtime.errors import InputError, TakeError
+from ostinato.engine_runtime.errors import InputError, MemoryShortage, TakeError
 from ostinato.engine_runtime.knobs import DCW_MODES, KNOBS, WAVELETS, Knobs
 from ostinato.engine_runtime.log import TURNED, Log
 from ostinato.engine_runtime.models.loading import eager_engine, load
@@ -337,3 +337,53 @@ def test_a_model_that_moved_is_named(turbo, conditions, saved: Path, tmp_path: P
     lost = Log.load(saved).recipe | {"model": str(tmp_path / "gone")}
     assert command(changed(saved, recipe=lost)).exit_code == 2
     assert command(saved, "--out", tmp_path / "out", "--model", folder).exit_code == 0
+
+
+def test_two_curves_of_one_knob_in_one_step() -> None:
+    """One of this length, one of the next: each acts on its own, also in the replay."""
+    engine, config = StandIn(), StreamConfig(depth=2, spread=False)
+    log = Log.of(engine, config)
+    with runtime().playing("curves", engine, config, log=log) as session:
+        session.submit(Request(made_up(1, 6), Sampling(3)))
+        session.step()
+        session.set(velocity_scale=torch.linspace(0.5, 1.5, 6))
+        session.set(velocity_scale=torch.linspace(1.5, 0.5, 9))
+        session.submit(Request(made_up(2, 9), Sampling(3)))
+        log.finished([f.take() for f in session.play([])])
+        log.ticks = session.ticks
+    assert not replay(log, engine).differing
+
+
+def test_a_scale_that_is_turned_after_a_request_without_rows() -> None:
+    """Live the request comes first; what was taken in once is taken in again."""
+    engine, config = StandIn(), StreamConfig(depth=2, spread=False)
+    log = Log.of(engine, config)
+    with runtime().playing("order", engine, config, log=log) as session:
+        session.submit(Request(made_up(1, 6, guided=False), Sampling(3), Guidance(1.0)))
+        session.set(guidance_scale=3.0)
+        log.finished([f.take() for f in session.play([])])
+    assert not replay(log, engine).differing
+
+
+def test_a_depth_that_could_not_be_had(monkeypatch) -> None:
+    """It is in the take, and that it was given up."""
+    engine, config = StandIn(), StreamConfig(depth=2, spread=False)
+    log, rows = Log.of(engine, config), StandIn.rows
+
+    def small(self, *sizes):
+        if sizes[0] > 2:
+            raise torch.OutOfMemoryError("no room")
+        return rows(self, *sizes)
+
+    with runtime().playing("no room", engine, config, log=log) as session:
+        for i in range(4):
+            session.submit(Request(made_up(i, 6), Sampling(3, seed=i)))
+        session.step()
+        with monkeypatch.context() as patch, pytest.raises(MemoryShortage):
+            patch.setattr(StandIn, "rows", small)
+            session.configure(depth=4)
+            session.step()
+        log.finished([f.take() for f in session.play([])])
+        log.ticks = session.ticks
+    again = replay(log, engine)
+    assert len(again.latents) == 4 and not again.differing

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
+import weakref
 from collections import Counter
+from dataclasses import replace
 from random import Random
+from unittest import mock
 
 import pytest
 import torch
+from ostinato.engine_runtime.automation import Track
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
-from ostinato.engine_runtime.errors import EngineLimitError, InputError, SessionError
+from ostinato.engine_runtime.engines import Limits
+from ostinato.engine_runtime.errors import EngineLimitError, InputError, MemoryShortage, OstinatoError, SessionError
 from ostinato.engine_runtime.knobs import Knobs
+from ostinato.engine_runtime.log import Log
+from ostinato.engine_runtime.lora.stack import stack
 from ostinato.engine_runtime.models.loading import eager_engine
 from ostinato.engine_runtime.request import Part, Request, Target
 from ostinato.engine_runtime.runtime import runtime
@@ -191,8 +199,6 @@ def test_a_stage_of_its_own_takes_no_second_session() -> None:
 
 
 def test_adapters_are_refused_where_rows_are_shared(base, tmp_path) -> None:
-    from ostinato.engine_runtime.lora.stack import stack
-
     engine = eager_engine(base)
     stage = runtime().share(engine, CONFIG, FRAMES)
     session = joined(stage)
@@ -241,3 +247,181 @@ def test_threads_feed_their_own_sessions_while_one_steps() -> None:
     assert all(f.latent.isfinite().all() for f in done)
     for session in sessions:
         runtime().close(session.name)
+
+
+def test_an_engine_is_swapped_between_two_ticks(base) -> None:
+    """What is in flight plays on, to the same latents, also through a failed swap and at another depth after it."""
+    engines = [eager_engine(base) for _ in range(2)]
+    given = requests_of(2, 8, engines[0].width)
+    config = StreamConfig(4, "full", 2, tokens=64, queue=32)
+
+    def run(name, swaps):
+        count, done = itertools.count(), {}
+        with runtime().playing(name, engines[0], config, Knobs(**KNOBS[1])) as session:
+
+            def before():
+                swaps.get(next(count), lambda _: None)(session)
+
+            for f in session.play(given, before):
+                done[id(f.request)] = f.take()
+            assert session.stats().dropped == 0
+            return [done[id(request)] for request in given], session.engine
+
+    def fails(session):
+        class Full(StandIn):
+            def rows(self, *sizes):
+                raise torch.OutOfMemoryError("no room")
+
+        session.stage.swap(Full(width=engines[0].width), told.append)
+        with pytest.raises(MemoryShortage):
+            session.step()
+
+    plain, _ = run("plain", {})
+    told = []
+    swaps = {3: lambda s: s.stage.swap(engines[1], told.append), 5: fails, 6: lambda s: s.configure(depth=6)}
+    swapped, engine = run("swapped", swaps)
+    assert engine is engines[1] and same(swapped, plain) and told == [True, False]
+
+
+def test_a_swap_that_cannot_be_is_refused(base) -> None:
+    engine = eager_engine(base)
+    with runtime().playing("refused", engine, StreamConfig(depth=4)) as session:
+        session.submit(requests_of(0, 1, engine.width)[0])
+        session.step()
+        for other in (StandIn(width=engine.width + 1), StandIn(Limits(3, 100, 100), width=engine.width)):
+            with pytest.raises(OstinatoError):
+                session.stage.swap(other)
+        assert session.engine is engine
+    config = StreamConfig(depth=4)
+    with runtime().playing("take", engine, config, log=Log.of(engine, config)) as session:
+        with pytest.raises(InputError, match="a take is of one engine"):
+            session.stage.swap(eager_engine(base))
+
+
+def test_more_slots_than_one_session_may_have() -> None:
+    stage = runtime().share(StandIn(Limits(64, 100, 100)), CONFIG, FRAMES)
+    sessions = [joined(stage, 2) for _ in range(8)]
+    given = [[Request(made_up(i, FRAMES), Sampling(3, seed=i))] for i in range(8)]
+    latents = play(stage, sessions, given)
+    assert len(stage.ring.slots) == 16 and all(row[0].isfinite().all() for row in latents)
+    for session in sessions:
+        runtime().close(session.name)
+
+
+def test_a_knob_that_needs_more_rows_than_are_shared(engine) -> None:
+    """It is refused while a request waits that it would act on; what waits without rows plays without, and alone."""
+    stage = runtime().share(engine, replace(CONFIG, guidance="off"), FRAMES)
+    first, second = (joined(stage, 2) for _ in range(2))
+    mine = [Request(made_up(i, FRAMES, width=engine.width), Sampling(4, seed=i)) for i in range(4)]
+    (alone,) = play(stage, [first], [mine])
+    again = [replace(request) for request in mine]
+    for request in again:
+        first.submit(request)
+    done = {}
+    for tick in itertools.count():
+        if tick == 1:
+            second.submit(Request(made_up(9, FRAMES, width=engine.width), Sampling(3), Guidance(1.0, mode="full")))
+            with pytest.raises(InputError, match="negative rows"):
+                second.set(guidance_scale=3.0)
+        done |= {id(f.request): f.take() for f in stage.step()}
+        if first.idle and second.idle:
+            break
+    assert same([done[id(request)] for request in again], alone)
+    for session in (first, second):
+        runtime().close(session.name)
+
+
+def test_a_newcomer_that_does_not_fit_is_turned_away_alone() -> None:
+    """Its join fails one step, and what plays goes on."""
+    engine, mine = StandIn(), requests_of(0, 4)
+    stage = runtime().share(engine, CONFIG, FRAMES)
+    first = joined(stage, 2)
+    (want,) = play(stage, [first], [mine])
+    again, done = [replace(request) for request in mine], {}
+    for request in again:
+        first.submit(request)
+    done |= {id(f.request): f.take() for f in stage.step()}
+    rows = StandIn.rows
+    with mock.patch.object(StandIn, "rows", lambda self, *sizes: no_room() if sizes[0] > 6 else rows(self, *sizes)):
+        second = joined(stage, 1)
+        with pytest.raises(MemoryShortage):
+            stage.step()
+        assert second.closed and stage.sessions == (first,)
+        while not first.idle:
+            done |= {id(f.request): f.take() for f in stage.step()}
+    assert same([done[id(request)] for request in again], want) and first.stats().dropped == 0
+    for session in (first, second):
+        runtime().close(session.name)
+
+
+def test_a_shared_ring_that_cannot_be_built_drops_its_request() -> None:
+    stage = runtime().share(StandIn(), CONFIG, FRAMES)
+    session = joined(stage, 2)
+    session.submit(requests_of(0, 1)[0])
+    with mock.patch.object(StandIn, "rows", lambda self, *sizes: no_room()), pytest.raises(MemoryShortage):
+        stage.step()
+    assert session.stats().dropped == 1 and session.idle and stage.step() == []
+    runtime().close(session.name)
+
+
+def no_room():
+    raise torch.OutOfMemoryError("no room")
+
+
+def test_a_track_gets_the_depth_that_others_leave(caplog) -> None:
+    stage = runtime().share(StandIn(Limits(8, 100, 100)), replace(CONFIG, guidance="off"), FRAMES)
+    first = joined(stage, 2)
+    first.automate([Track("depth", (2.0, 4.0, 4.0), start=2)])
+    second = joined(stage, 5)
+    for session in (first, second):
+        session.submit(Request(made_up(1, FRAMES), Sampling(6)))
+    done = [f.session for _ in range(8) for f in stage.step()]
+    assert sorted(done) == sorted([first.name, second.name]) and first.config.depth == 3
+    assert "other sessions leave 3" in caplog.text
+    for session in (first, second):
+        runtime().close(session.name)
+
+
+def test_a_swap_looks_at_what_is_still_to_come(base, tmp_path) -> None:
+    """Depths and adapters that were asked for, and nothing is left of the old engine."""
+    engine = eager_engine(base)
+    small = StandIn(Limits(3, 100, 100), width=engine.width)
+    with runtime().playing("coming", engine, StreamConfig(depth=4)) as session:
+        with pytest.raises(EngineLimitError):  # before its first step
+            session.stage.swap(small)
+        factors = stack([], engine.targets, engine.dtype, engine.device, session.lane)
+        session.adapt(factors)
+        with pytest.raises(InputError, match="takes none"):
+            session.stage.swap(StandIn(width=engine.width))
+        session.step()
+        assert session.engine is engine
+    old = StandIn()
+    held = weakref.ref(old)
+    session = runtime().open("freed", old, StreamConfig(depth=2))
+    session.submit(requests_of(0, 1)[0])
+    session.step()
+    session.stage.swap(StandIn())
+    session.step()
+    del old
+    gc.collect()
+    assert held() is None
+    runtime().close(session.name)
+
+
+def test_one_ring_goes_before_the_next_comes() -> None:
+    """A length that changes needs no room for two."""
+    rows, old = StandIn.rows, []
+    with runtime().playing("lengths", StandIn(), StreamConfig(depth=2)) as session:
+        session.submit(Request(made_up(1, 6), Sampling(1)))
+        session.step()
+
+        def seen(self, *sizes):
+            gc.collect()
+            old.append(before())
+            return rows(self, *sizes)
+
+        before = weakref.ref(session.stage.tick)
+        session.submit(Request(made_up(1, 12), Sampling(1)))
+        with mock.patch.object(StandIn, "rows", seen):
+            session.step()
+    assert old == [None]
