@@ -65,9 +65,9 @@ class Capture:
 
     def _record(self, body: Step) -> list[Step] | None:
         """A script of the body, which is not run; None where it cannot be captured: then no body is, from now on."""
-        if not any(self._scripts.values()):  # PyTorch gives a pool up with its last graph
-            self._pool = torch.cuda.graph_pool_handle()
         for room in (False, True):
+            if not any(self._scripts.values()):  # PyTorch gives a pool up with its last graph
+                self._pool = torch.cuda.graph_pool_handle()
             steps = self._recorded = []
             try:
                 if room:  # a plain run has left its own workspace behind
@@ -78,7 +78,7 @@ class Capture:
                 return steps
             except Exception as error:
                 if self._graph is not None:
-                    self._abandon(self._graph)
+                    end(self._graph, self._pool, self._device)
                 if not room and is_shortage(error):
                     continue
                 log.warning("ticks are not captured as CUDA graphs, and cost more of the host: %s", error)
@@ -100,13 +100,19 @@ class Capture:
         graph.capture_end()
         steps.append(graph.replay)
 
-    def _abandon(self, graph: torch.cuda.CUDAGraph) -> None:
-        """End a capture that failed; the failure has its own report."""
-        try:
-            graph.capture_end()
-        except RuntimeError as error:
-            log.debug("a failed capture ended with: %s", error)
-            # PyTorch then still believes that one is under way, and frees nothing that another stream has used
-            end = getattr(torch._C, "_cuda_endAllocateToPool", None)
-            if end is not None:
-                end(self._device.index, self._pool)
+
+def end(graph: torch.cuda.CUDAGraph, pool: Any, device: torch.device) -> None:
+    """End a capture into a pool that failed, on the current stream; the failure has its own report."""
+    try:
+        graph.capture_end()
+    except RuntimeError as error:
+        log.debug("a failed capture ended with: %s", error)
+        # PyTorch still believes that it goes on: it would free nothing that another stream has used, ...
+        stop = getattr(torch._C, "_cuda_endAllocateToPool", None)
+        if stop is not None:
+            stop(device.index, pool)
+        # ... and refuse to draw random numbers until a capture has ended well
+        spare, well = torch.zeros(1, device=device), torch.cuda.CUDAGraph()
+        well.capture_begin(capture_error_mode="thread_local")
+        spare.zero_()
+        well.capture_end()

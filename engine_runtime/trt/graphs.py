@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable
 
 import torch
 
+from ..capture import end
 from ..errors import EngineError
 from .recorder import LOG
 
@@ -51,13 +52,15 @@ class Graphs:
 
     def _capture(self, key: Hashable, enqueue: Callable[[], None]) -> None:
         """`torch.cuda.graph` would wait for the device and empty the allocator's cache, while music plays."""
-        graph = torch.cuda.CUDAGraph()
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         try:
-            graph.capture_begin(capture_error_mode="thread_local")  # other threads use CUDA meanwhile
+            graph.capture_begin(pool, capture_error_mode="thread_local")  # other threads use CUDA meanwhile
             try:
                 enqueue()
-            finally:
-                graph.capture_end()
+            except BaseException:
+                end(graph, pool, torch.device("cuda", torch.cuda.current_device()))
+                raise
+            graph.capture_end()
         except (RuntimeError, EngineError) as error:
             self._allowed = False
             LOG.warning("no CUDA graph of the engine: %s", error)

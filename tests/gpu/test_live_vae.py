@@ -17,18 +17,23 @@ def vae(request, cache):
     return load("tiny", CUDA, torch.float32).pipe.vae.to(request.param)
 
 
+@pytest.fixture(scope="module")
+def exact(cache):
+    return load("tiny", CUDA, torch.float32).pipe.vae
+
+
 def latents(seed, frames):
     return torch.randn(1, frames, 64, generator=torch.Generator().manual_seed(seed)).cuda()
 
 
-def test_equal_to_the_models_own(vae):
-    """Rounding in float32 is TF32's, in bfloat16 the model's own is as far from float32."""
+def test_equal_to_the_models_own(vae, exact):
+    """In bfloat16, where the model's own is far from float32, no farther than it; in float32 rounding is TF32's."""
     live = LiveVae(vae)
     for seed, frames in enumerate((20, 95, 20, 300)):
-        want = decode(vae, latents(seed, frames))
+        want, own = (decode(model, latents(seed, frames)) for model in (exact, vae))
         for _ in range(3):  # plain, captured, replayed
             got = decode(live, latents(seed, frames))
-            assert (got - want).norm() <= (2e-3 if vae.dtype == torch.float32 else 5e-2) * want.norm()
+            assert (got - want).norm() <= 1.1 * (own - want).norm() + 2e-3 * want.norm()
 
 
 def test_a_replay_has_the_same_bits_for_every_thread(vae):
