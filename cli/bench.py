@@ -49,6 +49,9 @@ def bench(
     device: Device = "auto",
     precision: Precision = "auto",
     plot: Annotated[Path | None, typer.Option(help="Write a picture of the times over the floor.")] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Write the JSON here too, after each case: a long run may end.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a stream in its steady state: the session, ring, tick and engine that play, with a full ring.
@@ -67,7 +70,7 @@ def bench(
         lengths = _numbers("seconds", seconds, float)
         cases = grid(_numbers("depth", depth, int), lengths, _listed(cfg), **rest)
         plan = Plan(_listed(engine), cases, ticks, _listed(reference), _command(context))
-        found = _measured(plan, (model, size), (device, precision), as_json)
+        found = _measured(plan, (model, size), (device, precision), as_json, keep)
         if plot is not None:
             _draw(found, plot)
         typer.echo(json.dumps(found) if as_json else _table(found))
@@ -176,15 +179,23 @@ def soak(
         raise typer.Exit(FAILED)
 
 
-def _measured(plan: Plan, weights: tuple[str | None, str | None], where: tuple[str, str], quiet: bool) -> dict:
+def _measured(
+    plan: Plan, weights: tuple[str | None, str | None], where: tuple[str, str], quiet: bool, keep: Path | None
+) -> dict:
     from ..engine_runtime.bench.run import run
     from ..engine_runtime.bench.subject import source_for
 
     def tell(what: str) -> None:
         typer.echo(f"{what} ...", err=True)
 
+    def kept(found: dict[str, Any]) -> None:
+        if keep is not None:
+            beside = keep.with_name(f".{keep.name}.part")
+            beside.write_text(json.dumps(found), encoding="utf-8")
+            beside.replace(keep)
+
     with redirect_stdout(sys.stderr if quiet else sys.stdout):
-        return run(plan, source_for(plan.engines, *weights, *_where(*where)), tell)
+        return run(plan, source_for(plan.engines, *weights, *_where(*where)), tell, kept)
 
 
 def _where(device: str, precision: str) -> tuple[Any, Any]:
@@ -207,7 +218,7 @@ def _command(context: typer.Context) -> str:
         value = context.params.get(name or "")
         if value is True and name != "as_json":
             words.append(f"--{name}")
-        elif name != "plot" and not isinstance(value, bool) and value not in (None, ""):
+        elif name not in ("plot", "keep") and not isinstance(value, bool) and value not in (None, ""):
             words += [f"--{name}", f"{value}"]
     return shlex.join([*words, "--json"])
 

@@ -239,7 +239,7 @@ def doctor(
         from ..engine_runtime.trt.trust import Trust
 
         plan = _plan_of(engine, engines) if engine is not None else None
-        if plan is None and (accept or model) is not None:
+        if plan is None and not (accept is None and model is None):
             raise InputError("no engine is named", "--accept and --model are for one", "give --engine FILE")
         if plan is not None and accept is not None:
             Trust().accept(plan, accept)

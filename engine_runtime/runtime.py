@@ -90,6 +90,11 @@ class Runtime:
                 raise SessionError(f"there is no session {name!r}", f"open are: {known}", "open it first")
             return self._sessions[name]
 
+    def plays(self, engine: Engine) -> bool:
+        """Whether a session that is open plays on this engine."""
+        with self._lock:
+            return any(session.engine is engine for session in self._sessions.values())
+
     def close(self, name: str) -> None:
         """Close a session; an unknown id is fine, so that clean-up may run twice."""
         with self._lock:

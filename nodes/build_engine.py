@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..engine_runtime.errors import EngineFileError
 from ..engine_runtime.trt.spec import DEFAULT_PROFILE, FLAVORS, KINDS, PRECISIONS
 from . import host, plans
 from .comfy import io, ui
@@ -37,8 +39,8 @@ class BuildEngine(io.ComfyNode):
                     "action",
                     options=[BUILD, CANCEL],
                     default=BUILD,
-                    tooltip="build starts it, unless it runs or is there. cancel ends one that runs, and forgets one "
-                    "that failed, so that build tries again.",
+                    tooltip="build starts it, unless it runs or is there. cancel ends what this node asked for last, "
+                    "and what else runs under that name, and forgets one that failed, so that build tries again.",
                 ),
                 *_what(),
                 *_sizes(),
@@ -59,22 +61,24 @@ class BuildEngine(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **_) -> str:
-        """The node runs again once what it asked for is built, and not before."""
+        """The node runs again once what it asked for is built, and when that is gone again, closed or cancelled."""
         from ..engine_runtime.trt.builds import builds
+        from ..engine_runtime.trt.loader import turns
 
-        return builds().finished(plans.owner(cls.hidden, BUILD))
+        who = plans.owner(cls.hidden, BUILD)
+        return f"{builds().turn(who)} {turns(who)}"
 
     @classmethod
     def execute(cls, model, action: str, wait: bool, fallback=None, **asked) -> io.NodeOutput:
-        wanted, engine = _wanted(model, **asked), None
+        wanted, engine, who = _wanted(model, **asked), None, plans.owner(cls.hidden, BUILD)
         try:
             if action == CANCEL:
-                info = _cancelled(wanted)
+                info = _cancelled(who, wanted)
             else:
                 engine, info = _built(wanted, model, wait, cls.hidden)
         except plans.BLOCKS as error:
-            info = str(error)
-        engine = engine or plans.torch_engine(fallback, model)
+            info = plans.heed(who, wanted.spec.name, error)
+        engine = engine or plans.torch_engine(who, fallback, model)
         text = f"{info}\n\nplaying on {engine.name}"
         host.show_text(text, cls.hidden.unique_id)
         return io.NodeOutput(engine, text, ui=ui.PreviewText(text))
@@ -150,15 +154,29 @@ def _built(wanted: Wanted, model: Any, wait: bool, hidden: Any) -> tuple[TrtEngi
             host.show_text(_shown(job), node)
 
     job = builds().ask(who, wanted, hear)
-    while wait and job is not None and not job.over:
-        host.check_cancelled()
-        host.progress(round(100 * job.fraction), 100, node)
-        job.wait(PAUSE)
+    if wait and job is not None:
+        while not job.over:
+            host.check_cancelled()
+            host.progress(round(100 * job.fraction), 100, node)
+            job.wait(PAUSE)
+        builds().looked(who)
     if job is not None and job.state is not State.done:
         return None, _shown(job)
     if wanted.spec.kind != KINDS[0]:
         return None, f"{wanted.spec.name} is built"
-    engine = plans.place(model, hidden).open(who, wanted.spec.name)
+    try:
+        engine = replace(plans.place(model, hidden), folders=[wanted.folder]).open(who, wanted.spec.name)
+    except EngineFileError as error:
+        if error.reason != "tampered" or (again := builds().ask(who, wanted, hear, broken=True)) is None:
+            raise
+        return None, f"{error}\n\n{_shown(again)}"
+    if engine.sidecar.spec != wanted.spec:
+        raise EngineFileError(
+            f"{wanted.spec.name} has other settings by now: {engine.sidecar.spec.command()}",
+            "what plays is what was asked for",
+            "run again, to build it anew",
+            "recipe",
+        )
     return engine, engine.summary()
 
 
@@ -174,8 +192,7 @@ def _shown(job: Job) -> str:
     return told(job) + remedies.get(job.state, "")
 
 
-def _cancelled(wanted: Wanted) -> str:
+def _cancelled(who: str, wanted: Wanted) -> str:
     from ..engine_runtime.trt.builds import builds, told
 
-    job = builds().cancel(wanted)
-    return f"no build of {wanted.spec.name} runs" if job is None else told(job)
+    return "\n".join(map(told, builds().cancel(who, wanted))) or f"no build of {wanted.spec.name} runs"

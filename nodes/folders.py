@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..engine_runtime.errors import InputError
+from ..engine_runtime.errors import EngineBuildError, InputError
+from ..engine_runtime.trt.spec import FLAVORS, is_name
 from .comfy import HEADLESS
+
+if TYPE_CHECKING:
+    from ..engine_runtime.errors import OstinatoError
+    from ..engine_runtime.trt.health import Health
+    from ..engine_runtime.trt.sidecar import Expect
 
 ENGINES, LORAS = "ostinato_engines", "loras"
 NOTHING = "none found"  # the only choice of a drop-down that would be empty
@@ -37,17 +45,58 @@ def roots(kind: str) -> list[Path]:
     return [engines_home().absolute(), comfyui]
 
 
-def engine_names() -> list[str]:
-    """Names of the engines, whatever their state."""
+def engine_plans() -> list[Path]:
+    """The plans that can be chosen, by name, whatever their state."""
     from ..engine_runtime.trt.folder import plans
 
-    return sorted({plan.stem for root in roots(ENGINES) for plan in plans(root)})
+    found = {plan.stem: plan for root in reversed(roots(ENGINES)) for plan in plans(root)}
+    return [found[name] for name in sorted(found) if is_name(name)]
 
 
-def stamp(engine: str) -> str:
-    """Changes when an engine's files do."""
-    files = [root / f"{engine}.plan{end}" for root in roots(ENGINES) for end in ("", ".json")]
-    return " ".join(f"{path.stat().st_mtime_ns}" for path in files if path.exists())
+def engine_names() -> list[str]:
+    return [plan.stem for plan in engine_plans()]
+
+
+def told(state: Health) -> str:
+    """An engine and its state in one line."""
+    kind = "decoder" if state.sidecar is None else state.sidecar.export["kind"]
+    return state.text() + ("" if kind == "decoder" else f" (a {kind.replace('_', ' ')}, which no node plays)")
+
+
+def engine_states() -> str:
+    """The state of each engine as a tooltip has it: by its files and the installed packages, whose libraries are not
+    asked, so that it comes at once. Empty on the command line, which shows none."""
+    if HEADLESS:
+        return ""
+    from ..engine_runtime.trt.folder import data_home
+    from ..engine_runtime.trt.sidecar import sidecar_path
+    from ..engine_runtime.trt.trust import MANIFEST
+
+    files = engine_plans()
+    beside = [*map(sidecar_path, files), data_home() / MANIFEST]
+    return _states(tuple(files), tuple(file_stamp(path) for path in (*files, *beside)))
+
+
+@lru_cache(maxsize=1)
+def _states(plans: tuple[Path, ...], stamps: tuple[str, ...]) -> str:
+    """Made anew only when a file changes: ComfyUI asks for a node's schema many times a run."""
+    from ..engine_runtime.trt.health import health, here
+    from ..engine_runtime.trt.preflight import install, wheels
+
+    known: dict[str, Expect | OstinatoError] = {}
+    for flavor in FLAVORS.values() if plans else ():
+        missing = EngineBuildError(f"{flavor} is not installed", "its engines need it", f"run: {install(flavor)}")
+        known[flavor] = next((here(flavor, version) for version in wheels(flavor).values()), missing)
+    return "".join(f"\n{told(health(plan, known))}" for plan in plans)
+
+
+def file_stamp(path: Path) -> str:
+    """Changes when a file does; empty where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ""
+    return f"{found.st_mtime_ns} {found.st_size}"
 
 
 def adapter_names() -> list[str]:
@@ -61,17 +110,20 @@ def adapter_names() -> list[str]:
 
 
 def adapter_path(name: str) -> Path:
-    """The file of that name in the folders of adapters, or at that path.
+    """The file of that name in the folders of adapters; on the command line also at that path, for in ComfyUI the name
+    comes from whoever reaches the server.
 
     Raises:
         InputError: where there is none.
     """
-    places = [root / name for root in roots(LORAS)] + [Path(name).expanduser()]
-    found = next((place for place in places if name and place.exists()), None)
+    places = [root / name for root in roots(LORAS)] if HEADLESS or name in adapter_names() else []
+    if HEADLESS:
+        places.append(Path(name).expanduser())
+    found = next((place for place in places if name and place.is_file()), None)
     if found is None:
         raise InputError(
             f"the adapter {name!r} is not there",
             f"it was looked for in {', '.join(map(str, roots(LORAS)))}",
-            "put the file there, or give its path",
+            "put the file there, or give its path" if HEADLESS else "put the file there",
         )
     return found

@@ -41,6 +41,10 @@ def _no_room(size: int) -> None:
     pass
 
 
+def _open(engine: Any, open_again: Callable[[], None]) -> None:
+    open_again()
+
+
 def _no_folder(prefix: str, suffix: str) -> Path:
     raise InputError(f"{prefix}{suffix} has nowhere to go", "whoever runs the nodes has the folder", "run a workflow")
 
@@ -50,8 +54,9 @@ class Host:
     """`cancelled` raises to stop the node; `text` shows a line under it; `device` is auto, cpu or cuda.
 
     `next_file` gives the path of a new file in the output folder, from a prefix and a suffix. `knobs` go before those
-    of the graph. `make_room` frees that many bytes on the GPU where it can. `ran_last` says whether the latest graph
-    has a node of that id and type.
+    of the graph. `make_room` frees that many bytes on the GPU where it can. `bring` brings a built engine to the GPU
+    before it plays, with the function that opens it where it was closed for its room. `ran_last` says whether the
+    latest graph has a node of that id and type.
     """
 
     progress: Callable[[int, int, str | None], None] = _ignore_progress
@@ -61,6 +66,7 @@ class Host:
     next_file: Callable[[str, str], Path] = _no_folder
     knobs: Mapping[str, Any] = field(default_factory=dict)
     make_room: Callable[[int], None] = _no_room
+    bring: Callable[[Any, Callable[[], None]], None] = _open
     ran_last: Callable[[str | None, str], bool] = _always
 
 
@@ -113,6 +119,11 @@ def make_room(size: int) -> None:
     current().make_room(size)
 
 
+def bring(engine: Any, open_again: Callable[[], None]) -> None:
+    """Bring a built engine to the GPU before it plays."""
+    current().bring(engine, open_again)
+
+
 def ran_last(node_id: str | None, node_type: str) -> bool:
     """Whether a text for this node would reach it, and not one of another graph that has the same id."""
     return current().ran_last(node_id, node_type)
@@ -144,6 +155,8 @@ def _comfyui_host() -> Host:
     from comfy_api.latest import ComfyAPISync
     from server import PromptServer
 
+    from .managed import bring
+
     execution = ComfyAPISync().execution
     return Host(
         progress=_throttled(lambda done, total, node_id: execution.set_progress(done, total, node_id=node_id)),
@@ -151,6 +164,7 @@ def _comfyui_host() -> Host:
         text=PromptServer.instance.send_progress_text,
         next_file=_comfyui_file,
         make_room=lambda size: comfy.model_management.free_memory(size, comfy.model_management.get_torch_device()),
+        bring=bring,
         ran_last=_in_latest_prompt,
     )
 

@@ -6,6 +6,7 @@ from .comfy import io
 from .types import CATEGORY, Engine, Model
 
 TORCH, STOP = "play on the torch engine", "stop"
+LOAD = "load"
 
 
 class LoadEngine(io.ComfyNode):
@@ -24,7 +25,7 @@ class LoadEngine(io.ComfyNode):
                     "engine",
                     options=folders.engine_names() or [folders.NOTHING],
                     tooltip="From the folder that Build Engine and ostinato build write to, and from ComfyUI's model "
-                    f"folders {folders.ENGINES}.",
+                    f"folders {folders.ENGINES}.{folders.engine_states()}",
                 ),
                 io.Combo.Input(
                     "otherwise",
@@ -51,21 +52,21 @@ class LoadEngine(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, engine, **_) -> str:
-        """The node runs again once the engine's files changed."""
-        return folders.stamp(engine)
+    def fingerprint_inputs(cls, engine=None, **_) -> str:
+        """The node runs again once the engine's files changed, or what it gave is closed."""
+        return plans.stamp(plans.owner(cls.hidden, LOAD), engine)
 
     @classmethod
     def execute(cls, engine: str, otherwise: str, model=None, fallback=None) -> io.NodeOutput:
-        place = plans.place(model, cls.hidden)
+        place, who = plans.place(model, cls.hidden), plans.owner(cls.hidden, LOAD)
         try:
-            player = place.open(plans.owner(cls.hidden, "load"), engine)
+            player = place.open(who, engine)
             info = player.summary()
         except OstinatoError as error:
             if otherwise == STOP or (model is None and fallback is None):
                 raise
-            player, info = plans.torch_engine(fallback, model), str(error)
-        states = [f"- {state.text()}" for state in place.survey()] or ["there are no engines yet"]
+            info, player = plans.heed(who, engine, error), plans.torch_engine(who, fallback, model)
+        states = [f"- {folders.told(state)}" for state in place.survey()] or ["there are no engines yet"]
         text = "\n\n".join([info, f"playing on {player.name}", "\n".join(states)])  # ComfyUI reads it as Markdown
         host.show_text(text, cls.hidden.unique_id)
         return io.NodeOutput(player, text)

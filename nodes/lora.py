@@ -47,6 +47,11 @@ class Lora(io.ComfyNode):
         return True
 
     @classmethod
+    def fingerprint_inputs(cls, adapter=None, **_) -> str:
+        """The node runs again once the file changed."""
+        return "" if adapter is None else folders.file_stamp(folders.adapter_path(adapter))
+
+    @classmethod
     def execute(cls, adapter: str, strength: float, adapters=()) -> io.NodeOutput:
         check_range("the strength", strength, -MAX_STRENGTH, MAX_STRENGTH, "1 is the adapter's own")
         return io.NodeOutput((*(adapters or ()), (folders.adapter_path(adapter), strength)))

@@ -4,6 +4,8 @@ from . import carried, folders, host, plans
 from .comfy import io
 from .types import CATEGORY, Adapters, Engine, Model
 
+REFIT = "refit"
+
 
 class RefitLora(io.ComfyNode):
     @classmethod
@@ -22,7 +24,7 @@ class RefitLora(io.ComfyNode):
                     "engine",
                     options=folders.engine_names() or [folders.NOTHING],
                     tooltip="Built with refittable. It is loaded for this node alone: another node's engine keeps its "
-                    "weights.",
+                    f"weights.{folders.engine_states()}",
                 ),
                 Model.Input("model", tooltip="From Load Model: what the engine was built from."),
                 Adapters.Input("adapters", optional=True, tooltip="From LoRA; none gives the engine as it was built."),
@@ -40,9 +42,9 @@ class RefitLora(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, engine, **_) -> str:
-        """The node runs again once the engine's files changed."""
-        return folders.stamp(engine)
+    def fingerprint_inputs(cls, engine=None, **_) -> str:
+        """The node runs again once the engine's files changed, or the weights of what it gave."""
+        return plans.stamp(plans.owner(cls.hidden, REFIT), engine)
 
     @classmethod
     def execute(cls, engine: str, model, adapters=()) -> io.NodeOutput:
@@ -51,6 +53,6 @@ class RefitLora(io.ComfyNode):
 
         model.ready()
         mix = carried.mix_of(adapters, Targets.of(model.pipe.transformer))
-        player = bake(plans.owner(cls.hidden, "refit"), engine, plans.place(model, cls.hidden), model, mix)
+        player = bake(plans.owner(cls.hidden, REFIT), engine, plans.place(model, cls.hidden), model, mix)
         host.show_text(player.summary(), cls.hidden.unique_id)
         return io.NodeOutput(player, player.summary())

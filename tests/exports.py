@@ -20,7 +20,7 @@ from filelock import FileLock
 from ostinato.engine_runtime.models.loading import Model
 from ostinato.engine_runtime.trt.export import export
 from ostinato.engine_runtime.trt.onnxcheck import open_session, upcast
-from ostinato.engine_runtime.trt.record import ExportOptions
+from ostinato.engine_runtime.trt.record import PRECISIONS, ExportOptions
 from torch import Tensor
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -36,16 +36,21 @@ builds = pytest.mark.skipif(
 )
 
 FP32 = ExportOptions("fp32")
-# name -> kind and options. Together they hold every opset, precision and switch, and with the build that
-# `test_trt_build` makes from a model both presets in both precisions; the base ones have LoRA inputs.
+# name -> kind and options. Together they hold every opset, precision and switch, and every pair of preset, precision
+# and LoRA inputs.
 GRAPHS = {
     "turbo": ("decoder", FP32),
+    "base": ("decoder", FP32),
+    "base_low": ("decoder", ExportOptions()),
     "adapters": ("decoder", replace(FP32, opset=20, lora=True)),
     "low": ("decoder", ExportOptions(lora=True)),
     "other": ("decoder", ExportOptions(opset=20)),
     "voice": ("vae_decoder", FP32),
     "ear": ("vae_encoder", FP32),
 }
+# The preset whose decoder is exported whole. `test_trt_build` exports turbo in bf16, from a model to an engine.
+WHOLE = {"turbo": "turbo", "base": "base", "base_low": "base"}
+PRESET = {**WHOLE, "adapters": "base", "low": "turbo"}
 DECODERS = [name for name, (kind, _) in GRAPHS.items() if kind == "decoder"]
 
 _BUILD = """
@@ -114,13 +119,13 @@ class Graphs:
         self.sessions: dict[str, tuple[Any, dict[str, Any], Any]] = {}
 
     def model(self, name: str) -> Any:
-        turbo, base = self.turbo.pipe, self.base.pipe
         if name == "other":
             return other_sizes().bfloat16()
         if GRAPHS[name][0] != "decoder":
-            return turbo.vae
-        model = shortened(turbo.transformer if name == "turbo" else base.transformer)
-        return model.bfloat16() if name == "low" else model
+            return self.turbo.pipe.vae
+        transformer = getattr(self, PRESET[name]).pipe.transformer
+        model = copy.deepcopy(transformer) if name in WHOLE else shortened(transformer)
+        return model.eval().requires_grad_(False).to(PRECISIONS[GRAPHS[name][1].precision])
 
     def __call__(self, name: str) -> tuple[Path, Any]:
         """The graph's path and its model."""

@@ -6,7 +6,7 @@ import gc
 import platform
 import statistics
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,6 +29,7 @@ from .subject import Source, opened, precision_of, references
 ROUNDS = 2  # of subject and references in turn: A B A B
 PROFILED = 8  # ticks at least whose calls are counted
 Tell = Callable[[str], None]
+Keep = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,12 @@ class Plan:
             raise InputError("there is nothing to measure", "an engine and a guidance are needed", "name one of each")
 
 
-def run(plan: Plan, source: Source, tell: Tell = lambda _: None) -> dict[str, Any]:
+def run(plan: Plan, source: Source, tell: Tell = lambda _: None, keep: Keep = lambda _: None) -> dict[str, Any]:
     """Measure; the figures as JSON has them.
 
     Args:
         tell: told what is measured now; what it raises ends the run.
+        keep: given the figures so far, after each case.
 
     Raises:
         InputError: for a case that an engine does not take.
@@ -68,31 +70,35 @@ def run(plan: Plan, source: Source, tell: Tell = lambda _: None) -> dict[str, An
     """
     tell("references")
     beside = references(plan.references, source)
-    results = [one for choice in plan.engines for one in _of_engine(plan, source, choice, beside, tell)]
-    cuda = source.device.type == "cuda"
-    return {
+    cuda, results = source.device.type == "cuda", list[dict[str, Any]]()
+    found: dict[str, Any] = {
         "gpu": torch.cuda.get_device_name(source.device) if cuda else None,
         "command": plan.command,
         "versions": versions(),
-        "floor_ms": results[0]["floor_ms"],
+        "floor_ms": None,
         "results": results,
         "commit": _commit(),
     }
+    for choice in plan.engines:
+        for one in _of_engine(plan, source, choice, beside, tell):
+            results.append(one)
+            found["floor_ms"] = results[0]["floor_ms"]
+            keep(found)
+    return found
 
 
 def _of_engine(
     plan: Plan, source: Source, choice: str, beside: Mapping[str, Engine], tell: Tell
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """The results of one engine, which is gone afterwards."""
     tell(choice)
     gc.collect()  # what was opened before
-    taken, results = _taken(source.device), []
+    taken = _taken(source.device)
     with opened(choice, source) as engine:
         bench = _Bench(plan, source, choice, engine, beside, _taken(source.device) - taken)
         for case in plan.cases:
             tell(f"{choice}: {case.command()}")
-            results.append(bench.measure(case))
-    return results
+            yield bench.measure(case)
 
 
 class _Bench:

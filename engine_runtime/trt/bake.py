@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -16,28 +15,47 @@ from ..memory import guarded
 from ..models.loading import Model
 from ..runtime import runtime
 from .engine import TrtEngine
-from .loader import Place, drop, missing
+from .loader import Place, busy, drop, missing, turned
 from .prove import prove
 from .refit import Refit, Source, check_refittable
-from .runtime import tensorrt
+from .runtime import MakeRoom, tensorrt
 from .sidecar import read_sidecar
 
 
-@dataclass
 class _Baked:
-    engine: TrtEngine
-    refit: Refit
-    identity: str = field(init=False)  # with the weights it was built from
-    name: str = field(init=False)
+    def __init__(self, engine: TrtEngine, refit: Refit) -> None:
+        self.engine, self.refit = engine, refit
+        self.identity, self.name = engine.identity, engine.name  # with the weights it was built from
+        self.mix: Mix | None = None  # that it was handed out with
+        self._executor, self._open = engine.executor, engine.wake
+        engine.wake = self.wake
 
-    def __post_init__(self) -> None:
-        self.identity, self.name = self.engine.identity, self.engine.name
+    def has(self, mix: Mix) -> bool:
+        """Whether just this is in its weights."""
+        return self.mix is not None and self.engine.identity == self._identity(mix)
 
     def say(self, mix: Mix) -> None:
         """Let the engine's identity and name tell what is in its weights."""
-        digests = hashlib.sha256("".join(f"{a.digest}:{strength!r};" for a, strength in mix).encode()).hexdigest()[:16]
-        self.engine.identity = self.identity + (f":{digests}" if mix else "")
+        self.mix, self.engine.identity = mix, self._identity(mix)
         self.engine.name = self.name + (f" with {label(mix)}" if mix else "")
+
+    def wake(self) -> None:
+        """Bring the engine back with its adapters, which were compared when they were written first."""
+        self._open()
+        if self.engine.executor is self._executor:
+            return
+        self.refit.changed = frozenset()
+        try:
+            if self.mix:
+                self.refit.apply(self.mix, lambda: None)
+        except BaseException:
+            self.engine.close()
+            raise
+        self._executor = self.engine.executor
+
+    def _identity(self, mix: Mix) -> str:
+        digests = hashlib.sha256("".join(f"{a.digest}:{strength!r};" for a, strength in mix).encode()).hexdigest()[:16]
+        return self.identity + (f":{digests}" if mix else "")
 
 
 _baked: dict[str, _Baked] = {}
@@ -64,11 +82,17 @@ def bake(who: str, name: str, place: Place, model: Model, mix: Mix) -> TrtEngine
     held = _baked.get(who)
     if held is None or held.engine is not engine:
         held = _baked[who] = _Baked(engine, _refit(engine, model))
+    if held.has(mix):
+        return engine
+    if held.mix is not None:  # what was handed out changes
+        turned(who, name)
     try:
-        held.refit.apply(mix, lambda: _check(engine, model, mix))
+        with busy(engine):
+            held.refit.apply(mix, lambda: _check(engine, model, mix, place.make_room))
     except BaseException:
         if not held.refit.changed:
             held.say(())
+            held.mix = None
         if engine.executor.engine is None:
             del _baked[who]
             drop(who)
@@ -85,7 +109,7 @@ def _refit(engine: TrtEngine, model: Model) -> Refit:
     return Refit(engine, library.flavor, library.errors, source, runtime().lane(engine.device))
 
 
-def _check(engine: TrtEngine, model: Model, mix: Mix) -> None:
+def _check(engine: TrtEngine, model: Model, mix: Mix, make_room: MakeRoom | None) -> None:
     """Compare it with the eager engine on the same adapters, merged, at every corner of every profile."""
     transformer = model.pipe.transformer
     with guarded(
@@ -93,11 +117,13 @@ def _check(engine: TrtEngine, model: Model, mix: Mix) -> None:
         "a second copy of the decoder must fit beside the engine while it is compared",
         "unload other models",
     ):
+        if make_room is not None:
+            make_room(sum(weight.numel() for weight in transformer.parameters()) * engine.dtype.itemsize)
         reference: nn.Module = copy.deepcopy(transformer)
         with torch.no_grad():
             for name, value in merged(dict(transformer.named_parameters()), mix, Targets.of(transformer)).items():
                 reference.get_parameter(name).copy_(value)
         reference = reference.to(engine.device, engine.dtype)
-    eager = EagerEngine(reference, f"{model.identity} with {label(mix)}")
-    for profile in engine.profiles:
-        prove(engine, eager, profile, seed=0, lane=runtime().lane(engine.device))
+        eager = EagerEngine(reference, f"{model.identity} with {label(mix)}")
+        for profile in engine.profiles:
+            prove(engine, eager, profile, seed=0, lane=runtime().lane(engine.device))

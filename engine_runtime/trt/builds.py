@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import OstinatoError
+from ..errors import EngineBuildError, OstinatoError
 from . import preflight
 from .health import READY, Health, expects, health
 from .job import Job, State
 from .spec import BuildSpec
+from .stamp import stamp
 
 Hear = Callable[[Job], None]
 
@@ -60,50 +62,80 @@ class Builds:
         self._jobs: dict[Wanted, Job] = {}
         self._heard: dict[Wanted, dict[str, Hear]] = {}  # by who asked
         self._asked: dict[str, Wanted] = {}
+        self._seen: dict[str, str] = {}  # by who asked: the stamp of the engine when they looked last
+        self._turns: Counter[str] = Counter()
 
-    def ask(self, who: str, wanted: Wanted, hear: Hear = lambda _: None) -> Job | None:
+    def ask(self, who: str, wanted: Wanted, hear: Hear = lambda _: None, broken: bool = False) -> Job | None:
         """The build of an engine: the one that runs or has ended in this process, else one that starts now.
 
         Args:
             who: asks; a later question of the same takes the place of this one.
             hear: called after every change of the build, from its own thread.
+            broken: the engine that is there cannot be opened, whatever its sidecar says: build it again.
 
         Returns:
             None where the engine is there and no build would make it better.
 
         Raises:
-            EngineBuildError: for packages that are not installed.
+            EngineBuildError: for packages that are not installed, and for a name under which another wants another
+                engine: each would be built over the other for ever.
             EngineFileError: for a folder that cannot be written to.
         """
         with self._lock:
             self._forget(who)
+            other = next((w for w in self._asked.values() if w.plan == wanted.plan and w.spec != wanted.spec), None)
+            if other is not None:
+                raise EngineBuildError(
+                    f"{wanted.spec.name} is wanted with other settings too: {other.spec.command()}",
+                    "one name is one engine",
+                    "give this one another name; or, if nobody wants the other any more, run once with action cancel",
+                )
             self._asked[who] = wanted
             self._heard.setdefault(wanted, {})[who] = hear
+            self._seen[who] = stamp(wanted.plan)
+            there = not broken and wanted.is_there()
             job = self._jobs.get(wanted)
-            if job is None and not wanted.is_there():
+            if job is not None and job.state is State.done and not there:
+                job = None
+            if job is None and not there:
                 needed = (*preflight.BUILD_PACKAGES, *preflight.EXPORT_PACKAGES, wanted.spec.flavor)
                 preflight.check_packages(dict.fromkeys(needed), wanted.spec.flavor)
                 job = Job.start(wanted.spec, wanted.folder, changed=lambda job: self._tell(wanted, job))
                 self._jobs[wanted] = job
             return job
 
-    def cancel(self, wanted: Wanted) -> Job | None:
-        """End a build and forget it, so that it can be asked for again; the build, or None where there is none.
+    def cancel(self, who: str, wanted: Wanted) -> list[Job]:
+        """End what this one asked for last and every build of that name, so that they can be asked for again.
 
-        Waits for the building process, some seconds at most.
+        Waits for the building processes, some seconds at most.
         """
         with self._lock:
-            job = self._jobs.pop(wanted, None)
-        if job is not None:
-            job.cancel()
-        return job
+            mine = (wanted, self._asked.get(who))
+            gone = [w for w in self._jobs if w in mine or w.plan == wanted.plan]
+            jobs = [self._jobs.pop(w) for w in gone]
+            asking = [one for one, w in self._asked.items() if one == who or w.plan == wanted.plan]
+            self._turns.update(asking)
+        for job in jobs:
+            job.cancel()  # who asked for it hears so
+        with self._lock:
+            for one in asking:
+                self._forget(one)
+        return jobs
 
-    def finished(self, who: str) -> str:
-        """Changes when what this one asked for is built; empty until then."""
+    def looked(self, who: str) -> None:
+        """This one has taken notice of the engine as it is now."""
+        with self._lock:
+            if who in self._asked:
+                self._seen[who] = stamp(self._asked[who].plan)
+
+    def turn(self, who: str) -> int:
+        """Changes when the engine that this one asked for does: built, built again, gone, damaged, cancelled."""
         with self._lock:
             wanted = self._asked.get(who)
-            job = self._jobs.get(wanted) if wanted is not None else None
-        return f"{job.plan} {id(job)}" if job is not None and job.state is State.done else ""
+            if wanted is not None and (now := stamp(wanted.plan)) != self._seen[who]:
+                self._seen[who] = now
+                self._turns[who] += 1
+            return self._turns[who]
 
     def _forget(self, who: str) -> None:
         before = self._asked.pop(who, None)

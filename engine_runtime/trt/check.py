@@ -74,6 +74,7 @@ def compare(
         tell("comparing with eager")
         reference = beside(part, device, PRECISIONS[precision], make_room)
         del part
+        opened: Any
         with nullcontext(engine) if engine is not None else _opened(sidecar, data, device, make_room) as opened:
             proofs = (_decoder if kind == "decoder" else _vae)(opened, reference, f"check:{weights[:16]}", seed)
     return joined([proof.as_json() for proof in proofs])
@@ -96,11 +97,11 @@ def beside(module: Any, device: torch.device, dtype: torch.dtype, make_room: Mak
     import torch
 
     tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
-    for part in module.modules():  # and weights that a hook computes from others
-        tensors |= {id(t): t for t in vars(part).values() if isinstance(t, torch.Tensor)}
-    if make_room is not None:
-        make_room(sum(t.numel() * dtype.itemsize for t in tensors.values() if t.device != device or t.dtype != dtype))
-    memo: dict[int, Any] = {}
+    wanted = sum(t.numel() * dtype.itemsize for t in tensors.values() if t.device != device or t.dtype != dtype)
+    if make_room is not None and wanted:
+        make_room(wanted)
+    plain = [t for part in module.modules() for t in vars(part).values() if isinstance(t, torch.Tensor)]
+    memo: dict[int, Any] = {id(t): t.detach() for t in plain}  # weights that a hook computes anew at every call
     for number, tensor in tensors.items():
         moved = tensor.detach().to(device, dtype if tensor.is_floating_point() else tensor.dtype)
         memo[number] = torch.nn.Parameter(moved, False) if isinstance(tensor, torch.nn.Parameter) else moved

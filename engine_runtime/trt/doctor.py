@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,12 +141,13 @@ def _engine(state: Health, model: str | None) -> list[Finding]:
         found = [Finding(PROBLEM, what, state.error.remedy)]
     source = state.sidecar.spec.model if state.sidecar and model is None else None
     if source is not None and not model_is_here(source):
+        file = shlex.quote(str(state.plan))
         back = f"put it back, or run: hf download {source}" if source.count("/") == 1 else "put it back there"
         found.append(
             Finding(
                 NOTE if state.verified else PROBLEM,
                 f"the model {source}, which {name} was built from, is not here",
-                f"{back}; one of the same weights checks it too: ostinato doctor --engine {state.plan} --model MODEL",
+                f"{back}; or name one of the same weights: ostinato doctor --engine {file} --model MODEL",
             )
         )
     return found

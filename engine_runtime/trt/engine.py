@@ -5,7 +5,7 @@ B rows, T frames (even), L condition tokens, H condition width, r adapter rank.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,7 @@ class TrtEngine:
     Attributes:
         targets: the layers for which it takes adapters' factors as inputs; None for a plan without those inputs.
         proof: the check that it has passed; None until there is one.
+        wake: called by `ready`; brings the engine back where who manages the memory had it closed.
     """
 
     recipe: dict[str, Any] | None = None
@@ -58,6 +59,7 @@ class TrtEngine:
             self.width = int(tuple(engine.get_tensor_shape("encoder_hidden_states"))[2])
         self.targets = Targets.from_record(sidecar.export.get("lora"))
         self.proof = Proof.of(sidecar.proof)
+        self.wake: Callable[[], None] = lambda: None
         self._still: dict[str, Tensor] | None = None  # factors of no adapter
         weights = sidecar.export["weights"][:16]
         self.identity = f"{flavor.name}:{flavor.version}:{weights}:{self.dtype}:{sidecar.plan_sha256}:{self.device}"
@@ -65,6 +67,7 @@ class TrtEngine:
 
     def ready(self) -> None:
         """Make the execution context, which takes the workspace; raises `MemoryShortage` where there is no room."""
+        self.wake()
         _ = self.executor.context
 
     def rest(self) -> None:

@@ -110,6 +110,16 @@ class TensorRT:
         """
         return TrtVae(self._open(data, sidecar, device, make_room, False), self.flavor, sidecar)
 
+    def renew(self, engine: TrtEngine, data: bytes, make_room: MakeRoom | None = None) -> None:
+        """Open an engine again that was closed while somebody has a share of it; arguments and errors as of `load`.
+
+        Args:
+            data: of the same plan.
+        """
+        with self._lock:
+            if engine.executor.engine is None:
+                engine.executor = self._open(data, engine.sidecar, engine.device, make_room, True)
+
     def release(self, engine: TrtEngine) -> None:
         """Give back one share; the last one closes the engine, after what runs. An engine that is closed is fine."""
         with self._lock:

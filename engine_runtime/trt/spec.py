@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
 from collections.abc import Mapping
@@ -206,6 +207,7 @@ def make_spec(
 def _default_name(spec: BuildSpec, flavor: str) -> str:
     source = spec.size or Path((spec.model or spec.onnx or "").rstrip("/\\")).name.removesuffix(".onnx")
     words = [Path(source).stem if source.endswith(".safetensors") else source, spec.kind, spec.precision, flavor]
-    words += [word for word in ("lora", "refittable") if getattr(spec, word)]
+    words += [word for word in ("lora", "refittable", "tf32") if getattr(spec, word)]
     text = re.sub(r"[^\w.]+", "-", "-".join(w.replace("_", "-") for w in words), flags=re.ASCII)
-    return text.strip("-.")[:100]
+    sizes = hashlib.sha256("; ".join(map(str, spec.profiles)).encode()).hexdigest()[:6]
+    return f"{text.strip('-.')[:90]}-{sizes}"

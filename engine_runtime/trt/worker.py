@@ -24,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import EngineBuildError, EngineError, EngineFileError, MemoryShortage, OstinatoError
+from ..errors import EngineError, EngineFileError, MemoryShortage, OstinatoError
 from . import preflight
 from .assemble import check_io, make_sidecar, read_record, read_written, write_plan
 from .build import build

@@ -439,8 +439,10 @@ FEW = ["--seconds", "1", "--steps", "2", "--tokens", "4", "--ticks", "2", "--dev
 
 
 def test_the_command_writes_json_shows_it_and_compares(cache, tmp_path):
-    done = RUN.invoke(app, ["bench", "--depth", "1,2", *FEW, "--json"])
+    kept = tmp_path / "kept.json"
+    done = RUN.invoke(app, ["bench", "--depth", "1,2", *FEW, "--keep", str(kept), "--json"])
     assert done.exit_code == 0, done.output
+    assert json.loads(kept.read_text()) == json.loads(done.stdout)
     made = report.load(done.stdout, "stdout")
     assert [one["depth"] for one in made["results"]] == [1, 2]
     given = "--engine eager --depth 1,2 --steps 2 --seconds 1 --tokens 4 --cfg off --sessions 1 --ticks 2"
@@ -504,3 +506,16 @@ def test_the_soak_command_exits_with_1_where_it_is_not_flat(cache, monkeypatch):
         monkeypatch.setattr(soak_module, "soak", lambda *a, told=told: told)
         done = RUN.invoke(app, ["bench", "soak", "--json"])
         assert done.exit_code == code and json.loads(done.stdout)["last_ms"] == last
+
+
+def test_a_run_that_ends_early_has_kept_what_it_measured(source):
+    seen = []
+
+    def tell(what):
+        if "--depth 2" in what:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cases = grid((1, 2), (1.0,), ("off",), steps=2, tokens=4)
+        run(Plan(("eager",), cases, 2), source, tell, lambda found: seen.append(len(found["results"])))
+    assert seen == [1]

@@ -179,11 +179,15 @@ def check_refused(plan: Path, trust: Trust, reason: str, expect: Expect = ADA) -
         read_plan(plan, expect, trust)
     assert caught.value.reason == reason, caught.value
     check_sentence(caught.value)
-    data, sidecar = read_plan(plan.with_name("neighbour.plan"), ADA, trust)
-    assert (data, sidecar) == made_up("neighbour", 1)
+    check_usable(plan.parent, trust)
+    return caught.value
+
+
+def check_usable(folder: Path, trust: Trust) -> None:
+    """The good neighbour in the folder still loads, and music still plays."""
+    assert read_plan(folder / "neighbour.plan", ADA, trust) == made_up("neighbour", 1)
     requests = [Request(helpers.made_up(3, 8), Sampling(steps=1))]
     assert helpers.play(helpers.StandIn(), requests, depth=1)[0].isfinite().all()
-    return caught.value
 
 
 def test_a_good_engine_is_read(engine, trust):
@@ -289,27 +293,34 @@ def _no_room(monkeypatch, number=errno.ENOSPC):
     ("number", "reason"),
     [(errno.ENOSPC, "full"), (errno.EDQUOT, "full"), (errno.EROFS, "folder"), (errno.EIO, "folder")],
 )
-def test_a_full_or_failing_disk_leaves_the_old_file(tmp_path, monkeypatch, number, reason):
-    path = tmp_path / "one.plan"
-    path.write_bytes(b"old")
-    _no_room(monkeypatch, number)
-    with pytest.raises(EngineFileError) as caught:
-        write_whole(path, b"new" * 1000)
+def test_a_full_or_failing_disk_leaves_the_old_file(engine, trust, monkeypatch, number, reason):
+    before = sorted(os.listdir(engine.parent))
+    with monkeypatch.context() as patch:
+        _no_room(patch, number)
+        with pytest.raises(EngineFileError) as caught:
+            write_whole(engine, b"new" * 1000)
+        assert read_plan(engine, ADA, trust) == made_up()
+        check_usable(engine.parent, trust)
     assert caught.value.reason == reason
     check_sentence(caught.value)
-    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["one.plan"]
-
-
-def test_a_full_disk_keeps_what_is_trusted(engine, trust, monkeypatch):
-    with monkeypatch.context() as patch:
-        _no_room(patch)
-        with pytest.raises(EngineFileError, match="full"):
-            trust.record(made_up("third", 3)[1])
+    assert sorted(os.listdir(engine.parent)) == before
+    write_whole(engine, made_up()[0])  # once there is room
     assert read_plan(engine, ADA, trust) == made_up()
 
 
+def test_a_full_disk_keeps_what_is_trusted(engine, trust, monkeypatch):
+    third = made_up("third", 3)
+    with monkeypatch.context() as patch:
+        _no_room(patch)
+        with pytest.raises(EngineFileError, match="full"):
+            trust.record(third[1])
+        check_usable(engine.parent, trust)
+    assert read_plan(engine, ADA, trust) == made_up()
+    assert read_plan(put(engine.parent, *third, trust), ADA, trust) == third  # once there is room
+
+
 @pytest.mark.parametrize("place", ["a file", "under a file", "no name", "system"])
-def test_an_unwritable_folder_is_refused(tmp_path, place):
+def test_an_unwritable_folder_is_refused(engine, trust, tmp_path, place):
     (tmp_path / "file").write_text("")
     where = {
         "a file": tmp_path / "file",
@@ -323,6 +334,8 @@ def test_an_unwritable_folder_is_refused(tmp_path, place):
         ready_folder(where)
     assert caught.value.reason == "folder"
     check_sentence(caught.value)
+    check_usable(engine.parent, trust)
+    assert ready_folder(tmp_path / "another").is_dir()
 
 
 def _half_committed(tmp_path: Path, trust: Trust) -> tuple[Path, Path]:

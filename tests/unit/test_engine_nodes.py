@@ -19,8 +19,7 @@ from ostinato.engine_runtime.models.loading import eager_engine
 from ostinato.engine_runtime.trt import bake, builds, loader
 from ostinato.engine_runtime.trt.job import State
 from ostinato.engine_runtime.trt.prove import Refused
-from ostinato.engine_runtime.trt.sidecar import Expect
-from ostinato.engine_runtime.trt.spec import DEFAULT_PROFILE, KINDS
+from ostinato.engine_runtime.trt.spec import KINDS, make_spec
 from ostinato.engine_runtime.trt.trust import Trust
 from ostinato.nodes import host
 from ostinato.nodes.build_engine import BuildEngine
@@ -32,86 +31,14 @@ from ostinato.nodes.refit_lora import RefitLora
 from ostinato.nodes.stream_denoise import StreamDenoise
 from typer.testing import CliRunner
 
-from .. import trt_stand_in as stand_in
-from ..adapters import made_adapter, written
-from ..engine_files import LIBRARY, made_up, put
+from ..adapters import made_adapter
+from ..engine_files import made_up, put
+from ..engine_nodes import ASKED, FakeJob, FakeRefit, fingerprint, run
 from ..helpers import StandIn
 from ..helpers import made_up as condition
 
-CPU = torch.device("cpu")
-ASKED = {"action": "build", "what": KINDS[0], "flavor": "rtx", "precision": "auto", "lora": False, "refittable": False}
-ASKED |= {"name": "", "wait": False, **DEFAULT_PROFILE}
-
-
-def run(node, unique_id="7", **inputs):
-    """As ComfyUI runs it: on a clone of the class."""
-    return node.PREPARE_CLASS_CLONE({"hidden_inputs": {"UNIQUE_ID": unique_id}}).execute(**inputs)
-
-
-def fingerprint(node, unique_id="7", **inputs):
-    return node.PREPARE_CLASS_CLONE({"hidden_inputs": {"UNIQUE_ID": unique_id}}).fingerprint_inputs(**inputs)
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch, cache):
-    """An empty engines folder, and nothing that another test built or opened."""
-    monkeypatch.setenv("OSTINATO_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "ComfyUI"))
-    monkeypatch.delenv("OSTINATO_ENGINES", raising=False)
-    monkeypatch.setattr(builds, "_builds", builds.Builds())
-    monkeypatch.setattr(loader, "_held", {})
-    monkeypatch.setattr(bake, "_baked", {})
-    return tmp_path / "data" / "engines"
-
-
-class FakeJob:
-    """A build that goes as far as it is told."""
-
-    started: list[FakeJob] = []
-
-    def __init__(self, spec, folder, changed):
-        self.spec, self.folder, self.changed = spec, folder, changed
-        self.state, self.fraction, self.message, self.error, self.plan = State.exporting, 0.25, "exporting", None, None
-        self.waits: list = []
-
-    @classmethod
-    def start(cls, spec, folder, changed):
-        cls.started.append(cls(spec, folder, changed))
-        return cls.started[-1]
-
-    @property
-    def over(self):
-        return self.state in (State.done, State.failed, State.cancelled)
-
-    def ends(self, state, error=None):
-        self.state, self.error, self.fraction = state, error, 1.0
-        self.plan = self.folder / f"{self.spec.name}.plan" if state is State.done else None
-        self.changed(self)
-
-    def wait(self, timeout):
-        self.waits.pop(0)(self)
-
-    def cancel(self):
-        if not self.over:
-            self.ends(State.cancelled)
-        return self.state
-
-
-@pytest.fixture
-def jobs(monkeypatch):
-    monkeypatch.setattr(FakeJob, "started", [])
-    monkeypatch.setattr(builds, "Job", FakeJob)
-    monkeypatch.setattr(builds.preflight, "check_packages", lambda names, flavor: None)
-    monkeypatch.setattr(builds, "expects", dict)
-    return FakeJob.started
-
-
-@pytest.fixture
-def shown():
-    """What was shown under nodes, in order."""
-    texts = []
-    with host.use(host.Host(text=lambda text, node: texts.append((node, text)))):
-        yield texts
+pytestmark = pytest.mark.usefixtures("folder")
+NAME = make_spec("rtx", KINDS[0], {"model": "tiny"}, {}).name
 
 
 def test_a_build_starts_once_and_the_torch_engine_plays(turbo, jobs, shown):
@@ -120,7 +47,7 @@ def test_a_build_starts_once_and_the_torch_engine_plays(turbo, jobs, shown):
     assert len(jobs) == 1 and jobs[0].spec.model == "tiny" and jobs[0].spec.precision == "bf16"
     for made in (first, again, elsewhere):
         assert isinstance(made[0], EagerEngine)
-        assert "tiny-decoder-bf16-rtx: exporting, 25 %\n\nplaying on eager" in made[1]
+        assert f"{NAME}: exporting, 25 %\n\nplaying on eager" in made[1]
     run(BuildEngine, model=turbo, **ASKED | {"precision": "fp32"})
     assert len(jobs) == 2 and jobs[1].spec.precision == "fp32"
 
@@ -135,7 +62,7 @@ def test_progress_goes_on_after_the_node_has_ended(turbo, jobs, shown):
     shown.clear()
     jobs[0].message, jobs[0].fraction = "building", 0.5
     jobs[0].changed(jobs[0])
-    assert sorted(shown) == [(node, "tiny-decoder-bf16-rtx: building, 50 %") for node in "78"]
+    assert sorted(shown) == [(node, f"{NAME}: building, 50 %") for node in "78"]
     run(BuildEngine, model=turbo, **ASKED | {"name": "another"})
     shown.clear()
     jobs[0].changed(jobs[0])
@@ -177,7 +104,7 @@ def test_a_failed_build_is_told_and_not_tried_again_until_cancelled(turbo, jobs,
 
 def test_cancel(turbo, jobs):
     cancel = ASKED | {"action": "cancel"}
-    assert "no build of tiny-decoder-bf16-rtx runs\n\nplaying on eager" in run(BuildEngine, model=turbo, **cancel)[1]
+    assert f"no build of {NAME} runs\n\nplaying on eager" in run(BuildEngine, model=turbo, **cancel)[1]
     run(BuildEngine, model=turbo, **ASKED)
     assert "was cancelled" in run(BuildEngine, model=turbo, **cancel)[1]
     assert jobs[0].state is State.cancelled
@@ -185,12 +112,14 @@ def test_cancel(turbo, jobs):
 
 def test_waiting_shows_progress_and_lets_cancel_through(turbo, jobs, monkeypatch):
     seen = []
+    before = fingerprint(BuildEngine, **ASKED)
     steps = [lambda job: setattr(job, "fraction", 0.5), lambda job: job.ends(State.done)]
     monkeypatch.setattr(FakeJob, "wait", lambda job, timeout: steps.pop(0)(job))
     with host.use(host.Host(progress=lambda *told: seen.append(told))):
         made = run(BuildEngine, model=turbo, **ASKED | {"wait": True})
     assert seen == [(25, 100, "7"), (50, 100, "7")] and not steps
-    assert "there is no engine 'tiny-decoder-bf16-rtx'" in made[1], "which the pretended build did not leave"
+    assert made[1].startswith("this PyTorch sees no CUDA device"), "but the engine is there"
+    assert fingerprint(BuildEngine, **ASKED) == before, "it was waited for, and is nothing new"
 
     def stop():
         raise KeyboardInterrupt
@@ -226,21 +155,13 @@ def test_a_vae_is_built_beside_the_torch_decoder(turbo, jobs):
     jobs[0].ends(State.done)
     made = run(BuildEngine, model=turbo, **ASKED | {"what": "vae_decoder"})
     assert jobs[0].spec.profiles[0].tokens is None and jobs[0].spec.precision == "fp32"
-    assert made[1].startswith("tiny-vae-decoder-fp32-rtx is built\n\nplaying on eager")
-
-
-@pytest.fixture
-def known(monkeypatch):
-    """A machine with TensorRT-RTX and an Ada GPU, as far as sidecars are compared."""
-    ada = {"tensorrt_rtx": Expect("tensorrt_rtx", LIBRARY, (8, 9), "A GPU")}
-    for module in (loader, builds):
-        monkeypatch.setattr(module, "expects", lambda: ada)
+    assert made[1].startswith(f"{jobs[0].spec.name} is built\n\nplaying on eager")
 
 
 def test_what_is_there_and_fits_is_not_built(turbo, jobs, known, folder):
     run(BuildEngine, model=turbo, **ASKED | {"name": "one"})
     asked, weights = jobs.pop(), loader.digest_of(turbo, "decoder", "bf16")
-    builds.builds().cancel(builds.Wanted(asked.spec, asked.folder, weights))
+    builds.builds().cancel("x", builds.Wanted(asked.spec, asked.folder, weights))
     plan, sidecar = made_up("one", spec=asked.spec)
     right = replace(sidecar, export=sidecar.export | {"weights": weights})
     for kept, started in (
@@ -269,19 +190,25 @@ def test_what_is_there_and_fits_is_not_built(turbo, jobs, known, folder):
 
 
 def test_load_engine_lists_every_state(turbo, known, folder):
-    put(folder, *made_up("good"), Trust())
+    right = {"export": {**made_up()[1].export, "weights": loader.digest_of(turbo, "decoder", "bf16")}}
+    half = right["export"] | {"kind": "vae_decoder", "weights": loader.digest_of(turbo, "vae_decoder", "bf16")}
+    put(folder, *made_up("good", **right), Trust())
+    put(folder, *made_up("half", 3, export=half), Trust())
+    put(folder, *made_up("other", 4), Trust())
     put(folder, *made_up("old", 1, library="1.4.0.1"), Trust())
     put(folder, *made_up("foreign", 2))
     (folder / "broken.plan").write_bytes(b"x")
     combo = LoadEngine.define_schema().inputs[0]
-    assert combo.options == ["broken", "foreign", "good", "old"]
+    assert combo.options == ["broken", "foreign", "good", "half", "old", "other"]
     made = run(LoadEngine, engine="good", otherwise=TORCH, model=turbo)
     assert isinstance(made[0], EagerEngine) and made[1].startswith("this PyTorch sees no CUDA device")
     lines = made[1].splitlines()
     assert "- good: ready, unverified on this GPU" in lines
+    assert "- half: ready, unverified on this GPU (a vae decoder, which no node plays)" in lines
     for start in (
         "- old: stale: the engine was built with tensorrt_rtx version 1.4.0.1",
         "- broken: unusable: broken.plan.json",
+        "- other: stale: the engine was made from another weights: aaaaaaaaaaaa; needed is",
     ):
         assert any(line.startswith(start) for line in lines), start
     assert any(line.startswith("- foreign: unusable: the engine foreign was not built by this") for line in lines)
@@ -299,40 +226,6 @@ def test_load_engine_falls_back_or_stops(turbo, known):
         assert stopped.value.reason == "missing"
 
 
-def test_the_node_runs_again_when_the_engines_files_change(folder):
-    before = fingerprint(LoadEngine, engine="one", otherwise=TORCH)
-    put(folder, *made_up("one"))
-    after = fingerprint(LoadEngine, engine="one", otherwise=TORCH)
-    assert before != after == fingerprint(LoadEngine, engine="one", otherwise=STOP)
-
-
-@pytest.fixture
-def player(turbo, folder, monkeypatch):
-    """`player(name, ...)` writes a trusted plan that the stand-in library opens on the CPU."""
-    library, checks = stand_in.library(), []
-    monkeypatch.setattr(loader, "gpu", lambda: CPU)
-    monkeypatch.setattr(loader, "tensorrt", lambda name: library)
-    monkeypatch.setattr(bake, "tensorrt", lambda name: library)
-    monkeypatch.setattr(loader, "here", lambda flavor, version: Expect(flavor, version))
-    monkeypatch.setattr(loader, "expects", dict)
-
-    def check(plan):
-        checks.append(plan.stem)
-        return SimpleNamespace(proof=None)
-
-    monkeypatch.setattr(loader, "check_here", check)
-
-    def make(name, decoder=None, lora=False, **changes):
-        made = stand_in.make(decoder or eager_engine(turbo), lora=lora, label=name)
-        weights = loader.digest_of(turbo, "decoder", "fp32")
-        spec = replace(made.sidecar.spec, name=name)
-        made.sidecar = replace(made.sidecar, spec=spec, export=made.sidecar.export | {"weights": weights}, **changes)
-        put(folder, made.data, made.sidecar, Trust())
-        return made
-
-    return SimpleNamespace(make=make, library=library, checks=checks)
-
-
 def test_an_engine_is_checked_then_plays_and_is_held_by_its_node(turbo, player, folder):
     player.make("one"), player.make("two")
     first = run(LoadEngine, engine="one", otherwise=STOP, model=turbo)[0]
@@ -347,7 +240,7 @@ def test_an_engine_is_checked_then_plays_and_is_held_by_its_node(turbo, player, 
 def test_an_engine_that_fails_its_check_is_closed(turbo, player, monkeypatch):
     player.make("one")
 
-    def refuse(plan):
+    def refuse(plan, **given):
         raise EngineError("the engine is not the reference", "it must be", "build it again")
 
     monkeypatch.setattr(loader, "check_here", refuse)
@@ -369,21 +262,6 @@ def test_weights_in_a_coarser_precision_are_not_compared(turbo):
     coarse = SimpleNamespace(pipe=SimpleNamespace(transformer=part, vae=part), identity="coarse")
     assert loader.digest_of(coarse, "decoder", "fp32") is None
     assert len(loader.digest_of(turbo, "decoder", "bf16")) == 64 != loader.digest_of(turbo, "decoder", "fp32")
-
-
-@pytest.fixture
-def targets(turbo):
-    return Targets.of(turbo.pipe.transformer)
-
-
-@pytest.fixture
-def files(tmp_path, targets):
-    """Two adapters in ComfyUI's folder of LoRAs."""
-    loras = tmp_path / "ComfyUI" / "models" / "loras" / "mine"
-    loras.mkdir(parents=True)
-    for seed, name in enumerate(("a", "b")):
-        written(loras / f"{name}.safetensors", targets, 4, seed=seed)
-    return loras
 
 
 def test_adapters_chain_and_are_found_by_name_or_path(files):
@@ -430,23 +308,6 @@ def test_an_engine_without_a_place_for_adapters_refuses_them(turbo, files):
     (mix,) = run(Lora, adapter="mine/a.safetensors", strength=1.0).args
     with pytest.raises(InputError, match="adapters were given to an engine that takes none"):
         denoise(StandIn(width=eager_engine(turbo).width), turbo, adapters=mix)
-
-
-class FakeRefit:
-    """Writes nothing, and asks for the proof."""
-
-    fails = False
-
-    def __init__(self, engine, flavor, errors, source, lane):
-        self.engine, self.changed = engine, frozenset()
-
-    def apply(self, mix, prove):
-        self.changed = frozenset(mix and ["a weight"])
-        try:
-            prove()
-        except BaseException:
-            self.changed = frozenset()
-            raise
 
 
 def merged_engine(turbo, mix):
@@ -509,5 +370,5 @@ def test_the_command_line_runs_them(cache, tmp_path, monkeypatch, known):
     done = CliRunner().invoke(main.app, ["run", str(path), "--out", str(tmp_path / "out"), "--json"])
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
-    assert any("no build of tiny-decoder-bf16-rtx runs" in text for text in report["texts"].values())
+    assert any(f"no build of {NAME} runs" in text for text in report["texts"].values())
     assert len(report["files"]) == 1 and report["files"][0].endswith(".png")

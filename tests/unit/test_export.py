@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,11 @@ pytestmark = needs_exporter
 # fp32 against fp32 differs by 5e-6 at most here, of values of some 5; a frequency or a scale rounded twice gives 3e-5.
 CLOSE = 1.5e-5
 
-SIZES = [Case(1, 2), Case(1, 62, 7), Case(2, 16, 100, 3), Case(3, 200, 33), Case(8, 64, 5, 2)]
+SIZES = [
+    *(Case(1, 2), Case(1, 62, 7), Case(2, 16, 100, 3), Case(3, 200, 33), Case(4, 30, 64)),
+    *(Case(5, 6, 12, 8), Case(6, 34, 1), Case(7, 128, 21), Case(8, 64, 5, 2)),
+]
+ODD = [Case(1, 1), Case(2, 17, 9), Case(3, 63, 40), Case(5, 201, 3), Case(8, 7, 64)]
 
 
 @pytest.mark.parametrize("case", SIZES, ids=str)
@@ -38,22 +43,26 @@ def test_a_vae_graph_equals_eager_at_any_size(graphs: Graphs, name: str, case: C
     torch.testing.assert_close(out, eager(record["kind"], model, feeds), atol=CLOSE, rtol=1e-5)
 
 
-@pytest.mark.parametrize("frames", [1, 17, 63, 201])
-def test_an_odd_length_is_padded_outside_and_sliced(graphs: Graphs, frames: int) -> None:
-    session, record, model = graphs.ready("turbo")
-    feeds = random_inputs(record["inputs"], Case(2, frames + 1, 9), seeded())
+@pytest.mark.parametrize("case", ODD, ids=str)
+@pytest.mark.parametrize("name", DECODERS)
+def test_an_odd_length_is_padded_outside_and_sliced(graphs: Graphs, name: str, case: Case) -> None:
+    """The model pads it by itself."""
+    session, record, model = graphs.ready(name)
+    feeds = random_inputs(record["inputs"], replace(case, frames=case.frames + 1), seeded())
     feeds["encoder_attention_mask"][:] = True
-    for name in ("hidden_states", "context_latents"):
-        feeds[name][:, frames:] = 0.0
+    for port in ("hidden_states", "context_latents"):
+        feeds[port][:, case.frames :] = 0.0
+    feeds |= {port: torch.zeros_like(tensor) for port, tensor in feeds.items() if port.startswith("lora_")}
     with torch.no_grad():
         expected = model(
-            hidden_states=feeds["hidden_states"][:, :frames],
+            hidden_states=feeds["hidden_states"][:, : case.frames],
             timestep=feeds["timestep"],
             timestep_r=feeds["timestep"],
             encoder_hidden_states=feeds["encoder_hidden_states"],
-            context_latents=feeds["context_latents"][:, :frames],
+            context_latents=feeds["context_latents"][:, : case.frames],
         ).sample
-    torch.testing.assert_close(run(session, feeds)[:, :frames], expected, atol=CLOSE, rtol=0)
+    assert expected.shape[1] == case.frames
+    torch.testing.assert_close(run(session, feeds)[:, : case.frames], expected, atol=CLOSE, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["turbo", "other"])

@@ -33,7 +33,7 @@ trt.bake
 trt.doctor trt.worker trt.builds trt.loader
 trt.health
 trt.check
-trt.source trt.assemble
+trt.source trt.assemble trt.stamp
 plot_curve plot_profile
 . render replay plot decode layer_probe bench.play live_vae
 models.audio models.conditioning models.core_condition models.core

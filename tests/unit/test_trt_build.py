@@ -319,7 +319,9 @@ def test_a_disk_that_takes_no_more_is_told_and_the_old_engine_stays(place, graph
 def test_a_new_engine_takes_the_place_of_the_old(place, graph):
     job = start(place, of(graph, FIXED, "old"))
     assert job.wait(120) is State.done, (job.error, job.tail)
-    assert read_plan(place / "old.plan", Expect(), Trust(place.parent / "home"))[0][:4] == b"vtrt"
+    data, sidecar = read_plan(place / "old.plan", Expect(), Trust(place.parent / "home"))
+    assert data[:4] == b"vtrt" and sidecar.export["precision"] == "bf16"  # whole turbo
+    assert sidecar.profiles == (Profile(Span(2, 2, 2), Span(50, 50, 50), Span(16, 16, 16)),)
     assert (place / "old.plan").stat().st_size > 100_000
     check_left(place)
 

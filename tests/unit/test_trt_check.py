@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from dataclasses import replace
@@ -187,6 +188,38 @@ def test_without_room_for_the_check_only_a_first_engine_is_put_in_place(plan, ma
     (place / "old.plan").unlink()
     said, _ = built(plan, place)
     assert "workspace needs" in said["unverified"] and check_new(place, plan).proof is None
+
+
+@pytest.mark.parametrize("where", [(source, "part_of"), (check, "beside"), (check, "_decoder")])
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_without_room_for_the_reference_the_finished_build_is_not_lost(plan, machine, place, monkeypatch, where, error):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(*where, fails)
+    with pytest.raises(MemoryShortage, match="the check of old found no room") as caught:
+        built(plan, place)
+    check_sentence(caught.value)
+    check_old(place)
+    (place / "old.plan").unlink()
+    said, _ = built(plan, place)
+    assert "found no room" in said["unverified"] and check_new(place, plan).proof is None
+
+
+def test_a_task_that_finds_no_memory_says_so_in_its_own_type(monkeypatch):
+    """Also where CUDA itself finds none, as it starts."""
+
+    def fails(*_):
+        raise RuntimeError("CUDA error: out of memory")
+
+    told = []
+    monkeypatch.setattr(worker, "_channel", lambda: told.append)
+    monkeypatch.setattr(worker.sys, "stdin", io.StringIO("{}\n"))
+    monkeypatch.setitem(worker._TASKS, "check", fails)
+    assert worker.run("check") == 3
+    error = job.revived(told[0])
+    assert type(error) is MemoryShortage and error.given == "the check found no memory"
+    check_sentence(error)
 
 
 def test_a_checking_process_is_heard_and_its_refusal_is_the_builds(tmp_path, monkeypatch):

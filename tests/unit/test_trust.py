@@ -7,19 +7,17 @@ import os
 import re
 import threading
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
-import torch
 from ostinato.cli import main
-from ostinato.engine_runtime import engines
 from ostinato.engine_runtime.errors import EngineFileError
-from ostinato.engine_runtime.trt import health, prove, record, runtime, source
-from ostinato.engine_runtime.trt.sidecar import Expect, digest, read_sidecar, rewritten, sidecar_path
+from ostinato.engine_runtime.trt.health import health
+from ostinato.engine_runtime.trt.prove import Proof
+from ostinato.engine_runtime.trt.sidecar import digest, read_sidecar, rewritten, sidecar_path
 from ostinato.engine_runtime.trt.trust import KEY, MANIFEST, Trust, read_plan
 from typer.testing import CliRunner
 
-from ..engine_files import ADA, LIBRARY, WEIGHTS, made_up, put
+from ..engine_files import ADA, made_up, put
 from .refusal import check_sentence
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="modes and links as POSIX has them")
@@ -162,6 +160,19 @@ def test_an_accepted_engine_is_read(tmp_path, trust):
     assert trust.standing(made_up()[1]) == "accepted"
 
 
+def test_an_accepted_engine_brings_no_proof_of_its_own(tmp_path, trust):
+    """Its sidecar names this GPU and figures that pass; whoever wrote it, nobody compared anything here."""
+    corner = {"name": "minimum", "batch": 1, "frames": 50, "tokens": 16, "rank": None}
+    figures = corner | {"max_abs": 0.0, "relative": 0.0, "peak": 3.0, "finite": True}
+    words = dict.fromkeys(("engine", "reference", "driver", "date"), "")
+    proof = {**words, "gpu": ADA.device, "seed": 0, "dtype": "bfloat16", "corners": [figures]}
+    assert Proof.of(proof) is not None
+    plan = put(tmp_path / "engines", *made_up(proof=proof))
+    assert trust.accept(plan, made_up()[1].plan_sha256).proof is None
+    assert read_plan(plan, ADA, trust)[1].proof is None
+    assert not health(plan, {"tensorrt_rtx": ADA}, trust).verified
+
+
 @pytest.mark.parametrize("given", ["f" * 64, "", "abc"])
 def test_another_hash_accepts_nothing(tmp_path, trust, given):
     plan = put(tmp_path / "engines", *made_up())
@@ -215,6 +226,31 @@ def test_a_proof_that_was_written_by_hand_counts_for_nothing(engine, trust):
     assert read_plan(engine, ADA, trust)[1].proof is None
 
 
+def test_a_proof_that_is_not_there_is_not_written_again(engine, trust):
+    """The sidecar stays the same file: a watcher of it would see a new engine."""
+    before = sidecar_path(engine).stat()
+    assert trust.write_proof(engine, None).proof is None
+    assert os.path.samestat(before, sidecar_path(engine).stat())
+    sidecar_path(engine).write_bytes(rewritten(read_sidecar(engine), proof=PROOF))
+    trust.write_proof(engine, None)
+    assert read_sidecar(engine).proof is None
+    trust.write_proof(engine, PROOF)
+    kept = sidecar_path(engine).read_bytes()
+    sidecar_path(engine).write_bytes(rewritten(read_sidecar(engine), proof=None))
+    trust.write_proof(engine, None)
+    sidecar_path(engine).write_bytes(kept)
+    assert not trust.proven(read_sidecar(engine)), "what was taken out does not come back with an older file"
+
+
+def test_figures_are_kept_with_the_plan_that_they_are_of(engine, trust, tmp_path):
+    checked = read_sidecar(engine)
+    put(tmp_path / "engines", *made_up("one", 2), trust)
+    with pytest.raises(EngineFileError, match="replaced while it was checked") as caught:
+        trust.write_proof(engine, PROOF, checked)
+    check_sentence(caught.value)
+    assert read_sidecar(engine).proof is None
+
+
 def test_only_a_trusted_engine_gets_a_proof(tmp_path, trust):
     plan = put(tmp_path / "engines", *made_up())
     with pytest.raises(EngineFileError):
@@ -234,82 +270,3 @@ def test_an_identity_is_all_but_the_proof():
     changed = [replace(sidecar, refittable=True), replace(sidecar, built="2027"), replace(sidecar, flags={"a": 1})]
     assert len({one.identity() for one in (*changed, sidecar)}) == 4
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
-
-
-# -- the check on a GPU, with its parts replaced: no GPU is needed to see what becomes of its figures
-
-
-class Library:
-    """Stands where the runtime's object stands."""
-
-    flavor = SimpleNamespace(version=LIBRARY)
-
-    def __init__(self):
-        self.open = []
-
-    def header_problem(self, head):
-        return None
-
-    def load(self, data, sidecar, device):
-        assert data == made_up()[0]
-        self.open.append(sidecar.spec.name)
-        return SimpleNamespace()
-
-    def release(self, engine):
-        self.open.pop()
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    """`gpu(proof, weights)` puts a machine in place whose check gives this."""
-
-    def make(proof, weights=WEIGHTS):
-        library = Library()
-        module = SimpleNamespace(to=lambda *_: None)
-        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-        monkeypatch.setattr(health, "here", lambda *_: Expect("tensorrt_rtx", LIBRARY, (8, 9), "A GPU"))
-        monkeypatch.setattr(runtime, "tensorrt", lambda _: library)
-        monkeypatch.setattr(source, "part_of", lambda _: module)
-        monkeypatch.setattr(record, "weights_digest", lambda *_: weights)
-        monkeypatch.setattr(engines, "EagerEngine", lambda *_: None)
-
-        def check(*_):
-            if not proof.passed:
-                raise prove.Refused(proof)
-            return proof
-
-        monkeypatch.setattr(prove, "prove", check)
-        return library
-
-    return make
-
-
-def figures(relative):
-    sizes = {"name": "minimum", "batch": 1, "frames": 50, "tokens": 16, "rank": None}
-    corner = prove.Corner(**sizes, max_abs=0.01, relative=relative, peak=3.0)
-    return prove.Proof("one", "eager", "A GPU", "13.0", "2026-01-01", 0, prove.Tolerance(0.06, 0.15), (corner,))
-
-
-def test_a_passed_check_makes_the_engine_verified(engine, trust, gpu):
-    library = gpu(figures(0.02))
-    health.check_here(engine, trust)
-    assert library.open == []
-    assert health.health(engine, {"tensorrt_rtx": ADA}, trust).verified
-    there = health.health(engine, {"tensorrt_rtx": replace(ADA, device="Another GPU")}, trust)
-    assert there.text() == "one: ready, unverified on this GPU"
-    assert prove.Proof.of(read_plan(engine, ADA, trust)[1].proof) == figures(0.02)
-
-
-def test_a_failed_check_takes_the_older_proof_away(engine, trust, gpu):
-    trust.write_proof(engine, figures(0.02).as_json())
-    library = gpu(figures(0.2))
-    with pytest.raises(prove.Refused):
-        health.check_here(engine, trust)
-    assert library.open == [] and not health.health(engine, {"tensorrt_rtx": ADA}, trust).verified
-
-
-def test_a_check_needs_the_weights_of_the_build(engine, trust, gpu):
-    library = gpu(figures(0.02), weights="e" * 64)
-    with pytest.raises(EngineFileError) as caught:
-        health.check_here(engine, trust)
-    assert caught.value.reason == "weights" and library.open == []
