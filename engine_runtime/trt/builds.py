@@ -62,7 +62,7 @@ class Builds:
         self._jobs: dict[Wanted, Job] = {}
         self._heard: dict[Wanted, dict[str, Hear]] = {}  # by who asked
         self._asked: dict[str, Wanted] = {}
-        self._seen: dict[str, str] = {}  # by who asked: the stamp of the engine when they looked last
+        self._seen: dict[str, str] = {}  # by who asked: how it stood when they looked last
         self._turns: Counter[str] = Counter()
 
     def ask(self, who: str, wanted: Wanted, hear: Hear = lambda _: None, broken: bool = False) -> Job | None:
@@ -92,16 +92,18 @@ class Builds:
                 )
             self._asked[who] = wanted
             self._heard.setdefault(wanted, {})[who] = hear
-            self._seen[who] = stamp(wanted.plan)
+            seen = stamp(wanted.plan)  # before it is judged
+            self._seen[who] = f"{seen} {False}"
             there = not broken and wanted.is_there()
             job = self._jobs.get(wanted)
-            if job is not None and job.state is State.done and not there:
-                job = None
+            if _is_done(job) and not there:
+                job = self._jobs.pop(wanted) and None
             if job is None and not there:
                 needed = (*preflight.BUILD_PACKAGES, *preflight.EXPORT_PACKAGES, wanted.spec.flavor)
                 preflight.check_packages(dict.fromkeys(needed), wanted.spec.flavor)
                 job = Job.start(wanted.spec, wanted.folder, changed=lambda job: self._tell(wanted, job))
                 self._jobs[wanted] = job
+            self._seen[who] = f"{seen} {_is_done(job)}"
             return job
 
     def cancel(self, who: str, wanted: Wanted) -> list[Job]:
@@ -126,16 +128,20 @@ class Builds:
         """This one has taken notice of the engine as it is now."""
         with self._lock:
             if who in self._asked:
-                self._seen[who] = stamp(self._asked[who].plan)
+                self._seen[who] = self._now(self._asked[who])
 
     def turn(self, who: str) -> int:
         """Changes when the engine that this one asked for does: built, built again, gone, damaged, cancelled."""
         with self._lock:
             wanted = self._asked.get(who)
-            if wanted is not None and (now := stamp(wanted.plan)) != self._seen[who]:
+            if wanted is not None and (now := self._now(wanted)) != self._seen[who]:
                 self._seen[who] = now
                 self._turns[who] += 1
             return self._turns[who]
+
+    def _now(self, wanted: Wanted) -> str:
+        """The files are in place shortly before their build is done, and it is played from then only."""
+        return f"{stamp(wanted.plan)} {_is_done(self._jobs.get(wanted))}"
 
     def _forget(self, who: str) -> None:
         before = self._asked.pop(who, None)
@@ -147,6 +153,10 @@ class Builds:
             hearing = list(self._heard.get(wanted, {}).values())
         for hear in hearing:
             hear(job)
+
+
+def _is_done(job: Job | None) -> bool:
+    return job is not None and job.state is State.done
 
 
 def told(job: Job) -> str:

@@ -3,7 +3,8 @@
 import time
 
 import pytest
-from ostinato.engine_runtime.trt.spec import DEFAULT_PROFILE
+from ostinato.engine_runtime.trt.spec import DEFAULT_PROFILE, make_spec
+from ostinato.engine_runtime.trt.trust import Trust
 
 from ..engine_files import made_up, put
 from .client import PromptError
@@ -53,7 +54,8 @@ def builds(comfy):
 
 def test_the_music_plays_while_the_engine_is_built(comfy, builds):
     pytest.importorskip("websocket", reason="texts need websocket-client: pip install websocket-client")
-    graph = playing("BuildEngine", **BUILD)
+    graph, data = playing("BuildEngine", **BUILD), comfy.server.base / "data"
+    spec = make_spec("rtx", "decoder", {"model": "tiny"}, {}, "live")
     with comfy.client.events() as events:
         started = time.monotonic()
         said = play(comfy, graph)
@@ -67,11 +69,18 @@ def test_the_music_plays_while_the_engine_is_built(comfy, builds):
         )
         play(comfy, graph)
         assert {"node": "engine", "text": "live: elsewhere, 25 %"} not in events.of("text"), "another graph's node"
+        built = put(data / "engines", *made_up("live", 1, spec=spec), Trust(data))
         comfy.client.run(graph | {"told": builds("finish", "built")})
         events.wait_for("text", lambda data: "live is built; run the graph again" in data["text"])
         after = comfy.client.run(graph)
         assert {"engine", "stream"} <= ran(events, after.prompt_id)
-    assert "there is no engine 'live'" in after.outputs["info"]["text"][0], "for it was pretended"
+        again = comfy.client.run(graph)
+        assert not {"engine", "stream"} & ran(events, again.prompt_id), "it is the same engine"
+        for path in (built, built.with_name("live.plan.json")):
+            path.unlink()
+        gone = comfy.client.run(graph)
+    assert "exporting" not in after.outputs["info"]["text"][0], "the engine is there, though nothing here plays it"
+    assert gone.outputs["info"]["text"][0].startswith("live: exporting"), "it is built again"
 
 
 def ran(events, prompt_id):
@@ -99,8 +108,9 @@ def test_load_engine_says_what_is_there(comfy):
     folder = comfy.server.base / "data" / "engines"
     plan = put(folder, *made_up("foreign"))
     try:
-        options = comfy.client.object_info()["OstinatoLoadEngine"]["input"]["required"]["engine"][1]["options"]
-        assert options == ["foreign"]
+        widget = comfy.client.object_info()["OstinatoLoadEngine"]["input"]["required"]["engine"][1]
+        assert widget["options"] == ["foreign"]
+        assert "\nforeign: unusable: the engine foreign was not built by this installation" in widget["tooltip"]
         graph = playing("LoadEngine", engine="foreign", otherwise="play on the torch engine")
         assert "\n- foreign: unusable: the engine foreign was not built by this installation" in play(comfy, graph)
         graph["engine"]["inputs"]["engine"] = "gone"
@@ -126,8 +136,9 @@ def test_an_adapter_that_is_not_there_is_named(comfy, models):
     options = comfy.client.object_info()["OstinatoLora"]["input"]["required"]["adapter"][1]["options"]
     assert models[1] in options
     graph = playing("Engine", kind="eager", max_rows=4)
-    graph["lora"] = node("Lora", adapter="gone.safetensors", strength=1.0)
     graph["stream"]["inputs"]["adapters"] = ["lora", 0]
-    with pytest.raises(PromptError, match="the adapter 'gone.safetensors' is not there") as refused:
-        comfy.client.run(graph)
-    assert (refused.value.kind, refused.value.node_id) == ("validation", "lora")
+    for name in ("gone.safetensors", __file__, f"../{models[1]}"):  # a path of the server is none of its adapters
+        graph["lora"] = node("Lora", adapter=name, strength=1.0)
+        with pytest.raises(PromptError, match="the adapter '.*' is not there") as refused:
+            comfy.client.run(graph)
+        assert (refused.value.kind, refused.value.node_id) == ("validation", "lora")

@@ -508,7 +508,7 @@ def test_the_soak_command_exits_with_1_where_it_is_not_flat(cache, monkeypatch):
         assert done.exit_code == code and json.loads(done.stdout)["last_ms"] == last
 
 
-def test_a_run_that_ends_early_has_kept_what_it_measured(source):
+def test_a_run_that_ends_early_has_kept_what_it_measured(tiny):
     seen = []
 
     def tell(what):
@@ -517,5 +517,5 @@ def test_a_run_that_ends_early_has_kept_what_it_measured(source):
 
     with pytest.raises(KeyboardInterrupt):
         cases = grid((1, 2), (1.0,), ("off",), steps=2, tokens=4)
-        run(Plan(("eager",), cases, 2), source, tell, lambda found: seen.append(len(found["results"])))
+        run(Plan(("eager",), cases, 2), tiny, tell, lambda found: seen.append(len(found["results"])))
     assert seen == [1]

@@ -131,8 +131,9 @@ def test_waiting_shows_progress_and_lets_cancel_through(turbo, jobs, monkeypatch
 def test_missing_packages_leave_the_torch_engine_and_the_pip_line(turbo, monkeypatch):
     monkeypatch.setattr(builds, "expects", dict)
     monkeypatch.setattr(builds.preflight.importlib.util, "find_spec", lambda name: None)
+    before = fingerprint(BuildEngine, **ASKED)
     made = run(BuildEngine, model=turbo, **ASKED)
-    assert isinstance(made[0], EagerEngine)
+    assert isinstance(made[0], EagerEngine) and fingerprint(BuildEngine, **ASKED) == before
     assert "not installed" in made[1] and f"run: {sys.executable} -m pip install polygraphy onnx" in made[1]
 
 
@@ -196,7 +197,7 @@ def test_load_engine_lists_every_state(turbo, known, folder):
     put(folder, *made_up("half", 3, export=half), Trust())
     put(folder, *made_up("other", 4), Trust())
     put(folder, *made_up("old", 1, library="1.4.0.1"), Trust())
-    put(folder, *made_up("foreign", 2))
+    put(folder, *made_up("foreign", 2, **right))
     (folder / "broken.plan").write_bytes(b"x")
     combo = LoadEngine.define_schema().inputs[0]
     assert combo.options == ["broken", "foreign", "good", "half", "old", "other"]

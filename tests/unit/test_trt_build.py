@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -18,7 +19,9 @@ from ostinato.engine_runtime.trt import preflight, worker
 from ostinato.engine_runtime.trt.build import Fraction
 from ostinato.engine_runtime.trt.folder import HOLDER, claim
 from ostinato.engine_runtime.trt.job import NEXT, Job, State, ended
+from ostinato.engine_runtime.trt.onnxcheck import Case, check_export
 from ostinato.engine_runtime.trt.profiles import Profile, Span, parse_profiles, smallest
+from ostinato.engine_runtime.trt.record import weights_digest
 from ostinato.engine_runtime.trt.sidecar import Expect, read_sidecar
 from ostinato.engine_runtime.trt.spec import BuildSpec, make_spec
 from ostinato.engine_runtime.trt.trust import Trust, read_plan
@@ -103,6 +106,14 @@ def test_a_model_becomes_an_engine(whole, folder):
     assert sidecar.spec == job.spec and sidecar.peak_bytes > 100 << 20
     assert {(8, 0), (8, 6), (8, 9), (12, 0)} <= {tuple(c) for c in sidecar.target["compute_capabilities"]}
     assert read_plan(job.plan, Expect(recipe=sidecar.export["recipe"]), Trust(folder.parent / "home"))
+
+
+@builds
+def test_its_graph_equals_eager(graph, turbo):
+    model = copy.deepcopy(turbo.pipe.transformer).bfloat16()
+    assert read(graph)["weights"] == weights_digest("decoder", model, "bf16")
+    cases = [Case(rows, 2 * rows**2, 9 * rows) for rows in range(1, 9)]
+    assert max(check_export(graph, model, cases)) < 1.5e-5  # as in test_export, through the upcast
 
 
 @builds
@@ -481,7 +492,9 @@ def test_a_spec_travels_as_json_and_as_a_command():
     texts = {"batch": "1:1:4,4:8:16", "seconds": "2:10:60", "rank": "1:8:32"}
     spec = make_spec("tensorrt", "decoder", {"model": "a b/c"}, texts, lora=True, refittable=True, tf32=True)
     assert BuildSpec.of(json.loads(json.dumps(spec.as_json()))) == spec
-    assert spec.name == "c-decoder-bf16-tensorrt-lora-refittable"
+    assert spec.name.startswith("c-decoder-bf16-tensorrt-lora-refittable-")
+    one, other = (make_spec("rtx", "decoder", {"model": "tiny"}, {"batch": batch}) for batch in ("1:4:16", "2"))
+    assert one.name != other.name, "neither takes the other's place"
     words = spec.command(Path("/e"))
     assert "--model 'a b/c'" in words and "--batch 1:1:4,4:8:16" in words and "--lora --rank 1:8:32,1:8:32" in words
 

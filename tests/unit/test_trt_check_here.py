@@ -81,6 +81,13 @@ def test_a_passed_check_makes_the_engine_verified(make, machine):
     assert Proof.of(read_plan(path, HERE)[1].proof) == proof
 
 
+def test_figures_that_would_not_pass_any_more_verify_nothing(make, machine, trust):
+    _, path = make()
+    kept = check_here(path).proof
+    trust.write_proof(path, {**kept, "corners": [{**corner, "relative": 0.07} for corner in kept["corners"]]})
+    assert not verified(path)
+
+
 def test_a_failed_check_takes_the_older_proof_away(make, machine):
     plan, path = make()
     check_here(path)
@@ -183,9 +190,11 @@ def test_a_plan_that_may_not_be_opened_loads_no_library(make, machine, trust, tm
         check_here(untrusted)
     assert caught.value.reason == "untrusted"
     monkeypatch.setattr(health_module, "library_of", lambda _: "1.7.2.1")
+    said = []
     with pytest.raises(EngineFileError) as caught:
-        check_here(path)
+        check_here(path, tell=said.append)
     assert caught.value.reason == "version" and not machine.asked and not plan.calls
+    assert not said, "nor is a model loaded for it"
 
 
 # -- memory

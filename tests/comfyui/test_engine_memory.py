@@ -1,0 +1,104 @@
+"""Open TensorRT engines under ComfyUI's real memory manager, in a process of their own; the engines are pretended."""
+
+import json
+import subprocess
+
+import pytest
+
+from .server import environment
+
+SCRIPT = """
+import json, sys
+sys.argv = ["main.py", "--cpu"]
+sys.path.insert(0, COMFYUI)
+import gc, importlib.util
+from contextlib import contextmanager
+from types import SimpleNamespace
+import comfy.options
+comfy.options.enable_args_parsing()
+import torch
+import comfy.model_management as manager
+spec = importlib.util.spec_from_file_location("pack", PACK + "/__init__.py", submodule_search_locations=[PACK])
+pack = importlib.util.module_from_spec(spec)
+sys.modules["pack"] = pack
+spec.loader.exec_module(pack)
+from pack.engine_runtime.trt import loader
+from pack.nodes import managed
+
+cpu = torch.device("cpu")
+MB = 1 << 20
+
+
+class Engine:
+    def __init__(self):
+        self.device, self.sidecar = cpu, SimpleNamespace(plan_bytes=30 * MB)
+        self.executor = SimpleNamespace(engine=SimpleNamespace(device_memory_size_v2=3 * MB))
+
+    @contextmanager
+    def paused(self):
+        yield self.executor.engine
+
+    def close(self):
+        self.executor.engine = None
+
+    def open_again(self):
+        self.executor.engine = self.executor.engine or SimpleNamespace()
+
+    def ready(self):
+        managed.bring(self, self.open_again)
+
+    @property
+    def open(self):
+        return self.executor.engine is not None
+
+
+def known():
+    return [(m.model_memory() // MB, m.model_loaded_memory() // MB) for m in manager.current_loaded_models]
+
+
+engine, found = Engine(), {}
+engine.ready()
+engine.ready()
+found["loaded"] = known()
+manager.get_free_memory = lambda *a, **k: 0  # the budget: nothing is free
+with loader.busy(engine):
+    manager.free_memory(1e30, cpu)
+    found["busy"] = engine.open
+engine.ready()
+manager.free_memory(MB, cpu)
+found["gone"] = [engine.open, known()]
+engine.ready()
+found["back"] = [engine.open, known()]
+manager.unload_all_models()  # POST /free
+found["freed"] = [engine.open, known()]
+engine.ready()
+del engine
+gc.collect()
+manager.cleanup_models_gc()
+found["dropped"] = [len(managed._patchers), known()]
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def found(comfy, tmp_path_factory):
+    path = tmp_path_factory.mktemp("memory") / "script.py"
+    install = comfy.server.install
+    head = f"COMFYUI = {str(install.root)!r}\nPACK = {str(comfy.pack)!r}\n"
+    path.write_text(head + SCRIPT, encoding="utf-8")
+    done = subprocess.run([install.python, str(path)], capture_output=True, text=True, timeout=300, env=environment())
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_manager_knows_an_engine_and_its_size(found):
+    assert found["loaded"] == [[33, 33]]
+
+
+def test_it_goes_when_asked_and_comes_back_to_play(found):
+    assert found["gone"] == found["freed"] == [False, []] and found["back"] == [True, [[33, 33]]]
+    assert found["busy"], "not while it is compared or written"
+
+
+def test_nothing_is_kept_of_an_engine_that_is_gone(found):
+    assert found["dropped"] == [0, []]
