@@ -26,7 +26,7 @@ class Capture:
 
     def __init__(self, device: torch.device, on: bool = True, most: int = MOST) -> None:
         self._most = most
-        self._device, self._on = device, on and device.type == "cuda"
+        self._on = on and device.type == "cuda"
         self._pool = torch.cuda.graph_pool_handle() if self._on else None
         self._scripts: OrderedDict[Hashable, list[Step] | None] = OrderedDict()  # None: seen once
         self._recorded: list[Step] | None = None  # while a body is being captured
@@ -78,7 +78,7 @@ class Capture:
                 return steps
             except Exception as error:
                 if self._graph is not None:
-                    end(self._graph, self._pool, self._device)
+                    end(self._graph, self._pool)
                 if not room and is_shortage(error):
                     continue
                 log.warning("ticks are not captured as CUDA graphs, and cost more of the host: %s", error)
@@ -101,7 +101,7 @@ class Capture:
         steps.append(graph.replay)
 
 
-def end(graph: torch.cuda.CUDAGraph, pool: Any, device: torch.device) -> None:
+def end(graph: torch.cuda.CUDAGraph, pool: Any) -> None:
     """End a capture into a pool that failed, on the current stream; the failure has its own report."""
     try:
         graph.capture_end()
@@ -110,9 +110,9 @@ def end(graph: torch.cuda.CUDAGraph, pool: Any, device: torch.device) -> None:
         # PyTorch still believes that it goes on: it would free nothing that another stream has used, ...
         stop = getattr(torch._C, "_cuda_endAllocateToPool", None)
         if stop is not None:
-            stop(device.index, pool)
+            stop(torch.cuda.current_device(), pool)
         # ... and refuse to draw random numbers until a capture has ended well
-        spare, well = torch.zeros(1, device=device), torch.cuda.CUDAGraph()
+        spare, well = torch.zeros(1, device="cuda"), torch.cuda.CUDAGraph()
         well.capture_begin(capture_error_mode="thread_local")
         spare.zero_()
         well.capture_end()

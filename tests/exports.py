@@ -31,9 +31,15 @@ needs_exporter = pytest.mark.skipif(
     bool(MISSING), reason=f"{', '.join(MISSING)} not installed: pip install -e '.[rtx]'"
 )
 LACKING = [n for n in ("tensorrt_rtx", "polygraphy") if importlib.util.find_spec(n) is None] + MISSING
-builds = pytest.mark.skipif(
+_needs_builder = pytest.mark.skipif(
     bool(LACKING), reason=f"real builds need {', '.join(LACKING)}: pip install -e '.[rtx]', on Linux x86_64 or Windows"
 )
+
+
+def builds(test: Any) -> Any:
+    """A test of the tier `builds`, which needs the exporter and TensorRT-RTX."""
+    return pytest.mark.builds(_needs_builder(test))
+
 
 FP32 = ExportOptions("fp32")
 # name -> kind and options. Together they hold every opset, precision and switch, and every pair of preset, precision

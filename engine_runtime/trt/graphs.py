@@ -58,7 +58,7 @@ class Graphs:
             try:
                 enqueue()
             except BaseException:
-                end(graph, pool, torch.device("cuda", torch.cuda.current_device()))
+                end(graph, pool)
                 raise
             graph.capture_end()
         except (RuntimeError, EngineError) as error:

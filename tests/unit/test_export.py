@@ -13,7 +13,7 @@ from ostinato.engine_runtime.trt.onnxcheck import Case, check_export, eager, ran
 
 from ..exports import DECODERS, Graphs, concatenated, needs_exporter, read, seeded
 
-pytestmark = needs_exporter
+pytestmark = [needs_exporter, pytest.mark.builds]
 # fp32 against fp32 differs by 5e-6 at most here, of values of some 5; a frequency or a scale rounded twice gives 3e-5.
 CLOSE = 1.5e-5
 

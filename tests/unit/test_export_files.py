@@ -18,7 +18,7 @@ from ostinato.engine_runtime.trt.record import ExportOptions, opset_for, recipe,
 
 from ..exports import DECODERS, FP32, GRAPHS, WHOLE, Graphs, builds, built_by_rtx, needs_exporter, other_sizes, read
 
-pytestmark = needs_exporter
+pytestmark = [needs_exporter, pytest.mark.builds]
 
 
 @pytest.mark.parametrize("name", GRAPHS)

@@ -129,7 +129,7 @@ class Graph:
 
     capturing = False
 
-    def capture_begin(self, capture_error_mode: str) -> None:
+    def capture_begin(self, pool: object, capture_error_mode: str) -> None:
         assert capture_error_mode == "thread_local"
         Graph.capturing = True
 
@@ -144,6 +144,7 @@ class Graph:
 def ran(monkeypatch):
     """What was enqueued: `plain` or `captured`."""
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
     Graph.replays, done = 0, []
 
     def enqueue():
