@@ -135,4 +135,4 @@ def test_mapped_weights_compute_what_comfyuis_do(tmp_path: Path) -> None:
         encoded = made["vae"].encode(io["audio"]).latent_dist.parameters
     for ours, theirs in ((v, io["v"]), (decoded, io["decoded"]), (encoded, io["encoded"])):
         assert theirs.std() > 1e-3
-        torch.testing.assert_close(ours, theirs, atol=1e-5 * float(theirs.abs().max()), rtol=1e-4)
+        torch.testing.assert_close(ours, theirs, atol=1e-4 * float(theirs.abs().max()), rtol=1e-4)
