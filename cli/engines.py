@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -109,13 +113,24 @@ def _follow(spec: BuildSpec, engines: Path | None, wait: bool, show: bool) -> Jo
             bar.set_description_str(job.message[:60], refresh=False)
             bar.update(100 * job.fraction - bar.n)
 
-        job = Job.start(spec, engines, wait=wait, changed=changed)
-        try:
-            while not job.over:
+        with _ctrl_c() as pressed:
+            job = Job.start(spec, engines, wait=wait, changed=changed)
+            while not job.over and not pressed.is_set():
                 job.wait(0.2)
-        except KeyboardInterrupt:
-            return job if job.cancel() is State.done else None
+        if pressed.is_set() and job.cancel() is not State.done:
+            return None
     return job
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[threading.Event]:
+    """Set when Ctrl-C is pressed: an exception might be raised where it is lost, in a destructor say."""
+    pressed = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.set())
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _built(plan: Path) -> dict[str, Any]:
