@@ -52,7 +52,7 @@ def _kernel() -> Any:
         return None
 
     @triton.jit
-    def kernel(x, more, bias, a, r, total, out, count, channels, ADD: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore
+    def kernel(x, more, bias, a, r, total, out, count, channels, ADD: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
         at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
         live, c = at < count, at % channels
         v = tl.load(x + at, mask=live, other=0.0).to(tl.float32) + tl.load(bias + c).to(tl.float32)

@@ -197,55 +197,59 @@ class Stage:
             coming, self._coming = self._coming, None
         if coming is None:
             return
-        (engine, over), old, ring = coming, self.tick, self.ring
+        engine, over = coming
         try:
             self._check_lora(engine)  # others may have come since it was asked for
-            if old is not None:
-                tick = Tick(engine, old.config, old.depth, old.frames, old.tokens)
-                for session in self.sessions:
-                    tick.turn(ring.span(session), (), session.setting)
-                for slot in ring.occupied:
-                    tick.take(slot.index, old, slot.index)
-                self.tick = tick
-        except BaseException as error:
+            self._move(engine, self.ring.laid(self.ring.parts))
+        except BaseException:
             over(False)
-            if is_shortage(error):
-                raise self._shortage(len(ring.slots)) from error
             raise
         self.engine = engine
         over(True)
 
+    def _move(self, engine: Engine, ring: Ring) -> None:
+        """Go on with all that is in flight in a ring laid anew, on an engine; what fails leaves both as they are."""
+        old = self.tick
+        if old is not None and ring.slots:
+            try:
+                tick = self._made(engine, old.config, ring, old.frames, old.tokens)
+                for to, slot in self.ring.moved(ring):
+                    tick.take(to.index, old, slot.index)
+            except BaseException as error:
+                if is_shortage(error):
+                    raise self._shortage(len(ring.slots)) from error
+                raise
+            self.tick = tick
+        with self.lock:
+            self.ring = ring
+
+    def _made(self, engine: Engine, config: StreamConfig, ring: Ring, frames: int, tokens: int) -> Tick:
+        """A tick for a ring, with every session's knobs in its slots."""
+        tick = Tick(engine, config, len(ring.slots), frames, tokens)
+        for session, _ in ring.parts:
+            tick.turn(ring.span(session), (), session.setting)
+        return tick
+
     def _resize(self) -> None:
         """Bring the ring to the depths that were asked for, as soon as those in flight fit."""
-        ring, old = self.ring, self.tick
+        ring = self.ring
         parts = [(session, session.config.depth) for session in self.sessions]
         if parts == ring.parts or any(len(ring.held(session)) > depth for session, depth in parts):
             return
-        new, depth = ring.laid(parts), sum(depth for _, depth in parts)
-        if old is not None and depth:
-            try:
-                tick = Tick(self.engine, old.config, depth, old.frames, old.tokens)
+        try:
+            self._move(self.engine, ring.laid(parts))
+        except BaseException:
+            with self.lock:  # what plays goes on, without who has just come
+                known = {session: count for session, count in ring.parts}
                 for session, _ in parts:
-                    tick.turn(new.span(session), (), session.setting)
-                for to, slot in ring.moved(new):
-                    tick.take(to.index, old, slot.index)
-            except BaseException as error:
-                with self.lock:  # what plays goes on, without who has just come
-                    known = {session: count for session, count in ring.parts}
-                    for session, _ in parts:
-                        if session in known:
-                            session.keep_depth(known[session])
-                        else:
-                            session.shut()
-                    self.sessions = tuple(session for session in self.sessions if session in known)
-                if is_shortage(error):
-                    raise self._shortage(depth) from error
-                raise
-            self.tick = tick
+                    if session in known:
+                        session.keep_depth(known[session])
+                    else:
+                        session.shut()
+                self.sessions = tuple(session for session in self.sessions if session in known)
+            raise
         for session, count in ring.parts:
             session.hurried += max(0, session.config.depth - count)
-        with self.lock:
-            self.ring = new
 
     def _admit(self, session: Player) -> None:
         session.since_admission += 1
@@ -305,9 +309,7 @@ class Stage:
         """A new tick; where it cannot be had, the request that asked for it is dropped."""
         try:
             session.setting.knobs.check_frames(frames)
-            made = Tick(self.engine, config, len(self.ring.slots), frames, tokens)
-            for each in self.sessions:
-                made.turn(self.ring.span(each), (), each.setting)
+            made = self._made(self.engine, config, self.ring, frames, tokens)
         except BaseException:
             with self.lock:
                 session.waiting.popleft()

@@ -24,7 +24,9 @@ def place(model: Model | None, hidden: Any) -> Place:
     """Where engines for this model are, as the node tells of it."""
     from ..engine_runtime.trt.loader import Place
 
-    say = lambda text: host.show_text(text, hidden.unique_id)  # noqa: E731
+    def say(text: str) -> None:
+        host.show_text(text, hidden.unique_id)
+
     return Place(folders.roots(folders.ENGINES), model, host.make_room, say, host.bring)
 
 

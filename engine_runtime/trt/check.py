@@ -69,8 +69,11 @@ def compare(
     ):
         part = _part(sidecar, model, tell)
         weights = weights_digest(kind, part, precision)
-        header = lambda head: tensorrt(sidecar.flavor).header_problem(head)  # noqa: E731
-        data = read(replace(place, weights=weights, header_problem=header))
+
+        def header_problem(head: bytes) -> str | None:  # the library is not asked for before the file is read
+            return tensorrt(sidecar.flavor).header_problem(head)
+
+        data = read(replace(place, weights=weights, header_problem=header_problem))
         tell("comparing with eager")
         reference = beside(part, device, PRECISIONS[precision], make_room)
         del part

@@ -1,27 +1,13 @@
 """Open TensorRT engines under ComfyUI's real memory manager, in a process of their own; the engines are pretended."""
 
-import json
-import subprocess
-
 import pytest
 
-from .server import environment
+from .inside import run
 
 SCRIPT = """
-import json, sys
-sys.argv = ["main.py", "--cpu"]
-sys.path.insert(0, COMFYUI)
-import gc, importlib.util
+import gc
 from contextlib import contextmanager
 from types import SimpleNamespace
-import comfy.options
-comfy.options.enable_args_parsing()
-import torch
-import comfy.model_management as manager
-spec = importlib.util.spec_from_file_location("pack", PACK + "/__init__.py", submodule_search_locations=[PACK])
-pack = importlib.util.module_from_spec(spec)
-sys.modules["pack"] = pack
-spec.loader.exec_module(pack)
 from pack.engine_runtime.trt import loader
 from pack.nodes import managed
 
@@ -82,13 +68,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def found(comfy, tmp_path_factory):
-    path = tmp_path_factory.mktemp("memory") / "script.py"
-    install = comfy.server.install
-    head = f"COMFYUI = {str(install.root)!r}\nPACK = {str(comfy.pack)!r}\n"
-    path.write_text(head + SCRIPT, encoding="utf-8")
-    done = subprocess.run([install.python, str(path)], capture_output=True, text=True, timeout=300, env=environment())
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return run(SCRIPT, comfy.server.install, comfy.pack, tmp_path_factory.mktemp("memory"))
 
 
 def test_the_manager_knows_an_engine_and_its_size(found):

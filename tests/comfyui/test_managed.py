@@ -1,25 +1,10 @@
 """The pack's own models under ComfyUI's real memory manager, in a process of their own, with a budget that is faked."""
 
-import json
-import subprocess
-
 import pytest
 
-from .server import environment
+from .inside import run
 
 SCRIPT = """
-import json, sys
-sys.argv = ["main.py", "--cpu"]
-sys.path.insert(0, COMFYUI)
-import importlib.util, pathlib
-import comfy.options
-comfy.options.enable_args_parsing()
-import torch
-import comfy.model_management as manager
-spec = importlib.util.spec_from_file_location("pack", PACK + "/__init__.py", submodule_search_locations=[PACK])
-pack = importlib.util.module_from_spec(spec)
-sys.modules["pack"] = pack
-spec.loader.exec_module(pack)
 from pack.engine_runtime.config import Sampling
 from pack.engine_runtime.models.conditioning import encode_prompt
 from pack.engine_runtime.models.loading import eager_engine, load
@@ -58,13 +43,7 @@ print(json.dumps({"before": before, "held": len(held), "size": held[-1].model_me
 
 @pytest.fixture(scope="module")
 def report(comfy, tmp_path_factory):
-    path = tmp_path_factory.mktemp("managed") / "script.py"
-    install = comfy.server.install
-    head = f"COMFYUI = {str(install.root)!r}\nPACK = {str(comfy.pack)!r}\n"
-    path.write_text(head + SCRIPT, encoding="utf-8")
-    done = subprocess.run([install.python, str(path)], capture_output=True, text=True, timeout=300, env=environment())
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return run(SCRIPT, comfy.server.install, comfy.pack, tmp_path_factory.mktemp("managed"))
 
 
 def test_the_manager_knows_the_model_and_its_size(report):
