@@ -121,11 +121,12 @@ def vae(
     model: Model = None,
     size: Size = None,
     window: Annotated[float, typer.Option(help="Seconds that are decoded at a time.")] = WINDOW_SECONDS,
+    every: Annotated[float, typer.Option(help="Seconds from one window to the next; 0 is back to back.")] = 0.0,
     ticks: Annotated[int, typer.Option(help="Timed in each of two rounds, alone and beside.")] = TICKS,
     precision: Precision = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Decode windows back to back beside the stream: their time, and by how much the ticks slow down."""
+    """Decode windows beside the stream, back to back or at a pace: their time, and by how much the ticks slow down."""
     from .main import exit_codes
 
     with exit_codes():
@@ -138,7 +139,7 @@ def vae(
         with redirect_stdout(sys.stderr if as_json else sys.stdout):
             place, dtype = _where("cuda", precision)
             with opened(engine, source_for((engine,), model, size, place, dtype)) as found:
-                measured = beside(found, LiveVae(sized_vae(dtype, place)), Case(), ticks, window)
+                measured = beside(found, LiveVae(sized_vae(dtype, place)), Case(), ticks, window, every)
         typer.echo(json.dumps(measured) if as_json else _beside(measured))
 
 
@@ -146,7 +147,8 @@ def _beside(found: dict[str, Any]) -> str:
     tick, window = found["tick_ms"], found["window_ms"]
     return (
         f"{found['window']['seconds']:g} s take {window['alone']:.2f} ms to decode, {window['beside']:.2f} ms beside\n"
-        f"a tick takes {tick['alone']:.2f} ms alone, {tick['beside']:.2f} ms beside: {found['slowdown']:+.1%}"
+        f"a tick takes {tick['alone']:.2f} ms alone (mean), {tick['beside']:.2f} ms with "
+        f"{found['windows_a_tick']:.2f} windows beside each: {found['slowdown']:+.1%}"
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -16,18 +18,64 @@ MOST = 32  # scripts kept; the one that was not used for longest goes first
 Step = Callable[[], Any]
 
 
+class _Uncollected:
+    """Nothing is garbage-collected while any thread is inside: a graph that goes on a thread which captures breaks what
+    it captures.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._on = threading.Lock(), 0, False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._on = gc.isenabled()
+                gc.disable()
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside and self._on:
+                gc.enable()
+
+
+uncollected = _Uncollected()
+
+
+class Pool:
+    """Where the intermediate tensors of captured bodies lie that run one after another, on one stream.
+
+    It has a graph of its own: what a pool held that has lost its last graph, PyTorch uses for nothing else. Made on the
+    stream, which must not be the default one.
+    """
+
+    def __init__(self) -> None:
+        self.handle, self._graph = torch.cuda.graph_pool_handle(), torch.cuda.CUDAGraph()
+        spare = torch.zeros(1, device="cuda")
+        with uncollected:
+            self._graph.capture_begin(self.handle, capture_error_mode="thread_local")
+            spare.zero_()
+            self._graph.capture_end()
+
+
 class Capture:
     """Runs bodies of work on the current stream: plainly at the first sight of a key, replayed from the second on.
 
     A body reads and writes tensors that stay where they are, asks no device, and makes the same calls whenever its key
-    is the same. Its own intermediate tensors lie in one pool, so that bodies run one after another, on one stream. What
-    cannot be captured in a body is handed to `outside`. On the CPU, or off, every run is plain.
+    is the same. What cannot be captured in a body is handed to `outside`. On the CPU, or off, every run is plain.
+
+    Args:
+        most: scripts that are kept.
+        pool: gives the pool of all that is captured for the stream; it is held for as long as this object lives.
     """
 
-    def __init__(self, device: torch.device, on: bool = True, most: int = MOST) -> None:
-        self._most = most
+    def __init__(
+        self, device: torch.device, on: bool = True, most: int = MOST, pool: Callable[[], Pool] = Pool
+    ) -> None:
+        self._most, self._shared = most, pool
         self._on = on and device.type == "cuda"
-        self._pool = torch.cuda.graph_pool_handle() if self._on else None
+        self._pool: Pool | None = None
         self._scripts: OrderedDict[Hashable, list[Step] | None] = OrderedDict()  # None: seen once
         self._recorded: list[Step] | None = None  # while a body is being captured
         self._graph: torch.cuda.CUDAGraph | None = None  # its open part
@@ -66,19 +114,20 @@ class Capture:
     def _record(self, body: Step) -> list[Step] | None:
         """A script of the body, which is not run; None where it cannot be captured: then no body is, from now on."""
         for room in (False, True):
-            if not any(self._scripts.values()):  # PyTorch gives a pool up with its last graph
-                self._pool = torch.cuda.graph_pool_handle()
             steps = self._recorded = []
             try:
                 if room:  # a plain run has left its own workspace behind
                     torch.cuda.empty_cache()
-                self._open()
-                body()
-                self._close(steps)
+                if self._pool is None:
+                    self._pool = self._shared()
+                with uncollected:
+                    self._open()
+                    body()
+                    self._close(steps)
                 return steps
             except Exception as error:
                 if self._graph is not None:
-                    end(self._graph, self._pool)
+                    end(self._graph, self._handle)
                 if not room and is_shortage(error):
                     continue
                 log.warning("ticks are not captured as CUDA graphs, and cost more of the host: %s", error)
@@ -92,7 +141,12 @@ class Capture:
     def _open(self) -> None:
         self._graph = torch.cuda.CUDAGraph()
         # other threads may go on allocating
-        self._graph.capture_begin(self._pool, capture_error_mode="thread_local")
+        self._graph.capture_begin(self._handle, capture_error_mode="thread_local")
+
+    @property
+    def _handle(self) -> Any:
+        assert self._pool is not None
+        return self._pool.handle
 
     def _close(self, steps: list[Step]) -> None:
         graph, self._graph = self._graph, None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SHAPES = 8  # whose buffers are kept; the one that was not used for longest goes first
 LONGEST = 256  # frames of what is replayed: a graph keeps its intermediate tensors, 3 MB a frame in bfloat16
+_settings = threading.Lock()  # cuDNN's are of the process
 
 
 class LiveVae:
@@ -56,15 +57,25 @@ class LiveVae:
             latents.record_stream(self._stream)
             with torch.cuda.stream(self._stream):
                 if shape[2] > LONGEST:
-                    done = self._layers(latents)
+                    done = self._tuned(latents)
                 else:
                     given, audio = self._made(shape)
                     given.copy_(latents)
-                    self._capture.run((shape, given, audio), lambda: audio.copy_(self._layers(given)))
+                    self._capture.run((shape, given, audio), lambda: audio.copy_(self._tuned(given)))
                     done = audio.clone()
             caller.wait_stream(self._stream)
             done.record_stream(caller)
             return done
+
+    def _tuned(self, latents: Tensor) -> Tensor:
+        """With the fastest of cuDNN's kernels, tried at a shape's first pass; those it guesses were 16 times slower."""
+        settings = torch.backends.cudnn
+        with _settings:
+            before, settings.benchmark = settings.benchmark, True
+            try:
+                return self._layers(latents)
+            finally:
+                settings.benchmark = before
 
     def _made(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Where latents and audio of this shape lie."""

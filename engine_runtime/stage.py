@@ -42,7 +42,7 @@ class Stage:
         self.engine, self.lane, self.config, self.frames = engine, lane, config, frames
         self.lock = threading.Lock()  # what arrives, who is here and the counters, for a moment
         self.playing = threading.RLock()  # ring and tick, for a whole step
-        self.ring, self.clock = Ring(), TickClock(engine.device.type == "cuda")
+        self.ring, self.clock = Ring(), TickClock(lane.stream)
         self.tick: Tick | None = None
         self.lora: Factors | None = None
         self.sessions: tuple[Player, ...] = ()
@@ -109,7 +109,7 @@ class Stage:
                 tick.controls.free(slot.index)
                 with self.lock:
                     slot.owner.count(request)
-            mark = self.lane.mark() if done else None
+            mark = self.lane.done() if done else None
             return [
                 Finished(slot.owner.name, request, latent, self.lane, mark)
                 for (slot, request), latent in zip(done, latents, strict=True)
@@ -225,7 +225,7 @@ class Stage:
 
     def _made(self, engine: Engine, config: StreamConfig, ring: Ring, frames: int, tokens: int) -> Tick:
         """A tick for a ring, with every session's knobs in its slots."""
-        tick = Tick(engine, config, len(ring.slots), frames, tokens)
+        tick = Tick(engine, config, len(ring.slots), frames, tokens, self.lane)
         for session, _ in ring.parts:
             tick.turn(ring.span(session), (), session.setting)
         return tick

@@ -70,10 +70,10 @@ class Stats:
 
 
 class TickClock:
-    """Times ticks: the host's clock on the CPU, event pairs on a GPU, whose times are taken once they have passed."""
+    """Times ticks: event pairs on a stream, whose times are taken once they have passed, or the host's clock."""
 
-    def __init__(self, cuda: bool) -> None:
-        self.cuda = cuda
+    def __init__(self, stream: torch.cuda.Stream | None) -> None:
+        self.stream = stream
         self.ticks = 0
         self.first: float | None = None
         self.last = 0.0
@@ -87,7 +87,7 @@ class TickClock:
     def start(self) -> None:
         now = time.perf_counter()
         self.first = now if self.first is None else self.first
-        self._begin = self._event() if self.cuda else now
+        self._begin = now if self.stream is None else self._event(self.stream)
         if self._opening is None and not isinstance(self._begin, float):
             self._opening = self._begin
 
@@ -96,8 +96,8 @@ class TickClock:
         self.last = time.perf_counter()
         if isinstance(self._begin, float):
             self._ms.append(1e3 * (self.last - self._begin))
-        else:
-            self._open.append((self._begin, self._event()))
+        elif self.stream is not None:
+            self._open.append((self._begin, self._event(self.stream)))
             self._harvest()
 
     def tick_ms(self) -> tuple[float, ...]:
@@ -117,9 +117,10 @@ class TickClock:
             return 0.0 if self._passed is None else self._opening.elapsed_time(self._passed) / 1e3
         return 0.0 if self.first is None else self.last - self.first
 
-    def _event(self) -> torch.cuda.Event:
+    @staticmethod
+    def _event(stream: torch.cuda.Stream) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(stream)
         return event
 
     def _harvest(self) -> None:

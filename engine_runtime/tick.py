@@ -20,10 +20,12 @@ from .constants import LATENT_DIM
 from .controls import FACTORS, Controls
 from .engines import Engine, Rows
 from .knobs import KNOBS
+from .lane import Lane
 from .lora.factors import Factors
 from .ring import Gates, Move, Scalars
 from .seat import Seat
 from .setting import Setting
+from .upload import Upload
 
 TOKEN_BUCKET = 64  # condition buffers grow in these steps, so that near lengths share a shape
 IGNORED = dict.fromkeys(("t", "t_next", "eta", "norm_limit", "strength"), False)  # numbers that are no flags
@@ -33,7 +35,7 @@ class What(NamedTuple):
     """What a tick does: all that its calls depend on, apart from the ring's own shape.
 
     Attributes:
-        some: which flags any slot has.
+        some: which flags any slot has, the highest of each.
         followed: a mask is followed by a strength.
         gained, scaled, composed: any slot has channel gain, a velocity scale, several conditions.
         mixed: some negatives are this tick's, others are kept.
@@ -60,7 +62,15 @@ class Tick:
     ring with guidance. The batches never change, so a slot's result does not depend on its company.
     """
 
-    def __init__(self, engine: Engine, config: StreamConfig, depth: int, frames: int, tokens: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        config: StreamConfig,
+        depth: int,
+        frames: int,
+        tokens: int,
+        lane: Lane,
+    ) -> None:
         device = engine.device
         self.engine, self.config, self.depth, self.frames = engine, config, depth, frames
         self.conditions, self.guidance = config.conditions, config.guidance
@@ -71,9 +81,10 @@ class Tick:
         self.x = torch.zeros(depth, frames, LATENT_DIM, device=device)
         self.velocity = torch.zeros(self.passes[-1][1], *self.x.shape, device=device)  # by block
         self.controls = Controls(depth, frames, self.conditions, self.guidance, device)
-        self.table = torch.zeros(len(Scalars._fields) + self.conditions, depth, 1, 1, device=device)
+        self.table = torch.zeros(len(Scalars._fields) + self.conditions, depth, device=device)
+        self._plan = Upload(self.table, lane.stream)
         self.generator = torch.Generator(device)
-        self.capture = Capture(device, config.captured)
+        self.capture = Capture(device, config.captured, pool=lane.pool)
 
     @property
     def fused(self) -> bool | None:
@@ -127,7 +138,7 @@ class Tick:
     def _what(self, plan: Sequence[Move]) -> What:
         """What the coming tick does, decided on the host."""
         scalars, gates = [move.scalars for move in plan], [move.gates for move in plan]
-        some = Scalars(*(any(column) for column in zip(*scalars, strict=True)))._replace(**IGNORED)
+        some = Scalars(*map(max, *scalars, scalars[0]))._replace(**IGNORED)
         kept = any(s.decoded and g.negative == "initialize" for s, g in zip(scalars, gates, strict=True))
         active = self.rows.active.reshape(self.blocks, self.depth)
         return What(
@@ -251,13 +262,13 @@ class Tick:
         """Fill the table with the plan's numbers and with which conditions hold: one copy."""
         spare = (False,) * self.conditions
         columns = [(*move.scalars, *(*move.holds, *spare)[: self.conditions]) for move in plan]
-        host = torch.tensor(list(zip(*columns, strict=True)), dtype=torch.float32, pin_memory=self.x.is_cuda)
-        self.table.copy_(host.view_as(self.table), non_blocking=True)
+        self._plan.put(list(zip(*columns, strict=True)))
 
     def _numbers(self) -> tuple[Scalars, Tensor]:
         """The plan's numbers as `[D, 1, 1]` each, and which conditions hold, `[K, D, 1, 1]`."""
         count = len(Scalars._fields)
-        return Scalars(*self.table[:count].unbind(0)), self.table[count:]
+        numbers = self.table[..., None, None]
+        return Scalars(*numbers[:count].unbind(0)), numbers[count:]
 
     def _draw(self, plan: Sequence[Move]) -> None:
         """Fresh noise of the slots that want it, each from its own seed."""

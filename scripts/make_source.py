@@ -1,6 +1,6 @@
 """Synthesise the example clip: a plucked minor arpeggio, 5 s, mono, 44.1 kHz. The clip is CC0.
 
-    python scripts/make_source.py
+python scripts/make_source.py
 """
 
 from pathlib import Path

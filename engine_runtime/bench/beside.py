@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from ..config import frames_of
 from ..constants import LATENT_DIM, LATENT_HZ
 from ..decode import margin_frames
 from ..engines import Engine
-from ..errors import InputError
+from ..errors import InputError, check_range
 from ..live_vae import LiveVae
 from .case import WINDOW_SECONDS, Case
 from .play import AHEAD, Steady, steady
@@ -25,12 +26,15 @@ ALONE = 50  # windows without a stream, of which the later half is timed
 class Windows:
     """Decodes one window after the other in a thread of its own, never more than a few ahead of the device.
 
+    Args:
+        every: seconds from one to the next; 0 is back to back.
+
     Attributes:
-        ms: from the end of one window to the end of the next, by the device's events.
+        ms: of each window, by the device's events.
     """
 
-    def __init__(self, vae: LiveVae, frames: int) -> None:
-        self.vae, self.ms = vae, list[float]()
+    def __init__(self, vae: LiveVae, frames: int, every: float = 0.0) -> None:
+        self.vae, self.every, self.ms = vae, every, list[float]()
         shape = 1, LATENT_DIM, frames + 2 * margin_frames(vae)  # with the frames around it that it depends on
         generator = torch.Generator(vae.device).manual_seed(0)
         self._latents = torch.randn(shape, generator=generator, device=vae.device).to(vae.dtype)
@@ -38,18 +42,22 @@ class Windows:
 
     def run(self, count: int) -> None:
         """Decode so many, or until told to stop."""
-        marks: list[torch.cuda.Event] = []
+        marks: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         stream = torch.cuda.Stream(self.vae.device)
         stream.wait_stream(torch.cuda.default_stream(self.vae.device))  # which drew the latents
+        since = time.perf_counter()
         with torch.cuda.device(self.vae.device), torch.cuda.stream(stream):
             while len(marks) < count and not self._stop.is_set():
+                marks.append((torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)))
+                marks[-1][0].record()
                 self.vae.decoder(self._latents)
-                marks.append(torch.cuda.Event(enable_timing=True))
-                marks[-1].record()
+                marks[-1][1].record()
                 if len(marks) > AHEAD:
-                    marks[-1 - AHEAD].synchronize()
+                    marks[-1 - AHEAD][1].synchronize()
+                if self.every:
+                    self._stop.wait(since + self.every * len(marks) - time.perf_counter())
             torch.cuda.current_stream().synchronize()
-        self.ms += [before.elapsed_time(after) for before, after in zip(marks, marks[1:], strict=False)]
+        self.ms += [begin.elapsed_time(end) for begin, end in marks]
 
     def beside(self, play: Callable[[], Any]) -> Any:
         """Decode in a thread while something plays; returns what that does."""
@@ -71,16 +79,25 @@ class Windows:
             self._error.append(error)
 
 
-def beside(engine: Engine, vae: LiveVae, case: Case, ticks: int, seconds: float = WINDOW_SECONDS) -> dict[str, Any]:
+def beside(
+    engine: Engine, vae: LiveVae, case: Case, ticks: int, seconds: float = WINDOW_SECONDS, every: float = 0.0
+) -> dict[str, Any]:
     """Time ticks alone and beside the VAE in turn, A B A B, and windows likewise.
+
+    Ticks by their means: a window now and then slows few of them, but those by much.
+
+    Args:
+        seconds: of a window.
+        every: as in `Windows`.
 
     Raises:
         InputError: without a GPU: nothing runs beside anything there.
     """
     if engine.device.type != "cuda":
         raise InputError(f"the engine is on {engine.device}", "the VAE runs beside it on a GPU", "use --device cuda")
+    check_range("every", every, 0.0, 3600.0, "0 is back to back")
     frames, whole = frames_of(seconds), case.whole(ticks)
-    alone, together = Windows(vae, frames), Windows(vae, frames)
+    alone, together = Windows(vae, frames), Windows(vae, frames, every)
     alone.run(ALONE)
     del alone.ms[: ALONE // 2]
     times: dict[str, list[float]] = {"alone": [], "beside": []}
@@ -88,14 +105,20 @@ def beside(engine: Engine, vae: LiveVae, case: Case, ticks: int, seconds: float 
         for _ in range(ROUNDS):
             times["alone"] += played.run(whole).ms
             times["beside"] += together.beside(lambda: _laps(played, whole))
-    ticked = {name: statistics.median(ms) for name, ms in times.items()}
+    ticked = {name: statistics.fmean(ms) for name, ms in times.items()}
     return {
         "gpu": torch.cuda.get_device_name(engine.device),
         "versions": versions(),
         "engine": engine.name,
         "case": case.as_json(),
-        "window": {"seconds": frames / LATENT_HZ, "margin_s": margin_frames(vae) / LATENT_HZ, "dtype": str(vae.dtype)},
+        "window": {
+            "seconds": frames / LATENT_HZ,
+            "margin_s": margin_frames(vae) / LATENT_HZ,
+            "dtype": str(vae.dtype),
+            "every_s": every,
+        },
         "window_ms": {"alone": statistics.median(alone.ms), "beside": statistics.median(together.ms)},
+        "windows_a_tick": len(together.ms) / len(times["beside"]),
         "tick_ms": ticked,
         "slowdown": ticked["beside"] / ticked["alone"] - 1.0,
         "ticks": len(times["alone"]),

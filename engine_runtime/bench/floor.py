@@ -44,35 +44,43 @@ class Product:
 def products(config: Mapping[str, Any], case: Case, tokens: int) -> list[Product]:
     """The matrix products of a steady tick, as the reference has them; those of one input are one product.
 
-    With guidance `initialize` a slot's negative row is decoded once in its steps. Left out are the two time
-    embeddings, which have one row a request.
+    With guidance `initialize` a slot's negative row is decoded once in its steps; a condition's keys and values are
+    made once in them. Left out are the two time embeddings, which have one row a request.
 
     Args:
         config: of the transformer, with diffusers' names.
         tokens: length L of the condition buffers.
     """
-    found = _pass(config, case.slots * (2 if case.row_mode == "full" else 1), case.frames, tokens, 1.0)
+    decoded = case.row_mode != "off"
+    found = _pass(config, case.slots * (2 if case.row_mode == "full" else 1), case.frames)
     if case.row_mode == "initialize":
-        found += _pass(config, 1, case.frames, tokens, case.slots / case.steps)
-    return found
+        found += _pass(config, 1, case.frames, case.slots / case.steps)
+    return found + _conditions(config, tokens, case.slots * (1 + decoded) / case.steps)
 
 
-def _pass(config: Mapping[str, Any], rows: int, frames: int, tokens: int, share: float) -> list[Product]:
+def _pass(config: Mapping[str, Any], rows: int, frames: int, share: float = 1.0) -> list[Product]:
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     q = config["num_attention_heads"] * config["head_dim"]
     kv = 2 * config["num_key_value_heads"] * config["head_dim"]
-    m, words, patch = rows * -(-frames // PATCH), rows * tokens, config["patch_size"]
+    m, patch = rows * -(-frames // PATCH), config["patch_size"]
     layers = config["num_hidden_layers"] * share
     return [
         Product(m, q + kv, hidden, layers),
         Product(m, hidden, q, 2 * layers),  # of self- and cross-attention
         Product(m, q, hidden, layers),
-        Product(words, kv, hidden, layers, layer=False),  # an engine may keep these with a condition
         Product(m, 2 * inner, hidden, layers),
         Product(m, hidden, inner, layers),
         Product(m, hidden, config["in_channels"] * patch, share, layer=False),
         Product(m, config["audio_acoustic_hidden_dim"] * patch, hidden, share, layer=False),
-        Product(words, hidden, config.get("encoder_hidden_size") or hidden, share, layer=False),
+    ]
+
+
+def _conditions(config: Mapping[str, Any], tokens: int, count: float) -> list[Product]:
+    """Of so many conditions a tick; the keys and values of all layers are one product."""
+    hidden, kv = config["hidden_size"], 2 * config["num_key_value_heads"] * config["head_dim"]
+    return [
+        Product(tokens, hidden, config.get("encoder_hidden_size") or hidden, count, layer=False),
+        Product(tokens, config["num_hidden_layers"] * kv, hidden, count, layer=False),
     ]
 
 

@@ -61,7 +61,7 @@ class Work:
 
     def later(self, ticks: int) -> int:
         """Requests of a session that take a slot after the first ones, until those ticks are over."""
-        return self.case.depth * (self.warm + self.case.whole(ticks)) // self.case.steps
+        return self.case.depth * (self.warm + self.case.steps + self.case.whole(ticks)) // self.case.steps
 
     def request(self, i: int) -> Request:
         """The i-th of the stream."""
@@ -100,11 +100,13 @@ class Laps:
     Attributes:
         ms: from the end of one tick to the end of the next, admission and hand-out included; by the device's events.
         host_ms: spent inside `step`.
+        quiet: nobody took a slot in it.
         finished: latents handed out, by session.
     """
 
     ms: list[float]
     host_ms: list[float]
+    quiet: list[bool]
     finished: list[int]
 
 
@@ -131,19 +133,23 @@ class Steady:
         self._left -= ticks
         if self._left < 0:
             raise ValueError(f"{-self._left} ticks more than were prepared")
-        marks, host, finished = [self._mark()], list[float](), Counter[str]()
+        return self._laps(ticks, around)
+
+    def _laps(self, ticks: int, around: Callable[[], AbstractContextManager] = nullcontext) -> Laps:
+        marks, host, quiet, finished = [self._mark()], list[float](), list[bool](), Counter[str]()
         for i in range(ticks):
             begin = time.perf_counter()
             with around():
                 done = self.stage.step()
             host.append(1e3 * (time.perf_counter() - begin))
+            quiet.append(all(slot.step != 1 for slot in self.stage.ring.slots))
             finished.update(one.session for one in done)
             marks.append(self._mark())
             if i >= AHEAD and not isinstance(behind := marks[i + 1 - AHEAD], float):
                 behind.synchronize()
         self.settle()
         each = [finished[session.name] for session in self.sessions]
-        return Laps([self._between(*pair) for pair in itertools.pairwise(marks)], host, each)
+        return Laps([self._between(*pair) for pair in itertools.pairwise(marks)], host, quiet, each)
 
     def settle(self) -> None:
         if self._cuda:
@@ -166,7 +172,7 @@ class Steady:
             for one in done:
                 digest.update(_bytes(one.take()))
             done = self.stage.step()
-        self.settle()
+        self._laps(case.steps)  # the host as far ahead as it will be
         return first_s, digest.hexdigest()[:16]
 
     def _submit(self, work: Work) -> None:

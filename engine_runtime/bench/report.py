@@ -64,6 +64,7 @@ _HEAD = (
     "p95",
     "p99",
     "host",
+    "quiet",
     "mean",
     "floor",
     "share",
@@ -88,7 +89,8 @@ def _row(one: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     share = f"{100 * floor / mean:.0f} %" if floor and mean else ""
     mode = one["cfg"] + (" all" if one.get("controls") else " dcw" if one["dcw"] else "")
     cells = [f"{one['size']} {one['engine']} {one['precision']}", _slots(one), f"{one['seconds']:g}", mode]
-    cells += [f"{tick[name]:.2f}" for name in TICK] + [_number(mean, ".2f"), _number(floor, ".2f"), share]
+    cells += [f"{tick[name]:.2f}" for name in TICK] + [_number(one.get("quiet_ms"), ".2f")]
+    cells += [_number(mean, ".2f"), _number(floor, ".2f"), share]
     cells += [f"{one['latents_per_s']:.2f}", f"{one['realtime']:.1f}"]
     cells += [_number(one["joins_per_tick"], "g"), _number(one["launches_per_tick"], ".4g")]
     cells.append(_number(one["peak_bytes"] and one["peak_bytes"] / 1e9, ".1f"))

@@ -123,30 +123,34 @@ class _Bench:
         self.cuda = engine.device.type == "cuda"
 
     def measure(self, case: Case) -> dict[str, Any]:
-        calls, peak = self._looked_into(case)
         mine, laps, firsts = _Times(), {name: _Times() for name in self.beside}, list[float]()
-        for _ in range(ROUNDS):
-            first_s, work = self._timed(self.engine, case, mine, True)
+        for i in range(ROUNDS):
+            if i == 0:
+                first_s, work, calls, peak = self._looked_into(case, mine)
+            else:
+                first_s, work = self._timed(self.engine, case, mine, True)
             firsts.append(first_s)
             for name, engine in self.beside.items():
                 self._timed(engine, case, laps[name], False)
         floor = self.floor.ms(products(self.source.config, case, case.tokens + -case.tokens % TOKEN_BUCKET))
         return self._result(case, mine, laps, calls, peak, floor, min(firsts), work)
 
-    def _looked_into(self, case: Case) -> tuple[Calls | None, int | None]:
-        """What a tick calls, and the most memory that engine, ring and ticks took; on the CPU neither."""
+    def _looked_into(self, case: Case, times: _Times) -> tuple[float, str, Calls | None, int | None]:
+        """A timed round; then what a tick calls, and the most memory that engine, ring and ticks took (on the CPU
+        neither is known).
+        """
         if not self.cuda:
-            return None, None
-        device = self.engine.device
+            return *self._timed(self.engine, case, times, True), None, None
+        device, ticks, profiled = self.engine.device, case.whole(self.plan.ticks), case.whole(PROFILED)
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
         before = torch.cuda.memory_reserved(device)
         torch.cuda.reset_peak_memory_stats(device)
-        ticks = case.whole(PROFILED)
-        with steady(self.engine, case, ticks) as played:
+        with steady(self.engine, case, ticks + profiled) as played:
             # reserved: what graphs replay in counts as free
             peak = torch.cuda.max_memory_reserved(device) - before + self.resident
-            return count_calls(played, ticks), peak
+            times.rounds.append(played.run(ticks))
+            return played.first_s, played.work, count_calls(played, profiled), peak
 
     def _timed(self, engine: Engine, case: Case, times: _Times, captured: bool) -> tuple[float, str]:
         ticks = case.whole(self.plan.ticks)
@@ -183,6 +187,7 @@ class _Bench:
             **{name: given[name] for name in ("tokens", "controls", "sessions")},
             "floor_ms": floor,
             "mean_ms": mine.mean,
+            "quiet_ms": mine.quiet,
             "rounds_ms": mine.medians,
             "time_to_first_s": first_s,
             "latents_per_s_by_session": each,
@@ -211,6 +216,12 @@ class _Times:
     @property
     def median(self) -> float:
         return statistics.median(self.ms)
+
+    @property
+    def quiet(self) -> float | None:
+        """Median of the ticks in which nobody took a slot; None where somebody always does."""
+        found = [ms for laps in self.rounds for ms, quiet in zip(laps.ms, laps.quiet, strict=True) if quiet]
+        return statistics.median(found) if found else None
 
     @property
     def mean(self) -> float:

@@ -117,13 +117,14 @@ class Rows:
             tokens: `[l, H]`, `l <= L`; the rest of the row is zeroed and masked.
             context: `[t, 128]`, `t <= T`; the rest is zeroed.
         """
-        length, frames = tokens.shape[0], context.shape[0]
-        self.encoder_hidden_states[row, :length].copy_(tokens, non_blocking=True)
-        self.encoder_hidden_states[row, length:].zero_()
-        self.encoder_attention_mask[row, :length].fill_(True)
-        self.encoder_attention_mask[row, length:].fill_(False)
-        self.context_latents[row, :frames].copy_(context, non_blocking=True)
-        self.context_latents[row, frames:].zero_()
+        length = tokens.shape[0]
+        for place, given in ((self.encoder_hidden_states[row], tokens), (self.context_latents[row], context)):
+            place[: given.shape[0]].copy_(given, non_blocking=True)
+            if given.shape[0] < place.shape[0]:
+                place[given.shape[0] :].zero_()
+        self.encoder_attention_mask[row].fill_(True)
+        if length < self.encoder_attention_mask.shape[1]:
+            self.encoder_attention_mask[row, length:].fill_(False)
         self.lengths[row] = length
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 
 import torch
 
-from ..capture import end
+from ..capture import end, uncollected
 from ..errors import EngineError
 from .recorder import LOG
 
@@ -52,15 +52,18 @@ class Graphs:
 
     def _capture(self, key: Hashable, enqueue: Callable[[], None]) -> None:
         """`torch.cuda.graph` would wait for the device and empty the allocator's cache, while music plays."""
+        if torch.cuda.is_current_stream_capturing():  # the caller's graph takes it in
+            return
         graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         try:
-            graph.capture_begin(pool, capture_error_mode="thread_local")  # other threads use CUDA meanwhile
-            try:
-                enqueue()
-            except BaseException:
-                end(graph, pool)
-                raise
-            graph.capture_end()
+            with uncollected:
+                graph.capture_begin(pool, capture_error_mode="thread_local")  # other threads use CUDA meanwhile
+                try:
+                    enqueue()
+                except BaseException:
+                    end(graph, pool)
+                    raise
+                graph.capture_end()
         except (RuntimeError, EngineError) as error:
             self._allowed = False
             LOG.warning("no CUDA graph of the engine: %s", error)

@@ -197,6 +197,42 @@ def test_what_cannot_be_captured_is_played_plainly_and_said(caplog):
     assert len([r for r in caplog.records if "not captured" in r.message]) == 1
 
 
+def test_a_ring_made_anew_uses_the_memory_of_the_old_one(transformer):
+    """Every depth has graphs of its own, in one pool while the session plays."""
+    engine, reserved = engine_of(EagerEngine, transformer), []
+    what = condition(engine, 0)
+    with runtime().playing("capture depths", engine, StreamConfig(4, queue=64, spread=False)) as session:
+        for _ in range(6):
+            for depth in (2, 4):
+                session.configure(depth=depth)
+                for _ in session.play([Request(what, Sampling(4, seed=i)) for i in range(3 * depth)]):
+                    pass
+            torch.cuda.synchronize()
+            reserved.append(torch.cuda.memory_reserved())
+    assert reserved[-1] == reserved[1]
+
+
+def test_a_graph_that_is_garbage_does_not_break_a_capture():
+    capture, lane, x = Capture(CUDA), Lane(CUDA), torch.zeros(8, device=CUDA)
+    torch.cuda.synchronize()
+
+    def body():
+        x.add_(1.0)
+        assert [[] for _ in range(100_000)]  # a collection of every generation would come in here
+
+    with lane.use():
+        for _i in range(3):
+            old = Capture(CUDA)
+            for _ in range(2):
+                old.run("old", lambda: x.mul_(1.0))
+            loop = [old]
+            loop.append(loop)
+            del old, loop
+            capture.run("body", body)
+    torch.cuda.synchronize()
+    assert capture._on and capture._scripts["body"] and x[0].item() == 3.0
+
+
 def test_a_shortage_in_a_capture_makes_room_once():
     """The plain tick has just run, so what is short is what it left in the cache."""
     capture, lane, x = Capture(CUDA), Lane(CUDA), torch.zeros(8, device=CUDA)

@@ -253,18 +253,18 @@ def test_the_floor_is_every_matrix_product_of_the_reference(tiny):
     rows = engine.rows(3, 26, 64)
     fed = rows.hidden_states, rows.timestep, rows.encoder_hidden_states, rows.encoder_attention_mask
     engine.decoder(*fed, rows.context_latents)
-    assert sum(flops.values()) == sum(p.flops for p in products(tiny.config, Case(3, 2, 1.04), 64))
+    assert sum(flops.values()) == sum(p.flops for p in products(tiny.config, Case(3, 1, 1.04), 64))
 
 
 def test_the_floor_of_the_real_size():
-    """8.56 TFLOP of a tick of four, with the keys and values of the conditions."""
+    """8.475 TFLOP of a tick of four, with the keys and values of half a condition."""
     config = {**SIZES["2b"], "in_channels": 192, "audio_acoustic_hidden_dim": 64, "patch_size": 2}
     one = products(config, Case(), 128)
-    assert sum(p.flops for p in one) == pytest.approx(8.56e12, rel=2e-3)
+    assert sum(p.flops for p in one) == pytest.approx(8.475e12, rel=1e-3)
     assert sum(p.flops for p in products(config, Case(cfg="full"), 128)) == 2 * sum(p.flops for p in one)
     assert products(config, Case(cfg="self"), 128) == one
     once = products(config, Case(depth=4, steps=8, cfg="initialize"), 128)
-    assert sum(p.flops for p in once) == pytest.approx(sum(p.flops for p in one) * (1 + 1 / 8))
+    assert sum(p.flops for p in once) == pytest.approx(sum(p.flops for p in one) * (1 + 1 / 8), rel=2e-3)
 
 
 def test_a_product_is_measured_once():

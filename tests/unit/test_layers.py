@@ -59,7 +59,8 @@ engines.compiled.weights engines.compiled.adapters engines.compiled.kernels
 engines.compiled.plain engines.compiled
 automation request analysis points
 curves bench.floor bench.report
-bench.case bench schedule guidance steps prompt lane stats capture snake
+bench.case bench schedule guidance steps prompt stats upload snake lane
+capture
 memory lora lora.factors
 config
 knobs layer_kinds

@@ -52,7 +52,7 @@ def test_figures_of_a_run(turbo, conditions, clock: SimpleNamespace) -> None:
 
 
 def test_the_clock_forgets_the_oldest(clock: SimpleNamespace) -> None:
-    ticking = TickClock(cuda=False)
+    ticking = TickClock(None)
     for i in range(KEPT + 10):
         ticking.start()
         clock.now += i

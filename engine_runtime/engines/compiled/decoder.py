@@ -68,18 +68,15 @@ class Decoder:
         half = self.head_dim // 2
         return cos[:, :half].float().contiguous(), sin[:, :half].float().contiguous()
 
-    def keys_values(self, tokens: Tensor, adapters: Resident | None) -> Tensor:
-        """Of a condition `[l, width]` for every layer: `[layers, 2, l, kv_heads * D]`, its keys normalised."""
+    def keys_values(self, tokens: Tensor, adapters: Resident | None, out: Tensor) -> None:
+        """Of a condition `[l, width]` for every layer, into `[layers, 2, l, kv_heads * D]`, its keys normalised."""
         w = self.weights
         condition = functional.linear(tokens, *w.condition)
-        both = functional.linear(condition, w.cross_kv).unflatten(1, (len(w.layers), 2, -1)).permute(1, 2, 0, 3)
+        both = functional.linear(condition, w.cross_kv).unflatten(1, (len(w.layers), 2, -1))
         for i, kind in enumerate(("cross_k", "cross_v")):
             if adapters is not None and adapters.touches(kind):
-                both[:, i] += adapters.added_keys(kind, condition)
-        keys = both[:, 0].unflatten(-1, (self.kv_heads, self.head_dim)).float()
-        keys = keys * torch.rsqrt(keys.square().mean(-1, keepdim=True) + self.eps) * w.k_norms
-        both[:, 0] = keys.flatten(2).to(both.dtype)
-        return both
+                both[:, :, i] += adapters.added_keys(kind, condition).transpose(0, 1)
+        self.ops.place(both, w.k_norms, self.eps, out)
 
     def __call__(self, rows: CompiledRows) -> Tensor:
         """The velocity `[B, T, 64]`."""

@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 
 from .attention import attention_kernel
-from .kernels import keys_kernel, norm_kernel, silu_kernel
+from .kernels import condition_kernel, keys_kernel, norm_kernel, silu_kernel
 from .plain import FP8, Activation, Tables
 from .products import swiglu_kernel
 
@@ -73,6 +73,15 @@ def keys(qkv: Tensor, weight: Tensor, tables: Tables, heads: int, eps: float, pe
         D=d, KV=triton.next_power_of_2(kv_heads), PEAK=peak, ROWS=rows, num_warps=warps,
     )  # fmt: skip
     return most
+
+
+def place(both: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
+    tokens, layers, _, width = both.shape
+    d = weight.shape[-1]
+    condition_kernel[(tokens, layers, 2)](
+        both, weight, out, width, out.stride(0), out.stride(1), eps,
+        HEADS=triton.next_power_of_2(width // d), D=d, num_warps=4,
+    )  # fmt: skip
 
 
 def attend(

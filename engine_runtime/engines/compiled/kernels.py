@@ -127,3 +127,30 @@ def silu_kernel(
         tl.store(out_scale + row, step)
         v /= step
     tl.store(out + row * width + cols, v.to(out.dtype.element_ty), mask=live)
+
+
+@triton.jit
+def condition_kernel(
+    both,  # [L, layers, 2, kv_heads * D] contiguous: keys before values
+    weight,  # [layers, D]
+    out,  # [layers, 2, L, kv_heads * D], with the strides of its layer and half
+    width,
+    out_layer,
+    out_half,
+    eps,
+    HEADS: tl.constexpr,  # kv_heads, rounded up to a power of two
+    D: tl.constexpr,
+):
+    """RMSNorm over each head of the keys, and both where a row of the batch has them."""
+    token, layer, half = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    at = tl.arange(0, HEADS)[:, None] * D + tl.arange(0, D)[None, :]
+    live = at < width
+    v = tl.load(
+        both + ((token * tl.num_programs(1) + layer) * 2 + half).to(tl.int64) * width + at, mask=live, other=0.0
+    )
+    if half == 0:
+        wide = v.to(tl.float32)
+        wide *= tl.rsqrt(tl.sum(wide * wide, 1) / D + eps)[:, None]
+        v = (wide * tl.load(weight + layer * D + tl.arange(0, D)).to(tl.float32)[None, :]).to(both.dtype.element_ty)
+    place = out + layer.to(tl.int64) * out_layer + half * out_half + token * width
+    tl.store(place + at, v, mask=live)

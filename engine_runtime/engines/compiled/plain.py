@@ -59,6 +59,19 @@ def keys(qkv: Tensor, weight: Tensor, tables: Tables, heads: int, eps: float, pe
     return v.float().abs().amax((2, 3)) if peak else None
 
 
+def place(both: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
+    """RMSNorm of each head of a condition's keys; they and its values go where a row of the batch has them.
+
+    Args:
+        both: `[L, layers, 2, kv_heads * D]` contiguous, keys before values.
+        weight: `[layers, D]`.
+        out: `[layers, 2, L, kv_heads * D]`, contiguous in its last two axes.
+    """
+    out[:, 1].copy_(both[:, :, 1].transpose(0, 1))
+    keys = both[:, :, 0].unflatten(-1, (-1, weight.shape[-1])).float()
+    out[:, 0].copy_(_rms(keys, weight[None, :, None], eps).flatten(2).transpose(0, 1))
+
+
 def attend(
     q: Tensor,
     k: Tensor,

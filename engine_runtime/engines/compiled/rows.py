@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from ...lora.factors import Factors
@@ -29,7 +30,7 @@ class CompiledRows(Rows):
         peaks: `[B, layers]` float32, largest magnitude of the values, where the engine needs it.
         tables: cosine and sine of the rotary positions, `[N, D / 2]` float32; no rows.
         weights: what their passes read, for as long as one may be captured; no rows.
-        made: gives a condition's keys and values with these adapters; no rows.
+        made: writes a condition's keys and values with these adapters; no rows.
         adapters: of all rows; no rows.
     """
 
@@ -39,7 +40,7 @@ class CompiledRows(Rows):
     peaks: Tensor
     tables: tuple[Tensor, Tensor]
     weights: Weights
-    made: Callable[[Tensor, Resident | None], Tensor]
+    made: Callable[[Tensor, Resident | None, Tensor], None]
     adapters: Adapters
 
     @property
@@ -66,7 +67,8 @@ class CompiledRows(Rows):
 
     def _embed(self, row: int, tokens: Tensor) -> None:
         """Put the keys and values of a row's own tokens in its place; what lies beyond them is never read."""
-        made = self.made(tokens, self.adapters.active)
-        self.keys_values[row, :, :, : tokens.shape[0]].copy_(made)
+        own = self.keys_values[row, :, :, : tokens.shape[0]]
+        self.made(tokens, self.adapters.active, own)
         if self.adapters.fp8:
-            self.peaks[row].copy_(made[:, 1].abs().amax((1, 2)))
+            peaks = {"dtype": torch.float32, "out": self.peaks[row]}
+            torch.linalg.vector_norm(own[:, 1], float("inf"), (1, 2), **peaks)

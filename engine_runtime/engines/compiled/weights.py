@@ -54,7 +54,7 @@ class Weights:
         tables: `[layers, 6, H]` float32, the constant part of the modulation; `last` `[2, H]` that of the last norm.
         proj_in: `[H, patch * 192]` and `[H]`. proj_out: `[patch * 64, H]` and `[patch * 64]`.
         condition: `[H, width]` and `[H]`.
-        cross_kv: `[layers * 2 * kv_heads * D, H]`, keys before values in each layer; `k_norms` `[layers, 1, 1, D]`.
+        cross_kv: `[layers * 2 * kv_heads * D, H]`, keys before values in each layer; `k_norms` `[layers, D]`.
     """
 
     layers: tuple[Layer, ...]
@@ -130,7 +130,7 @@ def bind(model: AceStepTransformer1DModel, fp8: bool) -> Weights:
         (out, conv_out.bias.detach().repeat(model.patch_size)),
         (model.condition_embedder.weight.detach(), model.condition_embedder.bias.detach()),
         cross_kv,
-        torch.stack([layer.cross_attn.norm_k.weight.detach() for layer in model.layers])[:, None, None],
+        torch.stack([layer.cross_attn.norm_k.weight.detach() for layer in model.layers]),
     )
 
 
