@@ -145,6 +145,8 @@ def ran(monkeypatch):
     """What was enqueued: `plain` or `captured`."""
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: Graph.capturing)
+    Graph.capturing = False
     Graph.replays, done = 0, []
 
     def enqueue():
@@ -163,6 +165,18 @@ def test_the_second_launch_of_a_key_is_captured(ran):
     assert len(graphs.drop()) == 1
     graphs.launch("a", enqueue)
     assert done[-1] == "plain" and not graphs.drop()
+
+
+def test_inside_a_capture_of_its_caller_nothing_else_is_captured(ran):
+    done, enqueue = ran
+    graphs, outer = Graphs(True), Graph()
+    outer.capture_begin(None, "thread_local")
+    for _ in range(3):
+        graphs.launch("a", enqueue)
+    assert done == ["captured"] * 3 and Graph.replays == 0 and Graph.capturing
+    outer.capture_end()
+    graphs.launch("a", enqueue)
+    assert Graph.replays == 1
 
 
 def test_without_permission_nothing_is_captured(ran):
