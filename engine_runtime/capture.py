@@ -46,17 +46,24 @@ uncollected = _Uncollected()
 class Pool:
     """Where the intermediate tensors of captured bodies lie that run one after another, on one stream.
 
-    It has a graph of its own: what a pool held that has lost its last graph, PyTorch uses for nothing else. Made on the
-    stream, which must not be the default one.
+    It has a graph of its own: what a pool held that has lost its last graph, PyTorch uses for nothing else.
     """
 
     def __init__(self) -> None:
-        self.handle, self._graph = torch.cuda.graph_pool_handle(), torch.cuda.CUDAGraph()
-        spare = torch.zeros(1, device="cuda")
-        with uncollected:
-            self._graph.capture_begin(self.handle, capture_error_mode="thread_local")
-            spare.zero_()
-            self._graph.capture_end()
+        self._handle: Any = None
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    @property
+    def handle(self) -> Any:
+        """Made when it is first asked for, on the stream."""
+        if self._graph is None:
+            graph, handle, spare = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle(), torch.zeros(1, device="cuda")
+            with uncollected:
+                graph.capture_begin(handle, capture_error_mode="thread_local")
+                spare.zero_()
+                graph.capture_end()
+            self._graph, self._handle = graph, handle
+        return self._handle
 
 
 class Capture:
@@ -67,15 +74,12 @@ class Capture:
 
     Args:
         most: scripts that are kept.
-        pool: gives the pool of all that is captured for the stream; it is held for as long as this object lives.
+        pool: of all that is captured for the stream; without it, one of its own.
     """
 
-    def __init__(
-        self, device: torch.device, on: bool = True, most: int = MOST, pool: Callable[[], Pool] = Pool
-    ) -> None:
-        self._most, self._shared = most, pool
+    def __init__(self, device: torch.device, on: bool = True, most: int = MOST, pool: Pool | None = None) -> None:
+        self._most, self._pool = most, pool or Pool()
         self._on = on and device.type == "cuda"
-        self._pool: Pool | None = None
         self._scripts: OrderedDict[Hashable, list[Step] | None] = OrderedDict()  # None: seen once
         self._recorded: list[Step] | None = None  # while a body is being captured
         self._graph: torch.cuda.CUDAGraph | None = None  # its open part
@@ -118,8 +122,7 @@ class Capture:
             try:
                 if room:  # a plain run has left its own workspace behind
                     torch.cuda.empty_cache()
-                if self._pool is None:
-                    self._pool = self._shared()
+                _ = self._pool.handle
                 with uncollected:
                     self._open()
                     body()
@@ -127,7 +130,7 @@ class Capture:
                 return steps
             except Exception as error:
                 if self._graph is not None:
-                    end(self._graph, self._handle)
+                    end(self._graph, self._pool.handle)
                 if not room and is_shortage(error):
                     continue
                 log.warning("ticks are not captured as CUDA graphs, and cost more of the host: %s", error)
@@ -141,12 +144,7 @@ class Capture:
     def _open(self) -> None:
         self._graph = torch.cuda.CUDAGraph()
         # other threads may go on allocating
-        self._graph.capture_begin(self._handle, capture_error_mode="thread_local")
-
-    @property
-    def _handle(self) -> Any:
-        assert self._pool is not None
-        return self._pool.handle
+        self._graph.capture_begin(self._pool.handle, capture_error_mode="thread_local")
 
     def _close(self, steps: list[Step]) -> None:
         graph, self._graph = self._graph, None

@@ -84,7 +84,7 @@ class Tick:
         self.table = torch.zeros(len(Scalars._fields) + self.conditions, depth, device=device)
         self._plan = Upload(self.table, lane.stream)
         self.generator = torch.Generator(device)
-        self.capture = Capture(device, config.captured, pool=lane.pool)
+        self.capture = Capture(device, config.captured, pool=lane.pool())
 
     @property
     def fused(self) -> bool | None:
