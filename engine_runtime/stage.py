@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -85,7 +85,8 @@ class Stage:
 
         Whatever fails drops what is in flight, counted, and is passed on; the next step starts with an empty ring.
         """
-        with self.playing, self.lane.lock, self.lane.use(), torch.inference_mode(False), torch.no_grad():
+        plain = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+        with self.playing, self.lane.lock, self.lane.use(), plain, torch.no_grad():
             done: list[tuple[Slot, Request]] = []
             self._swap()
             with self._dropping(done):

@@ -7,6 +7,7 @@ import platform
 import statistics
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,10 +20,10 @@ from ..constants import LATENT_HZ, VERSION
 from ..engines import Engine
 from ..errors import InputError, check_whole
 from ..tick import TOKEN_BUCKET
-from .calls import Calls, count_calls
+from .calls import count_calls
 from .case import TICKS, Case
 from .floor import Floor, products
-from .play import Laps, steady
+from .play import Laps, Steady, steady
 from .report import CASE
 from .subject import Source, opened, precision_of, references
 
@@ -80,25 +81,32 @@ def run(plan: Plan, source: Source, tell: Tell = lambda _: None, keep: Keep = la
         "commit": _commit(),
     }
     for choice in plan.engines:
-        for one in _of_engine(plan, source, choice, beside, tell):
-            results.append(one)
-            found["floor_ms"] = results[0]["floor_ms"]
-            keep(found)
+        with _bench(plan, source, choice, beside, tell) as bench:
+            for case in plan.cases:
+                tell(f"{choice}: {case.command()}")
+                results.append(bench.measure(case))
+                found["floor_ms"] = results[0]["floor_ms"]
+                keep(found)
+    if not cuda:
+        return found
+    for i, choice in enumerate(plan.engines):
+        own = results[i * len(plan.cases) : (i + 1) * len(plan.cases)]
+        with _bench(plan, source, choice, {}, tell) as bench:
+            for case, one in zip(plan.cases, own, strict=True):
+                tell(f"calls of {choice}: {case.command()}")
+                one |= bench.calls(case)
+                keep(found)
     return found
 
 
-def _of_engine(
-    plan: Plan, source: Source, choice: str, beside: Mapping[str, Engine], tell: Tell
-) -> Iterator[dict[str, Any]]:
-    """The results of one engine, which is gone afterwards."""
+@contextmanager
+def _bench(plan: Plan, source: Source, choice: str, beside: Mapping[str, Engine], tell: Tell) -> Iterator[_Bench]:
+    """One engine, which is gone afterwards."""
     tell(choice)
     gc.collect()  # what was opened before
     taken = _taken(source.device)
     with opened(choice, source) as engine:
-        bench = _Bench(plan, source, choice, engine, beside, _taken(source.device) - taken)
-        for case in plan.cases:
-            tell(f"{choice}: {case.command()}")
-            yield bench.measure(case)
+        yield _Bench(plan, source, choice, engine, beside, _taken(source.device) - taken)
 
 
 class _Bench:
@@ -123,53 +131,61 @@ class _Bench:
         self.cuda = engine.device.type == "cuda"
 
     def measure(self, case: Case) -> dict[str, Any]:
-        mine, laps, firsts = _Times(), {name: _Times() for name in self.beside}, list[float]()
-        for i in range(ROUNDS):
-            if i == 0:
-                first_s, work, calls, peak = self._looked_into(case, mine)
-            else:
-                first_s, work = self._timed(self.engine, case, mine, True)
-            firsts.append(first_s)
+        """Timed. What a tick calls comes later: a profiler that has run may leave calls slower than they were."""
+        mine, laps, firsts, peaks = _Times(), {name: _Times() for name in self.beside}, list[float](), list[int]()
+        for _ in range(ROUNDS):
+            before = self._emptied()
+            played, reserved = self._timed(self.engine, case, mine, True)
+            firsts.append(played.first_s)
+            peaks.append(reserved - before + self.resident)
             for name, engine in self.beside.items():
                 self._timed(engine, case, laps[name], False)
         floor = self.floor.ms(products(self.source.config, case, case.tokens + -case.tokens % TOKEN_BUCKET))
-        return self._result(case, mine, laps, calls, peak, floor, min(firsts), work)
+        peak = max(peaks) if self.cuda else None
+        return self._result(case, mine, laps, peak, floor, min(firsts), played.work)
 
-    def _looked_into(self, case: Case, times: _Times) -> tuple[float, str, Calls | None, int | None]:
-        """A timed round; then what a tick calls, and the most memory that engine, ring and ticks took (on the CPU
-        neither is known).
-        """
-        if not self.cuda:
-            return *self._timed(self.engine, case, times, True), None, None
-        device, ticks, profiled = self.engine.device, case.whole(self.plan.ticks), case.whole(PROFILED)
-        torch.cuda.synchronize(device)
-        torch.cuda.empty_cache()
-        before = torch.cuda.memory_reserved(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        with steady(self.engine, case, ticks + profiled) as played:
-            # reserved: what graphs replay in counts as free
-            peak = torch.cuda.max_memory_reserved(device) - before + self.resident
-            times.rounds.append(played.run(ticks))
-            return played.first_s, played.work, count_calls(played, profiled), peak
-
-    def _timed(self, engine: Engine, case: Case, times: _Times, captured: bool) -> tuple[float, str]:
+    def _timed(self, engine: Engine, case: Case, times: _Times, captured: bool) -> tuple[Steady, int]:
+        """A round; what played, and the most bytes that PyTorch held by then: what graphs replay in counts as free."""
         ticks = case.whole(self.plan.ticks)
         with steady(engine, case, ticks, captured) as played:
+            reserved = torch.cuda.max_memory_reserved(engine.device) if self.cuda else 0
             times.rounds.append(played.run(ticks))
-            return played.first_s, played.work
+            return played, reserved
+
+    def _emptied(self) -> int:
+        """Bytes that PyTorch holds, from where their peak counts from now on; 0 on the CPU."""
+        if not self.cuda:
+            return 0
+        device = self.engine.device
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_reserved(device)
+
+    def calls(self, case: Case) -> dict[str, Any]:
+        """What a tick calls, by the names that `measure` leaves open."""
+        ticks = case.whole(PROFILED)
+        with steady(self.engine, case, ticks) as played:
+            found = count_calls(played, ticks)
+        return {
+            "joins_per_tick": found.joins / ticks,
+            "launches_per_tick": sum(found.launches) / ticks,
+            "allocations_per_tick": found.allocations / ticks,
+            "kernels_per_tick": found.kernels / ticks,
+            "calls_per_tick": found.per_tick(),
+        }
 
     def _result(
         self,
         case: Case,
         mine: _Times,
         beside: Mapping[str, _Times],
-        calls: Calls | None,
         peak: int | None,
         floor: float,
         first_s: float,
         work: str,
     ) -> dict[str, Any]:
-        given, ticks = case.as_json(), len(calls.ticks) if calls else 0
+        given = case.as_json()
         ratios = {name: other.median / mine.median for name, other in beside.items()}
         each = [n / mine.seconds for n in mine.finished]
         return {
@@ -180,8 +196,8 @@ class _Bench:
             "tick_ms": mine.as_json(),
             "latents_per_s": sum(each),
             "realtime": sum(each) * case.frames / LATENT_HZ,
-            "joins_per_tick": calls.joins / ticks if calls else None,
-            "launches_per_tick": sum(calls.launches) / ticks if calls else None,
+            "joins_per_tick": None,
+            "launches_per_tick": None,
             "peak_bytes": peak,
             "reference_ratio": next(iter(ratios.values()), None),
             **{name: given[name] for name in ("tokens", "controls", "sessions")},
@@ -195,9 +211,9 @@ class _Bench:
                 name: {"tick_ms": other.as_json(), "rounds_ms": other.medians, "ratio": ratios[name]}
                 for name, other in beside.items()
             },
-            "allocations_per_tick": calls.allocations / ticks if calls else None,
-            "kernels_per_tick": calls.kernels / ticks if calls else None,
-            "calls_per_tick": calls.per_tick() if calls else None,
+            "allocations_per_tick": None,
+            "kernels_per_tick": None,
+            "calls_per_tick": None,
             "ticks": sum(len(laps.ms) for laps in mine.rounds),
             "work": work,
         }

@@ -7,6 +7,7 @@ import math
 import random
 from collections import Counter
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -211,6 +212,15 @@ def test_references_take_turns_with_the_engine(tiny, monkeypatch):
     monkeypatch.setattr(run_module._Bench, "_timed", spy)
     run(Plan(("eager",), (SMALL,), 2, ("eager",)), tiny)
     assert order == [(True, True), (False, False)] * 2
+
+
+def test_calls_are_counted_after_the_times(tiny):
+    """A GPU's run adds them to what it has timed; on the CPU there are none."""
+    case, engine = SMALL, EagerEngine(tiny.transformer(), "x")
+    bench = run_module._Bench(Plan(("eager",), (case,), 2), tiny, "eager", engine, {}, 0)
+    timed, calls = bench.measure(case), bench.calls(case)
+    assert all(timed[name] is None for name in calls)
+    assert calls["joins_per_tick"] == calls["launches_per_tick"] == 0 and calls["calls_per_tick"] == {}
 
 
 def test_what_a_tick_calls_is_counted_by_name():
@@ -519,3 +529,22 @@ def test_a_run_that_ends_early_has_kept_what_it_measured(tiny):
         cases = grid((1, 2), (1.0,), ("off",), steps=2, tokens=4)
         run(Plan(("eager",), cases, 2), tiny, tell, lambda found: seen.append(len(found["results"])))
     assert seen == [1]
+
+
+# --- what is committed -----------------------------------------------------------------------------------------------
+
+RESULTS = sorted((Path(__file__).resolve().parents[2] / "engine_runtime" / "bench" / "results").glob("*/*.json"))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_a_committed_result_is_read_as_the_command_wrote_it(path):
+    text = path.read_text(encoding="utf-8")
+    if '"results"' not in text:
+        assert json.loads(text)["engine"]
+        return
+    run = report.load(text, path.name)
+    assert len(report.table(run).splitlines()) == 3 + len(run["results"]) and run["gpu"]
+
+
+def test_results_are_committed():
+    assert RESULTS
