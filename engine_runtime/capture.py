@@ -60,7 +60,11 @@ class Pool:
             graph, handle, spare = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle(), torch.zeros(1, device="cuda")
             with uncollected:
                 graph.capture_begin(handle, capture_error_mode="thread_local")
-                spare.zero_()
+                try:
+                    spare.zero_()
+                except BaseException:
+                    end(graph, handle)
+                    raise
                 graph.capture_end()
             self._graph, self._handle = graph, handle
         return self._handle
@@ -122,15 +126,18 @@ class Capture:
             try:
                 if room:  # a plain run has left its own workspace behind
                     torch.cuda.empty_cache()
-                _ = self._pool.handle
+                handle = self._pool.handle
                 with uncollected:
-                    self._open()
-                    body()
-                    self._close(steps)
+                    try:
+                        self._open()
+                        body()
+                        self._close(steps)
+                    except BaseException:
+                        if self._graph is not None:
+                            end(self._graph, handle)
+                        raise
                 return steps
             except Exception as error:
-                if self._graph is not None:
-                    end(self._graph, self._pool.handle)
                 if not room and is_shortage(error):
                     continue
                 log.warning("ticks are not captured as CUDA graphs, and cost more of the host: %s", error)
@@ -159,10 +166,10 @@ def end(graph: torch.cuda.CUDAGraph, pool: Any) -> None:
         graph.capture_end()
     except RuntimeError as error:
         log.debug("a failed capture ended with: %s", error)
-        # PyTorch still believes that it goes on: it would free nothing that another stream has used, ...
-        stop = getattr(torch._C, "_cuda_endAllocateToPool", None)
-        if stop is not None:
-            stop(torch.cuda.current_device(), pool)
+        # PyTorch still believes that it goes on: it would free nothing that another stream has used, nor the pool, ...
+        for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+            if hasattr(torch._C, name):
+                getattr(torch._C, name)(torch.cuda.current_device(), pool)
         # ... and refuse to draw random numbers until a capture has ended well
         spare, well = torch.zeros(1, device="cuda"), torch.cuda.CUDAGraph()
         well.capture_begin(capture_error_mode="thread_local")

@@ -26,7 +26,7 @@ class Lane:
         self._pool: weakref.ref[Pool] | None = None
 
     def pool(self) -> Pool:
-        """That of all ticks which are captured on the lane, while somebody holds it."""
+        """For ticks captured on the lane: one that is made while another is there shares its memory."""
         found = None if self._pool is None else self._pool()
         if found is None:
             found = Pool()

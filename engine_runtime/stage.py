@@ -43,7 +43,6 @@ class Stage:
         self.lock = threading.Lock()  # what arrives, who is here and the counters, for a moment
         self.playing = threading.RLock()  # ring and tick, for a whole step
         self.ring, self.clock = Ring(), TickClock(lane.stream)
-        self._pool = lane.pool()  # of every tick that it will have
         self.tick: Tick | None = None
         self.lora: Factors | None = None
         self.sessions: tuple[Player, ...] = ()

@@ -17,7 +17,7 @@ class Upload:
     """Fills a device tensor from pinned memory that no copy in flight reads.
 
     Args:
-        target: float32; on the CPU it is filled at once.
+        target: on the CPU it is filled at once.
         stream: the one that is current when it is filled.
     """
 
@@ -33,11 +33,11 @@ class Upload:
         if not self._spare[0][-1].query():
             self._spare.appendleft(self._made())
         host, cells, copied = self._spare.popleft()
-        cells[:] = numbers
+        cells[:] = np.asarray(numbers, cells.dtype).reshape(cells.shape)
         self._target.copy_(host, non_blocking=True)
         copied.record(self._stream)
         self._spare.append((host, cells, copied))
 
     def _made(self) -> tuple[Tensor, np.ndarray, torch.cuda.Event]:
-        host = torch.empty(self._target.shape, pin_memory=True)
+        host = torch.empty(self._target.shape, dtype=self._target.dtype, pin_memory=True)
         return host, host.numpy(), torch.cuda.Event()

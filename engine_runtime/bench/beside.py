@@ -1,4 +1,4 @@
-"""The VAE beside the tick: windows decoded back to back, and what that costs the stream."""
+"""The VAE beside the tick: windows decoded back to back or at a pace, and what that costs the stream."""
 
 from __future__ import annotations
 
@@ -27,14 +27,16 @@ class Windows:
     """Decodes one window after the other in a thread of its own, never more than a few ahead of the device.
 
     Args:
-        every: seconds from one to the next; 0 is back to back.
+        every: seconds from one to the next, the first after half of them; 0 is back to back.
 
     Attributes:
         ms: of each window, by the device's events.
+        ended: windows that ended while something played.
     """
 
     def __init__(self, vae: LiveVae, frames: int, every: float = 0.0) -> None:
-        self.vae, self.every, self.ms = vae, every, list[float]()
+        self.vae, self.every, self.ms, self.ended = vae, every, list[float](), 0
+        self._marks: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         shape = 1, LATENT_DIM, frames + 2 * margin_frames(vae)  # with the frames around it that it depends on
         generator = torch.Generator(vae.device).manual_seed(0)
         self._latents = torch.randn(shape, generator=generator, device=vae.device).to(vae.dtype)
@@ -43,21 +45,24 @@ class Windows:
     def run(self, count: int) -> None:
         """Decode so many, or until told to stop."""
         marks: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._marks = marks
         stream = torch.cuda.Stream(self.vae.device)
         stream.wait_stream(torch.cuda.default_stream(self.vae.device))  # which drew the latents
         since = time.perf_counter()
         with torch.cuda.device(self.vae.device), torch.cuda.stream(stream):
-            while len(marks) < count and not self._stop.is_set():
+            while len(marks) < count and not self._stop.wait(self._pause(since, len(marks))):
                 marks.append((torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)))
                 marks[-1][0].record()
                 self.vae.decoder(self._latents)
                 marks[-1][1].record()
                 if len(marks) > AHEAD:
                     marks[-1 - AHEAD][1].synchronize()
-                if self.every:
-                    self._stop.wait(since + self.every * len(marks) - time.perf_counter())
             torch.cuda.current_stream().synchronize()
         self.ms += [begin.elapsed_time(end) for begin, end in marks]
+
+    def _pause(self, since: float, done: int) -> float:
+        """Seconds to the next window."""
+        return max(0.0, since + self.every * (done + 0.5) - time.perf_counter()) if self.every else 0.0
 
     def beside(self, play: Callable[[], Any]) -> Any:
         """Decode in a thread while something plays; returns what that does."""
@@ -65,7 +70,9 @@ class Windows:
         thread = threading.Thread(target=self._guarded, name="windows")
         thread.start()
         try:
-            return play()
+            played = play()
+            self.ended += sum(end.query() for _, end in self._marks)
+            return played
         finally:
             self._stop.set()
             thread.join()
@@ -97,7 +104,7 @@ def beside(
         raise InputError(f"the engine is on {engine.device}", "the VAE runs beside it on a GPU", "use --device cuda")
     check_range("every", every, 0.0, 3600.0, "0 is back to back")
     frames, whole = frames_of(seconds), case.whole(ticks)
-    alone, together = Windows(vae, frames), Windows(vae, frames, every)
+    alone, together = Windows(vae, frames, every), Windows(vae, frames, every)
     alone.run(ALONE)
     del alone.ms[: ALONE // 2]
     times: dict[str, list[float]] = {"alone": [], "beside": []}
@@ -118,7 +125,7 @@ def beside(
             "every_s": every,
         },
         "window_ms": {"alone": statistics.median(alone.ms), "beside": statistics.median(together.ms)},
-        "windows_a_tick": len(together.ms) / len(times["beside"]),
+        "windows_a_tick": together.ended / len(times["beside"]),
         "tick_ms": ticked,
         "slowdown": ticked["beside"] / ticked["alone"] - 1.0,
         "ticks": len(times["alone"]),

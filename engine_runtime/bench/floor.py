@@ -41,21 +41,24 @@ class Product:
         return 2.0 * self.m * self.n * self.k * self.count
 
 
-def products(config: Mapping[str, Any], case: Case, tokens: int) -> list[Product]:
-    """The matrix products of a steady tick, as the reference has them; those of one input are one product.
+def products(config: Mapping[str, Any], case: Case) -> list[Product]:
+    """The matrix products that a steady tick needs; those of one input are one product.
 
-    With guidance `initialize` a slot's negative row is decoded once in its steps; a condition's keys and values are
-    made once in them. Left out are the two time embeddings, which have one row a request.
+    A condition's keys and values are made once in a request's steps, for a negative of one token too. With guidance
+    `initialize` a slot's negative row is decoded once in them. Left out are the two time embeddings, of one row each.
 
     Args:
         config: of the transformer, with diffusers' names.
-        tokens: length L of the condition buffers.
     """
-    decoded = case.row_mode != "off"
     found = _pass(config, case.slots * (2 if case.row_mode == "full" else 1), case.frames)
     if case.row_mode == "initialize":
         found += _pass(config, 1, case.frames, case.slots / case.steps)
-    return found + _conditions(config, tokens, case.slots * (1 + decoded) / case.steps)
+    share = case.slots / case.steps
+    return (
+        found
+        + _conditions(config, case.tokens, share)
+        + (_conditions(config, 1, share) if case.row_mode != "off" else [])
+    )
 
 
 def _pass(config: Mapping[str, Any], rows: int, frames: int, share: float = 1.0) -> list[Product]:

@@ -115,7 +115,7 @@ class Steady:
 
     Attributes:
         first_s: from the first request of sessions just opened to its latent.
-        work: hash of the latents that finished while it warmed up.
+        work: hash of the latents that finished in the first part of its warming up.
     """
 
     def __init__(self, sessions: list[Session], work: Work, ticks: int) -> None:
@@ -172,7 +172,7 @@ class Steady:
             for one in done:
                 digest.update(_bytes(one.take()))
             done = self.stage.step()
-        self._laps(case.steps)  # the host as far ahead as it will be
+        self._laps(case.steps)  # the host as far ahead of the device as in a round: it may take pinned memory for that
         return first_s, digest.hexdigest()[:16]
 
     def _submit(self, work: Work) -> None:

@@ -19,7 +19,6 @@ import torch
 from ..constants import LATENT_HZ, VERSION
 from ..engines import Engine
 from ..errors import InputError, check_whole
-from ..tick import TOKEN_BUCKET
 from .calls import count_calls
 from .case import TICKS, Case
 from .floor import Floor, products
@@ -140,7 +139,7 @@ class _Bench:
             peaks.append(reserved - before + self.resident)
             for name, engine in self.beside.items():
                 self._timed(engine, case, laps[name], False)
-        floor = self.floor.ms(products(self.source.config, case, case.tokens + -case.tokens % TOKEN_BUCKET))
+        floor = self.floor.ms(products(self.source.config, case))
         peak = max(peaks) if self.cuda else None
         return self._result(case, mine, laps, peak, floor, min(firsts), played.work)
 
@@ -157,6 +156,9 @@ class _Bench:
         if not self.cuda:
             return 0
         device = self.engine.device
+        self.engine.ready()  # what it makes of its weights is not the case's
+        self.engine.rest()
+        gc.collect()
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)

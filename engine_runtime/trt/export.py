@@ -7,7 +7,6 @@ Exporting takes minutes and gigabytes at 2B size, so it is called in a child pro
 from __future__ import annotations
 
 import copy
-import gc
 import hashlib
 import json
 import logging
@@ -24,6 +23,7 @@ from diffusers import AceStepTransformer1DModel, AutoencoderOobleck
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ..capture import uncollected
 from ..constants import PATCH
 from ..errors import EngineBuildError, InputError
 from ..models.quiet import quiet
@@ -243,13 +243,10 @@ def _undisturbed() -> Iterator[None]:
     """Without what the exporter logs of packages that it does not find, and without the garbage collector: it walks
     millions of live nodes again and again, a fifth of the time."""
     logger = logging.getLogger("torch.onnx")
-    level, collects = logger.level, gc.isenabled()
+    level = logger.level
     logger.setLevel(logging.ERROR)
-    gc.disable()
     try:
-        with quiet():
+        with quiet(), uncollected:
             yield
     finally:
         logger.setLevel(level)
-        if collects:
-            gc.enable()

@@ -35,6 +35,9 @@ class Graphs:
 
     def launch(self, key: Hashable, enqueue: Callable[[], None]) -> None:
         """Enqueue on the current stream, by a graph where there is one."""
+        if self._allowed and torch.cuda.is_current_stream_capturing():  # the caller's graph takes it in
+            enqueue()
+            return
         if self._allowed and key in self._seen and key not in self._captured:
             self._capture(key, enqueue)
         if key in self._captured:
@@ -52,8 +55,6 @@ class Graphs:
 
     def _capture(self, key: Hashable, enqueue: Callable[[], None]) -> None:
         """`torch.cuda.graph` would wait for the device and empty the allocator's cache, while music plays."""
-        if torch.cuda.is_current_stream_capturing():  # the caller's graph takes it in
-            return
         graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         try:
             with uncollected:

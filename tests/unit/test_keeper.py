@@ -175,8 +175,13 @@ def test_inside_a_capture_of_its_caller_nothing_else_is_captured(ran):
         graphs.launch("a", enqueue)
     assert done == ["captured"] * 3 and Graph.replays == 0 and Graph.capturing
     outer.capture_end()
+    for _ in range(2):
+        graphs.launch("a", enqueue)
+    assert Graph.replays == 1, "captured at the second launch of its own"
+    outer.capture_begin(None, "thread_local")
     graphs.launch("a", enqueue)
-    assert Graph.replays == 1
+    outer.capture_end()
+    assert Graph.replays == 1 and done[-1] == "captured"
 
 
 def test_without_permission_nothing_is_captured(ran):
