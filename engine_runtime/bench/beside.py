@@ -51,10 +51,11 @@ class Windows:
         since = time.perf_counter()
         with torch.cuda.device(self.vae.device), torch.cuda.stream(stream):
             while len(marks) < count and not self._stop.wait(self._pause(since, len(marks))):
-                marks.append((torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)))
-                marks[-1][0].record()
+                begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+                begin.record()
                 self.vae.decoder(self._latents)
-                marks[-1][1].record()
+                end.record()
+                marks.append((begin, end))
                 if len(marks) > AHEAD:
                     marks[-1 - AHEAD][1].synchronize()
             torch.cuda.current_stream().synchronize()
