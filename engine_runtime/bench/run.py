@@ -86,6 +86,7 @@ def run(plan: Plan, source: Source, tell: Tell = lambda _: None, keep: Keep = la
                 results.append(bench.measure(case))
                 found["floor_ms"] = results[0]["floor_ms"]
                 keep(found)
+        del bench  # with the engine, before the next one is opened
     if not cuda:
         return found
     for i, choice in enumerate(plan.engines):
@@ -95,6 +96,7 @@ def run(plan: Plan, source: Source, tell: Tell = lambda _: None, keep: Keep = la
                 tell(f"calls of {choice}: {case.command()}")
                 one |= bench.calls(case)
                 keep(found)
+        del bench
     return found
 
 

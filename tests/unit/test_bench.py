@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import random
+import weakref
 from collections import Counter
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -222,6 +225,21 @@ def test_ticks_in_which_somebody_takes_a_slot_are_not_quiet(tiny, depth, steps, 
     with steady(EagerEngine(tiny.transformer(), "x"), case, steps) as played:
         found = played.run(steps).quiet
     assert found in [want[i:] + want[:i] for i in range(steps)]
+
+
+def test_one_engine_is_gone_before_the_next_is_opened(tiny, monkeypatch):
+    seen, alive = [], []
+
+    def watched(choice, source):
+        gc.collect()
+        alive.append(sum(one() is not None for one in seen))
+        engine = EagerEngine(source.transformer(), choice)
+        seen.append(weakref.ref(engine))
+        return nullcontext(engine)
+
+    monkeypatch.setattr(run_module, "opened", watched)
+    run(Plan(("eager", "eager"), (SMALL,), 2), tiny)
+    assert alive == [0, 0]
 
 
 def test_calls_are_counted_after_the_times(tiny):

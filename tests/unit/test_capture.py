@@ -1,10 +1,13 @@
-"""While anything is captured no garbage is collected; afterwards it is again, unless somebody had switched it off."""
+"""Captures and their pool, on a stand-in for CUDA's graphs, and that no garbage is collected meanwhile."""
 
 import gc
 import threading
+from typing import ClassVar
 
 import pytest
-from ostinato.engine_runtime.capture import uncollected
+import torch
+from ostinato.engine_runtime.capture import Capture, uncollected
+from ostinato.engine_runtime.lane import Lane
 
 
 @pytest.fixture(autouse=True)
@@ -45,3 +48,133 @@ def test_who_has_switched_it_off_keeps_it_off():
     with uncollected:
         pass
     assert not gc.isenabled()
+
+
+# --- captures, on a stand-in for CUDA's graphs -----------------------------------------------------------------------
+
+
+class Graph:
+    """Records what `note` is told while it captures, and tells it again when it is replayed."""
+
+    now = None  # the one that captures
+    made: ClassVar[list] = []
+
+    def __init__(self):
+        self.pool, self.noted, self.ended = None, [], False
+        Graph.made.append(self)
+
+    def capture_begin(self, pool=None, capture_error_mode=None):
+        assert Graph.now is None and capture_error_mode == "thread_local" and not gc.isenabled()
+        Graph.now, self.pool = self, pool
+
+    def capture_end(self):
+        assert Graph.now is self
+        Graph.now, self.ended = None, True
+
+    def replay(self):
+        assert self.ended
+        for note in self.noted:
+            note()
+
+
+@pytest.fixture
+def noted(monkeypatch):
+    """Numbers that bodies have noted; those of a body that is captured come when it is replayed."""
+    zeros, done = torch.zeros, []
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch, "zeros", lambda *size, device=None: zeros(*size))
+    Graph.now = None
+    Graph.made.clear()
+    gc.enable()
+
+    def note(n):
+        if Graph.now is None:
+            done.append(n)
+        else:
+            Graph.now.noted.append(lambda: done.append(n))
+
+    note.done = done
+    return note
+
+
+CUDA = torch.device("cuda", 0)
+
+
+def test_a_body_is_run_then_captured_then_replayed(noted):
+    capture, runs = Capture(CUDA), []
+
+    def body():
+        runs.append(1)
+        noted(len(runs))
+
+    for _ in range(4):
+        capture.run("a", body)
+    assert noted.done == [1, 2, 2, 2] and len(runs) == 2 and gc.isenabled()
+
+
+def test_what_is_handed_outside_lies_between_two_graphs(noted):
+    capture, state = Capture(CUDA), [0]
+
+    def body():
+        noted("before")
+        capture.outside(lambda: noted.done.append(state[0]))
+        noted("after")
+
+    for state[0] in range(4):
+        capture.run("a", body)
+    assert noted.done == [x for n in range(4) for x in ("before", n, "after")]
+
+
+def test_ticks_of_a_lane_share_a_pool_while_one_of_them_is_there(noted):
+    lane = Lane(torch.device("cpu"))
+
+    def captured():
+        made = Capture(CUDA, pool=lane.pool())
+        for _ in range(2):
+            made.run("a", lambda: noted(1))
+        return made, Graph.made[-1].pool
+
+    first, pool = captured()
+    second, same = captured()
+    assert same is pool
+    del first
+    third, same = captured()
+    assert same is pool
+    del second, third
+    gc.collect()
+    assert captured()[1] is not pool
+
+
+@pytest.mark.parametrize("error", [RuntimeError("operation not permitted when stream is capturing"), KeyError("x")])
+def test_a_capture_that_fails_ends_and_all_goes_on_plainly(noted, error, caplog):
+    capture, fails = Capture(CUDA), [False]
+
+    def body():
+        noted(1)
+        if Graph.now is not None and fails[0]:
+            raise error
+
+    capture.run("other", lambda: noted(0))
+    fails[0] = True
+    for _ in range(4):
+        capture.run("a", body)
+    for _ in range(3):
+        capture.run("other", lambda: noted(0))
+    assert noted.done == [0, 1, 1, 1, 1, 0, 0, 0]
+    assert Graph.now is None and gc.isenabled()
+    assert len([r for r in caplog.records if "not captured" in r.message]) == 1
+
+
+def test_a_shortage_is_tried_again_once(noted):
+    capture, failures = Capture(CUDA), [torch.OutOfMemoryError("CUDA out of memory")]
+
+    def body():
+        noted(1)
+        if Graph.now is not None and failures:
+            raise failures.pop()
+
+    for _ in range(4):
+        capture.run("a", body)
+    assert noted.done == [1] * 4 and len([g for g in Graph.made if g.ended and g.noted]) == 2
