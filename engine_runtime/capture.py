@@ -57,16 +57,8 @@ class Pool:
     def handle(self) -> Any:
         """Made when it is first asked for, on the stream."""
         if self._graph is None:
-            graph, handle, spare = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle(), torch.zeros(1, device="cuda")
-            with uncollected:
-                graph.capture_begin(handle, capture_error_mode="thread_local")
-                try:
-                    spare.zero_()
-                except BaseException:
-                    end(graph, handle)
-                    raise
-                graph.capture_end()
-            self._graph, self._handle = graph, handle
+            handle, spare = torch.cuda.graph_pool_handle(), torch.zeros(1, device="cuda")
+            self._graph, self._handle = captured(spare.zero_, handle), handle
         return self._handle
 
 
@@ -158,6 +150,26 @@ class Capture:
         assert graph is not None
         graph.capture_end()
         steps.append(graph.replay)
+
+
+def captured(body: Step, pool: Any) -> torch.cuda.CUDAGraph:
+    """A graph of a body, which is not run, on the current stream.
+
+    `torch.cuda.graph` would wait for the device and empty the allocator's cache, while music plays.
+
+    Args:
+        pool: the handle of one.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with uncollected:
+        graph.capture_begin(pool, capture_error_mode="thread_local")  # other threads use CUDA meanwhile
+        try:
+            body()
+        except BaseException:
+            end(graph, pool)
+            raise
+        graph.capture_end()
+    return graph
 
 
 def end(graph: torch.cuda.CUDAGraph, pool: Any) -> None:

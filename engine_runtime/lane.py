@@ -39,19 +39,11 @@ class Lane:
 
     def mark(self) -> torch.cuda.Event | None:
         """An event behind everything that is enqueued on the current stream."""
-        if self.stream is None:
-            return None
-        event = torch.cuda.Event()
-        event.record(torch.cuda.current_stream(self.device))
-        return event
+        return None if self.stream is None else _behind(torch.cuda.current_stream(self.device))
 
     def done(self) -> torch.cuda.Event | None:
         """An event behind everything that is enqueued on the lane."""
-        if self.stream is None:
-            return None
-        event = torch.cuda.Event()
-        event.record(self.stream)
-        return event
+        return None if self.stream is None else _behind(self.stream)
 
     def wait(self, event: torch.cuda.Event | None) -> None:
         """Order later work of the lane after `event`."""
@@ -70,3 +62,9 @@ class Lane:
             current.wait_event(event)
             tensor.record_stream(current)
         return tensor
+
+
+def _behind(stream: torch.cuda.Stream) -> torch.cuda.Event:
+    event = torch.cuda.Event()
+    event.record(stream)
+    return event

@@ -62,15 +62,7 @@ class Tick:
     ring with guidance. The batches never change, so a slot's result does not depend on its company.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        config: StreamConfig,
-        depth: int,
-        frames: int,
-        tokens: int,
-        lane: Lane,
-    ) -> None:
+    def __init__(self, engine: Engine, config: StreamConfig, depth: int, frames: int, tokens: int, lane: Lane) -> None:
         device = engine.device
         self.engine, self.config, self.depth, self.frames = engine, config, depth, frames
         self.conditions, self.guidance = config.conditions, config.guidance
@@ -138,7 +130,7 @@ class Tick:
     def _what(self, plan: Sequence[Move]) -> What:
         """What the coming tick does, decided on the host."""
         scalars, gates = [move.scalars for move in plan], [move.gates for move in plan]
-        some = Scalars(*map(max, *scalars, scalars[0]))._replace(**IGNORED)
+        some = Scalars(*map(max, *scalars, scalars[0]))._replace(**IGNORED)  # `max` of one slot needs a second argument
         kept = any(s.decoded and g.negative == "initialize" for s, g in zip(scalars, gates, strict=True))
         active = self.rows.active.reshape(self.blocks, self.depth)
         return What(

@@ -50,15 +50,14 @@ def products(config: Mapping[str, Any], case: Case) -> list[Product]:
     Args:
         config: of the transformer, with diffusers' names.
     """
+    joining = case.slots / case.steps  # requests a tick
     found = _pass(config, case.slots * (2 if case.row_mode == "full" else 1), case.frames)
+    found += _conditions(config, case.tokens, joining)
     if case.row_mode == "initialize":
-        found += _pass(config, 1, case.frames, case.slots / case.steps)
-    share = case.slots / case.steps
-    return (
-        found
-        + _conditions(config, case.tokens, share)
-        + (_conditions(config, 1, share) if case.row_mode != "off" else [])
-    )
+        found += _pass(config, 1, case.frames, joining)
+    if case.row_mode != "off":
+        found += _conditions(config, 1, joining)
+    return found
 
 
 def _pass(config: Mapping[str, Any], rows: int, frames: int, share: float = 1.0) -> list[Product]:

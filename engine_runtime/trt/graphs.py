@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 
 import torch
 
-from ..capture import end, uncollected
+from ..capture import captured
 from ..errors import EngineError
 from .recorder import LOG
 
@@ -54,19 +54,8 @@ class Graphs:
         return graphs
 
     def _capture(self, key: Hashable, enqueue: Callable[[], None]) -> None:
-        """`torch.cuda.graph` would wait for the device and empty the allocator's cache, while music plays."""
-        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         try:
-            with uncollected:
-                graph.capture_begin(pool, capture_error_mode="thread_local")  # other threads use CUDA meanwhile
-                try:
-                    enqueue()
-                except BaseException:
-                    end(graph, pool)
-                    raise
-                graph.capture_end()
+            self._captured[key] = captured(enqueue, torch.cuda.graph_pool_handle())
         except (RuntimeError, EngineError) as error:
             self._allowed = False
             LOG.warning("no CUDA graph of the engine: %s", error)
-            return
-        self._captured[key] = graph

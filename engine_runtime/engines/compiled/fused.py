@@ -80,7 +80,7 @@ def place(both: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
     d = weight.shape[-1]
     condition_kernel[(tokens, layers, 2)](
         both, weight, out, width, out.stride(0), out.stride(1), eps,
-        HEADS=triton.next_power_of_2(width // d), D=d, num_warps=4,
+        HEADS=triton.next_power_of_2(width // d), D=d,
     )  # fmt: skip
 
 

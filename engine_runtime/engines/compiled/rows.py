@@ -70,5 +70,4 @@ class CompiledRows(Rows):
         own = self.keys_values[row, :, :, : tokens.shape[0]]
         self.made(tokens, self.adapters.active, own)
         if self.adapters.fp8:
-            peaks = {"dtype": torch.float32, "out": self.peaks[row]}
-            torch.linalg.vector_norm(own[:, 1], float("inf"), (1, 2), **peaks)
+            torch.linalg.vector_norm(own[:, 1], float("inf"), (1, 2), dtype=torch.float32, out=self.peaks[row])
