@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import threading
@@ -11,6 +12,8 @@ from typing import Any
 
 import torch
 
+from . import driver
+from .errors import EngineError
 from .memory import is_shortage
 
 log = logging.getLogger(__name__)
@@ -74,7 +77,7 @@ class Capture:
     """
 
     def __init__(self, device: torch.device, on: bool = True, most: int = MOST, pool: Pool | None = None) -> None:
-        self._most, self._pool = most, pool or Pool()
+        self._most, self.pool = most, pool or Pool()
         self._on = on and device.type == "cuda"
         self._scripts: OrderedDict[Hashable, list[Step] | None] = OrderedDict()  # None: seen once
         self._recorded: list[Step] | None = None  # while a body is being captured
@@ -118,7 +121,7 @@ class Capture:
             try:
                 if room:  # a plain run has left its own workspace behind
                     torch.cuda.empty_cache()
-                handle = self._pool.handle
+                handle = self.pool.handle
                 with uncollected:
                     try:
                         self._open()
@@ -141,14 +144,14 @@ class Capture:
         return None
 
     def _open(self) -> None:
-        self._graph = torch.cuda.CUDAGraph()
+        self._graph = _graph()
         # other threads may go on allocating
-        self._graph.capture_begin(self._pool.handle, capture_error_mode="thread_local")
+        self._graph.capture_begin(self.pool.handle, capture_error_mode="thread_local")
 
     def _close(self, steps: list[Step]) -> None:
         graph, self._graph = self._graph, None
         assert graph is not None
-        graph.capture_end()
+        _finish(graph)
         steps.append(graph.replay)
 
 
@@ -160,7 +163,7 @@ def captured(body: Step, pool: Any) -> torch.cuda.CUDAGraph:
     Args:
         pool: the handle of one.
     """
-    graph = torch.cuda.CUDAGraph()
+    graph = _graph()
     with uncollected:
         graph.capture_begin(pool, capture_error_mode="thread_local")  # other threads use CUDA meanwhile
         try:
@@ -168,8 +171,31 @@ def captured(body: Step, pool: Any) -> torch.cuda.CUDAGraph:
         except BaseException:
             end(graph, pool)
             raise
-        graph.capture_end()
+        _finish(graph)
     return graph
+
+
+def _graph() -> torch.cuda.CUDAGraph:
+    """One that can be edited before it is instantiated, where that is possible."""
+    return torch.cuda.CUDAGraph(keep_graph=True) if _editable() else torch.cuda.CUDAGraph()
+
+
+def _finish(graph: torch.cuda.CUDAGraph) -> None:
+    """End the capture into a graph of `_graph`, and make it ready to be replayed."""
+    graph.capture_end()
+    if not _editable():
+        return
+    try:
+        driver.memsets_to_kernels(graph.raw_cuda_graph(), torch.cuda.current_device())
+    except EngineError as error:  # what was replaced until then does the same
+        log.warning("graphs keep their memsets, and cost more of the host: %s", error)
+    graph.instantiate()
+
+
+@functools.cache
+def _editable() -> bool:
+    """PyTorch keeps a graph for it since 2.8."""
+    return not driver.missing() and hasattr(torch.cuda.CUDAGraph, "raw_cuda_graph")
 
 
 def end(graph: torch.cuda.CUDAGraph, pool: Any) -> None:

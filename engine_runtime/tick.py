@@ -28,7 +28,8 @@ from .setting import Setting
 from .upload import Upload
 
 TOKEN_BUCKET = 64  # condition buffers grow in these steps, so that near lengths share a shape
-IGNORED = dict.fromkeys(("t", "t_next", "eta", "norm_limit", "strength"), False)  # numbers that are no flags
+NEAR = 4  # lengths of a row's condition for which seating one is kept captured
+FLAGS = Scalars._fields.index("guided")  # where a slot's numbers become flags
 
 
 class What(NamedTuple):
@@ -77,6 +78,7 @@ class Tick:
         self._plan = Upload(self.table, lane.stream)
         self.generator = torch.Generator(device)
         self.capture = Capture(device, config.captured, pool=lane.pool())
+        self.seating = Capture(device, config.captured, NEAR * len(self.rows.lengths), self.capture.pool)
 
     @property
     def fused(self) -> bool | None:
@@ -115,34 +117,34 @@ class Tick:
             before, self.rows = self.rows.captured_with, self.rows.adapted(lora)
             if self.rows.captured_with is not before:  # else every turn of a strength would keep its factors
                 self.capture.clear()
-        self._upload(plan)
+                self.seating.clear()
+        numbers = self._upload(plan)
         self._draw(plan)
         self._activate(plan)
-        what = self._what(plan)
+        what = self._what(plan, numbers)
         self.capture.run((what, self.rows.captured_with), lambda: self._advance(what))
 
     def _condition(self, slot: int, seat: Seat) -> None:
         for block, row in enumerate(seat.positive):
-            self.rows.write(block * self.depth + slot, *row)
+            self.rows.write(block * self.depth + slot, *row, self.seating.run)
         if self.guidance != "off":
-            self.rows.write((self.blocks - 1) * self.depth + slot, *seat.negative)
+            self.rows.write((self.blocks - 1) * self.depth + slot, *seat.negative, self.seating.run)
 
-    def _what(self, plan: Sequence[Move]) -> What:
-        """What the coming tick does, decided on the host."""
-        scalars, gates = [move.scalars for move in plan], [move.gates for move in plan]
-        some = Scalars(*map(max, *scalars, scalars[0]))._replace(**IGNORED)  # `max` of one slot needs a second argument
-        kept = any(s.decoded and g.negative == "initialize" for s, g in zip(scalars, gates, strict=True))
+    def _what(self, plan: Sequence[Move], numbers: Sequence[tuple[float, ...]]) -> What:
+        """What the coming tick does, decided on the host; `numbers` of all slots, each of them with its own."""
+        some = Scalars(*(False,) * FLAGS, *map(max, numbers[FLAGS : len(Scalars._fields)]))
+        first = tuple(i for i, move in enumerate(plan) if move.scalars.decoded) if self.guidance == "initialize" else ()
         active = self.rows.active.reshape(self.blocks, self.depth)
         return What(
             some=some,
-            followed=any(s.masked and s.strength != 1.0 for s in scalars),
-            gained=any(g.gained for g in gates),
-            scaled=any(g.scaled for g in gates),
-            composed=any(len(move.holds) > 1 for move in plan),
-            mixed=kept or any(s.guided and not s.decoded for s in scalars),
+            followed=bool(some.masked) and any(m.scalars.masked and m.scalars.strength != 1.0 for m in plan),
+            gained=any([move.gates.gained for move in plan]),
+            scaled=any([move.gates.scaled for move in plan]),
+            composed=self.conditions > 1 and any(len(move.holds) > 1 for move in plan),
+            mixed=bool(some.guided or some.decoded) and any(_mixes(move) for move in plan),
             passes=tuple(span for span in self.passes if not span[0] or active[slice(*span)].any()),
-            first=tuple(i for i, s in enumerate(scalars) if s.decoded) if self.guidance == "initialize" else (),
-            corrections=tuple(sorted({s.corrected for s in scalars} - {0})),
+            first=first,
+            corrections=tuple(sorted({m.scalars.corrected for m in plan} - {0})) if some.corrected else (),
         )
 
     def _advance(self, what: What) -> None:
@@ -250,11 +252,13 @@ class Tick:
             if self.guidance != "off":
                 active[-1, slot] = bool(move.scalars.decoded)
 
-    def _upload(self, plan: Sequence[Move]) -> None:
-        """Fill the table with the plan's numbers and with which conditions hold: one copy."""
+    def _upload(self, plan: Sequence[Move]) -> list[tuple[float, ...]]:
+        """Fill the table with the plan's numbers and with which conditions hold, in one copy; returns its rows."""
         spare = (False,) * self.conditions
         columns = [(*move.scalars, *(*move.holds, *spare)[: self.conditions]) for move in plan]
-        self._plan.put(list(zip(*columns, strict=True)))
+        numbers = list(zip(*columns, strict=True))
+        self._plan.put(numbers)
+        return numbers
 
     def _numbers(self) -> tuple[Scalars, Tensor]:
         """The plan's numbers as `[D, 1, 1]` each, and which conditions hold, `[K, D, 1, 1]`."""
@@ -272,6 +276,12 @@ class Tick:
         """Blocks that run together, `most` at a time; `initialize` decodes its negatives by themselves."""
         blocks = self.blocks - (self.guidance == "initialize")
         yield from ((start, min(start + most, blocks)) for start in range(0, blocks, most))
+
+
+def _mixes(move: Move) -> bool:
+    """Whether a slot keeps the negative that it decodes now, or is guided by one that it kept."""
+    s = move.scalars
+    return bool(move.gates.negative == "initialize" if s.decoded else s.guided)
 
 
 def _gather(rows: Rows, depth: int, x: Tensor, t: Tensor) -> None:

@@ -5,7 +5,7 @@ B rows, T frames (padded to the patch size), L condition tokens, H the condition
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
@@ -16,6 +16,13 @@ from torch import Tensor
 from ..constants import CONTEXT_DIM, LATENT_DIM, MAX_DEPTH, PATCH
 from ..errors import EngineLimitError
 from ..lora.factors import BUCKETS, Factors, Targets
+
+Run = Callable[[Hashable, Callable[[], None]], None]
+
+
+def at_once(key: Hashable, body: Callable[[], None]) -> None:
+    """Run a body, whatever its key."""
+    body()
 
 
 @dataclass(frozen=True)
@@ -110,22 +117,29 @@ class Rows:
         for name in ("encoder_hidden_states", "encoder_attention_mask", "context_latents", "lengths"):
             getattr(self, name)[row] = getattr(other, name)[theirs]
 
-    def write(self, row: int, tokens: Tensor, context: Tensor) -> None:
+    def write(self, row: int, tokens: Tensor, context: Tensor, run: Run = at_once) -> None:
         """Put one condition into a row.
 
         Args:
             tokens: `[l, H]`, `l <= L`; the rest of the row is zeroed and masked.
             context: `[t, 128]`, `t <= T`; the rest is zeroed.
+            run: runs all that need not be told where these lie; a graph may hold it, by its key.
         """
         length = tokens.shape[0]
         for place, given in ((self.encoder_hidden_states[row], tokens), (self.context_latents[row], context)):
             place[: given.shape[0]].copy_(given, non_blocking=True)
-            if given.shape[0] < place.shape[0]:
-                place[given.shape[0] :].zero_()
-        self.encoder_attention_mask[row].fill_(True)
-        if length < self.encoder_attention_mask.shape[1]:
-            self.encoder_attention_mask[row, length:].fill_(False)
+        if context.shape[0] < self.context_latents.shape[1]:
+            self.context_latents[row, context.shape[0] :].zero_()
         self.lengths[row] = length
+        run((row, length, self.captured_with), lambda: self.settle(row, length))
+
+    def settle(self, row: int, length: int) -> None:
+        """What follows from a row's own `length` tokens, once they are in their place; of the device alone."""
+        mask, tokens = self.encoder_attention_mask[row], self.encoder_hidden_states[row]
+        mask.fill_(True)
+        if length < len(mask):
+            mask[length:].fill_(False)
+            tokens[length:].zero_()
 
 
 class Engine(Protocol):

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from ostinato.engine_runtime import capture as capture_module
 from ostinato.engine_runtime.capture import Capture, uncollected
 from ostinato.engine_runtime.lane import Lane
 
@@ -82,6 +83,7 @@ def noted(monkeypatch):
     """Numbers that bodies have noted; those of a body that is captured come when it is replayed."""
     zeros, done = torch.zeros, []
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(capture_module, "_editable", lambda: False)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch, "zeros", lambda *size, device=None: zeros(*size))

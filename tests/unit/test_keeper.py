@@ -7,6 +7,7 @@ import weakref
 
 import pytest
 import torch
+from ostinato.engine_runtime import capture
 from ostinato.engine_runtime.errors import EngineError
 from ostinato.engine_runtime.trt.graphs import MOST, Graphs
 from ostinato.engine_runtime.trt.keeper import Keeper
@@ -144,6 +145,7 @@ class Graph:
 def ran(monkeypatch):
     """What was enqueued: `plain` or `captured`."""
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(capture, "_editable", lambda: False)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: Graph.capturing)
     Graph.capturing = False

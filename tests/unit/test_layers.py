@@ -53,7 +53,7 @@ seat
 engines.kinds
 setting ring engines codec engines.compiled.engine engines.compiled.needs
 engines.eager engines.compiled.decoder engines.compiled.fused correction
-engines.compiled.rows engines.compiled.attention engines.compiled.products
+engines.compiled.rows engines.compiled.attention engines.compiled.hopper
 engines.base engines.decoder models
 engines.compiled.weights engines.compiled.adapters engines.compiled.kernels
 engines.compiled.plain engines.compiled
@@ -61,7 +61,7 @@ automation request analysis points
 curves bench.floor bench.report
 bench.case bench schedule guidance steps prompt stats upload snake lane
 capture
-memory lora lora.factors
+driver memory lora lora.factors
 config
 knobs layer_kinds
 values layer_profile

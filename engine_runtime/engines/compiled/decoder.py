@@ -68,9 +68,8 @@ class Decoder:
         half = self.head_dim // 2
         return cos[:, :half].float().contiguous(), sin[:, :half].float().contiguous()
 
-    def keys_values(self, tokens: Tensor, adapters: Resident | None, out: Tensor) -> None:
+    def keys_values(self, w: Weights, tokens: Tensor, adapters: Resident | None, out: Tensor) -> None:
         """Of a condition `[l, width]` for every layer, into `[layers, 2, l, kv_heads * D]`, its keys normalised."""
-        w = self.weights
         condition = functional.linear(tokens, *w.condition)
         both = functional.linear(condition, w.cross_kv).unflatten(1, (len(w.layers), 2, -1))
         for i, kind in enumerate(("cross_k", "cross_v")):

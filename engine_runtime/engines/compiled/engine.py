@@ -111,7 +111,7 @@ class CompiledEngine:
             adapters=Adapters(d.fp8),
         )
         with torch.no_grad():
-            d.keys_values(rows.encoder_hidden_states[0, :1], None, rows.keys_values[0, :, :, :1])
+            d.keys_values(rows.weights, rows.encoder_hidden_states[0, :1], None, rows.keys_values[0, :, :, :1])
         rows.keys_values[1:, :, :, :1] = rows.keys_values[0, :, :, :1]
         rows.peaks[:] = rows.keys_values[0, :, 1, 0].abs().amax(1)
         rows.encoder_attention_mask[:, 0] = True

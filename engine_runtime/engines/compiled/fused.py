@@ -1,8 +1,7 @@
-"""The operations of `plain`, by the same names, as Triton kernels. Imported only where Triton and CUDA are."""
+"""The operations of `plain`, by the same names, as kernels. Imported only where Triton and CUDA are."""
 
 from __future__ import annotations
 
-import functools
 import math
 
 import torch
@@ -10,25 +9,12 @@ import triton
 from torch import Tensor
 
 from .attention import attention_kernel
+from .hopper import swiglu as swiglu
 from .kernels import condition_kernel, keys_kernel, norm_kernel, silu_kernel
 from .plain import FP8, Activation, Tables
-from .products import swiglu_kernel
-
-try:
-    from triton.tools.tensor_descriptor import TensorDescriptor
-except ImportError:  # before Triton 3.4
-    TensorDescriptor = None
 
 # Measured on an H100 at the 2B size; a shape's blocks never change, so neither do its bits.
 NORM, KEYS, SILU = (2, 8), (16, 4), (2048, 4)  # rows (or columns) of a program, and its warps
-TILE = (128, 128, 64, 8, 8, 3)  # M, N, K, group, warps, stages
-
-
-@functools.cache
-def _device(index: int) -> tuple[int, int]:
-    """Major compute capability and multiprocessors."""
-    found = torch.cuda.get_device_properties(index)
-    return found.major, found.multi_processor_count
 
 
 def _empty(like: Tensor, *shape: int, fp8: bool) -> Activation:
@@ -125,24 +111,6 @@ def silu(h: Tensor, fp8: bool) -> Activation:
         h, out, step, width, FP8=fp8, BLOCK=block, num_warps=warps
     )
     return out, step
-
-
-def swiglu(x: Tensor, weight: Tensor) -> Tensor | None:
-    major, programs = _device(x.device.index)
-    if TensorDescriptor is None or major != 9 or x.element_size() != 2:
-        return None
-    k, inner = x.shape[-1], weight.shape[0] // 2
-    m = x.numel() // k
-    out = x.new_empty(*x.shape[:-1], inner)
-    bm, bn, bk, group, warps, stages = TILE
-    swiglu_kernel[(min(programs, triton.cdiv(m, bm) * triton.cdiv(inner, bn)),)](
-        TensorDescriptor.from_tensor(x.view(m, k), [bm, bk]),
-        TensorDescriptor.from_tensor(weight, [bn, bk]),
-        TensorDescriptor.from_tensor(out.view(m, inner), [bm, bn]),
-        m, inner, k,
-        BM=bm, BN=bn, BK=bk, GROUP=group, PROGRAMS=programs, num_warps=warps, num_stages=stages,
-    )  # fmt: skip
-    return out
 
 
 def scaled(x: Activation, weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:

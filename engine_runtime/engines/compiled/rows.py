@@ -29,8 +29,8 @@ class CompiledRows(Rows):
         count: `[B]` int32, tokens of each row.
         peaks: `[B, layers]` float32, largest magnitude of the values, where the engine needs it.
         tables: cosine and sine of the rotary positions, `[N, D / 2]` float32; no rows.
-        weights: what their passes read, for as long as one may be captured; no rows.
-        made: writes a condition's keys and values with these adapters; no rows.
+        weights: what is read, for as long as it may be captured; no rows.
+        made: writes a condition's keys and values with these weights and adapters; no rows.
         adapters: of all rows; no rows.
     """
 
@@ -40,7 +40,7 @@ class CompiledRows(Rows):
     peaks: Tensor
     tables: tuple[Tensor, Tensor]
     weights: Weights
-    made: Callable[[Tensor, Resident | None, Tensor], None]
+    made: Callable[[Weights, Tensor, Resident | None, Tensor], None]
     adapters: Adapters
 
     @property
@@ -60,14 +60,14 @@ class CompiledRows(Rows):
         for name in ("keys_values", "count", "peaks"):
             getattr(self, name)[row] = getattr(other, name)[theirs]
 
-    def write(self, row: int, tokens: Tensor, context: Tensor) -> None:
-        super().write(row, tokens, context)
-        self._embed(row, self.encoder_hidden_states[row, : tokens.shape[0]])
-        self.count[row].fill_(tokens.shape[0])
+    def settle(self, row: int, length: int) -> None:
+        super().settle(row, length)
+        self._embed(row, self.encoder_hidden_states[row, :length])
+        self.count[row].fill_(length)
 
     def _embed(self, row: int, tokens: Tensor) -> None:
         """Put the keys and values of a row's own tokens in its place; what lies beyond them is never read."""
         own = self.keys_values[row, :, :, : tokens.shape[0]]
-        self.made(tokens, self.adapters.active, own)
+        self.made(self.weights, tokens, self.adapters.active, own)
         if self.adapters.fp8:
             torch.linalg.vector_norm(own[:, 1], float("inf"), (1, 2), dtype=torch.float32, out=self.peaks[row])
