@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..engine_runtime.bench.case import SOAK_SECONDS, SOAK_TICKS, TICKS, WINDOW_SECONDS
+from ..engine_runtime.bench.case import AHEAD, SOAK_SECONDS, SOAK_TICKS, TICKS, WINDOW_SECONDS
 from ..engine_runtime.errors import InputError
 from ..engine_runtime.layer_profile import Workload
 
@@ -44,6 +44,7 @@ def bench(
     dcw: Annotated[bool, typer.Option("--dcw", help="With the wavelet correction.")] = False,
     controls: Annotated[bool, typer.Option("--controls", help="With every control of the stream on at once.")] = False,
     sessions: Annotated[int, typer.Option(help="That share the ring, each with --depth slots.")] = 1,
+    ahead: Annotated[int, typer.Option(help="Ticks that the host may be ahead of the device.")] = AHEAD,
     ticks: Annotated[int, typer.Option(help="Timed in each of two rounds, rounded up to whole requests.")] = TICKS,
     reference: Annotated[str, typer.Option(help="eager, compile or both: run in turn with it, A B A B.")] = "",
     device: Device = "auto",
@@ -66,7 +67,7 @@ def bench(
         from ..engine_runtime.bench.case import grid
         from ..engine_runtime.bench.run import Plan
 
-        rest = {"steps": steps, "tokens": tokens, "dcw": dcw, "controls": controls, "sessions": sessions}
+        rest = dict(steps=steps, tokens=tokens, dcw=dcw, controls=controls, sessions=sessions, ahead=ahead)
         lengths = _numbers("seconds", seconds, float)
         cases = grid(_numbers("depth", depth, int), lengths, _listed(cfg), **rest)
         plan = Plan(_listed(engine), cases, ticks, _listed(reference), _command(context))

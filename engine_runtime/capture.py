@@ -74,10 +74,13 @@ class Capture:
     Args:
         most: scripts that are kept.
         pool: of all that is captured for the stream; without it, one of its own.
+        name: of the bodies, for people.
     """
 
-    def __init__(self, device: torch.device, on: bool = True, most: int = MOST, pool: Pool | None = None) -> None:
-        self._most, self.pool = most, pool or Pool()
+    def __init__(
+        self, device: torch.device, on: bool = True, most: int = MOST, pool: Pool | None = None, name: str = "ticks"
+    ) -> None:
+        self._name, self._most, self.pool = name, most, pool or Pool()
         self._on = on and device.type == "cuda"
         self._scripts: OrderedDict[Hashable, list[Step] | None] = OrderedDict()  # None: seen once
         self._recorded: list[Step] | None = None  # while a body is being captured
@@ -135,7 +138,7 @@ class Capture:
             except Exception as error:
                 if not room and is_shortage(error):
                     continue
-                log.warning("ticks are not captured as CUDA graphs, and cost more of the host: %s", error)
+                log.warning("%s are not captured as CUDA graphs, and cost more of the host: %s", self._name, error)
             finally:
                 self._recorded = self._graph = None
             break
@@ -185,10 +188,12 @@ def _finish(graph: torch.cuda.CUDAGraph) -> None:
     graph.capture_end()
     if not _editable():
         return
-    try:
-        driver.memsets_to_kernels(graph.raw_cuda_graph(), torch.cuda.current_device())
-    except EngineError as error:  # what was replaced until then does the same
-        log.warning("graphs keep their memsets, and cost more of the host: %s", error)
+    if not _failed:
+        try:
+            driver.memsets_to_kernels(graph.raw_cuda_graph(), torch.cuda.current_device())
+        except EngineError as error:  # the graph does what it did
+            _failed.append(error)
+            log.warning("graphs keep their memsets, and cost more of the host: %s", error)
     graph.instantiate()
 
 
@@ -196,6 +201,9 @@ def _finish(graph: torch.cuda.CUDAGraph) -> None:
 def _editable() -> bool:
     """PyTorch keeps a graph for it since 2.8."""
     return not driver.missing() and hasattr(torch.cuda.CUDAGraph, "raw_cuda_graph")
+
+
+_failed: list[EngineError] = []  # why no graph is edited any more
 
 
 def end(graph: torch.cuda.CUDAGraph, pool: Any) -> None:

@@ -1,21 +1,22 @@
 """What PyTorch has no call for: CUDA C++ compiled where it is first needed, copy engine maps, graphs edited.
 
-By `cuda.bindings`, which PyTorch brings along for newer CUDA. Without it `missing` says so, and nobody calls the rest.
+By `cuda.bindings`, which PyTorch for CUDA 13 brings along. Without it `missing` says so, and nobody calls the rest.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from .errors import EngineError
 
+BINDINGS = 13  # those of CUDA 12 have other signatures
 SMALL = 1024  # bytes: a graph's memset up to here becomes a kernel; more is work for the copy engine
 CLEAR = """
 extern "C" __global__ void fill(unsigned char* at, unsigned bytes, unsigned value) {
@@ -24,15 +25,41 @@ extern "C" __global__ void fill(unsigned char* at, unsigned bytes, unsigned valu
 """
 
 
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+def _typed(call: T) -> T:
+    """Whatever the bindings raise, as where a driver is too old for a call, becomes an `EngineError`."""
+
+    @functools.wraps(call)
+    def typed(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return call(*args, **kwargs)
+        except (AttributeError, ImportError, RuntimeError, TypeError, ValueError) as error:
+            raise EngineError(
+                f"CUDA's driver could not be called ({type(error).__name__}: {error})",
+                f"the package cuda-bindings {BINDINGS} and a driver of its CUDA are needed",
+                "install what PyTorch for that CUDA brings",
+            ) from error
+
+    return cast(T, typed)
+
+
 @functools.cache
 def missing() -> str:
     """Why none of this can be used, for people; an empty text where it can."""
     if not torch.cuda.is_available():
         return "there is no CUDA device"
     try:
-        from cuda.bindings import driver, nvrtc  # noqa: F401
-    except ImportError as error:
-        return f"the package cuda-bindings cannot be imported ({error})"
+        import cuda.bindings
+        from cuda.bindings import driver, nvrtc
+
+        if int(cuda.bindings.__version__.split(".")[0]) < BINDINGS:
+            return f"the package cuda-bindings is {cuda.bindings.__version__}, and {BINDINGS} or newer is needed"
+        _check(driver.cuDriverGetVersion())
+        _check(nvrtc.nvrtcVersion())
+    except (ImportError, RuntimeError, EngineError) as error:  # the libraries are loaded at the first call
+        return f"the package cuda-bindings cannot be used ({error})"
     return ""
 
 
@@ -49,6 +76,7 @@ class Kernel:
     threads: int
     shared: int
 
+    @_typed
     def launch(self, blocks: int, *arguments: Any) -> None:
         """On the current stream; `arguments` are integers (C's int) and what `tiles` returns."""
         driver, held = _driver(), [ctypes.c_int(a) if isinstance(a, int) else a for a in arguments]
@@ -61,6 +89,7 @@ class Kernel:
             )
         )
 
+    @_typed
     def clusters(self, size: int) -> int:
         """How many clusters of so many blocks the device holds at once."""
         driver = _driver()
@@ -74,6 +103,7 @@ class Kernel:
 
 
 @functools.cache
+@_typed
 def kernel(source: str, name: str, device: int, threads: int, shared: int = 0, options: Sequence[str] = ()) -> Kernel:
     """Compile a function for a device, in about half a second; kept while the process lives.
 
@@ -88,19 +118,20 @@ def kernel(source: str, name: str, device: int, threads: int, shared: int = 0, o
     architecture = f"sm_{major}{minor}{'a' if major >= 9 else ''}"
     program = _check(nvrtc.nvrtcCreateProgram(source.encode(), name.encode(), 0, [], []))
     flags = [f"--gpu-architecture={architecture}".encode(), b"-std=c++17", *(option.encode() for option in options)]
-    result = nvrtc.nvrtcCompileProgram(program, len(flags), flags)
-    if int(result[0]):
-        text = bytes(_check(nvrtc.nvrtcGetProgramLogSize(program)) + 1)
-        nvrtc.nvrtcGetProgramLog(program, text)
-        said = " ".join(text.rstrip(b"\0").decode(errors="replace").split())
-        raise EngineError(
-            f"the kernel {name} does not compile for {architecture}: {said[:500]}",
-            "the CUDA that PyTorch brings must know this GPU",
-            "install a newer PyTorch",
-        )
-    binary = bytes(_check(nvrtc.nvrtcGetCUBINSize(program)))
-    _check(nvrtc.nvrtcGetCUBIN(program, binary))
-    _check(nvrtc.nvrtcDestroyProgram(program))
+    try:
+        if int(nvrtc.nvrtcCompileProgram(program, len(flags), flags)[0]):
+            text = bytes(_check(nvrtc.nvrtcGetProgramLogSize(program)) + 1)
+            nvrtc.nvrtcGetProgramLog(program, text)
+            said = " ".join(text.rstrip(b"\0").decode(errors="replace").split())
+            raise EngineError(
+                f"the kernel {name} does not compile for {architecture}: {said[:500]}",
+                "the CUDA that PyTorch brings must know this GPU",
+                "install a newer PyTorch",
+            )
+        binary = bytes(_check(nvrtc.nvrtcGetCUBINSize(program)))
+        _check(nvrtc.nvrtcGetCUBIN(program, binary))
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
     driver = _driver()
     with torch.cuda.device(device):
         function = _check(driver.cuModuleGetFunction(_check(driver.cuModuleLoadData(binary)), name.encode()))
@@ -109,6 +140,7 @@ def kernel(source: str, name: str, device: int, threads: int, shared: int = 0, o
     return Kernel(function, threads, shared)
 
 
+@_typed
 def tiles(tensor: Tensor, rows: int, columns: int) -> Any:
     """A map of a contiguous `[M, K]` of bfloat16 or float16 in tiles, for Hopper's copy engine, swizzled by 128 bytes.
 
@@ -138,6 +170,7 @@ def tiles(tensor: Tensor, rows: int, columns: int) -> Any:
     )
 
 
+@_typed
 def memsets_to_kernels(graph: int, device: int) -> int:
     """Let a kernel do what each small memset of a captured graph does; returns how many there were.
 
@@ -171,17 +204,21 @@ def _replaced(graph: Any, node: Any, memset: Any, fill: Kernel) -> None:
     launch.gridDimX = launch.gridDimY = launch.gridDimZ = 1
     launch.blockDimX, launch.blockDimY, launch.blockDimZ, launch.sharedMemBytes = fill.threads, 1, 1, 0
     new = _check(driver.cuGraphAddKernelNode(graph, before, len(before), launch))
-    if after:
-        _check(driver.cuGraphAddDependencies(graph, [new] * len(after), after, None, len(after)))
-    _check(driver.cuGraphDestroyNode(node))
+    try:
+        if after:
+            _check(driver.cuGraphAddDependencies(graph, [new] * len(after), after, None, len(after)))
+        _check(driver.cuGraphDestroyNode(node))
+    except BaseException:  # it must not clear those bytes a second time, whenever it likes
+        driver.cuGraphDestroyNode(new)
+        raise
 
 
 def _neighbours(get: Any, node: Any) -> list[Any]:
     """Of a node in a graph: `get` returns its status, nodes, what their edges are like, and how many."""
     most = 64  # PyTorch captures one stream: nearly always one
     nodes, _, count = _check(get(node, most))
-    if count > most:
-        raise EngineError(f"a node of a graph has {count} edges", f"{most} are expected", "report it")
+    if count == most:
+        raise EngineError(f"a node of a graph has {most} edges or more", "a few are expected", "report it")
     return list(nodes[:count])
 
 

@@ -78,7 +78,9 @@ class Tick:
         self._plan = Upload(self.table, lane.stream)
         self.generator = torch.Generator(device)
         self.capture = Capture(device, config.captured, pool=lane.pool())
-        self.seating = Capture(device, config.captured, NEAR * len(self.rows.lengths), self.capture.pool)
+        self.seating = Capture(
+            device, config.captured, NEAR * len(self.rows.lengths), self.capture.pool, "written conditions"
+        )
 
     @property
     def fused(self) -> bool | None:
@@ -117,7 +119,6 @@ class Tick:
             before, self.rows = self.rows.captured_with, self.rows.adapted(lora)
             if self.rows.captured_with is not before:  # else every turn of a strength would keep its factors
                 self.capture.clear()
-                self.seating.clear()
         numbers = self._upload(plan)
         self._draw(plan)
         self._activate(plan)

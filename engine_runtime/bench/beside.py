@@ -16,8 +16,8 @@ from ..decode import margin_frames
 from ..engines import Engine
 from ..errors import InputError, check_range
 from ..live_vae import LiveVae
-from .case import WINDOW_SECONDS, Case
-from .play import AHEAD, Steady, steady
+from .case import AHEAD, WINDOW_SECONDS, Case
+from .play import Steady, steady
 from .run import ROUNDS, versions
 
 ALONE = 50  # windows without a stream, of which the later half is timed

@@ -16,6 +16,7 @@ TICKS = 100  # timed in each round, unless told otherwise
 BLOCK = 1000  # ticks that a soak compares at both ends
 SOAK_TICKS, SOAK_SECONDS = 20 * BLOCK, 10.0
 WINDOW_SECONDS = 3.0  # of the VAE
+AHEAD = 2  # ticks that the host may be ahead of the device, as a player that takes what is finished
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Case:
         dcw: the wavelet correction is on.
         controls: every control of the stream is on at once, `dcw` too.
         sessions: that share the ring, each with `depth` slots.
+        ahead: ticks that the host may be ahead of the device. A host that never waits is quicker at its own work: after
+            a wait its caches are cold, and on a virtual machine it may have to be woken.
     """
 
     depth: int = Workload.depth
@@ -41,6 +44,7 @@ class Case:
     dcw: bool = False
     controls: bool = False
     sessions: int = 1
+    ahead: int = AHEAD
 
     def __post_init__(self) -> None:
         check_choice("the guidance", self.cfg, MODES)
@@ -48,6 +52,7 @@ class Case:
         Sampling(steps=self.steps)
         check_whole("tokens", self.tokens, 1, 1 << 16, "a condition has some")
         check_whole("sessions", self.sessions, 1, MAX_ROWS, "each has a slot or more")
+        check_whole("ticks ahead", self.ahead, 1, 1 << 10, "the host enqueues one while another plays")
         _ = self.frames
 
     @property
@@ -72,7 +77,8 @@ class Case:
         """Its options on the command line."""
         given = f"--depth {self.depth} --steps {self.steps} --seconds {self.seconds:g} --tokens {self.tokens}"
         shared = f" --sessions {self.sessions}" if self.sessions > 1 else ""
-        return f"{given} --cfg {self.cfg}{' --dcw' * self.dcw}{' --controls' * self.controls}{shared}"
+        ahead = f" --ahead {self.ahead}" if self.ahead != AHEAD else ""
+        return f"{given} --cfg {self.cfg}{' --dcw' * self.dcw}{' --controls' * self.controls}{shared}{ahead}"
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -28,7 +28,6 @@ from .case import Case
 POOL = 4  # conditions and noises that the requests share in turn
 WARM = 8  # ticks at least, of a full ring, before anything counts; and every step of a request twice: a tick that came
 # once before is captured
-AHEAD = 2  # ticks that the host may be ahead of the device, as a player that takes what is finished
 _ids = itertools.count()
 
 
@@ -59,9 +58,14 @@ class Work:
         """Ticks of a full ring before anything counts."""
         return self.case.whole(max(WARM, 2 * self.case.steps))
 
+    @property
+    def hurry(self) -> int:
+        """Ticks until the host has been as far ahead of the device as it will be: it takes pinned memory for that."""
+        return self.case.whole(self.case.ahead)
+
     def later(self, ticks: int) -> int:
         """Requests of a session that take a slot after the first ones, until those ticks are over."""
-        return self.case.depth * (self.warm + self.case.steps + self.case.whole(ticks)) // self.case.steps
+        return self.case.depth * (self.warm + self.hurry + self.case.whole(ticks)) // self.case.steps
 
     def request(self, i: int) -> Request:
         """The i-th of the stream."""
@@ -121,7 +125,7 @@ class Steady:
     def __init__(self, sessions: list[Session], work: Work, ticks: int) -> None:
         self.sessions, self.stage = sessions, sessions[0].stage
         self._cuda = self.stage.engine.device.type == "cuda"
-        self._count, self._left = itertools.count(), work.case.whole(ticks)
+        self._count, self._left, self._ahead = itertools.count(), work.case.whole(ticks), work.case.ahead
         self.first_s, self.work = self._fill(work, ticks)
 
     def run(self, ticks: int, around: Callable[[], AbstractContextManager] = nullcontext) -> Laps:
@@ -145,7 +149,7 @@ class Steady:
             quiet.append(all(slot.step != 1 for slot in self.stage.ring.slots))
             finished.update(one.session for one in done)
             marks.append(self._mark())
-            if i >= AHEAD and not isinstance(behind := marks[i + 1 - AHEAD], float):
+            if i >= self._ahead and not isinstance(behind := marks[i + 1 - self._ahead], float):
                 behind.synchronize()
         self.settle()
         each = [finished[session.name] for session in self.sessions]
@@ -172,7 +176,7 @@ class Steady:
             for one in done:
                 digest.update(_bytes(one.take()))
             done = self.stage.step()
-        self._laps(case.steps)  # the host as far ahead of the device as in a round: it may take pinned memory for that
+        self._laps(work.hurry)
         return first_s, digest.hexdigest()[:16]
 
     def _submit(self, work: Work) -> None:

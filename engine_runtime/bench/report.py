@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
-from .case import Case
+from .case import AHEAD, Case
 
 TICK = ("median", "p95", "p99", "host")
 TOP = ("gpu", "command", "versions", "floor_ms", "results")
 CASE = ("depth", "steps", "seconds", "cfg", "dcw")
 FIGURES = ("latents_per_s", "realtime", "joins_per_tick", "launches_per_tick", "peak_bytes", "reference_ratio")
 RESULT = ("size", "engine", "precision", *CASE, "tick_ms", *FIGURES)
-SAME = ("size", "engine", "precision", *CASE, "tokens", "controls", "sessions")  # what pairs two results
+SAME = ("size", "engine", "precision", *CASE, "tokens", "controls", "sessions", "ahead")  # what pairs two results
 _MOST = 10_000  # results, of a file
 
 
@@ -168,7 +168,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any], force: bool = F
 
 
 def _key(one: Mapping[str, Any]) -> tuple:
-    return tuple(one.get(name) for name in SAME)
+    return tuple(one.get(name, AHEAD if name == "ahead" else None) for name in SAME)
 
 
 def _pair(before: Mapping[str, Any], after: Mapping[str, Any]) -> Pair:

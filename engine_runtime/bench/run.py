@@ -204,7 +204,7 @@ class _Bench:
             "launches_per_tick": None,
             "peak_bytes": peak,
             "reference_ratio": next(iter(ratios.values()), None),
-            **{name: given[name] for name in ("tokens", "controls", "sessions")},
+            **{name: given[name] for name in ("tokens", "controls", "sessions", "ahead")},
             "floor_ms": floor,
             "mean_ms": mine.mean,
             "quiet_ms": mine.quiet,

@@ -108,6 +108,11 @@ class Rows:
         """What a call that is captured over these rows holds of their adapters: it serves while this is the same."""
         return self.lora
 
+    @property
+    def settled_with(self) -> Hashable:
+        """What `settle` reads beside these buffers."""
+        return None
+
     def adapted(self, lora: Factors | None) -> Rows:
         """The same buffers with other adapters; between two ticks, on the lane, behind `Factors.ready`."""
         return replace(self, lora=lora)
@@ -131,7 +136,7 @@ class Rows:
         if context.shape[0] < self.context_latents.shape[1]:
             self.context_latents[row, context.shape[0] :].zero_()
         self.lengths[row] = length
-        run((row, length, self.captured_with), lambda: self.settle(row, length))
+        run((row, length, self.settled_with), lambda: self.settle(row, length))
 
     def settle(self, row: int, length: int) -> None:
         """What follows from a row's own `length` tokens, once they are in their place; of the device alone."""

@@ -45,10 +45,11 @@ def test_large_values_make_no_nan(hopper_gpu):
     torch.testing.assert_close(got, functional.silu(gate) * up, rtol=0.01, atol=0.01)
 
 
-def test_a_row_depends_on_itself_alone(hopper_gpu):
-    x, weight = drawn(3000, 2048), drawn(2 * 6144, 2048, seed=1) * 0.02
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_row_depends_on_itself_alone(hopper_gpu, dtype):
+    x, weight = drawn(3000, 2048, dtype=dtype), drawn(2 * 6144, 2048, dtype=dtype, seed=1) * 0.02
     whole = hopper.swiglu(x, weight)
-    for start, count in ((0, 1), (100, 750), (1700, 1300)):
+    for start, count in ((0, 1), (100, 750), (1700, 1300), (751, 1)):
         assert torch.equal(hopper.swiglu(x[start : start + count].contiguous(), weight), whole[start : start + count])
 
 

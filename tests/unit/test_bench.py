@@ -161,6 +161,7 @@ def test_a_latent_without_numbers_is_an_error(monkeypatch):
         {"seconds": math.nan},
         {"tokens": 0},
         {"sessions": 0},
+        {"ahead": 0},
         {"depth": 9},
         {"steps": 0},
     ],
@@ -383,7 +384,7 @@ def test_runs_pair_by_their_arguments(found):
     assert [pair.ratio for pair in report.compare(found, other)] == [1.0, 1.0]
     assert len(report.compare(found, changed(found))) == 1
     assert report.compare(found, changed(found, work="another"))[0].text().endswith(", other latents")
-    for name in ("tokens", "engine", "dcw", "sessions"):
+    for name in ("tokens", "engine", "dcw", "sessions", "ahead"):
         with pytest.raises(InputError, match="no case in common"):
             report.compare(changed(found), changed(found, **{name: "another"}))
 
@@ -484,7 +485,7 @@ def test_the_command_writes_json_shows_it_and_compares(cache, tmp_path):
     assert json.loads(kept.read_text()) == json.loads(done.stdout)
     made = report.load(done.stdout, "stdout")
     assert [one["depth"] for one in made["results"]] == [1, 2]
-    given = "--engine eager --depth 1,2 --steps 2 --seconds 1 --tokens 4 --cfg off --sessions 1 --ticks 2"
+    given = "--engine eager --depth 1,2 --steps 2 --seconds 1 --tokens 4 --cfg off --sessions 1 --ahead 2 --ticks 2"
     assert made["command"] == f"ostinato bench {given} --device cpu --precision auto --json"
     file, slow, plot = tmp_path / "a.json", tmp_path / "b.json", tmp_path / "a.png"
     file.write_text(done.stdout)

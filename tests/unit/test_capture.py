@@ -8,6 +8,7 @@ import pytest
 import torch
 from ostinato.engine_runtime import capture as capture_module
 from ostinato.engine_runtime.capture import Capture, uncollected
+from ostinato.engine_runtime.errors import EngineError
 from ostinato.engine_runtime.lane import Lane
 
 
@@ -167,6 +168,57 @@ def test_a_capture_that_fails_ends_and_all_goes_on_plainly(noted, error, caplog)
     assert noted.done == [0, 1, 1, 1, 1, 0, 0, 0]
     assert Graph.now is None and gc.isenabled()
     assert len([r for r in caplog.records if "not captured" in r.message]) == 1
+
+
+class Kept(Graph):
+    """One that is edited before it is instantiated."""
+
+    def __init__(self, keep_graph=False):
+        super().__init__()
+        assert keep_graph
+        self.instantiated = 0
+
+    def raw_cuda_graph(self):
+        assert self.ended and not self.instantiated
+        return 7
+
+    def instantiate(self):
+        self.instantiated += 1
+
+
+@pytest.fixture
+def edited(noted, monkeypatch):
+    """Calls of the editor, which first fails as often as is asked."""
+    calls, failures = [], []
+
+    def edit(graph, device):
+        calls.append((graph, device))
+        if failures:
+            raise failures.pop()
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Kept)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(capture_module, "_editable", lambda: True)
+    monkeypatch.setattr(capture_module, "_failed", [])
+    monkeypatch.setattr(capture_module.driver, "memsets_to_kernels", edit)
+    return calls, failures
+
+
+def test_a_graph_is_edited_once_before_it_is_replayed(noted, edited):
+    capture = Capture(CUDA)
+    for _ in range(4):
+        capture.run("a", lambda: noted(1))
+    assert noted.done == [1] * 4 and edited[0] == [(7, 0)] * len(Graph.made)
+    assert all(graph.instantiated == 1 for graph in Graph.made)
+
+
+def test_where_a_graph_cannot_be_edited_it_is_replayed_as_it_is(noted, edited, caplog):
+    capture = Capture(CUDA)
+    edited[1].append(EngineError("the driver is too old", "a newer one can", "install it"))
+    for key in "abab" * 2:
+        capture.run(key, lambda: noted(1))
+    assert noted.done == [1] * 8 and all(graph.instantiated == 1 for graph in Graph.made) and len(Graph.made) == 3
+    assert len(edited[0]) == 1 and [r.message for r in caplog.records if "too old" in r.message]
 
 
 def test_a_shortage_is_tried_again_once(noted):

@@ -17,6 +17,7 @@ TYPES = {torch.bfloat16: "bf16", torch.float16: "f16"}
 ROWS, COLUMNS, DEPTH = 128, 128, 64  # of a tile, as in `swiglu.cu`
 OUT = (64, 64)
 THREADS, SHARED = 384, 4 * (ROWS + 2 * COLUMNS) * DEPTH * 2 + 4 * OUT[0] * OUT[1] * 2 + 64 + 1024
+ALIGNED = 16  # bytes, for the copy engine
 GROUP = 4  # pairs of row tiles that pass over the weight together; 8 and more were 1 to 2 % slower on an H100
 
 
@@ -31,10 +32,13 @@ def swiglu(x: Tensor, weight: Tensor) -> Tensor | None:
     k, inner = x.shape[-1], weight.shape[0] // 2
     if x.dtype not in TYPES or inner % COLUMNS or k % 8:
         return None
-    found = _kernel(x.device.index, x.dtype)
-    if found is None:
+    if (x.data_ptr() | weight.data_ptr()) % ALIGNED or (found := _kernel(x.device.index, x.dtype)) is None:
         return None
-    kernel, clusters = found
+    return _launched(*found, x, weight)
+
+
+def _launched(kernel: driver.Kernel, clusters: int, x: Tensor, weight: Tensor) -> Tensor:
+    k, inner = x.shape[-1], weight.shape[0] // 2
     m = x.numel() // k
     out = x.new_empty(*x.shape[:-1], inner)
     kernel.launch(
@@ -52,15 +56,20 @@ def swiglu(x: Tensor, weight: Tensor) -> Tensor | None:
 
 @functools.cache
 def _kernel(device: int, dtype: torch.dtype) -> tuple[driver.Kernel, int] | None:
-    """The kernel, and how many of its clusters the device holds at once."""
+    """The kernel, once it has been tried, and how many of its clusters the device holds at once."""
     if torch.cuda.get_device_capability(device)[0] != 9:
         return None
     try:
         if missing := driver.missing():
-            raise EngineError(missing, "it comes with PyTorch for CUDA 13", "install it")
+            raise EngineError(missing, "it comes with PyTorch for CUDA 13", "install that")
         source = Path(__file__).with_name("swiglu.cu").read_text(encoding="utf-8")
         kernel = driver.kernel(source, "swiglu", device, THREADS, SHARED, (f'-DTYPE="{TYPES[dtype]}"',))
-        return kernel, kernel.clusters(2)
+        clusters = kernel.clusters(2)
+        if clusters < 1:
+            raise EngineError("the GPU holds no cluster of two blocks", "one is needed", "use all of the GPU")
+        ones = torch.ones(2 * COLUMNS, DEPTH, dtype=dtype, device=torch.device("cuda", device))
+        _launched(kernel, clusters, ones, ones)
     except EngineError as error:
         log.warning("the compiled engine computes gate and SiLU one after the other, which is slower: %s", error)
         return None
+    return kernel, clusters

@@ -88,9 +88,11 @@ def _check_sizes(kind: str, model: AceStepTransformer1DModel) -> None:
 
 
 def _try(fused: ModuleType, device: torch.device, dtype: torch.dtype, fp8: bool) -> None:
-    """Compile and run the smallest kernel, and a float8 product; waits for the device."""
+    """Compile and run the smallest kernel, the gate's product and a float8 product; waits for the device."""
     ones = torch.ones(2 * STEP, 2 * STEP, dtype=dtype, device=device)
     y, step = fused.silu(ones, fp8)
-    if fp8:
+    if not fp8:
+        fused.swiglu(torch.ones(1, 64, dtype=dtype, device=device), torch.ones(256, 64, dtype=dtype, device=device))
+    else:
         fused.scaled((y, step), *quantized(ones[:, :STEP].contiguous()), dtype)
     torch.cuda.synchronize(device)

@@ -48,6 +48,10 @@ class CompiledRows(Rows):
         active = self.adapters.active
         return None if active is None else active.serial
 
+    @property
+    def settled_with(self) -> Hashable:
+        return self.captured_with
+
     def adapted(self, lora: Factors | None) -> Rows:
         """As `Rows.adapted`, for all rows that share these buffers."""
         if self.adapters.put(lora):
