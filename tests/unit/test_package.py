@@ -35,6 +35,18 @@ def test_every_package_is_installed():
     assert listed == found | {"ostinato"}
 
 
+def test_sources_of_kernels_are_installed():
+    data = project()["tool"]["setuptools"]["package-data"]
+    found = {
+        path
+        for package, patterns in data.items()
+        for pattern in patterns
+        for path in ROOT.joinpath(*package.split(".")[1:]).glob(pattern)
+    }
+    kernels = set((ROOT / "engine_runtime").rglob("*.cu"))
+    assert kernels and kernels <= found
+
+
 def test_importing_the_pack_loads_nothing():
     """ComfyUI imports every pack at start-up; the nodes themselves come in through the entry point."""
     script = "import sys, ostinato; print(sorted(set(sys.modules) & {'torch', 'diffusers', 'ostinato.nodes'}))"
