@@ -134,18 +134,17 @@ class Tick:
     def _what(self, plan: Sequence[Move], numbers: Sequence[tuple[float, ...]]) -> What:
         """What the coming tick does, decided on the host; `numbers` of all slots, each of them with its own."""
         some = Scalars(*(False,) * FLAGS, *map(max, numbers[FLAGS : len(Scalars._fields)]))
-        first = tuple(i for i, move in enumerate(plan) if move.scalars.decoded) if self.guidance == "initialize" else ()
         active = self.rows.active.reshape(self.blocks, self.depth)
         return What(
             some=some,
-            followed=bool(some.masked) and any(m.scalars.masked and m.scalars.strength != 1.0 for m in plan),
-            gained=any([move.gates.gained for move in plan]),
-            scaled=any([move.gates.scaled for move in plan]),
-            composed=self.conditions > 1 and any(len(move.holds) > 1 for move in plan),
-            mixed=bool(some.guided or some.decoded) and any(_mixes(move) for move in plan),
+            followed=any(m.scalars.masked and m.scalars.strength != 1.0 for m in plan),
+            gained=any(m.gates.gained for m in plan),
+            scaled=any(m.gates.scaled for m in plan),
+            composed=any(len(m.holds) > 1 for m in plan),
+            mixed=any(_mixes(m) for m in plan),
             passes=tuple(span for span in self.passes if not span[0] or active[slice(*span)].any()),
-            first=first,
-            corrections=tuple(sorted({m.scalars.corrected for m in plan} - {0})) if some.corrected else (),
+            first=tuple(i for i, m in enumerate(plan) if m.scalars.decoded) if self.guidance == "initialize" else (),
+            corrections=tuple(sorted({m.scalars.corrected for m in plan} - {0})),
         )
 
     def _advance(self, what: What) -> None:

@@ -35,7 +35,7 @@ def main() -> None:
     path = export("decoder", model, given.folder, options, progress=told)
     files = {file.name: file.stat().st_size for file in sorted(path.parent.glob(f"{path.name}*"))}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"seconds since the model was there": steps, "bytes": files, "peak_bytes": peak}, indent=1))  # noqa: T201
+    print(json.dumps({"seconds since the model was there": steps, "bytes": files, "peak_bytes": peak}, indent=1))  # noqa: T201, its result
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
-from .case import AHEAD, Case
+from .case import Case
 
 TICK = ("median", "p95", "p99", "host")
 TOP = ("gpu", "command", "versions", "floor_ms", "results")
@@ -168,7 +168,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any], force: bool = F
 
 
 def _key(one: Mapping[str, Any]) -> tuple:
-    return tuple(one.get(name, AHEAD if name == "ahead" else None) for name in SAME)
+    return tuple(one.get(name, getattr(Case, name, None)) for name in SAME)
 
 
 def _pair(before: Mapping[str, Any], after: Mapping[str, Any]) -> Pair:

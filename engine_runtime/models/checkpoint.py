@@ -66,7 +66,7 @@ class _Files:
         with opened(path) as file:
             if role == "diffusion":
                 self.metadata = dict(file.metadata() or {})
-            for name in file.keys():  # noqa: SIM118, it is no dict
+            for name in file.keys():  # it is no dict
                 part = file.get_slice(name)
                 stored = Stored(path, name, tuple(part.get_shape()), part.get_dtype())
                 key = canonical(name, role)

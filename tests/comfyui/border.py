@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT, WHAT, *REST = sys.argv[1:]
 sys.path.insert(0, ROOT)
 sys.argv = ["main.py", "--cpu"]
+# ComfyUI's own come after the path and the arguments, which they read
 import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()

@@ -91,8 +91,8 @@ def _try(fused: ModuleType, device: torch.device, dtype: torch.dtype, fp8: bool)
     """Compile and run the smallest kernel, the gate's product and a float8 product; waits for the device."""
     ones = torch.ones(2 * STEP, 2 * STEP, dtype=dtype, device=device)
     y, step = fused.silu(ones, fp8)
-    if not fp8:
-        fused.swiglu(torch.ones(1, 64, dtype=dtype, device=device), torch.ones(256, 64, dtype=dtype, device=device))
-    else:
+    if fp8:
         fused.scaled((y, step), *quantized(ones[:, :STEP].contiguous()), dtype)
+    else:
+        fused.swiglu(torch.ones(1, 64, dtype=dtype, device=device), torch.ones(256, 64, dtype=dtype, device=device))
     torch.cuda.synchronize(device)

@@ -56,7 +56,7 @@ class CompiledRows(Rows):
         """As `Rows.adapted`, for all rows that share these buffers."""
         if self.adapters.put(lora):
             for row, length in enumerate(self.lengths.tolist()):
-                self._embed(row, self.encoder_hidden_states[row, :length])
+                self._embed(row, length)
         return replace(self, lora=lora)
 
     def take(self, row: int, other: Rows, theirs: int) -> None:
@@ -66,12 +66,12 @@ class CompiledRows(Rows):
 
     def settle(self, row: int, length: int) -> None:
         super().settle(row, length)
-        self._embed(row, self.encoder_hidden_states[row, :length])
+        self._embed(row, length)
         self.count[row].fill_(length)
 
-    def _embed(self, row: int, tokens: Tensor) -> None:
+    def _embed(self, row: int, length: int) -> None:
         """Put the keys and values of a row's own tokens in its place; what lies beyond them is never read."""
-        own = self.keys_values[row, :, :, : tokens.shape[0]]
-        self.made(self.weights, tokens, self.adapters.active, own)
+        own = self.keys_values[row, :, :, :length]
+        self.made(self.weights, self.encoder_hidden_states[row, :length], self.adapters.active, own)
         if self.adapters.fp8:
             torch.linalg.vector_norm(own[:, 1], float("inf"), (1, 2), dtype=torch.float32, out=self.peaks[row])
