@@ -41,8 +41,8 @@ _PREFIX = re.compile(r"\b(?:tensorrt(?:_rtx)?_bindings|tensorrt(?:_rtx)?)(?:\.te
 _DEFAULT = re.compile(r"= <[^>]*>")
 # As older pybind11 writes them.
 _TYPES = {"List": "list", "Tuple": "tuple", "Dict": "dict"}
-# PEP 688: pybind11 names the first on Python 3.12 and later, the second before. Type checkers know the second anywhere.
-_BUFFER = ("collections.abc.Buffer", "typing_extensions.Buffer")
+# New in Python 3.12 and 3.13: before, pybind11 names them in `typing_extensions`, where type checkers always know them.
+_NEW = re.compile(r"\b(?:collections\.abc\.(?=Buffer\b)|types\.(?=CapsuleType\b))")
 
 
 def extract(module: Any) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def _clean(text: str) -> str:
     text = _DEFAULT.sub("= ...", re.sub(r"\w+::", "", _PREFIX.sub("", text)).strip())
     for old, new in _TYPES.items():
         text = re.sub(rf"\b{old}\[", f"{new}[", text)
-    return text.replace(*_BUFFER)
+    return _NEW.sub("typing_extensions.", text)
 
 
 def save(name: str, data: dict[str, Any]) -> Path:
