@@ -43,7 +43,7 @@ class Soak:
 
     Attributes:
         ticks, finished, dropped: counters of the session.
-        first_ms, last_ms: median time of a step in the first and in the last block; on the CPU that of the process.
+        block_ms: median time of a step in each block, in the order they were played; on the CPU that of the process.
         device_bytes: of tensors after the first block and after the last; None on the CPU.
         device_used: of all that is taken from the device, likewise.
         host_bytes: resident in the process, likewise; None where the system does not say.
@@ -53,11 +53,19 @@ class Soak:
     ticks: int
     finished: int
     dropped: int
-    first_ms: float
-    last_ms: float
+    block_ms: tuple[float, ...]
     device_bytes: tuple[int, int] | None
     device_used: tuple[int, int] | None
     host_bytes: tuple[int, int] | None
+
+    @property
+    def first_ms(self) -> float:
+        return self.block_ms[0]
+
+    @property
+    def last_ms(self) -> float:
+        """Of the block that is the first again."""
+        return self.block_ms[-1]
 
     @property
     def wrong(self) -> list[str]:
@@ -77,7 +85,8 @@ class Soak:
     def text(self) -> str:
         lines = [
             f"{self.engine}: {self.ticks} ticks, {self.finished} latents finished, {self.dropped} dropped",
-            f"a step took {self.first_ms:.2f} ms at the start and {self.last_ms:.2f} ms at the end (median)",
+            f"a step took {self.first_ms:.2f} ms at the start and {self.last_ms:.2f} ms at the end (median); "
+            f"{min(self.block_ms):.2f} to {max(self.block_ms):.2f} ms over all {len(self.block_ms)} blocks",
         ]
         lines += [f"{name}: {pair[0] / 2**20:.1f} and {pair[1] / 2**20:.1f} MiB" for name, pair, _ in self._memory()]
         return "\n".join([*lines, *(f"NOT FLAT: {what}" for what in self.wrong)])
@@ -114,17 +123,16 @@ def soak(
         config = StreamConfig(guidance="full", tokens=_Player.TOKENS, queue=4, spread=False)
         with runtime().playing(f"soak {next(_ids)}", engine, config) as session:
             player = _Player(session, engine, frames_of(seconds), on_tick, ticks)
-            first = player.block(seed, block)
-            for i in range(1, (ticks - block) // block):
-                player.block(seed + i, block)
+            blocks = [player.block(seed + i, block) for i in range(ticks // block - 1)]
             if ticks % block:
-                player.block(seed - 1, ticks % block)
-            last = player.block(seed, block)
+                blocks.append(player.block(seed - 1, ticks % block))
+            blocks.append(player.block(seed, block))
             stats = session.stats()
     finally:
         engine.rest()
-    memory = (_pair(getattr(first, name), getattr(last, name)) for name in ("device", "used", "host"))
-    return Soak(engine.name, player.ticks, stats.finished, stats.dropped, first.ms, last.ms, *memory)
+    memory = (_pair(getattr(blocks[0], name), getattr(blocks[-1], name)) for name in ("device", "used", "host"))
+    times = tuple(block.ms for block in blocks)
+    return Soak(engine.name, player.ticks, stats.finished, stats.dropped, times, *memory)
 
 
 def _pair(first: int | None, last: int | None) -> tuple[int, int] | None:

@@ -451,7 +451,12 @@ def test_a_soak_ends_with_the_work_it_began_with(monkeypatch):
     assert [len(b) for b in blocks] == [30, 30, 30, 10, 30] and made.ticks == 130
     assert blocks[0] == blocks[-1] and blocks[0] != blocks[1]
     assert made.finished > 30 and made.dropped == 0 and told[-1] == (130, 130)
-    assert made.first_ms > 0 and made.device_bytes is made.device_used is None and not runtime()._sessions
+    assert (
+        len(made.block_ms) == len(blocks)
+        and min(made.block_ms) > 0
+        and made.device_bytes is made.device_used is None
+        and not runtime()._sessions
+    )
     json.dumps(made.as_json())
 
 
@@ -464,12 +469,16 @@ def test_every_knob_can_be_turned_in_a_soak():
 
 
 def test_a_soak_says_what_is_not_flat():
-    flat = {"engine": "x", "ticks": 1, "finished": 1, "dropped": 0, "first_ms": 1.0, "last_ms": 1.0 + DRIFT / 2}
+    flat = {"engine": "x", "ticks": 1, "finished": 1, "dropped": 0, "block_ms": (1.0, 2.0, 1.0 + DRIFT / 2)}
     assert Soak(**flat, device_bytes=(5, 5 + GROWTH), device_used=(0, USED), host_bytes=None).wrong == []
     grown = Soak(
-        **{**flat, "last_ms": 1.2}, device_bytes=(0, 2 * GROWTH), device_used=(0, 2 * USED), host_bytes=(0, 9 * USED)
+        **{**flat, "block_ms": (1.0, 0.9, 1.2)},
+        device_bytes=(0, 2 * GROWTH),
+        device_used=(0, 2 * USED),
+        host_bytes=(0, 9 * USED),
     )
     assert len(grown.wrong) == 4 and grown.text().count("NOT FLAT") == 4
+    assert "0.90 to 1.20 ms over all 3 blocks" in grown.text()
 
 
 # --- command line ----------------------------------------------------------------------------------------------------
@@ -537,15 +546,14 @@ def test_the_soak_command_exits_with_1_where_it_is_not_flat(cache, monkeypatch):
         "ticks": 1,
         "finished": 1,
         "dropped": 0,
-        "first_ms": 1.0,
         "device_bytes": None,
         "device_used": None,
     }
     for last, code in ((1.0, 0), (2.0, 1)):
-        told = Soak(**made, last_ms=last, host_bytes=None)
+        told = Soak(**made, block_ms=(1.0, last), host_bytes=None)
         monkeypatch.setattr(soak_module, "soak", lambda *a, told=told: told)
         done = RUN.invoke(app, ["bench", "soak", "--json"])
-        assert done.exit_code == code and json.loads(done.stdout)["last_ms"] == last
+        assert done.exit_code == code and json.loads(done.stdout)["block_ms"] == [1.0, last]
 
 
 def test_a_run_that_ends_early_has_kept_what_it_measured(tiny):
