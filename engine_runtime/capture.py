@@ -54,7 +54,7 @@ class Pool:
 
     def __init__(self) -> None:
         self._handle: Any = None
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._graph: Step | None = None
 
     @property
     def handle(self) -> Any:
@@ -83,8 +83,7 @@ class Capture:
         self._name, self._most, self.pool = name, most, pool or Pool()
         self._on = on and device.type == "cuda"
         self._scripts: OrderedDict[Hashable, list[Step] | None] = OrderedDict()  # None: seen once
-        self._recorded: list[Step] | None = None  # while a body is being captured
-        self._graph: torch.cuda.CUDAGraph | None = None  # its open part
+        self._recording: _Recording | None = None  # while a body is being captured
 
     def run(self, key: Hashable, body: Step) -> None:
         """Run a body. `key` holds all that decides which calls it makes, and whatever else must live as long."""
@@ -110,72 +109,81 @@ class Capture:
 
     def outside(self, call: Step) -> None:
         """Do a part of the running body outside of any graph; `call` must not hold the owner of this object."""
-        if self._recorded is None:
+        if self._recording is None:
             call()
-            return
-        self._close(self._recorded)
-        self._recorded.append(call)
-        self._open()
+        else:
+            self._recording.outside(call)
 
     def _record(self, body: Step) -> list[Step] | None:
         """A script of the body, which is not run; None where it cannot be captured: then no body is, from now on."""
         for room in (False, True):
-            steps = self._recorded = []
             try:
                 if room:  # a plain run has left its own workspace behind
                     torch.cuda.empty_cache()
-                handle = self.pool.handle
-                with uncollected:
-                    try:
-                        self._open()
-                        body()
-                        self._close(steps)
-                    except BaseException:
-                        if self._graph is not None:
-                            end(self._graph, handle)
-                        raise
-                return steps
+                self._recording = _Recording(self.pool.handle)
+                return self._recording.of(body)
             except Exception as error:
                 if not room and is_shortage(error):
                     continue
                 log.warning("%s are not captured as CUDA graphs, and cost more of the host: %s", self._name, error)
             finally:
-                self._recorded = self._graph = None
+                self._recording = None
             break
         self._on = False
         self._scripts.clear()
         return None
 
-    def _open(self) -> None:
-        self._graph = _graph()
-        # other threads may go on allocating
-        self._graph.capture_begin(self.pool.handle, capture_error_mode="thread_local")
 
-    def _close(self, steps: list[Step]) -> None:
-        graph, self._graph = self._graph, None
-        assert graph is not None
-        _finish(graph)
-        steps.append(graph.replay)
-
-
-def captured(body: Step, pool: Any) -> torch.cuda.CUDAGraph:
-    """A graph of a body, which is not run, on the current stream.
+class _Recording:
+    """Graphs of one body on the current stream, and what runs between them.
 
     `torch.cuda.graph` would wait for the device and empty the allocator's cache, while music plays.
 
     Args:
         pool: the handle of one.
     """
-    graph = _graph()
-    with uncollected:
-        graph.capture_begin(pool, capture_error_mode="thread_local")  # other threads use CUDA meanwhile
-        try:
-            body()
-        except BaseException:
-            end(graph, pool)
-            raise
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        self._steps: list[Step] = []
+        self._graph: torch.cuda.CUDAGraph | None = None  # the open one
+
+    def of(self, body: Step) -> list[Step]:
+        """What does the same as the body, which is not run."""
+        with uncollected:
+            try:
+                self._open()
+                body()
+                self._close()
+            except BaseException:
+                if self._graph is not None:
+                    end(self._graph, self._pool)
+                raise
+        return self._steps
+
+    def outside(self, call: Step) -> None:
+        self._close()
+        self._steps.append(call)
+        self._open()
+
+    def _open(self) -> None:
+        self._graph = _graph()
+        self._graph.capture_begin(self._pool, capture_error_mode="thread_local")  # other threads may go on allocating
+
+    def _close(self) -> None:
+        graph, self._graph = self._graph, None
+        assert graph is not None
         _finish(graph)
-    return graph
+        self._steps.append(graph.replay)
+
+
+def captured(body: Step, pool: Any) -> Step:
+    """What replays a body, which is not run, on the current stream; it holds the graph.
+
+    Args:
+        pool: the handle of one.
+    """
+    return _Recording(pool).of(body)[0]
 
 
 def _graph() -> torch.cuda.CUDAGraph:

@@ -20,7 +20,7 @@ BINDINGS = 13  # those of CUDA 12 have other signatures
 SMALL = 1024  # bytes: a graph's memset up to here becomes a kernel; more is work for the copy engine
 CLEAR = """
 extern "C" __global__ void fill(unsigned char* at, unsigned bytes, unsigned value) {
-  for (unsigned i = threadIdx.x; i < bytes; i += 32) at[i] = value;
+  for (unsigned i = threadIdx.x; i < bytes; i += blockDim.x) at[i] = value;
 }
 """
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 
 import torch
 
-from ..capture import captured
+from ..capture import Step, captured
 from ..errors import EngineError
 from .recorder import LOG
 
@@ -26,7 +26,7 @@ class Graphs:
     def __init__(self, allowed: bool) -> None:
         self._allowed = allowed
         self._seen: set[Hashable] = set()
-        self._captured: dict[Hashable, torch.cuda.CUDAGraph] = {}
+        self._captured: dict[Hashable, Step] = {}
 
     @property
     def full(self) -> bool:
@@ -41,13 +41,13 @@ class Graphs:
         if self._allowed and key in self._seen and key not in self._captured:
             self._capture(key, enqueue)
         if key in self._captured:
-            self._captured[key].replay()
+            self._captured[key]()
         else:
             enqueue()
             self._seen.add(key)
 
-    def drop(self) -> list[torch.cuda.CUDAGraph]:
-        """Forget all; the graphs are returned, for they may still be running."""
+    def drop(self) -> list[Step]:
+        """Forget all; what holds the graphs is returned, for they may still be running."""
         graphs = list(self._captured.values())
         self._captured.clear()
         self._seen.clear()
