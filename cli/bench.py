@@ -101,7 +101,7 @@ def compare(
 ) -> None:
     """Compare two runs case by case: B over A, with the spread of the rounds.
 
-    Exits with 1 where a case is slower in every round of B than in every round of A, else with 0.
+    Exits with 1 where a case is slower by more than 2 % and in every round of B than in every round of A, else with 0.
     """
     from .main import FAILED, exit_codes
 
@@ -118,6 +118,7 @@ def compare(
 
 @app.command()
 def vae(
+    context: typer.Context,
     engine: Engine = "eager",
     model: Model = None,
     size: Size = None,
@@ -140,7 +141,8 @@ def vae(
         with redirect_stdout(sys.stderr if as_json else sys.stdout):
             place, dtype = _where("cuda", precision)
             with opened(engine, source_for((engine,), model, size, place, dtype)) as found:
-                measured = beside(found, LiveVae(sized_vae(dtype, place)), Case(), ticks, window, every)
+                own = LiveVae(sized_vae(dtype, place))
+                measured = beside(found, own, Case(), ticks, window, every, _command(context, "vae"))
         typer.echo(json.dumps(measured) if as_json else _beside(measured))
 
 
@@ -155,6 +157,7 @@ def _beside(found: dict[str, Any]) -> str:
 
 @app.command()
 def soak(
+    context: typer.Context,
     engine: Engine = "eager",
     model: Model = None,
     size: Size = None,
@@ -169,6 +172,7 @@ def soak(
     from .main import FAILED, exit_codes
 
     with exit_codes():
+        from ..engine_runtime.bench.origin import origin
         from ..engine_runtime.bench.soak import soak as run
         from ..engine_runtime.bench.subject import opened, source_for
 
@@ -177,7 +181,8 @@ def soak(
             source = source_for((engine,), model, size, *_where(device, precision))
             with opened(engine, source) as found:
                 report = run(found, ticks, seconds, seed, bar.progress)
-        typer.echo(json.dumps(report.as_json()) if as_json else report.text())
+        whole = {**origin(found.device, _command(context, "soak")), "size": source.name, **report.as_json()}
+        typer.echo(json.dumps(whole) if as_json else report.text())
     if report.wrong:
         raise typer.Exit(FAILED)
 
@@ -214,9 +219,9 @@ def _bar() -> Any:
     return Bar(sys.stderr.isatty())
 
 
-def _command(context: typer.Context) -> str:
-    """The command with its options, whether given or by default, but for `--plot`."""
-    words = ["ostinato", "bench"]
+def _command(context: typer.Context, *under: str) -> str:
+    """The command with its options, whether given or by default, but for those that name files to write."""
+    words = ["ostinato", "bench", *under]
     for name in (option.name for option in context.command.params):
         value = context.params.get(name or "")
         if value is True and name != "as_json":

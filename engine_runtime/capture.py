@@ -171,8 +171,10 @@ class _Recording:
         self._graph.capture_begin(self._pool, capture_error_mode="thread_local")  # other threads may go on allocating
 
     def _close(self) -> None:
-        graph, self._graph = self._graph, None
+        graph = self._graph
         assert graph is not None
+        graph.capture_end()  # where this fails, the graph counts as open, and `end` puts right what is left of it
+        self._graph = None
         _finish(graph)
         self._steps.append(graph.replay)
 
@@ -192,8 +194,7 @@ def _graph() -> torch.cuda.CUDAGraph:
 
 
 def _finish(graph: torch.cuda.CUDAGraph) -> None:
-    """End the capture into a graph of `_graph`, and make it ready to be replayed."""
-    graph.capture_end()
+    """Make a graph of `_graph`, whose capture has ended, ready to be replayed."""
     if not _editable():
         return
     if not _failed:
@@ -222,8 +223,10 @@ def end(graph: torch.cuda.CUDAGraph, pool: Any) -> None:
         log.debug("a failed capture ended with: %s", error)
         # PyTorch still believes that it goes on: it would free nothing that another stream has used, nor the pool, ...
         for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
-            if hasattr(torch._C, name):
+            try:
                 getattr(torch._C, name)(torch.cuda.current_device(), pool)
+            except (AttributeError, RuntimeError) as other:  # an older PyTorch, or the capture failed before this began
+                log.debug("%s: %s", name, other)
         # ... and refuse to draw random numbers until a capture has ended well
         spare, well = torch.zeros(1, device="cuda"), torch.cuda.CUDAGraph()
         well.capture_begin(capture_error_mode="thread_local")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -14,6 +15,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+from .cache import kept
 from .errors import EngineError
 
 BINDINGS = 13  # those of CUDA 12 have other signatures
@@ -105,7 +107,7 @@ class Kernel:
 @functools.cache
 @_typed
 def kernel(source: str, name: str, device: int, threads: int, shared: int = 0, options: Sequence[str] = ()) -> Kernel:
-    """Compile a function for a device, in about half a second; kept while the process lives.
+    """A function for a device, compiled in about half a second, and once on a machine: the cache folder keeps it.
 
     The device's context must be current in this thread, as after any work of PyTorch on it.
 
@@ -116,6 +118,20 @@ def kernel(source: str, name: str, device: int, threads: int, shared: int = 0, o
 
     major, minor = torch.cuda.get_device_capability(device)
     architecture = f"sm_{major}{minor}{'a' if major >= 9 else ''}"
+    all_of_it = source, name, architecture, tuple(options), _check(nvrtc.nvrtcVersion())
+    place = f"kernels/{name}-{hashlib.sha256(repr(all_of_it).encode()).hexdigest()[:32]}.cubin"
+    binary = kept(place, lambda: _compiled(source, name, architecture, options))
+    driver = _driver()
+    with torch.cuda.device(device):
+        function = _check(driver.cuModuleGetFunction(_check(driver.cuModuleLoadData(binary)), name.encode()))
+    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    _check(driver.cuFuncSetAttribute(function, attribute, shared))
+    return Kernel(function, threads, shared)
+
+
+def _compiled(source: str, name: str, architecture: str, options: Sequence[str]) -> bytes:
+    from cuda.bindings import nvrtc
+
     program = _check(nvrtc.nvrtcCreateProgram(source.encode(), name.encode(), 0, [], []))
     flags = [f"--gpu-architecture={architecture}".encode(), b"-std=c++17", *(option.encode() for option in options)]
     try:
@@ -130,14 +146,9 @@ def kernel(source: str, name: str, device: int, threads: int, shared: int = 0, o
             )
         binary = bytes(_check(nvrtc.nvrtcGetCUBINSize(program)))
         _check(nvrtc.nvrtcGetCUBIN(program, binary))
+        return binary
     finally:
         nvrtc.nvrtcDestroyProgram(program)
-    driver = _driver()
-    with torch.cuda.device(device):
-        function = _check(driver.cuModuleGetFunction(_check(driver.cuModuleLoadData(binary)), name.encode()))
-    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    _check(driver.cuFuncSetAttribute(function, attribute, shared))
-    return Kernel(function, threads, shared)
 
 
 @_typed

@@ -49,12 +49,12 @@ class Engine(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, kind: str, max_rows: int) -> io.NodeOutput:
-        from ..engine_runtime.errors import EngineError
+        from ..engine_runtime.errors import EngineError, MemoryShortage
         from ..engine_runtime.models.loading import eager_engine, torch_engine
 
         try:
             engine, why = torch_engine(model, kind, max_rows), ""
-        except EngineError as error:
+        except (EngineError, MemoryShortage) as error:
             log.warning("the %s engine does not run here, eager plays instead: %s", kind, error)
             engine, why = eager_engine(model, max_rows), f"\n{kind} does not run here: {error}"
         text = engine.summary() + why

@@ -17,8 +17,9 @@ from ..engines import Engine
 from ..errors import InputError, check_range
 from ..live_vae import LiveVae
 from .case import AHEAD, WINDOW_SECONDS, Case
+from .origin import origin
 from .play import Steady, steady
-from .run import ROUNDS, versions
+from .run import ROUNDS
 
 ALONE = 50  # windows without a stream, of which the later half is timed
 
@@ -88,7 +89,13 @@ class Windows:
 
 
 def beside(
-    engine: Engine, vae: LiveVae, case: Case, ticks: int, seconds: float = WINDOW_SECONDS, every: float = 0.0
+    engine: Engine,
+    vae: LiveVae,
+    case: Case,
+    ticks: int,
+    seconds: float = WINDOW_SECONDS,
+    every: float = 0.0,
+    command: str = "",
 ) -> dict[str, Any]:
     """Time ticks alone and beside the VAE in turn, A B A B, and windows likewise.
 
@@ -97,6 +104,7 @@ def beside(
     Args:
         seconds: of a window.
         every: as in `Windows`.
+        command: what to call it.
 
     Raises:
         InputError: without a GPU: nothing runs beside anything there.
@@ -115,8 +123,7 @@ def beside(
             times["beside"] += together.beside(lambda: _laps(played, whole))
     ticked = {name: statistics.fmean(ms) for name, ms in times.items()}
     return {
-        "gpu": torch.cuda.get_device_name(engine.device),
-        "versions": versions(),
+        **origin(engine.device, command),
         "engine": engine.name,
         "case": case.as_json(),
         "window": {

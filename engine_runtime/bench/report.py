@@ -17,6 +17,7 @@ CASE = ("depth", "steps", "seconds", "cfg", "dcw")
 FIGURES = ("latents_per_s", "realtime", "joins_per_tick", "launches_per_tick", "peak_bytes", "reference_ratio")
 RESULT = ("size", "engine", "precision", *CASE, "tick_ms", *FIGURES)
 SAME = ("size", "engine", "precision", *CASE, "tokens", "controls", "sessions", "ahead")  # what pairs two results
+CHANGED = 0.02  # share of a tick below which a change is none: like GPUs differ by that much, and two rounds may
 _MOST = 10_000  # results, of a file
 
 
@@ -133,8 +134,10 @@ class Pair:
 
     @property
     def verdict(self) -> str:
-        """`slower` and `faster` only where all rounds agree."""
-        return "slower" if self.low > 1.0 else "faster" if self.high < 1.0 else "same"
+        """`slower` and `faster` only where all rounds agree, and the medians differ by more than `CHANGED`."""
+        if self.low > 1.0 and self.ratio > 1.0 + CHANGED:
+            return "slower"
+        return "faster" if self.high < 1.0 and self.ratio < 1.0 - CHANGED else "same"
 
     def as_json(self) -> dict[str, Any]:
         return {**vars(self), "ratio": self.ratio, "verdict": self.verdict}

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import gc
-import platform
 import statistics
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..constants import LATENT_HZ, VERSION
+from ..constants import LATENT_HZ
 from ..engines import Engine
 from ..errors import InputError, check_whole
 from .calls import count_calls
 from .case import TICKS, Case
 from .floor import Floor, products
+from .origin import origin
 from .play import Laps, Steady, steady
-from .report import CASE
-from .subject import Source, opened, precision_of, references
+from .report import CASE, TOP
+from .subject import Reference, Source, opened, precision_of, references
 
 ROUNDS = 2  # of subject and references in turn: A B A B
 PROFILED = 8  # ticks at least whose calls are counted
@@ -71,14 +68,7 @@ def run(plan: Plan, source: Source, tell: Tell = lambda _: None, keep: Keep = la
     tell("references")
     beside = references(plan.references, source)
     cuda, results = source.device.type == "cuda", list[dict[str, Any]]()
-    found: dict[str, Any] = {
-        "gpu": torch.cuda.get_device_name(source.device) if cuda else None,
-        "command": plan.command,
-        "versions": versions(),
-        "floor_ms": None,
-        "results": results,
-        "commit": _commit(),
-    }
+    found: dict[str, Any] = {**dict.fromkeys(TOP), **origin(source.device, plan.command), "results": results}
     for choice in plan.engines:
         with _bench(plan, source, choice, beside, tell) as bench:
             for case in plan.cases:
@@ -101,7 +91,7 @@ def run(plan: Plan, source: Source, tell: Tell = lambda _: None, keep: Keep = la
 
 
 @contextmanager
-def _bench(plan: Plan, source: Source, choice: str, beside: Mapping[str, Engine], tell: Tell) -> Iterator[_Bench]:
+def _bench(plan: Plan, source: Source, choice: str, beside: Mapping[str, Reference], tell: Tell) -> Iterator[_Bench]:
     """One engine, which is gone afterwards."""
     tell(choice)
     gc.collect()  # what was opened before
@@ -123,7 +113,7 @@ class _Bench:
         source: Source,
         choice: str,
         engine: Engine,
-        beside: Mapping[str, Engine],
+        beside: Mapping[str, Reference],
         resident: int,
     ) -> None:
         self.plan, self.source, self.choice, self.engine, self.beside = plan, source, choice, engine, beside
@@ -139,8 +129,8 @@ class _Bench:
             played, reserved = self._timed(self.engine, case, mine, True)
             firsts.append(played.first_s)
             peaks.append(reserved - before + self.resident)
-            for name, engine in self.beside.items():
-                self._timed(engine, case, laps[name], False)
+            for name, (engine, captured) in self.beside.items():
+                self._timed(engine, case, laps[name], captured)
         floor = self.floor.ms(products(self.source.config, case))
         peak = max(peaks) if self.cuda else None
         return self._result(case, mine, laps, peak, floor, min(firsts), played.work)
@@ -265,35 +255,9 @@ class _Times:
         return {"median": self.median, "p95": p95, "p99": p99, "host": host}
 
 
-def versions() -> dict[str, str | None]:
-    """Of what the times depend on."""
-    found: dict[str, str | None] = {
-        "ostinato": VERSION,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-    for name in ("triton", "diffusers"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return {**found, "cuda": torch.version.cuda}
-
-
 def _taken(device: torch.device) -> int:
     """Bytes of the device in use, without what torch keeps for later; 0 on the CPU."""
     if device.type != "cuda":
         return 0
     free, total = torch.cuda.mem_get_info(device)
     return total - free - torch.cuda.memory_reserved(device) + torch.cuda.memory_allocated(device)
-
-
-def _commit() -> str | None:
-    """Of this checkout; None for an installed package."""
-    root = Path(__file__).resolve().parents[2]
-    try:
-        asked = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
-        done = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None if (root / ".git").exists() else None

@@ -1,7 +1,7 @@
 """A long play of random requests under random knobs, to see that memory stays flat and ticks as fast as they were.
 
-The first thousand ticks come again at the end, request by request and knob by knob, so that like is compared with
-like; those between are all different.
+The first thousand ticks are played twice, for what is warm is compared, and come again at the end, request by request
+and knob by knob, so that like is compared with like; those between are all different.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Soak:
 
     Attributes:
         ticks, finished, dropped: counters of the session.
-        block_ms: median time of a step in each block, in the order they were played; on the CPU that of the process.
+        block_ms: median time of a step in each block, once warm, in the order they were played; on the CPU that of the
+            process.
         device_bytes: of tensors after the first block and after the last; None on the CPU.
         device_used: of all that is taken from the device, likewise.
         host_bytes: resident in the process, likewise; None where the system does not say.
@@ -59,15 +60,6 @@ class Soak:
     host_bytes: tuple[int, int] | None
 
     @property
-    def first_ms(self) -> float:
-        return self.block_ms[0]
-
-    @property
-    def last_ms(self) -> float:
-        """Of the block that is the first again."""
-        return self.block_ms[-1]
-
-    @property
     def wrong(self) -> list[str]:
         """What is not flat, in words."""
         found = [
@@ -75,8 +67,9 @@ class Soak:
             for name, pair, most in self._memory()
             if pair[1] - pair[0] > most
         ]
-        if self.last_ms > self.first_ms * (1 + DRIFT):
-            found.append(f"a step took {self.last_ms:.2f} ms at the end and {self.first_ms:.2f} ms at the start")
+        for what, before, after in self._times():
+            if after > before * (1 + DRIFT):
+                found.append(f"a step took {after:.2f} ms {what} and {before:.2f} ms before")
         return found
 
     def as_json(self) -> dict[str, Any]:
@@ -85,11 +78,21 @@ class Soak:
     def text(self) -> str:
         lines = [
             f"{self.engine}: {self.ticks} ticks, {self.finished} latents finished, {self.dropped} dropped",
-            f"a step took {self.first_ms:.2f} ms at the start and {self.last_ms:.2f} ms at the end (median); "
+            f"a step took {self.block_ms[0]:.2f} ms at the start and {self.block_ms[-1]:.2f} ms at the end (median); "
             f"{min(self.block_ms):.2f} to {max(self.block_ms):.2f} ms over all {len(self.block_ms)} blocks",
         ]
         lines += [f"{name}: {pair[0] / 2**20:.1f} and {pair[1] / 2**20:.1f} MiB" for name, pair, _ in self._memory()]
         return "\n".join([*lines, *(f"NOT FLAT: {what}" for what in self.wrong)])
+
+    def _times(self) -> list[tuple[str, float, float]]:
+        """What is compared: of which part, before it, and then. The blocks between are halved: no one of them tells."""
+        between = self.block_ms[1:-1]
+        half = len(between) // 2
+        pairs = [("when the first block came again", self.block_ms[0], self.block_ms[-1])]
+        if half:
+            earlier, later = (statistics.median(part) for part in (between[:half], between[-half:]))
+            pairs.append(("in the later half of the blocks", earlier, later))
+        return pairs
 
     def _memory(self) -> list[tuple[str, tuple[int, int], int]]:
         """What is known: its name, bytes at both ends, and by how much it may grow."""
@@ -114,16 +117,17 @@ def soak(
 
     Args:
         engine: any that takes guidance at the largest of `DEPTHS`.
-        ticks: in all, two blocks or more.
+        ticks: in all, three blocks or more.
         block: ticks that are compared at both ends.
     """
-    check_whole("ticks", ticks, 2 * block, 10_000_000, f"the first and the last {block} are compared")
+    check_whole("ticks", ticks, 3 * block, 10_000_000, f"{block} warm it up, and those after it and the last compare")
     engine.ready()
     try:
         config = StreamConfig(guidance="full", tokens=_Player.TOKENS, queue=4, spread=False)
         with runtime().playing(f"soak {next(_ids)}", engine, config) as session:
             player = _Player(session, engine, frames_of(seconds), on_tick, ticks)
-            blocks = [player.block(seed + i, block) for i in range(ticks // block - 1)]
+            player.block(seed, block)
+            blocks = [player.block(seed + i, block) for i in range(ticks // block - 2)]
             if ticks % block:
                 blocks.append(player.block(seed - 1, ticks % block))
             blocks.append(player.block(seed, block))

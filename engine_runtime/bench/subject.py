@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import AceStepTransformer1DModel
@@ -21,7 +21,8 @@ from ..trt.folder import engines_home
 from ..trt.loader import Place, drop
 from ..trt.sidecar import read_sidecar
 
-REFERENCES = ("eager", "compile")
+GRAPH = "-graph"
+REFERENCES = ("eager", "compile", f"eager{GRAPH}", f"compile{GRAPH}")
 TINY = "tiny"  # a preset, and a size as well
 ALL_SIZES = (*SIZES, TINY)
 SHAPES = 64  # that `torch.compile` may make kernels for
@@ -128,12 +129,20 @@ class Compiled(EagerEngine):
         return self._compiled(*fed, rows.context_latents)
 
 
-def references(names: tuple[str, ...], source: Source) -> dict[str, EagerEngine]:
-    """The references, on one set of weights; they are played without CUDA graphs."""
+class Reference(NamedTuple):
+    """What is measured beside an engine, and whether it is replayed as CUDA graphs, as that is."""
+
+    engine: EagerEngine
+    captured: bool
+
+
+def references(names: tuple[str, ...], source: Source) -> dict[str, Reference]:
+    """The references, on one set of weights. Without CUDA graphs a slow host is measured with them."""
     for name in names:
         check_choice("the reference", name, REFERENCES)
     if not names:
         return {}
-    transformer = source.transformer()
-    kinds = {"eager": EagerEngine, "compile": Compiled}
-    return {name: kinds[name](transformer, source.name) for name in names}
+    transformer, kinds = source.transformer(), {"eager": EagerEngine, "compile": Compiled}
+    wanted = {name: name.removesuffix(GRAPH) for name in names}
+    engines = {kind: kinds[kind](transformer, source.name) for kind in dict.fromkeys(wanted.values())}
+    return {name: Reference(engines[kind], name != kind) for name, kind in wanted.items()}

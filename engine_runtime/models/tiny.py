@@ -19,11 +19,11 @@ from diffusers import (
     AutoencoderOobleck,
     FlowMatchEulerDiscreteScheduler,
 )
-from platformdirs import user_cache_path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
+from ..cache import cache_home
 from ..constants import LATENT_DIM, SAMPLE_RATE
 from ..errors import ModelError
 from .quiet import quiet
@@ -61,7 +61,7 @@ def preset_folder(name: str) -> Path:
 
     It lies in `$OSTINATO_CACHE`, or in the user's cache folder.
     """
-    root = Path(os.environ.get("OSTINATO_CACHE") or user_cache_path("ostinato"))
+    root = cache_home()
     folder = root / f"{name}-{RECIPE}"
     if not (folder / "model_index.json").is_file():
         try:

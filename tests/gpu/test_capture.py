@@ -169,12 +169,19 @@ def test_scripts_are_bounded_and_the_tick_frees_its_memory(transformer):
     assert torch.cuda.memory_reserved() <= before
 
 
-def test_what_cannot_be_captured_is_played_plainly_and_said(caplog):
+@pytest.mark.parametrize("fails", ["in the body", "at the end"])
+def test_what_cannot_be_captured_is_played_plainly_and_said(fails, caplog):
     capture, lane, x = Capture(CUDA), Lane(CUDA), torch.zeros(8, device=CUDA)
+    other, y = torch.cuda.Stream(), torch.zeros(8, device=CUDA)
 
     def asks():
         x.add_(1.0)
-        x.sum().item()
+        if fails == "in the body":
+            x.sum().item()
+        else:  # a stream that is not joined again is reported when the capture ends
+            other.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(other):
+                y.add_(1.0)
 
     with lane.use(), caplog.at_level(logging.WARNING):
         for _ in range(4):

@@ -114,14 +114,38 @@ def requests_of(engine, count):
     return made
 
 
+@pytest.mark.parametrize("guided", [False, True], ids=["plain", "guided"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_company_does_not_matter_in_a_ring(tiny, kind):
+def test_company_does_not_matter_in_a_ring(tiny, kind, guided):
     engine = engine_of(kind, tiny)
-    mine, *others = requests_of(engine, 8)
+    others = requests_of(engine, 9)
+    mine = others.pop(3 if guided else 2)
+    assert (mine.guidance.scale != 1.0) == guided
     alone = play(engine, [mine], depth=4, guidance="full", tokens=64)[id(mine)]
     for place in range(4):
         together = play(engine, [*others[:place], mine, *others[place:]], depth=4, guidance="full", tokens=64)
         assert torch.equal(together[id(mine)], alone), place
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_length_compiles_nothing(tiny, kind):
+    """Not even one that 16 divides, nor a row whose numbers lie anywhere: it would be compiled while music plays."""
+    from ostinato.engine_runtime.engines.compiled import attention, kernels
+
+    def compiled():
+        made = [value for module in (kernels, attention) for value in vars(module).values()]
+        return sum(len(one.device_caches[0][0]) for one in made if hasattr(one, "device_caches"))
+
+    engine = engine_of(kind, tiny)
+    engine(filled(engine, 3, 50, 9))
+    before = compiled()
+    assert before > 4
+    for frames, tokens in ((64, 16), (800, 128), (2, 1), (18, 77), (1500, 200)):
+        rows = filled(engine, 3, frames, tokens)
+        engine(rows)
+        for row in range(3):
+            engine(rows.part(row, row + 1))
+    assert compiled() == before
 
 
 @pytest.mark.parametrize("kind", KINDS)

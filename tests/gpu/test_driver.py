@@ -53,6 +53,22 @@ def test_a_row_depends_on_itself_alone(hopper_gpu, dtype):
         assert torch.equal(hopper.swiglu(x[start : start + count].contiguous(), weight), whole[start : start + count])
 
 
+def test_a_kernel_is_compiled_once_on_a_machine(monkeypatch, tmp_path):
+    monkeypatch.setenv("OSTINATO_CACHE", str(tmp_path))
+    torch.zeros(1, device="cuda")
+    made = driver._compiled
+    compiled, make = [], driver.kernel.__wrapped__
+    monkeypatch.setattr(driver, "_compiled", lambda *given: compiled.append(given[1]) or made(*given))
+    for _ in range(2):
+        make(driver.CLEAR, "fill", 0, 32)
+    assert compiled == ["fill"]
+    (kept,) = (tmp_path / "kernels").iterdir()
+    kept.write_bytes(kept.read_bytes()[:-8])
+    make(driver.CLEAR, "fill", 0, 32)
+    make(driver.CLEAR + "// another", "fill", 0, 32)
+    assert compiled == ["fill"] * 3
+
+
 def test_what_the_kernel_does_not_take(hopper_gpu):
     assert hopper.swiglu(drawn(4, 64), drawn(2 * 64, 64)) is None
     assert hopper.swiglu(drawn(4, 64, dtype=torch.float32), drawn(256, 64, dtype=torch.float32)) is None
@@ -74,12 +90,12 @@ def test_a_small_memset_is_a_kernel_in_a_graph(count):
     side, pool = torch.cuda.Stream(), capture.Pool()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        graph = capture.captured(body, pool.handle)
+        replay = capture.captured(body, pool.handle)
         for _ in range(3):
-            graph.replay()
+            replay()
     side.synchronize()
     assert y[:count].eq(7).all() and y[count:].eq(15).all()
-    nodes = cuda.cuGraphGetNodes(cuda.CUgraph(graph.raw_cuda_graph()), 16)[1]
+    nodes = cuda.cuGraphGetNodes(cuda.CUgraph(replay.__self__.raw_cuda_graph()), 16)[1]
     kinds = [cuda.cuGraphNodeGetType(node)[1] for node in nodes if int(node)]
     assert kinds and cuda.CUgraphNodeType.CU_GRAPH_NODE_TYPE_MEMSET not in kinds
 
@@ -91,10 +107,10 @@ def test_a_large_memset_stays():
     side, pool = torch.cuda.Stream(), capture.Pool()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        graph = capture.captured(
+        replay = capture.captured(
             lambda: cuda.cuMemsetD8Async(x.data_ptr(), 7, x.numel(), side.cuda_stream), pool.handle
         )
-        graph.replay()
+        replay()
     side.synchronize()
     assert x.eq(7).all()
 

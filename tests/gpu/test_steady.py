@@ -79,8 +79,9 @@ def test_the_floor_is_measured_over_cold_buffers():
 
 
 def test_a_short_soak_is_flat(engine):
-    made = soak(engine, 120, 5.0, block=40)
-    # the device itself still fills with the graphs of what is played for the first and second time
-    assert made.device_bytes is not None and not [
-        what for what in made.wrong if "memory" in what and "device" not in what
-    ]
+    made = soak(engine, 160, 5.0, block=40)
+    # of so few ticks the device itself still fills with the graphs of what comes for the first and second time, and
+    # their times say nothing
+    (tensors,) = (name for name, *_ in made._memory() if name.endswith("tensors on the device"))
+    assert made.device_bytes is not None
+    assert not [what for what in made.wrong if what.startswith((tensors, "memory of the process"))]

@@ -349,11 +349,17 @@ def test_the_compiled_reference_is_the_reference(tiny, monkeypatch):
     monkeypatch.setattr(torch._dynamo.config, "cache_size_limit", torch._dynamo.config.cache_size_limit)
     both = references(("eager", "compile"), tiny)
     works = []
-    for engine in both.values():
+    for engine, captured in both.values():
+        assert not captured
         with steady(engine, SMALL, 2) as played:
             works.append(played.work)
-    assert works[0] == works[1] and both["compile"].name.startswith("compile, ")
-    assert both["compile"].decoder.model is both["eager"].decoder.model, "one set of weights"
+    assert works[0] == works[1] and both["compile"].engine.name.startswith("compile, ")
+    assert both["compile"].engine.decoder.model is both["eager"].engine.decoder.model, "one set of weights"
+
+
+def test_a_reference_may_be_replayed_as_graphs(tiny):
+    plain, graph = references(("eager", "eager-graph"), tiny).values()
+    assert graph.captured and not plain.captured and plain.engine is graph.engine
 
 
 def test_the_source_of_a_plan_is_what_it_was_built_from(cache, tmp_path):
@@ -377,6 +383,16 @@ def test_a_case_is_slower_only_where_all_rounds_are(found):
     assert pair.ratio == pytest.approx(1.1) and pair.low == pytest.approx(1.1 * 0.99 / 1.01)
     assert pair.high == pytest.approx(1.1 * 1.01 / 0.99) and pair.same_work
     assert "1.100 (1.078 to 1.122)  slower" in pair.text() and json.dumps(pair.as_json())
+
+
+@pytest.mark.parametrize(("ms", "verdict"), [(9.7, "faster"), (9.81, "same"), (10.19, "same"), (10.3, "slower")])
+def test_a_change_of_less_than_two_in_a_hundred_is_none(found, ms, verdict):
+    """However sharply the rounds of two runs divide."""
+    before, after = (
+        changed(found, rounds_ms=[median, median], tick_ms={**found["results"][0]["tick_ms"], "median": median})
+        for median in (10.0, ms)
+    )
+    assert report.compare(before, after)[0].verdict == verdict
 
 
 def test_runs_pair_by_their_arguments(found):
@@ -449,10 +465,10 @@ def test_a_soak_ends_with_the_work_it_began_with(monkeypatch):
     monkeypatch.setattr(soak_module._Player, "_act", act)
     made = soak(StandIn(), 130, 1.0, seed=3, on_tick=lambda *t: told.append(t), block=30)
     assert [len(b) for b in blocks] == [30, 30, 30, 10, 30] and made.ticks == 130
-    assert blocks[0] == blocks[-1] and blocks[0] != blocks[1]
+    assert blocks[0] == blocks[1] == blocks[-1] and blocks[1] != blocks[2]
     assert made.finished > 30 and made.dropped == 0 and told[-1] == (130, 130)
     assert (
-        len(made.block_ms) == len(blocks)
+        len(made.block_ms) == len(blocks) - 1
         and min(made.block_ms) > 0
         and made.device_bytes is made.device_used is None
         and not runtime()._sessions
@@ -479,6 +495,13 @@ def test_a_soak_says_what_is_not_flat():
     )
     assert len(grown.wrong) == 4 and grown.text().count("NOT FLAT") == 4
     assert "0.90 to 1.20 ms over all 3 blocks" in grown.text()
+
+
+def test_a_soak_hears_what_slows_down_between_its_ends():
+    flat = {"engine": "x", "ticks": 1, "finished": 1, "dropped": 0, "device_bytes": None, "device_used": None}
+    drifts = Soak(**flat, block_ms=(1.0, 1.0, 1.3, 1.0, 1.2, 0.9, 1.2, 1.0), host_bytes=None)
+    assert drifts.wrong == ["a step took 1.20 ms in the later half of the blocks and 1.00 ms before"]
+    assert Soak(**flat, block_ms=(1.0, 1.0, 1.3, 1.0, 1.0, 1.3, 1.0, 1.0), host_bytes=None).wrong == []
 
 
 # --- command line ----------------------------------------------------------------------------------------------------

@@ -170,6 +170,34 @@ def test_a_capture_that_fails_ends_and_all_goes_on_plainly(noted, error, caplog)
     assert len([r for r in caplog.records if "not captured" in r.message]) == 1
 
 
+@pytest.mark.parametrize("within", [False, True], ids=["at the end", "before a part outside"])
+def test_a_capture_that_cannot_be_ended_is_put_right(noted, monkeypatch, within):
+    """As where a call of the body was not allowed: PyTorch says so at the end, and still believes that it captures."""
+    repaired, spoilt = [], [False]
+
+    class Spoilt(Graph):
+        def capture_end(self):
+            super().capture_end()
+            if spoilt[0]:
+                raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Spoilt)
+    monkeypatch.setattr(capture_module, "end", lambda graph, pool: repaired.append((graph, pool)))
+    capture = Capture(CUDA)
+    handle = capture.pool.handle
+    spoilt[0] = True
+
+    def body():
+        noted(1)
+        if within:
+            capture.outside(lambda: noted(2))
+
+    for _ in range(3):
+        capture.run("a", body)
+    assert noted.done == [1, 2] * 3 if within else [1] * 3
+    assert repaired == [(Graph.made[-1], handle)] and gc.isenabled()
+
+
 class Kept(Graph):
     """One that is edited before it is instantiated."""
 

@@ -11,13 +11,14 @@ from ostinato.engine_runtime.config import Guidance, Sampling
 from ostinato.engine_runtime.engines import EagerEngine
 from ostinato.engine_runtime.engines.compiled import needs
 from ostinato.engine_runtime.engines.compiled.engine import CompiledEngine
+from ostinato.engine_runtime.engines.compiled.plain import quantized
 from ostinato.engine_runtime.engines.compiled.weights import bind, places
 from ostinato.engine_runtime.engines.kinds import KINDS, make_engine
 from ostinato.engine_runtime.errors import EngineError, InputError, MemoryShortage
 from ostinato.engine_runtime.lane import Lane
 from ostinato.engine_runtime.lora.factors import BUCKETS, PLACES
 from ostinato.engine_runtime.lora.stack import merged, stack
-from ostinato.engine_runtime.models.loading import torch_engine
+from ostinato.engine_runtime.models.loading import load, torch_engine
 from ostinato.engine_runtime.request import Request
 from ostinato.nodes.engine import Engine
 
@@ -292,18 +293,46 @@ def test_the_node_plays_eager_and_says_why(base, kind, caplog):
     assert "eager plays instead" in caplog.text
 
 
-def test_an_engine_is_proven_before_it_plays(base, monkeypatch):
+def test_the_node_plays_eager_where_memory_is_short(base, monkeypatch, caplog):
+    def full(*_):
+        raise MemoryShortage("the fp8 engine found no room", "1.4 GB are needed", "unload other models")
+
+    monkeypatch.setattr("ostinato.engine_runtime.models.loading.torch_engine", full)
+    engine, info = Engine.execute(base, "fp8", 8).args
+    assert isinstance(engine, EagerEngine) and "found no room" in info and "eager plays instead" in caplog.text
+
+
+def broken_silu(h, fp8):
+    """The gate is left out."""
+    up = h.chunk(2, -1)[1]
+    return quantized(up) if fp8 else (up, None)
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_an_engine_is_proven_before_it_plays(cache, kind, monkeypatch):
     """With the operations of the CPU in place of the kernels; then with weights that are not the model's."""
     from ostinato.engine_runtime.engines import kinds
     from ostinato.engine_runtime.engines.compiled import plain
 
     monkeypatch.setattr(kinds, "operations", lambda model, fp8: plain)
-    engine = torch_engine(base, "compiled", 4)
-    assert "within" in engine.summary() and engine.recipe["kind"] == "compiled" and engine.decoder._weights is None
-    broken = type("Broken", (), {**vars(plain), "silu": staticmethod(lambda h, fp8: (h.chunk(2, -1)[1], None))})
+    model = load("tiny-base", torch.device("cpu"), torch.bfloat16)
+    engine = torch_engine(model, kind, 4)
+    assert "within" in engine.summary() and engine.recipe["kind"] == kind and engine.decoder._weights is None
+    broken = type("Broken", (), {**vars(plain), "silu": staticmethod(broken_silu)})
     monkeypatch.setattr(kinds, "operations", lambda model, fp8: broken)
     with pytest.raises(EngineError, match="the engine is not the reference"):
-        torch_engine(base, "compiled", 4)
+        torch_engine(model, kind, 4)
+
+
+def test_float8_is_refused_where_more_is_asked_for(base, monkeypatch):
+    """Beside float32 weights the engine must be as exact as they are."""
+    from ostinato.engine_runtime.engines import kinds
+    from ostinato.engine_runtime.engines.compiled import plain
+
+    monkeypatch.setattr(kinds, "operations", lambda model, fp8: plain)
+    assert "within" in torch_engine(base, "compiled", 4).summary()
+    with pytest.raises(EngineError, match="the engine is not the reference"):
+        torch_engine(base, "fp8", 4)
 
 
 def test_rows_keep_the_weights_of_their_passes(transformer):

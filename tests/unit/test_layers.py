@@ -28,7 +28,7 @@ cli
 nodes
 bench.beside
 bench.run
-bench.calls bench.subject bench.soak bench.picture
+bench.calls bench.subject bench.soak bench.picture bench.origin
 trt.bake
 trt.doctor trt.worker trt.builds trt.loader
 trt.health
@@ -65,7 +65,7 @@ driver memory lora lora.factors
 config
 knobs layer_kinds
 values layer_profile
-constants errors
+constants errors cache
 """
 RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in line.split()}
 BORDER = {"engine_runtime.models.core", "engine_runtime.models.core_condition"}

@@ -17,7 +17,7 @@ LOW = tl.constexpr(-1e30)  # a score that is not attended; finite, so that a blo
 FAR = tl.constexpr(1 << 30)  # the place of a key that is not there
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "peak", "n_queries", "n_keys", "peak_batch"])
 def attention_kernel(
     q,  # [B, N, heads, D], with the strides of its batch row and token
     k,  # [B, L, kv_heads, D]
