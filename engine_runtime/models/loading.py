@@ -97,7 +97,7 @@ def torch_engine(model: Model, kind: str = KINDS[0], max_rows: int = ROWS) -> Ea
         assert isinstance(engine, CompiledEngine)
         reference = EagerEngine(model.pipe.transformer, model.identity, engine.limits, model.ready)
         try:
-            engine.proof = prove(engine, reference, _PROVEN, seed=0).summary()
+            engine.proof = prove(engine, reference, _PROVEN, seed=0, products=engine.products).summary()
         finally:
             engine.rest()
     engine.recipe = _recipe(model, engine, max_rows) | {"kind": kind}

@@ -35,12 +35,14 @@ class Tolerance:
     peak: float
 
 
-# By the coarser dtype of the two engines. Eager bfloat16 lies up to 0.036 (relative) from float32 on random weights
-# of the 2B size; TF32 products, which an fp32 engine may be built with, have 10 bits of mantissa.
+# By the coarser dtype of the two engines, or that of the products. Eager bfloat16 lies up to 0.036 (relative) from
+# float32 on random weights of the 2B size, and float8 products up to 0.063 from eager bfloat16; TF32 products, which an
+# fp32 engine may be built with, have 10 bits of mantissa.
 TOLERANCES = {
     torch.float32: Tolerance(2e-3, 5e-3),
     torch.float16: Tolerance(2e-2, 5e-2),
     torch.bfloat16: Tolerance(6e-2, 1.5e-1),
+    torch.float8_e4m3fn: Tolerance(1.2e-1, 3e-1),
 }
 _BY_NAME = {str(dtype).removeprefix("torch."): limit for dtype, limit in TOLERANCES.items()}
 
@@ -83,7 +85,7 @@ class Proof:
         gpu: name of the device, `cpu` without one. driver: newest CUDA version that its driver runs.
         date: UTC, ISO 8601.
         seed: of the inputs.
-        dtype: name of the coarser one of the two, which decides what the figures must keep to.
+        dtype: name of the coarser one of the two, or of the engine's products; what the figures must keep to is by it.
         corners: the figures.
     """
 
@@ -148,6 +150,7 @@ def prove(
     profile: Profile,
     seed: int,
     lane: Lane | None = None,
+    products: torch.dtype | None = None,
 ) -> Proof:
     """Compare an engine with a reference at the minimum, optimum and maximum of a profile. Waits for the device.
 
@@ -159,6 +162,7 @@ def prove(
         profile: one of the engine's own.
         seed: of the inputs.
         lane: of the device; needed where either engine may play meanwhile.
+        products: of what dtype the engine's are, where that is not its own.
 
     Raises:
         Refused: with the figures, for values that are not finite or out of tolerance.
@@ -172,7 +176,7 @@ def prove(
         reference.ready()
         for i, at in enumerate(corners(profile)):
             figures.append(_corner(at, engine, reference, dtype, seed + i))
-    return concluded(engine.identity, reference.identity, engine.device, seed, dtype, figures)
+    return concluded(engine.identity, reference.identity, engine.device, seed, products or dtype, figures)
 
 
 def concluded(

@@ -73,8 +73,8 @@ def relative(got, want):
 def test_the_kernels_are_the_reference_in_float32(tiny, shape):
     want = EagerEngine(tiny, "gpu-test")
     ours = exact(tiny)
-    gap = ours(filled(ours, *shape)) - want(filled(want, *shape))
-    assert gap.abs().max() < 1e-4
+    got, expected = ours(filled(ours, *shape)), want(filled(want, *shape))
+    assert (got - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -140,7 +140,7 @@ def test_another_length_compiles_nothing(tiny, kind):
     engine(filled(engine, 3, 50, 9))
     before = compiled()
     assert before > 4
-    for frames, tokens in ((64, 16), (800, 128), (2, 1), (18, 77), (1500, 200)):
+    for frames, tokens in ((64, 16), (800, 128), (2, 3), (18, 77), (1500, 200)):
         rows = filled(engine, 3, frames, tokens)
         engine(rows)
         for row in range(3):

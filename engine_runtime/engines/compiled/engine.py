@@ -42,6 +42,7 @@ class CompiledEngine:
     Attributes:
         recipe: how `models.loading` makes it again; None where it cannot.
         proof: what its check found, for people.
+        products: dtype of its layers' matrix products.
     """
 
     recipe: dict[str, Any] | None = None
@@ -63,6 +64,7 @@ class CompiledEngine:
         self.targets: Targets | None = Targets.of(transformer)
         self.dtype, self.device = transformer.dtype, transformer.device
         self.capturable = self.device.type == "cuda"
+        self.products = plain.FP8 if fp8 else self.dtype
         kind = "fp8" if fp8 else "compiled"
         self.identity = f"{kind}:{identity}:{self.dtype}:{self.device}:{limits}"
         precision = str(self.dtype).removeprefix("torch.")
