@@ -46,7 +46,9 @@ def bench(
     sessions: Annotated[int, typer.Option(help="That share the ring, each with --depth slots.")] = 1,
     ahead: Annotated[int, typer.Option(help="Ticks that the host may be ahead of the device.")] = AHEAD,
     ticks: Annotated[int, typer.Option(help="Timed in each of two rounds, rounded up to whole requests.")] = TICKS,
-    reference: Annotated[str, typer.Option(help="eager, compile or both: run in turn with it, A B A B.")] = "",
+    reference: Annotated[
+        str, typer.Option(help="eager, compile, eager-graph, compile-graph; or several: in turn with it, A B A B.")
+    ] = "",
     device: Device = "auto",
     precision: Precision = "auto",
     plot: Annotated[Path | None, typer.Option(help="Write a picture of the times over the floor.")] = None,
@@ -180,8 +182,9 @@ def soak(
             bar.named("soak")
             source = source_for((engine,), model, size, *_where(device, precision))
             with opened(engine, source) as found:
+                told = {**origin(found.device, _command(context, "soak")), "size": source.name}
                 report = run(found, ticks, seconds, seed, bar.progress)
-        whole = {**origin(found.device, _command(context, "soak")), "size": source.name, **report.as_json()}
+        whole = {**told, **report.as_json()}
         typer.echo(json.dumps(whole) if as_json else report.text())
     if report.wrong:
         raise typer.Exit(FAILED)

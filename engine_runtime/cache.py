@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,11 +33,14 @@ def kept(name: str, make: Callable[[], bytes]) -> bytes:
     except OSError as error:
         log.debug("%s is not kept: %s", path, error)
     made = make()
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-            file.write(_sum(made) + made)
-        os.replace(file.name, path)  # whole or not there, whoever else writes it
+        try:
+            beside.write_bytes(_sum(made) + made)
+            os.replace(beside, path)  # whole or not there, whoever else writes it
+        finally:
+            beside.unlink(missing_ok=True)
     except OSError as error:
         log.info("%s cannot be kept, and is made anew each time: %s", path, error)
     return made

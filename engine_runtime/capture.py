@@ -222,11 +222,13 @@ def end(graph: torch.cuda.CUDAGraph, pool: Any) -> None:
     except RuntimeError as error:
         log.debug("a failed capture ended with: %s", error)
         # PyTorch still believes that it goes on: it would free nothing that another stream has used, nor the pool, ...
-        for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
-            try:
-                getattr(torch._C, name)(torch.cuda.current_device(), pool)
-            except (AttributeError, RuntimeError) as other:  # an older PyTorch, or the capture failed before this began
-                log.debug("%s: %s", name, other)
+        try:
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+            torch._C._cuda_releasePool(torch.cuda.current_device(), pool)
+        except (AttributeError, RuntimeError) as other:
+            # an older PyTorch; or the capture failed before it took the pool, or after it gave it back: the graph then
+            # lets go of the pool itself, and to do so twice would end the process
+            log.debug("the pool of a failed capture was left as it is: %s", other)
         # ... and refuse to draw random numbers until a capture has ended well
         spare, well = torch.zeros(1, device="cuda"), torch.cuda.CUDAGraph()
         well.capture_begin(capture_error_mode="thread_local")

@@ -117,10 +117,11 @@ def kernel(source: str, name: str, device: int, threads: int, shared: int = 0, o
     from cuda.bindings import nvrtc
 
     major, minor = torch.cuda.get_device_capability(device)
-    architecture = f"sm_{major}{minor}{'a' if major >= 9 else ''}"
-    all_of_it = source, name, architecture, tuple(options), _check(nvrtc.nvrtcVersion())
+    flags = (f"--gpu-architecture=sm_{major}{minor}{'a' if major >= 9 else ''}", "-std=c++17", *options)
+    # NVRTC does not say which release of a version it is; PyTorch brings its own
+    all_of_it = source, name, flags, _check(nvrtc.nvrtcVersion()), torch.__version__
     place = f"kernels/{name}-{hashlib.sha256(repr(all_of_it).encode()).hexdigest()[:32]}.cubin"
-    binary = kept(place, lambda: _compiled(source, name, architecture, options))
+    binary = kept(place, lambda: _compiled(source, name, flags))
     driver = _driver()
     with torch.cuda.device(device):
         function = _check(driver.cuModuleGetFunction(_check(driver.cuModuleLoadData(binary)), name.encode()))
@@ -129,18 +130,17 @@ def kernel(source: str, name: str, device: int, threads: int, shared: int = 0, o
     return Kernel(function, threads, shared)
 
 
-def _compiled(source: str, name: str, architecture: str, options: Sequence[str]) -> bytes:
+def _compiled(source: str, name: str, flags: Sequence[str]) -> bytes:
     from cuda.bindings import nvrtc
 
     program = _check(nvrtc.nvrtcCreateProgram(source.encode(), name.encode(), 0, [], []))
-    flags = [f"--gpu-architecture={architecture}".encode(), b"-std=c++17", *(option.encode() for option in options)]
     try:
-        if int(nvrtc.nvrtcCompileProgram(program, len(flags), flags)[0]):
+        if int(nvrtc.nvrtcCompileProgram(program, len(flags), [flag.encode() for flag in flags])[0]):
             text = bytes(_check(nvrtc.nvrtcGetProgramLogSize(program)) + 1)
             nvrtc.nvrtcGetProgramLog(program, text)
             said = " ".join(text.rstrip(b"\0").decode(errors="replace").split())
             raise EngineError(
-                f"the kernel {name} does not compile for {architecture}: {said[:500]}",
+                f"the kernel {name} does not compile with {flags[0]}: {said[:500]}",
                 "the CUDA that PyTorch brings must know this GPU",
                 "install a newer PyTorch",
             )

@@ -112,7 +112,7 @@ def beside(
     if engine.device.type != "cuda":
         raise InputError(f"the engine is on {engine.device}", "the VAE runs beside it on a GPU", "use --device cuda")
     check_range("every", every, 0.0, 3600.0, "0 is back to back")
-    frames, whole = frames_of(seconds), case.whole(ticks)
+    frames, whole, told = frames_of(seconds), case.whole(ticks), origin(engine.device, command)
     alone, together = Windows(vae, frames, every), Windows(vae, frames, every)
     alone.run(ALONE)
     del alone.ms[: ALONE // 2]
@@ -123,7 +123,7 @@ def beside(
             times["beside"] += together.beside(lambda: _laps(played, whole))
     ticked = {name: statistics.fmean(ms) for name, ms in times.items()}
     return {
-        **origin(engine.device, command),
+        **told,
         "engine": engine.name,
         "case": case.as_json(),
         "window": {

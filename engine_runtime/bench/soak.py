@@ -78,7 +78,8 @@ class Soak:
     @property
     def drift(self) -> float:
         """By which share steps of the same block took longer at the end than at the start; median of the blocks."""
-        return statistics.median(last / first for first, last in zip(self.first_ms, self.last_ms, strict=True)) - 1.0
+        pairs = zip(self.first_ms, self.last_ms, strict=True)
+        return statistics.median(last / first if first else 1.0 for first, last in pairs) - 1.0
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "drift": self.drift, "wrong": self.wrong}
@@ -135,7 +136,7 @@ def soak(
             first = [player.block(seed + i, block) for i in range(ends)]
             between = [player.block(seed + i, block) for i in range(ends, count - ends)]
             if ticks % block:
-                between.append(player.block(seed - 1, ticks % block))
+                between.append(player.block(seed + count, ticks % block))
             last = [player.block(seed + i, block) for i in range(ends)]
             stats = session.stats()
     finally:

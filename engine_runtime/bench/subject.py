@@ -122,9 +122,9 @@ class Compiled(EagerEngine):
 
     def _decode(self, rows: Rows) -> Tensor:
         frames = rows.hidden_states.shape[1]
-        if frames not in self._seen:  # the decoder makes its tables of this length
+        if frames not in self._seen:  # the decoder makes its tables of this length, which `torch.compile` is not to see
             self._seen.add(frames)
-            return super()._decode(rows)
+            super()._decode(rows)
         fed = rows.hidden_states, rows.timestep, rows.encoder_hidden_states, rows.encoder_attention_mask
         return self._compiled(*fed, rows.context_latents)
 

@@ -198,6 +198,9 @@ def test_same_latent_after_free(comfy, graph):
     graph |= {"latent": latent(), "ours": denoise()}
     (first,) = play(comfy, graph, "ours")
     comfy.client.free()
-    (second,) = play(comfy, graph, "ours")
+    for _ in range(5):  # ComfyUI frees when its worker comes round again: a prompt that is there by then goes first
+        (second,) = play(comfy, graph, "ours")
+        if comfy.log().count("Requested to load ACEStep15") >= 2:
+            break
     assert torch.equal(first, second)
     assert comfy.log().count("Requested to load ACEStep15") >= 2

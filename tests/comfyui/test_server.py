@@ -135,8 +135,11 @@ def test_same_sound_after_free(comfy, streaming):
     graph, _ = streaming
     first = comfy.client.run(reseed(graph, 5))
     comfy.client.free()
-    second = comfy.client.run(graph)
-    pairs = list(zip(first.files("audio"), second.files("audio"), strict=True))
+    for _ in range(5):  # ComfyUI frees when its worker comes round again: a prompt that is there by then goes first
+        second = comfy.client.run(graph)
+        pairs = list(zip(first.files("audio"), second.files("audio"), strict=True))
+        if all(a["filename"] != b["filename"] for a, b in pairs):
+            break
     assert pairs and all(a["filename"] != b["filename"] for a, b in pairs), "the second run came from the cache"
     for a, b in pairs:
         np.testing.assert_array_equal(comfy.client.audio(a)[0], comfy.client.audio(b)[0])

@@ -198,6 +198,27 @@ def test_a_capture_that_cannot_be_ended_is_put_right(noted, monkeypatch, within)
     assert repaired == [(Graph.made[-1], handle)] and gc.isenabled()
 
 
+@pytest.mark.parametrize("taken", [True, False], ids=["still taken", "given back"])
+def test_a_pool_is_let_go_of_once(noted, monkeypatch, taken):
+    """A capture that failed after it gave its pool back lets go of it with its graph; twice would end the process."""
+    calls = []
+
+    def give_back(device, pool):
+        calls.append("end")
+        if not taken:
+            raise RuntimeError("not currently recording to mempool")
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", give_back, raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda device, pool: calls.append("release"), raising=False)
+    graph = Graph()
+    monkeypatch.setattr(graph, "capture_end", lambda: (_ for _ in ()).throw(RuntimeError("it is over")))
+    monkeypatch.setattr(Graph, "capture_begin", lambda self, **_: setattr(Graph, "now", self))
+    capture_module.end(graph, object())
+    assert calls == (["end", "release"] if taken else ["end"])
+    assert len(Graph.made) == 2 and Graph.made[1].ended, "random numbers are drawn again"
+
+
 class Kept(Graph):
     """One that is edited before it is instantiated."""
 
