@@ -80,7 +80,7 @@ class Session:
         return self._inbox.knobs
 
     def submit(self, request: Request) -> None:
-        """Queue a request. A full queue drops its oldest entry, which is counted."""
+        """Queue a request. A full queue drops its oldest entry, which is counted by the next step at the latest."""
         seat = Seat.prepare(request, self.engine, self.lane)
         self.stage.check(self, request)
         with self._lock:
