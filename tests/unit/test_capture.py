@@ -194,7 +194,7 @@ def test_a_capture_that_cannot_be_ended_is_put_right(noted, monkeypatch, within)
 
     for _ in range(3):
         capture.run("a", body)
-    assert noted.done == [1, 2] * 3 if within else [1] * 3
+    assert noted.done == ([1, 2] if within else [1]) * 3
     assert repaired == [(Graph.made[-1], handle)] and gc.isenabled()
 
 
