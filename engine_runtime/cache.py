@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from platformdirs import user_cache_path
+
+from .files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +34,9 @@ def kept(name: str, make: Callable[[], bytes]) -> bytes:
     except OSError as error:
         log.debug("%s is not kept: %s", path, error)
     made = make()
-    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            beside.write_bytes(_sum(made) + made)
-            os.replace(beside, path)  # whole or not there, whoever else writes it
-        finally:
-            beside.unlink(missing_ok=True)
+        write_whole(path, _sum(made) + made)
     except OSError as error:
         log.info("%s cannot be kept, and is made anew each time: %s", path, error)
     return made

@@ -18,12 +18,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from .. import files
 from ..errors import EngineBuildError, EngineFileError
+from ..files import CHUNK, sync_folder
 from .sidecar import read_sidecar, sidecar_path
 
 WORK = ".build-"  # prefix of a build's own folder
 LOCK, HOLDER = ".build.lock", ".build.json"
-CHUNK = 16 << 20
 
 
 def data_home() -> Path:
@@ -61,37 +62,10 @@ def write_whole(path: Path, data: bytes | memoryview, mode: int = 0o644) -> None
     Raises:
         EngineFileError: with reason `full` when there is no room, `folder` otherwise.
     """
-    made: Path | None = None
     try:
-        handle, text = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        made = Path(text)
-        with os.fdopen(handle, "wb") as file:
-            view = memoryview(data)
-            for start in range(0, len(view), CHUNK):
-                file.write(view[start : start + CHUNK])
-            file.flush()
-            os.fsync(file.fileno())
-        if os.name == "posix":
-            os.chmod(made, mode)
-        os.replace(made, path)
-        sync_folder(path.parent)
+        files.write_whole(path, data, mode)
     except OSError as error:
         raise refused_write(path, error) from error
-    finally:
-        if made is not None:
-            with contextlib.suppress(OSError):
-                made.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable, where the system can."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def refused_write(path: Path, error: BaseException) -> EngineFileError:

@@ -66,6 +66,7 @@ config
 knobs layer_kinds
 values layer_profile
 constants errors cache
+files
 """
 RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in line.split()}
 BORDER = {"engine_runtime.models.core", "engine_runtime.models.core_condition"}
