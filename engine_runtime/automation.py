@@ -51,7 +51,7 @@ class Track:
             raise InputError(f"the track of {self.knob} holds {number!r}", "allowed are numbers", "give one a tick")
         if self.knob == DEPTH:
             whole = int(number) if float(number).is_integer() else number
-            check_whole(DEPTH, whole, 1, MAX_DEPTH, "choose how many generations are in flight")  # type: ignore[arg-type]
+            check_whole(DEPTH, whole, 1, MAX_DEPTH, "choose how many generations are in flight")
             return whole
         knob = KNOBS[self.knob]
         if isinstance(knob.default, bool):

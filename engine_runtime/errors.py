@@ -83,8 +83,8 @@ def check_range(name: str, value: float, low: float, high: float, remedy: str) -
         raise InputError(f"{name} is {_text(value)}", f"allowed is {_text(low)} to {_text(high)}", remedy)
 
 
-def check_whole(name: str, value: int, low: int, high: int, remedy: str) -> None:
-    """`check_range` for a whole number."""
+def check_whole(name: str, value: float, low: int, high: int, remedy: str) -> None:
+    """`check_range` for a number that must be whole."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise InputError(f"{name} is {value!r}", "only whole numbers are allowed", remedy)
     check_range(name, value, low, high, remedy)

@@ -240,7 +240,7 @@ def _reporting(engine: TrtEngine) -> Iterator[Any]:
     """Attach a profiler to the engine's context; afterwards the context is made anew, without one."""
     reported = _Reported(engine)
 
-    class Profiler(engine.flavor.module.IProfiler):  # type: ignore[name-defined]
+    class Profiler(engine.flavor.module.IProfiler):  # type: ignore[name-defined]  # found at run time
         def __init__(self) -> None:
             engine.flavor.module.IProfiler.__init__(self)
 

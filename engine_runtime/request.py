@@ -222,7 +222,7 @@ class Request:
         for step in range(self.steps):
             held = [part.weight for part in self.parts if part.holds(step, self.steps)]
             total: Value = sum(held[1:], held[0]) if held else 0.0
-            least = float(total.min()) if is_curve(total) else total  # type: ignore[union-attr]
+            least = float(total.min()) if is_curve(total) else total
             if least == 0.0:
                 raise InputError(
                     f"no condition holds at step {step + 1} of {self.steps}",

@@ -82,7 +82,7 @@ class Seat:
             return None if tensor is None else to_device(tensor, device)
 
         def value(given: Value) -> Value:
-            return to_device(column(given), device) if is_curve(given) else given  # type: ignore[arg-type]
+            return to_device(column(given), device) if is_curve(given) else given
 
         first = noise(request.sampling.seed, request.frames) if request.noise is None else request.noise
         first = to_device(first, device)

@@ -51,7 +51,7 @@ def _kernel() -> Any:
     except ImportError:
         return None
 
-    @triton.jit
+    @triton.jit  # which knows the types of what a kernel is given, where a type checker does not
     def kernel(x, more, bias, a, r, total, out, count, channels, ADD: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
         at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
         live, c = at < count, at % channels

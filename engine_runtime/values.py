@@ -9,11 +9,12 @@ from .errors import InputError, check_range
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from typing_extensions import TypeIs
 
 Value: TypeAlias = Union[float, "Tensor"]  # or a curve `[T]`, float
 
 
-def is_curve(value: Any) -> bool:
+def is_curve(value: Any) -> TypeIs[Tensor]:
     """Whether it is a tensor, and not a number."""
     return hasattr(value, "isfinite")
 
@@ -31,7 +32,7 @@ def check_value(name: str, value: Value, low: float, high: float, remedy: str, c
             )
         check_range(name, value, low, high, remedy)
         return
-    curve: Tensor = value  # type: ignore[assignment]
+    curve = value
     shapes = "[frames]" + f", [{channels}] or [frames, {channels}]" * bool(channels)
     fits = curve.ndim == 1 or (channels and curve.ndim == 2 and curve.shape[1] == channels)
     if not fits or 0 in curve.shape:
@@ -62,5 +63,5 @@ def check_frames(name: str, value: Any, frames: int, channels: int = 0) -> None:
 def is_constant(value: Value, number: float) -> bool:
     """Whether the value is `number` everywhere. Reads a curve's device once: asked when a value is set, never later."""
     if is_curve(value):
-        return bool((value == number).all())  # type: ignore[union-attr]
+        return bool((value == number).all())
     return bool(value == number)

@@ -194,7 +194,7 @@ class Steady:
     @staticmethod
     def _between(before: torch.cuda.Event | float, after: torch.cuda.Event | float) -> float:
         if isinstance(before, float) or isinstance(after, float):
-            return 1e3 * (after - before)  # type: ignore[operator]
+            return 1e3 * (after - before)  # type: ignore[operator]  # both are of one kind
         return before.elapsed_time(after)
 
 

@@ -51,7 +51,7 @@ def _with_end(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 
 
 def check_words(tokenizer: PreTrainedTokenizerBase, encoder: nn.Module) -> None:
-    rows = encoder.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    rows = encoder.get_input_embeddings().weight.shape[0]  # type: ignore[operator]  # a module's attribute may be a tensor
     if len(tokenizer) > rows:
         raise ModelError(
             f"the tokenizer has {len(tokenizer)} words and the text encoder {rows}",

@@ -145,7 +145,7 @@ class Job:
     def _open(self, task: dict[str, Any]) -> None:
         options: dict[str, Any] = {"start_new_session": True} if os.name == "posix" else {}
         if os.name == "nt":
-            options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW  # type: ignore[attr-defined]
+            options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW  # type: ignore[attr-defined]  # Windows has them
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
             child_command("build"), stdin=pipe, stdout=pipe, stderr=pipe, text=True, encoding="utf-8",
@@ -175,7 +175,7 @@ class Job:
         forget(self.folder, process.pid)
         for stream in (process.stdin, process.stdout, process.stderr):
             with contextlib.suppress(OSError):
-                stream.close()  # type: ignore[union-attr]
+                stream.close()  # type: ignore[union-attr]  # all three are pipes
         self._finish(code, finished)
 
     def _keep(self, stream: IO[str]) -> None:
@@ -247,7 +247,7 @@ def revived(said: dict[str, Any]) -> OstinatoError | None:
         kind = EngineBuildError
     made = kind(str(error["given"]), str(error["allowed"]), str(error["remedy"]))
     if "reason" in error:
-        made.reason = error["reason"]  # type: ignore[attr-defined]
+        made.reason = error["reason"]  # type: ignore[attr-defined]  # of its kind
     return made
 
 

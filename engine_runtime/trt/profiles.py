@@ -63,7 +63,7 @@ def parse_span(name: str, text: str, most: int) -> Span:
     """`1:4:16`, or one whole number for a fixed size. Raises `InputError` naming `name`."""
     numbers = [int(number) if number == int(number) else number for number in _numbers(name, text)]
     for number in numbers:
-        check_whole(name, number, 1, most, "the largest allowed is a limit of the runtime")  # type: ignore[arg-type]
+        check_whole(name, number, 1, most, "the largest allowed is a limit of the runtime")
     return _rising(name, text, [int(number) for number in numbers])
 
 

@@ -73,7 +73,7 @@ class Errors:
 def recorder(flavor: Flavor, errors: Errors) -> Any:
     """An `IErrorRecorder` that writes into `errors`."""
 
-    class Recorder(flavor.module.IErrorRecorder):  # type: ignore[name-defined]
+    class Recorder(flavor.module.IErrorRecorder):  # type: ignore[name-defined]  # found at run time
         def __init__(self) -> None:
             flavor.module.IErrorRecorder.__init__(self)
 
@@ -102,7 +102,7 @@ def recorder(flavor: Flavor, errors: Errors) -> Any:
 def logger(flavor: Flavor) -> Any:
     """An `ILogger` that writes into `ostinato.tensorrt`."""
 
-    class Logger(flavor.module.ILogger):  # type: ignore[name-defined]
+    class Logger(flavor.module.ILogger):  # type: ignore[name-defined]  # found at run time
         def __init__(self) -> None:
             flavor.module.ILogger.__init__(self)
 
