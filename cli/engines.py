@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     from ..engine_runtime.trt.spec import BuildSpec
 
 
-class What(str, Enum):
+class What(StrEnum):
     decoder = "decoder"
     vae_decoder = "vae-decoder"
     vae_encoder = "vae-encoder"
 
 
-class FlavorName(str, Enum):
+class FlavorName(StrEnum):
     rtx = "rtx"
     tensorrt = "tensorrt"
 
 
-class Precision(str, Enum):
+class Precision(StrEnum):
     bf16 = "bf16"
     fp32 = "fp32"
 
 
-class Size(str, Enum):
+class Size(StrEnum):
     two_b = "2b"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from .errors import FileError
 from .files import write_whole
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def kept(name: str, make: Callable[[], bytes]) -> bytes:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, _sum(made) + made)
-    except OSError as error:
+    except (OSError, FileError) as error:
         log.info("%s cannot be kept, and is made anew each time: %s", path, error)
     return made
 

@@ -5,6 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection
 from numbers import Integral
 
+LONGEST = 500  # characters of each part of a message
+
+
+def plain(text: object, most: int = LONGEST) -> str:
+    """Make text that may come from a file fit for a terminal: one line of at most `most` characters.
+
+    What does not print (control characters, terminal commands, changes of direction, lone surrogates) is written as its
+    escape, such as `\\x1b`; the middle of longer text is left out.
+    """
+    line = " ".join(str(text).split())
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return line if len(line) <= most else f"{line[: most * 2 // 3]} ... {line[len(line) - most // 4 :]}"
+
 
 class OstinatoError(Exception):
     """Base of every error the runtime raises on purpose.
@@ -16,12 +29,24 @@ class OstinatoError(Exception):
     """
 
     def __init__(self, given: str, allowed: str, remedy: str) -> None:
-        super().__init__(f"{given}; {allowed}; {remedy}.")
-        self.given, self.allowed, self.remedy = given, allowed, remedy
+        self.given, self.allowed, self.remedy = plain(given), plain(allowed), plain(remedy)
+        super().__init__(f"{self.given}; {self.allowed}; {self.remedy}.")
 
 
 class InputError(OstinatoError, ValueError):
     """A value from outside that cannot be used."""
+
+
+class FileError(OstinatoError):
+    """A file that could not be written.
+
+    Args:
+        full: the disk had no room.
+    """
+
+    def __init__(self, given: str, allowed: str, remedy: str, full: bool = False) -> None:
+        super().__init__(given, allowed, remedy)
+        self.full = full
 
 
 class AudioError(InputError):

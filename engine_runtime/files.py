@@ -1,35 +1,149 @@
-"""Files that are whole or as they were before, whoever else writes them and whenever the power goes."""
+"""Files from outside read within bounds, and files of ours written whole or not at all.
+
+Everything that reads JSON or opens a file somebody else may have written goes through here. JSON is strict: no NaN or
+Infinity, no number beyond 64 bits, no lone surrogate, no more than `MAX_DEPTH` levels.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import tempfile
+import secrets
+import stat
 from pathlib import Path
+from typing import Any, TypeVar, overload
 
-CHUNK = 16 << 20
+import msgspec
+
+from .errors import FileError, InputError
+
+CHUNK = 16 << 20  # bytes read or written at a time
+MAX_DEPTH = 100  # levels of JSON; a workflow has about ten
+_OPEN = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+T = TypeVar("T")
 
 
-def write_whole(path: Path, data: bytes | memoryview, mode: int = 0o644) -> None:
-    """Write a file so that it is there whole, or as it was before; raises `OSError`."""
-    made: Path | None = None
+def open_file(path: Path, flags: int = 0) -> int:
+    """Open a regular file for reading, without waiting for what a FIFO or a device may send; its descriptor.
+
+    Raises:
+        OSError: where the system refuses.
+        InputError: for a folder, FIFO, device or socket, also behind a symbolic link, and for a name with a NUL.
+    """
+    if "\0" in str(path):
+        raise InputError(f"the file name {str(path)!r} has a NUL", "file names have none", "correct the name")
+    handle = os.open(path, _OPEN | flags)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise InputError(f"{path} is no regular file", "only files are read, no folder, pipe or device", "check it")
+    return handle
+
+
+def check_regular(path: Path) -> None:
+    """Raise what `open_file` raises, for a file that a library is about to open by its name."""
+    os.close(open_file(path))
+
+
+def read_bytes(path: Path, most: int, flags: int = 0) -> bytes:
+    """Read a regular file of at most `most` bytes. Raises what `open_file` does, and `InputError` for a larger one."""
+    with os.fdopen(open_file(path, flags), "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = b"" if size > most else file.read(most + 1)
+        while 0 < len(data) <= most and (more := file.read(most + 1 - len(data))):
+            data += more
+    if max(size, len(data)) > most:
+        raise InputError(f"{path} has {max(size, len(data))} bytes", f"at most {most} are read", "check the file")
+    return data
+
+
+@overload
+def parse_json(data: bytes | str, what: str) -> Any: ...
+@overload
+def parse_json(data: bytes | str, what: str, kind: type[T]) -> T: ...
+def parse_json(data: bytes | str, what: str, kind: Any = Any) -> Any:
+    """Turn JSON text into plain data, or into a dataclass or other type whose fields are checked.
+
+    Args:
+        data: UTF-8 bytes or text.
+        what: how an error calls it.
+        kind: the type it must have.
+
+    Raises:
+        InputError: for what is no strict JSON, and for a field of the wrong type, by its place.
+    """
     try:
-        handle, text = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        made = Path(text)
+        found = msgspec.json.decode(data)
+        _check(found, what)
+        return msgspec.convert(found, kind)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{what} is not as it should be: {error}", "its fields have types", "correct it") from error
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise InputError(f"{what} is no JSON: {error}", "it must be strict JSON", "check the file") from error
+    except RecursionError:
+        raise _too_deep(what) from None
+
+
+def read_json(path: Path, most: int, kind: Any = Any) -> Any:
+    """Read a JSON file of at most `most` bytes; raises what `read_bytes` and `parse_json` raise."""
+    return parse_json(read_bytes(path, most), path.name, kind)
+
+
+def _check(data: Any, what: str) -> None:
+    level, depth = [data], 0
+    while level:
+        long = next((v for v in level if type(v) is int and not -(1 << 63) <= v < 1 << 64), None)
+        if long is not None:
+            found = f"{what} has a number of {len(str(abs(long)))} digits"
+            raise InputError(found, "whole numbers have at most 64 bits", "correct it")
+        inner = [value.values() if type(value) is dict else value for value in level if type(value) in (dict, list)]
+        if inner and depth == MAX_DEPTH:
+            raise _too_deep(what)
+        level, depth = [value for values in inner for value in values], depth + 1
+
+
+def _too_deep(what: str) -> InputError:
+    return InputError(f"{what} is nested more than {MAX_DEPTH} levels deep", "that is the most", "check the file")
+
+
+def write_whole(path: Path, data: bytes | memoryview, mode: int | None = None) -> None:
+    """Write a file so that it is there whole, or as it was before, whoever else writes it and whenever the power goes.
+
+    Args:
+        mode: permissions; None is what the user's umask gives.
+
+    Raises:
+        FileError: when it cannot be written; `full` where there was no room.
+    """
+    made = path.parent / f".ostinato-{secrets.token_hex(8)}"
+    try:
+        handle = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode or 0o666)
         with os.fdopen(handle, "wb") as file:
-            view = memoryview(data)
+            view = memoryview(data).cast("B")
             for start in range(0, len(view), CHUNK):
                 file.write(view[start : start + CHUNK])
             file.flush()
             os.fsync(file.fileno())
-        if os.name == "posix":
+        if mode is not None and os.name == "posix":  # whatever the umask is
             os.chmod(made, mode)
         os.replace(made, path)
         sync_folder(path.parent)
+    except (OSError, ValueError) as error:
+        raise refused_write(path, error) from error
     finally:
-        if made is not None:
-            with contextlib.suppress(OSError):  # what went wrong before is the one to tell
-                made.unlink(missing_ok=True)
+        with contextlib.suppress(OSError, ValueError):  # what went wrong before is the one to tell
+            made.unlink(missing_ok=True)
+
+
+def refused_write(path: Path, error: BaseException) -> FileError:
+    """Say why a file could not be written."""
+    why = getattr(error, "strerror", None) or str(error)
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return FileError(
+            f"the disk is full: {path} could not be written", "files are written whole", "free room, or choose "
+            "another folder", full=True,
+        )  # fmt: skip
+    return FileError(f"{path} cannot be written: {why}", "its folder must be writable", "choose another, or correct it")
 
 
 def sync_folder(folder: Path) -> None:

@@ -6,10 +6,8 @@ One safetensors file: JSON in its metadata, the tensors beside it.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -24,7 +22,8 @@ from .codec import Reader, Writer, fingerprint
 from .config import StreamConfig
 from .constants import KINDS, VERSION
 from .engines import Engine
-from .errors import InputError, TakeError
+from .errors import FileError, InputError, TakeError
+from .files import write_whole
 from .knobs import Knobs
 from .lora.factors import Factors
 from .request import Request
@@ -119,11 +118,8 @@ class Log:
         text = json.dumps({"format": FORMAT, **header, "events": events}, separators=(",", ":"))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".take-", dir=path.parent) as folder:
-                made = Path(folder) / path.name
-                made.write_bytes(save(writer.tensors, {METADATA: text}))
-                os.replace(made, path)
-        except (OSError, SafetensorError) as error:
+            write_whole(path, save(writer.tensors, {METADATA: text}))
+        except (OSError, FileError, SafetensorError) as error:
             raise TakeError(
                 f"the take could not be written to {path}: {_reason(error)}",
                 "its folder must be writable and have room, and its events must fit in 100 MB",

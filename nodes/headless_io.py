@@ -9,37 +9,37 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Any, ClassVar
 
 
-class NumberDisplay(str, Enum):
+class NumberDisplay(StrEnum):
     number = "number"
     slider = "slider"
     gradient_slider = "gradientslider"
 
 
-class ControlAfterGenerate(str, Enum):
+class ControlAfterGenerate(StrEnum):
     fixed = "fixed"
     increment = "increment"
     decrement = "decrement"
     randomize = "randomize"
 
 
-class UploadType(str, Enum):
+class UploadType(StrEnum):
     image = "image_upload"
     audio = "audio_upload"
     video = "video_upload"
     model = "file_upload"
 
 
-class FolderType(str, Enum):
+class FolderType(StrEnum):
     input = "input"
     output = "output"
     temp = "temp"
 
 
-class Hidden(str, Enum):
+class Hidden(StrEnum):
     unique_id = "UNIQUE_ID"
     prompt = "PROMPT"
     extra_pnginfo = "EXTRA_PNGINFO"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def make_sidecar(
         io=built.io,
         spec=spec,
         random_weights=bool(record.get("random_weights", False)),
-        built=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        built=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=sum(stages.values()),
         stages=stages,
         peak_bytes=peak,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
-from ..errors import EngineBuildError, EngineFileError
+from ..errors import EngineBuildError, EngineFileError, FileError
 from ..files import CHUNK, sync_folder
 from .sidecar import read_sidecar, sidecar_path
 
@@ -64,8 +64,8 @@ def write_whole(path: Path, data: bytes | memoryview, mode: int = 0o644) -> None
     """
     try:
         files.write_whole(path, data, mode)
-    except OSError as error:
-        raise refused_write(path, error) from error
+    except FileError as error:
+        raise refused_write(path, error.__cause__ or error) from error
 
 
 def refused_write(path: Path, error: BaseException) -> EngineFileError:

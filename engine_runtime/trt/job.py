@@ -13,7 +13,7 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,7 +29,7 @@ PATIENCE = 10.0  # seconds between asking a child to end and ending it; it ignor
 TAIL = 40  # lines of a child's stderr that are kept
 
 
-class State(str, Enum):
+class State(StrEnum):
     """Where a build is."""
 
     waiting = "waiting"

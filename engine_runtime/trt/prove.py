@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -189,7 +189,7 @@ def concluded(
         reference,
         gpu_name(device),
         ".".join(map(str, driver)) if driver else "none",
-        datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        datetime.now(UTC).isoformat(timespec="seconds"),
         seed,
         str(dtype).removeprefix("torch."),
         tuple(figures),

@@ -64,9 +64,9 @@ capture
 driver memory lora lora.factors
 config
 knobs layer_kinds
-values layer_profile
-constants errors cache
+values layer_profile cache
 files
+constants errors
 """
 RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in line.split()}
 BORDER = {"engine_runtime.models.core", "engine_runtime.models.core_condition"}

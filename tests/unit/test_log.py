@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ostinato.engine_runtime import files
 from ostinato.engine_runtime.codec import fingerprint
 from ostinato.engine_runtime.config import ROW_MODES, Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.constants import VERSION
@@ -157,13 +158,11 @@ def test_an_interrupted_save_leaves_what_was_there(tmp_path: Path, monkeypatch, 
     if before:
         path.write_bytes(before)
 
-    def half(target: Path, data: bytes) -> None:
-        with target.open("wb") as file:
-            file.write(data[:50])
+    def stopped(handle: int) -> None:
         raise error
 
     log = a_log()
-    monkeypatch.setattr(Path, "write_bytes", half)
+    monkeypatch.setattr(files.os, "fsync", stopped)
     with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else TakeError) as caught:
         log.save(path)
     assert error is KeyboardInterrupt or "No space left" in str(caught.value)
