@@ -21,12 +21,21 @@ from .stage import Stage
 
 
 class Runtime:
-    """Safe to reach from several threads. Use `runtime()`; a second object would mean a second stream."""
+    """Safe to reach from several threads. Use `runtime()`; a second object would mean a second stream.
+
+    Locks are taken in one order, which may leave some out; the tests watch it (`tests/locks.py`):
+
+        TensorRT.opening, Stage.playing, LiveVae._lock, Lane.lock, TensorRT._lock, Executor.lock, any other
+
+    Those others guard a few lines each, and nobody who holds one of them takes another. A tick may need room on the
+    device, and whoever makes room asks this object which engines play: so its lock is one of the others.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._lanes: dict[torch.device, Lane] = {}
         self._sessions: dict[str, Session] = {}
+        self._opening: dict[str, Engine] = {}  # ids that are taken, and what will play
 
     def lane(self, device: torch.device) -> Lane:
         """The device's one stream."""
@@ -49,10 +58,8 @@ class Runtime:
             InputError: without an id.
             SessionError: when the id is already open.
         """
-        with self._lock:
-            self._check_name(name)
-            stage = Stage(engine, self.lane(engine.device), config)
-            return self._opened(name, stage, config, knobs, log)
+        stage = Stage(engine, self.lane(engine.device), config)
+        return self._opened(name, stage, config, knobs, log)
 
     def share(self, engine: Engine, config: StreamConfig, frames: int) -> Stage:
         """A ring that several sessions `join`: all of `frames` T, with the rows, conditions and tokens of `config`."""
@@ -67,20 +74,26 @@ class Runtime:
             EngineLimitError: where the other sessions leave it fewer rows.
             InputError, SessionError: as `open`.
         """
-        with self._lock:
-            self._check_name(name)
-            return self._opened(name, stage, replace(stage.config, depth=depth, **live), knobs, None)
-
-    def _check_name(self, name: str) -> None:
-        if not name:
-            raise InputError("the session has no id", "an id is required", "name the session")
-        if name in self._sessions:
-            raise SessionError(f"session {name!r} is open", "an id names one session", "close it or choose another")
+        return self._opened(name, stage, replace(stage.config, depth=depth, **live), knobs, None)
 
     def _opened(
         self, name: str, stage: Stage, config: StreamConfig, knobs: Knobs | None, log: Listener | None
     ) -> Session:
-        self._sessions[name] = session = Session(name, stage, config, knobs, log)
+        with self._lock:
+            if not name:
+                raise InputError("the session has no id", "an id is required", "name the session")
+            if name in self._sessions or name in self._opening:
+                raise SessionError(f"session {name!r} is open", "an id names one session", "close it or choose another")
+            self._opening[name] = stage.engine
+        try:
+            session = Session(name, stage, config, knobs, log)  # waits for the tick that runs
+        except BaseException:
+            with self._lock:
+                del self._opening[name]
+            raise
+        with self._lock:
+            del self._opening[name]
+            self._sessions[name] = session
         return session
 
     def session(self, name: str) -> Session:
@@ -91,9 +104,10 @@ class Runtime:
             return self._sessions[name]
 
     def plays(self, engine: Engine) -> bool:
-        """Whether a session that is open plays on this engine."""
+        """Whether a session that is open, or just being opened, plays on this engine."""
         with self._lock:
-            return any(session.engine is engine for session in self._sessions.values())
+            playing = [session.engine for session in self._sessions.values()]
+            return any(other is engine for other in (*playing, *self._opening.values()))
 
     def close(self, name: str) -> None:
         """Close a session; an unknown id is fine, so that clean-up may run twice."""

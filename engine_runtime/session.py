@@ -221,13 +221,14 @@ class Session:
 
     def stats(self) -> Stats:
         tick, clock = self.stage.tick, self.stage.clock
+        ticks, tick_ms, seconds = clock.ticks, clock.tick_ms(), clock.seconds
         with self._lock:
             return Stats(
-                clock.ticks,
+                ticks,
                 self.finished,
                 self.dropped + self._inbox.dropped,
-                clock.tick_ms(),
-                clock.seconds,
+                tick_ms,
+                seconds,
                 self.frames_out / LATENT_HZ,
                 self.config.depth,
                 tick.frames if tick else 0,

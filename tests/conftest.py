@@ -8,12 +8,17 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from hypothesis import settings
-from ostinato.engine_runtime.models.conditioning import encode_prompt
-from ostinato.engine_runtime.models.loading import Model, load
-from ostinato.engine_runtime.prompt import Prompt
-from ostinato.engine_runtime.request import Condition
 
-from . import exports, helpers
+from . import locks
+
+locks.watch()  # before the package makes any
+
+from ostinato.engine_runtime.models.conditioning import encode_prompt  # noqa: E402
+from ostinato.engine_runtime.models.loading import Model, load  # noqa: E402
+from ostinato.engine_runtime.prompt import Prompt  # noqa: E402
+from ostinato.engine_runtime.request import Condition  # noqa: E402
+
+from . import exports, helpers  # noqa: E402
 
 # Cores are shared, so time says nothing; on CI a run must not depend on the day.
 settings.register_profile("ostinato", deadline=None, derandomize=bool(os.environ.get("CI")))
@@ -77,3 +82,11 @@ def conditions() -> Callable[[Model, int, int], list[Condition]]:
 def play() -> Callable[..., list[torch.Tensor]]:
     """`helpers.play`, for tests that would rather not import."""
     return helpers.play
+
+
+@pytest.fixture(autouse=True)
+def one_order_of_locks() -> Iterator[None]:
+    """No test may take the package's locks in another order than the one that is written down."""
+    yield
+    found, locks.violations[:] = sorted(set(locks.violations)), []
+    assert not found, "\n".join(found)

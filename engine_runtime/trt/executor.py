@@ -60,7 +60,8 @@ class Executor:
         graphs: bool = True,
     ) -> None:
         self.engine: trt.ICudaEngine | None = engine
-        self.device, self.lock = device, threading.RLock()
+        self.device = device
+        self.lock = threading.RLock()
         self.dtypes: dict[str, torch.dtype] = {}
         self.outputs: list[str] = []
         for i in range(engine.num_io_tensors):

@@ -171,9 +171,9 @@ def prove(
     dtype = min((engine.dtype, reference.dtype), key=lambda d: -torch.finfo(d).eps)
     lane = lane or Lane(engine.device)
     figures = []
+    engine.ready()  # may open a plan, which nobody does who holds a lane
+    reference.ready()
     with lane.lock, lane.use(), torch.inference_mode(False), torch.no_grad():
-        engine.ready()
-        reference.ready()
         for i, at in enumerate(corners(profile)):
             figures.append(_corner(at, engine, reference, dtype, seed + i))
     return concluded(engine.identity, reference.identity, engine.device, seed, products or dtype, figures)

@@ -46,6 +46,7 @@ class TensorRT:
     def __init__(self, flavor: Flavor) -> None:
         self.flavor = flavor
         self.errors = Errors()
+        self.opening = threading.RLock()  # one plan at a time; may be held for seconds, so no tick takes it
         self._lock = threading.RLock()
         self._engines: dict[tuple[str, str, str, str], _Held] = {}
         self._logger, self._recorder = logger(flavor), recorder(flavor, self.errors)  # the library holds no reference
@@ -93,11 +94,21 @@ class TensorRT:
         """
         device = torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
         key = (self.flavor.name, sidecar.plan_sha256, str(device), alone)
+        with self.opening:
+            found = self._shared(key)
+            if found is not None:
+                return found
+            engine = TrtEngine(self._open(data, sidecar, device, make_room, graphs), self.flavor, sidecar)
+            with self._lock:
+                self._engines[key] = _Held(engine, 1)
+            return engine
+
+    def _shared(self, key: tuple[str, str, str, str]) -> TrtEngine | None:
+        """Take a share of an engine that is open, where there is one."""
         with self._lock:
             held = self._engines.get(key)
             if held is None:
-                executor = self._open(data, sidecar, device, make_room, graphs)
-                held = self._engines[key] = _Held(TrtEngine(executor, self.flavor, sidecar), 0)
+                return None
             held.users += 1
             return held.engine
 
@@ -108,7 +119,8 @@ class TensorRT:
 
         No CUDA graph is captured, for what it is given lies somewhere else each time.
         """
-        return TrtVae(self._open(data, sidecar, device, make_room, False), self.flavor, sidecar)
+        with self.opening:
+            return TrtVae(self._open(data, sidecar, device, make_room, False), self.flavor, sidecar)
 
     def renew(self, engine: TrtEngine, data: bytes, make_room: MakeRoom | None = None) -> None:
         """Open an engine again that was closed while somebody has a share of it; arguments and errors as of `load`.
@@ -116,7 +128,7 @@ class TensorRT:
         Args:
             data: of the same plan.
         """
-        with self._lock:
+        with self.opening:
             if engine.executor.engine is None:
                 engine.executor = self._open(data, engine.sidecar, engine.device, make_room, True)
 
