@@ -7,8 +7,10 @@ until `Curve.values` hands out float32.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
 from typing import Any
 
 import numpy as np
@@ -21,10 +23,10 @@ Array = NDArray[np.float64]
 
 SHAPES = ("sine", "triangle", "square", "random")
 UNITS = ("Hz", "cycles")
-OPERATIONS = ("add", "subtract", "multiply", "divide", "minimum", "maximum", "mix")
 EDGES = ("hold", "wrap")
 
 MAX_FRAMES = MAX_SECONDS * LATENT_HZ
+MAX_CURVES = 4096  # that one is made of, each of up to 120 kB while it is drawn
 MAX_RATE = LATENT_HZ / 2  # Hz; what swings faster than every other frame looks like something slower
 STEP = 0.5  # the farthest a random walk goes from one cycle to the next, as a share of its range
 EXACT = 9  # decimals of a phase: an edge must not fall to the side that rounding picks
@@ -35,28 +37,63 @@ class Curve:
     """A number for every frame.
 
     Attributes:
-        make: the values for a number of frames, `[frames]` float64.
+        make: `[frames]` float64, for a number of frames and the values of each part.
         frames: the only length it has, where it was measured and not drawn; None where it fits any.
+        parts: the curves it is made of.
+        drawn_at: frames that its parts are asked for; None is as many as it is asked for itself.
     """
 
-    make: Callable[[int], Array]
+    make: Callable[..., Array]
     frames: int | None = None
+    parts: tuple[Curve, ...] = field(default=(), repr=False)
+    drawn_at: int | None = None
 
     def values(self, frames: int) -> NDArray[np.float32]:
         """`[frames]` float32, finite.
 
         Raises:
-            InputError: for another length than its only one, or where it leaves what float32 can hold.
+            InputError: for another length than its only one, where it leaves what float32 can hold, and for a curve
+                of more than `MAX_CURVES`.
         """
-        check_whole("the length of a curve in frames", frames, 1, MAX_FRAMES, "ask for 0.04 to 600 seconds")
+        _check_length(frames)
         with np.errstate(over="ignore", invalid="ignore"):
-            made = self.make(frames).astype(np.float32)
-        if not np.isfinite(made).all():
-            at = int(np.argmin(np.isfinite(made))) / LATENT_HZ
-            raise InputError(
-                f"the curve is NaN or infinite at {at:g} s", "allowed are finite numbers", "look at what it is made of"
-            )
-        return made
+            return _narrowed(self._evaluate(frames))
+
+    def _evaluate(self, frames: int) -> Array:
+        """Make every part once, however many curves use it and however long their chain is, and drop it after the last.
+
+        Returns: `[frames]` float64.
+        """
+        root = (self, frames)
+        graph: dict[tuple[Curve, int], list[tuple[Curve, int]]] = {}
+        found = [root]
+        while found:
+            curve, asked = one = found.pop()
+            if one not in graph:
+                graph[one] = [(part, curve.drawn_at or asked) for part in curve.parts]
+                found += graph[one]
+            if len(graph) > MAX_CURVES:
+                raise InputError(
+                    "a curve is made of more curves than can be drawn", f"allowed are {MAX_CURVES}", "use fewer"
+                )
+        uses = Counter(part for parts in graph.values() for part in parts)
+        made: dict[tuple[Curve, int], Array] = {}
+        for one in TopologicalSorter(graph).static_order():
+            made[one] = one[0].make(one[1], *(made[part] for part in graph[one]))
+            uses.subtract(graph[one])
+            for part in {part for part in graph[one] if not uses[part]}:
+                del made[part]
+        return made[root]
+
+
+def _narrowed(values: Array) -> NDArray[np.float32]:
+    made = values.astype(np.float32)
+    if not np.isfinite(made).all():
+        at = int(np.argmin(np.isfinite(made))) / LATENT_HZ
+        raise InputError(
+            f"the curve is NaN or infinite at {at:g} s", "allowed are finite numbers", "look at what it is made of"
+        )
+    return made
 
 
 def constant(value: float) -> Curve:
@@ -151,17 +188,9 @@ def arithmetic(a: Curve | float, b: Curve | float, operation: str, amount: Curve
     Raises:
         InputError: for curves of two lengths; when asked for values, for a division by zero.
     """
-    check_choice("the operation", operation, OPERATIONS)
-    first, second = as_curve(a), as_curve(b)
-    if operation != "mix":
-        return Curve(lambda n: _OPERATIONS[operation](first.make(n), second.make(n)), _common(first, second))
-    share = as_curve(amount)
-
-    def mix(frames: int) -> Array:
-        k = share.make(frames)
-        return (1.0 - k) * first.make(frames) + k * second.make(frames)
-
-    return Curve(mix, _common(first, second, share))
+    check_choice("the operation", operation, _OPERATIONS)
+    parts = as_curve(a), as_curve(b), *([as_curve(amount)] if operation == "mix" else [])
+    return Curve(lambda frames, *values: _OPERATIONS[operation](*values), _common(*parts), parts)
 
 
 def _divide(a: Array, b: Array) -> Array:
@@ -173,21 +202,27 @@ def _divide(a: Array, b: Array) -> Array:
     return a / b
 
 
-_OPERATIONS: dict[str, Callable[[Array, Array], Array]] = {
+def _mix(a: Array, b: Array, share: Array) -> Array:
+    return (1.0 - share) * a + share * b
+
+
+_OPERATIONS: dict[str, Callable[..., Array]] = {
     "add": np.add,
     "subtract": np.subtract,
     "multiply": np.multiply,
     "divide": _divide,
     "minimum": np.minimum,
     "maximum": np.maximum,
+    "mix": _mix,
 }
+OPERATIONS = tuple(_OPERATIONS)
 
 
 def between(curve: Curve, low: float, high: float) -> Curve:
     """A curve from 0 to 1 brought to `low` to `high`; `low` may be the larger, which turns it upside down."""
     for name, value in (("low", low), ("high", high)):
         check_finite(name, value)
-    return Curve(lambda frames: low + (high - low) * curve.make(frames), curve.frames)
+    return Curve(lambda frames, values: low + (high - low) * values, curve.frames, (curve,))
 
 
 def fixed(values: Sequence[float] | NDArray[Any]) -> Curve:
@@ -222,11 +257,12 @@ def resample(curve: Curve, frames: int | None = None) -> Curve:
     if length is None:
         return curve
 
-    def make(asked: int) -> Array:
-        drawn = curve.values(length).astype(np.float64)
-        return np.interp(np.linspace(0.0, 1.0, asked), np.linspace(0.0, 1.0, length), drawn)
+    _check_length(length)
 
-    return Curve(make)
+    def make(asked: int, drawn: Array) -> Array:
+        return np.interp(np.linspace(0.0, 1.0, asked), np.linspace(0.0, 1.0, length), _narrowed(drawn))
+
+    return Curve(make, None, (curve,), length)
 
 
 def shift(curve: Curve, seconds: float, edges: str = "hold") -> Curve:
@@ -238,12 +274,11 @@ def shift(curve: Curve, seconds: float, edges: str = "hold") -> Curve:
     check_range("the shift", seconds, -MAX_SECONDS, MAX_SECONDS, "give seconds")
     check_choice("the edges", edges, EDGES)
 
-    def make(frames: int) -> Array:
+    def make(frames: int, values: Array) -> Array:
         at = np.round(np.arange(frames) - seconds * LATENT_HZ, EXACT)
-        period = frames if edges == "wrap" else None
-        return np.interp(at, np.arange(frames), curve.make(frames), period=period)
+        return np.interp(at, np.arange(frames), values, period=frames if edges == "wrap" else None)
 
-    return Curve(make, curve.frames)
+    return Curve(make, curve.frames, (curve,))
 
 
 def frames_in(seconds: float) -> int:
@@ -261,6 +296,10 @@ def check_finite(name: str, value: float) -> None:
     """Raise `InputError` for NaN or infinity."""
     if not math.isfinite(value):
         raise InputError(f"{name} is {value}", "allowed are finite numbers", "give one")
+
+
+def _check_length(frames: int) -> None:
+    check_whole("the length of a curve in frames", frames, 1, MAX_FRAMES, "ask for 0.04 to 600 seconds")
 
 
 def _common(*curves: Curve) -> int | None:

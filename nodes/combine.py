@@ -28,9 +28,14 @@ class Combine(io.ComfyNode):
 
     @classmethod
     def execute(cls, first, second, **part) -> io.NodeOutput:
+        from ..engine_runtime.constants import MAX_CONDITIONS
+        from ..engine_runtime.errors import check_whole
+
         names = ("weight", "start", "end")
         one, two = ([part[f"{which}_{name}"] for name in names] for which in ("first", "second"))
-        return io.NodeOutput((*carried.parts_of(first, *one), *carried.parts_of(second, *two)))
+        parts = (*carried.parts_of(first, *one), *carried.parts_of(second, *two))
+        check_whole("the number of conditions", len(parts), 1, MAX_CONDITIONS, "combine fewer")
+        return io.NodeOutput(parts)
 
 
 def _part(which: str) -> list[io.Input]:

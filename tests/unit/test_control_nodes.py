@@ -210,6 +210,8 @@ def test_combined_conditions_combine_again():
     assert isinstance(three[2].weight, torch.Tensor) and three[2].weight.shape == (6,)
     with pytest.raises(InputError, match="each of them has its own"):
         Combine.execute(pair, c, first_weight=1.0, second_weight=1.0, **span | {"first_end": 0.5})
+    with pytest.raises(InputError, match="number of conditions is 5"):  # before each Combine doubles what it is given
+        Combine.execute(pair, three, first_weight=1.0, second_weight=1.0, **span)
 
 
 def test_shapes_chain():

@@ -245,6 +245,8 @@ def test_resample():
     same(curves.resample(ramp), [0, 1, 2, 2, 2])
     same(curves.resample(ramp, 3), [0, 0.5, 1, 1.5, 2])
     same(curves.resample(curves.fixed([5])), [5, 5, 5])
+    refuses("the length of a curve", lambda: curves.resample(ramp, 10**9))
+    refuses("NaN or infinite", lambda: curves.resample(curves.constant(1e300), 3).values(3))
 
 
 def test_shift():
@@ -260,6 +262,33 @@ def test_shift():
     same(curves.shift(curves.lfo("sine", 1), 0.2), [*[0.5] * 5, *curves.lfo("sine", 1).values(20)])
     refuses("the edges is 'zero'", lambda: curves.shift(curve, 1, "zero"))
     refuses("the shift is nan", lambda: curves.shift(curve, math.nan))
+
+
+@pytest.mark.parametrize("step", [lambda c: curves.shift(c, 0.04), lambda c: curves.arithmetic(c, 1, "add")])
+def test_thousands_in_a_chain(step):
+    curve = curves.ramp(0, 1)
+    for _ in range(2000):
+        curve = step(curve)
+    assert curve.values(9).shape == (9,)
+
+
+def test_a_part_that_is_used_twice_is_made_once():
+    """Each of 60 made twice would be 2^60."""
+    asked = []
+    start = curve = Curve(lambda frames: asked.append(frames) or np.arange(frames, dtype=np.float64))
+    for _ in range(60):
+        curve = curves.arithmetic(curve, curve, "mix", 0.25)
+    same(curve, [0, 1, 2, 3])
+    same(curves.arithmetic(curve, curves.resample(start, 2), "add"), [0, 4 / 3, 8 / 3, 4])
+    assert asked == [4, 4, 2] or asked == [4, 2, 4]
+
+
+def test_a_curve_of_too_many():
+    curve = curves.ramp(0, 1)
+    for _ in range(curves.MAX_CURVES - 1):
+        curve = curves.shift(curve, 0.04)
+    assert curve.values(2).shape == (2,)
+    refuses("more curves than can be drawn", lambda: curves.shift(curve, 0.04).values(2))
 
 
 def test_a_length_that_is_none():
