@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import soundfile
 import torch
+from numpy.typing import NDArray
 
 from ..engine_runtime.errors import AudioError, InputError
+from ..engine_runtime.files import open_file, refused_write, write_whole
 from ..nodes.comfy import io
+from ..nodes.host import check_prefix
 
 FLAC_CHANNELS = 8
+MAX_SAMPLES = 1 << 28  # of a file, over its channels: 46 minutes of stereo at 48 kHz, 1 GiB
 
 
 @dataclass(frozen=True)
@@ -43,11 +50,17 @@ def use_folders(folders: Folders) -> Iterator[None]:
 def find_input(name: str) -> Path | None:
     """The file a LoadAudio widget names; the editor may add which of its folders it lies in, as in "a.wav [input]"."""
     name = re.sub(r" \[(input|output|temp)\]$", "", name)
-    return next((folder / name for folder in _folders.inputs if (folder / name).is_file()), None)
+    return next((folder / name for folder in _folders.inputs if os.path.isfile(folder / name)), None)
 
 
 def next_file(prefix: str, suffix: str) -> Path:
-    """OUT/prefix_00001_.flac, or the number after the highest one there; makes the folder."""
+    """OUT/prefix_00001_.flac, or the number after the highest one there; makes the folder.
+
+    Raises:
+        InputError: for a prefix that leads out of the folder, or that no file can have.
+        FileError: where the folder cannot be made.
+    """
+    check_prefix(prefix)
     target = _folders.out / _fill_in_date(prefix)
     root = _folders.out.resolve()
     if not target.name or not target.resolve().is_relative_to(root) or target.resolve() == root:
@@ -56,10 +69,20 @@ def next_file(prefix: str, suffix: str) -> Path:
             f"allowed is a name inside the output folder {_folders.out}",
             "use a relative name without '..'",
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    pattern = re.compile(re.escape(target.name) + r"_(\d+)_?\.", re.IGNORECASE)
-    numbers = [int(m[1]) for m in (pattern.match(entry.name) for entry in target.parent.iterdir()) if m]
+    pattern = re.compile(re.escape(target.name) + r"_(\d{1,18})_?\.", re.IGNORECASE)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        numbers = [int(m[1]) for m in (pattern.match(entry.name) for entry in target.parent.iterdir()) if m]
+    except OSError as error:
+        raise refused_write(target.parent, error) from error
     return target.with_name(f"{target.name}_{max(numbers, default=0) + 1:05}_{suffix}")
+
+
+def keep(made: BytesIO, prefix: str, suffix: str) -> str:
+    """Write what was made as the next file of that name, whole or not at all; its path. Raises `FileError`."""
+    path = next_file(prefix, suffix)
+    write_whole(path, made.getbuffer())
+    return str(path)
 
 
 def write_audio(audio: dict[str, Any], prefix: str) -> list[str]:
@@ -76,10 +99,32 @@ def write_audio(audio: dict[str, Any], prefix: str) -> list[str]:
         raise AudioError("the audio to save has NaN or infinite samples", "samples are numbers", "lower the guidance")
     written = []
     for item in waveform.detach().float().cpu():
-        path = next_file(prefix, ".flac")
-        soundfile.write(path, item.T.numpy(), rate, format="FLAC", subtype="PCM_24")
-        written.append(str(path))
+        made = BytesIO()
+        try:
+            soundfile.write(made, item.T.numpy(), rate, format="FLAC", subtype="PCM_24")
+        except soundfile.SoundFileError as error:
+            given = f"the audio to save, of {rate} samples a second, cannot be a FLAC file ({error})"
+            raise AudioError(given, "allowed are 1 to 655350 samples a second", "resample it") from error
+        written.append(keep(made, prefix, ".flac"))
     return written
+
+
+def read_audio(path: Path) -> tuple[NDArray[np.float32], int]:
+    """Samples `[S, C]` and their rate in Hz; raises `AudioError`. What a file says of its length is not believed."""
+    try:
+        with os.fdopen(open_file(path), "rb") as raw, soundfile.SoundFile(raw) as file:
+            most = MAX_SAMPLES // file.channels
+            samples, rate = file.read(most + 1, dtype="float32", always_2d=True), int(file.samplerate)
+    except soundfile.SoundFileError as error:
+        raise AudioError(
+            f"{path} cannot be read as audio ({error})",
+            "allowed are WAV, FLAC, OGG, MP3 and what else libsndfile reads",
+            "convert it",
+        ) from None
+    if len(samples) > most:
+        given = f"{path} has more than {most} samples in each of its {samples.shape[1]} channels"
+        raise AudioError(given, f"allowed are {MAX_SAMPLES} in all", "cut it")
+    return samples, rate
 
 
 def _not_found(name: str) -> tuple[str, str, str]:
@@ -116,15 +161,8 @@ class LoadAudio(io.ComfyNode):
         path = find_input(audio)
         if path is None:
             raise AudioError(*_not_found(audio))
-        try:
-            samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError as error:
-            raise AudioError(
-                f"{path} cannot be read as audio ({error})",
-                "allowed are WAV, FLAC, OGG, MP3 and what else libsndfile reads",
-                "convert it",
-            ) from None
-        return io.NodeOutput({"waveform": torch.from_numpy(samples.T.copy())[None], "sample_rate": int(rate)})
+        samples, rate = read_audio(path)
+        return io.NodeOutput({"waveform": torch.from_numpy(samples.T.copy())[None], "sample_rate": rate})
 
 
 class SaveAudio(io.ComfyNode):

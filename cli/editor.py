@@ -7,9 +7,11 @@ node 5 gets ids like "5:2", as in ComfyUI's own API export.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
+from .schema import EditorNode, EditorWorkflow, Input, Subgraph
 from .workflow import (
     Catalogue,
     Graph,
@@ -21,6 +23,7 @@ from .workflow import (
     control_widgets,
     is_widget,
     known_type,
+    typed,
     widget_default,
 )
 
@@ -30,6 +33,7 @@ REROUTE, PRIMITIVE = "Reroute", "PrimitiveNode"
 SUBGRAPH_INPUT, SUBGRAPH_OUTPUT = "-10", "-20"
 CONTROLS = (None, "fixed", "increment", "decrement", "randomize", "increment-wrap")
 MAX_DEPTH = 32  # nested subgraphs
+MAX_PARTS = 100_000  # nodes, links, sockets and values, each subgraph as often as it is used; examples have about 300
 
 
 @dataclass(frozen=True)
@@ -45,116 +49,171 @@ class Muted:
 Source = Link | Constant | Muted | None  # None: nothing is connected
 
 
-@dataclass
-class Scope:
-    """The root graph, or one subgraph as one node uses it."""
+class Sheet:
+    """What a graph or a subgraph has, by name and number.
 
-    prefix: str
-    nodes: dict[str, dict[str, Any]]
-    links: dict[Any, tuple[str, int]]  # link number -> (origin node, origin slot)
+    Attributes:
+        origins: origin node and slot of each link.
+        results: origin node and slot of what leaves a subgraph by each of its outputs.
+        parts: how much there is to read in it.
+    """
+
+    def __init__(self, graph: EditorWorkflow | Subgraph) -> None:
+        links = [(link, (str(link.origin_id), link.origin_slot)) for link in graph.links or []]
+        self.nodes = {str(node.id): node for node in graph.nodes}
+        self.origins = {link.id: origin for link, origin in links}
+        self.results = {link.target_slot: origin for link, origin in links if str(link.target_id) == SUBGRAPH_OUTPUT}
+        self.inputs = [put.name for put in graph.inputs or []] if isinstance(graph, Subgraph) else []
+        self.parts = len(links) + len(self.inputs) + sum(node.parts for node in graph.nodes)
+
+
+@dataclass(eq=False)
+class Scope:
+    """The root graph, or a subgraph as one node uses it.
+
+    Attributes:
+        instance: the node that uses it.
+        promoted: values of widgets that are kept on that node, by inner node (or "-1") and widget.
+        children: by the node that uses them.
+    """
+
+    sheet: Sheet
+    prefix: str = ""
     parent: Scope | None = None
-    instance: dict[str, Any] = field(default_factory=dict)
-    input_names: list[str] = field(default_factory=list)
-    output_links: dict[int, tuple[str, int]] = field(default_factory=dict)
-    promoted: dict[tuple[str, str], Any] = field(default_factory=dict)  # (inner node or "-1", widget) -> value
+    instance: EditorNode | None = None
+    promoted: dict[str, dict[str, Any]] = field(default_factory=dict)
     children: dict[str, Scope] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Wire:
+    """Still on the way to a source: at link `number` of a scope."""
+
+    scope: Scope
+    number: int | str
+
+
+@dataclass(frozen=True)
+class _Socket:
+    """Still on the way to a source: at an output of a node."""
+
+    scope: Scope
+    origin: str
+    slot: int
+
+
 def parse_editor(data: dict[str, Any], types: Catalogue) -> Graph:
-    definitions = {s["id"]: s for s in (data.get("definitions") or {}).get("subgraphs") or []}
-    graph = Graph()
-    _convert(_scope(data, definitions, ""), types, graph)
-    return graph
+    """Turn the editor's form into a graph.
+
+    Raises:
+        WorkflowError: for a file that is damaged or too large, and for nodes that cannot be used.
+    """
+    workflow = typed(data, EditorWorkflow, "the workflow")
+    reader = _Reader(workflow, types)
+    reader.convert(reader.unpack(Sheet(workflow)))
+    return reader.graph
 
 
-def _scope(data: dict[str, Any], definitions: dict[str, Any], prefix: str, parent: Scope | None = None) -> Scope:
-    if prefix.count(":") > MAX_DEPTH:
-        raise WorkflowError(
-            f"subgraphs are nested deeper than {MAX_DEPTH} levels",
-            "a subgraph must not contain itself",
-            "unpack it in ComfyUI",
-        )
-    nodes = {str(node["id"]): node for node in data["nodes"]}
-    scope = Scope(prefix, nodes, {}, parent)
-    for link in data.get("links") or []:
-        number, origin, slot, target, target_slot = _link_fields(link)
-        scope.links[number] = (origin, slot)
-        if target == SUBGRAPH_OUTPUT:
-            scope.output_links[target_slot] = (origin, slot)
-    for node_id, node in nodes.items():
-        definition = definitions.get(node["type"])
-        if definition is not None:
-            child = _scope(definition, definitions, f"{prefix}{node_id}:", scope)
-            child.instance = node
-            child.input_names = [i["name"] for i in definition.get("inputs") or []]
-            child.promoted = _promoted(node)
-            scope.children[node_id] = child
-    return scope
+class _Reader:
+    def __init__(self, workflow: EditorWorkflow, types: Catalogue) -> None:
+        subgraphs = (workflow.definitions and workflow.definitions.subgraphs) or []
+        self.sheets = {subgraph.id: Sheet(subgraph) for subgraph in subgraphs}
+        self.types = types
+        self.graph = Graph()
+        self.parts = 0
+        self.sources: dict[_Wire | _Socket, Source] = {}  # what was followed before
+
+    def unpack(self, sheet: Sheet, prefix: str = "", parent: Scope | None = None, depth: int = 0) -> Scope:
+        """A graph with the subgraphs inside it, each as often as it is used."""
+        self.parts += sheet.parts
+        if depth > MAX_DEPTH:
+            raise WorkflowError(
+                f"subgraphs are nested deeper than {MAX_DEPTH} levels",
+                "a subgraph must not contain itself",
+                "unpack it in ComfyUI",
+            )
+        if self.parts > MAX_PARTS:
+            raise WorkflowError(
+                f"the workflow has more than {MAX_PARTS} nodes, links and values",
+                "subgraphs count as often as they are used",
+                "remove what is not needed",
+            )
+        scope = Scope(sheet, prefix, parent)
+        for node_id, node in sheet.nodes.items():
+            inner = self.sheets.get(node.type)
+            if inner is not None:
+                child = self.unpack(inner, f"{prefix}{node_id}:", scope, depth + 1)
+                child.instance, child.promoted = node, _promoted(node)
+                scope.children[node_id] = child
+        return scope
+
+    def convert(self, scope: Scope) -> None:
+        for node_id, raw in scope.sheet.nodes.items():
+            if raw.mode in (NEVER, BYPASS) or raw.type in (*NOTES, REROUTE, PRIMITIVE):
+                continue
+            if node_id in scope.children:
+                self.convert(scope.children[node_id])
+                continue
+            full_id = scope.prefix + node_id
+            node_type = known_type(self.types, full_id, raw.type, raw.title)
+            node = Node(full_id, raw.type, raw.title or node_type.title)
+            node.inputs = _widget_values(node, node_type, raw)
+            kept = scope.promoted.get(node_id, {})
+            node.inputs |= {name: value for name, value in kept.items() if name in node.inputs}
+            self._connect(node, node_type, raw, scope)
+            self.graph.nodes[full_id] = node
+
+    def _connect(self, node: Node, node_type: NodeType, raw: EditorNode, scope: Scope) -> None:
+        for socket in raw.inputs or []:
+            if socket.link is None:
+                continue
+            name = socket.widget.name if socket.widget else socket.name
+            if not check_input_name(node, node_type, name):
+                continue
+            source = self._follow(_Wire(scope, socket.link))
+            if isinstance(source, Muted):
+                node.inputs.pop(name, None)
+                node.muted[name] = source.title
+            elif isinstance(source, Constant):
+                node.inputs[name] = source.value
+            elif isinstance(source, Link):
+                node.inputs[name] = source
+
+    def _follow(self, wire: _Wire) -> Source:
+        """What is at the other end of a link. A way is gone once: thousands may lead through the same reroutes."""
+        at: Source | _Wire | _Socket = wire
+        passed: dict[_Wire | _Socket, None] = {}
+        while isinstance(at, _Wire | _Socket) and at not in self.sources:
+            if at in passed:
+                raise WorkflowError(
+                    f"link {wire.number} runs in a circle of reroutes, bypassed nodes or subgraphs",
+                    "a workflow must not feed itself",
+                    "remove one of the links",
+                )
+            passed[at] = None
+            at = _step(at)
+        source = self.sources[at] if isinstance(at, _Wire | _Socket) else at
+        self.sources.update(dict.fromkeys(passed, source))
+        return source
 
 
-def _link_fields(link: Any) -> tuple[Any, str, int, str, int]:
-    """Number, origin, origin slot, target, target slot, from the list form or the object form."""
-    if isinstance(link, dict):
-        names = ("id", "origin_id", "origin_slot", "target_id", "target_slot")
-        number, origin, slot, target, target_slot = (link[name] for name in names)
-    else:
-        number, origin, slot, target, target_slot = link[:5]
-    return number, str(origin), int(slot), str(target), int(target_slot)
-
-
-def _promoted(instance: dict[str, Any]) -> dict[tuple[str, str], Any]:
+def _promoted(instance: EditorNode) -> dict[str, dict[str, Any]]:
     """Widget values kept on the subgraph node itself; its "proxyWidgets" says whose they are. Null: the inner one."""
-    proxies = (instance.get("properties") or {}).get("proxyWidgets") or []
-    values = instance.get("widgets_values") or []
-    if not isinstance(values, list):
-        return {}
-    pairs = zip(proxies, values, strict=False)
-    return {(str(proxy[0]), proxy[1]): value for proxy, value in pairs if value is not None}
+    found: dict[str, dict[str, Any]] = defaultdict(dict)
+    for proxy, value in zip(instance.proxies, instance.values, strict=False):
+        if value is not None:
+            found[str(proxy.node)][proxy.widget] = value
+    return found
 
 
-def _convert(scope: Scope, types: Catalogue, graph: Graph) -> None:
-    for node_id, raw in scope.nodes.items():
-        if raw.get("mode", 0) in (NEVER, BYPASS) or raw["type"] in (*NOTES, REROUTE, PRIMITIVE):
-            continue
-        if node_id in scope.children:
-            _convert(scope.children[node_id], types, graph)
-            continue
-        full_id = scope.prefix + node_id
-        node_type = known_type(types, full_id, raw["type"], raw.get("title"))
-        node = Node(full_id, raw["type"], raw.get("title") or node_type.title)
-        node.inputs = _widget_values(node, node_type, raw.get("widgets_values"))
-        for (owner, name), value in scope.promoted.items():
-            if owner == node_id and name in node.inputs:
-                node.inputs[name] = value
-        _connect(node, node_type, raw, scope)
-        graph.nodes[full_id] = node
-
-
-def _connect(node: Node, node_type: NodeType, raw: dict[str, Any], scope: Scope) -> None:
-    for socket in raw.get("inputs") or []:
-        if socket.get("link") is None:
-            continue
-        name = (socket.get("widget") or {}).get("name") or socket["name"]
-        if not check_input_name(node, node_type, name):
-            continue
-        source = _follow(scope, socket["link"])
-        if isinstance(source, Muted):
-            node.inputs.pop(name, None)
-            node.muted[name] = source.title
-        elif isinstance(source, Constant):
-            node.inputs[name] = source.value
-        elif isinstance(source, Link):
-            node.inputs[name] = source
-
-
-def _widget_values(node: Node, node_type: NodeType, values: Any) -> dict[str, Any]:
+def _widget_values(node: Node, node_type: NodeType, raw: EditorNode) -> dict[str, Any]:
     """Values by input name; what the file does not have gets the widget's default, as in the editor."""
     widgets = [spec for spec in node_type.inputs if is_widget(spec)]
-    if isinstance(values, dict):
+    if isinstance(raw.widgets_values, dict):
         extra = {f"{w.id}_control_after_generate" for w in widgets} | {"control_after_generate", "control_filter_list"}
-        given = {k: v for k, v in values.items() if k not in extra and check_input_name(node, node_type, k)}
+        given = {k: v for k, v in raw.widgets_values.items() if k not in extra and check_input_name(node, node_type, k)}
     else:
-        given = _by_position(node, node_type, widgets, list(values or []))
+        given = _by_position(node, node_type, widgets, raw.values)
     found = {w.id: given[w.id] if given.get(w.id) is not None else widget_default(w) for w in widgets}
     return {name: value for name, value in found.items() if value is not None}
 
@@ -181,81 +240,47 @@ def _by_position(node: Node, node_type: NodeType, widgets: list[Any], values: li
     return given
 
 
-@dataclass(frozen=True)
-class _Wire:
-    """Still on the way to a source: at link `number` of a scope."""
-
-    scope: Scope
-    number: Any
-
-
-@dataclass(frozen=True)
-class _Socket:
-    """Still on the way to a source: at an output of a node."""
-
-    scope: Scope
-    origin: str
-    slot: int
-
-
-def _follow(scope: Scope, number: Any) -> Source:
-    """What is at the other end of link `number`."""
-    at: Source | _Wire | _Socket = _Wire(scope, number)
-    seen = set()
-    while isinstance(at, _Wire | _Socket):
-        here = (at.scope.prefix, at.number) if isinstance(at, _Wire) else (at.scope.prefix, at.origin, at.slot)
-        if here in seen:
-            raise WorkflowError(
-                f"link {number} runs in a circle of reroutes, bypassed nodes or subgraphs",
-                "a workflow must not feed itself",
-                "remove one of the links",
-            )
-        seen.add(here)
-        if isinstance(at, _Socket):
-            at = _step(at.scope, at.origin, at.slot)
-        else:
-            at = _Socket(at.scope, *at.scope.links[at.number]) if at.number in at.scope.links else None
-    return at
-
-
-def _step(scope: Scope, origin: str, slot: int) -> Source | _Wire | _Socket:
-    if origin == SUBGRAPH_INPUT and scope.parent is not None:
-        return _leave_subgraph(scope, slot)
-    raw = scope.nodes.get(origin)
+def _step(at: _Wire | _Socket) -> Source | _Wire | _Socket:
+    """One step on the way to a source."""
+    scope = at.scope
+    if isinstance(at, _Wire):
+        return _Socket(scope, *scope.sheet.origins[at.number]) if at.number in scope.sheet.origins else None
+    if at.origin == SUBGRAPH_INPUT and scope.parent is not None:
+        return _leave_subgraph(scope, at.slot)
+    raw = scope.sheet.nodes.get(at.origin)
     if raw is None:
         return None
-    if raw.get("mode", 0) == NEVER:
-        return Muted(raw.get("title") or raw["type"])
-    if raw["type"] == REROUTE:
-        return _next(scope, (raw.get("inputs") or [{}])[0])
-    if raw.get("mode", 0) == BYPASS:
-        return _next(scope, _bypass_input(raw, slot))
-    if raw["type"] == PRIMITIVE:
-        values = raw.get("widgets_values") or []
-        return Constant(values[0]) if values else None
-    if origin in scope.children:
-        child = scope.children[origin]
-        return _Socket(child, *child.output_links[slot]) if slot in child.output_links else None
-    return Link(scope.prefix + origin, slot)
+    if raw.mode == NEVER:
+        return Muted(raw.title or raw.type)
+    if raw.type == REROUTE:
+        return _next(scope, raw.inputs[0] if raw.inputs else None)
+    if raw.mode == BYPASS:
+        return _next(scope, _bypass_input(raw, at.slot))
+    if raw.type == PRIMITIVE:
+        return Constant(raw.values[0]) if raw.values else None
+    if at.origin in scope.children:
+        child = scope.children[at.origin]
+        return _Socket(child, *child.sheet.results[at.slot]) if at.slot in child.sheet.results else None
+    return Link(scope.prefix + at.origin, at.slot)
 
 
-def _next(scope: Scope, socket: dict[str, Any]) -> _Wire | None:
-    return None if socket.get("link") is None else _Wire(scope, socket["link"])
+def _next(scope: Scope, socket: Input | None) -> _Wire | None:
+    return None if socket is None or socket.link is None else _Wire(scope, socket.link)
 
 
 def _leave_subgraph(scope: Scope, slot: int) -> Source | _Wire:
-    name = scope.input_names[slot]
-    socket = next((s for s in scope.instance.get("inputs") or [] if s["name"] == name), {})
-    if socket.get("link") is not None:
-        return _Wire(scope.parent, socket["link"])
-    return Constant(scope.promoted[("-1", name)]) if ("-1", name) in scope.promoted else None
+    if not 0 <= slot < len(scope.sheet.inputs):
+        return None
+    name = scope.sheet.inputs[slot]
+    wire = _next(scope.parent, next((s for s in scope.instance.inputs or [] if s.name == name), None))
+    kept = scope.promoted.get("-1", {})
+    return wire or (Constant(kept[name]) if name in kept else None)
 
 
-def _bypass_input(raw: dict[str, Any], slot: int) -> dict[str, Any]:
+def _bypass_input(raw: EditorNode, slot: int) -> Input | None:
     """The input whose value a bypassed node hands on: the one beside the output if the types agree, else the first."""
-    inputs, outputs = raw.get("inputs") or [], raw.get("outputs") or []
-    if slot >= len(outputs):
-        return {}
-    wanted = outputs[slot]["type"]
+    inputs, outputs = raw.inputs or [], raw.outputs or []
+    if not 0 <= slot < len(outputs):
+        return None
     beside = inputs[slot : slot + 1]
-    return next((i for i in [*beside, *inputs] if i["type"] == wanted), {})
+    return next((i for i in [*beside, *inputs] if i.type == outputs[slot].type), None)

@@ -6,13 +6,14 @@ import asyncio
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any
 
 import torch
 
 from ..engine_runtime.errors import OstinatoError
 from ..nodes.comfy import io
-from .core_nodes import next_file
+from .core_nodes import keep
 from .validate import running_order, validate
 from .workflow import Catalogue, Graph, Link, Node, NodeType
 
@@ -58,6 +59,10 @@ def run_graph(
     """Check everything, then run. `workflow` is what nodes read as `extra_pnginfo`."""
     order = running_order(graph, types)
     validate(graph, types, order)
+    hidden = {
+        io.Hidden.prompt: graph.to_api(),
+        io.Hidden.extra_pnginfo: {"workflow": workflow} if workflow else None,
+    }
     values: dict[str, tuple[Any, ...]] = {}
     results = Results(nodes=len(order))
     stats: dict[int, Any] = {}
@@ -66,7 +71,7 @@ def run_graph(
             on_node(node)
             node_type = types[node.class_type]
             try:
-                output = _run_node(node, node_type, graph, values, workflow)
+                output = _run_node(node, node_type, values, hidden | {io.Hidden.unique_id: node.id})
                 _collect(node, node_type, output, results, stats)
             except Exception as error:
                 raise Failure(node) from error
@@ -76,16 +81,11 @@ def run_graph(
 
 
 def _run_node(
-    node: Node, node_type: NodeType, graph: Graph, values: dict[str, tuple[Any, ...]], workflow: dict[str, Any] | None
+    node: Node, node_type: NodeType, values: dict[str, tuple[Any, ...]], hidden: dict[io.Hidden, Any]
 ) -> io.NodeOutput:
     given = {
         name: values[value.node][value.slot] if isinstance(value, Link) else value
         for name, value in node.inputs.items()
-    }
-    hidden = {
-        io.Hidden.unique_id: node.id,
-        io.Hidden.prompt: graph.to_api() if io.Hidden.prompt in node_type.schema.hidden else None,
-        io.Hidden.extra_pnginfo: {"workflow": workflow} if workflow else None,
     }
     wanted = {name: value for name, value in hidden.items() if name in node_type.schema.hidden}
     cls = node_type.cls.PREPARE_CLASS_CLONE({"hidden_inputs": wanted})
@@ -121,10 +121,10 @@ def write_images(images: torch.Tensor, prefix: str) -> list[str]:
 
     written = []
     for pixels in images.detach().float().cpu():
-        path = next_file(prefix, ".png")
         array = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-        Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(path)
-        written.append(str(path))
+        made = BytesIO()
+        Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(made, "png")
+        written.append(keep(made, prefix, ".png"))
     return written
 
 

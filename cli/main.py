@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..engine_runtime.errors import InputError, OstinatoError
+from ..engine_runtime.errors import LONGEST, InputError, OstinatoError, plain, printable
 from .bench import app as bench
 from .engines import build, doctor, inspect
 
@@ -199,7 +200,7 @@ def check_folder(out: Path) -> None:
     """Refuse a folder that a file stands in the way of, before the music is made and not after."""
     from .workflow import WorkflowError
 
-    blocked = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
+    blocked = next((path for path in (out, *out.parents) if os.path.exists(path) and not os.path.isdir(path)), None)
     if blocked is not None:
         raise WorkflowError(f"--out is {out} and {blocked} is a file", "files need a folder", "choose another --out")
 
@@ -227,7 +228,7 @@ class Bar:
         from tqdm import tqdm
 
         self.__exit__()
-        self.bar = tqdm(desc=title, total=1, leave=False, file=sys.stderr)
+        self.bar = tqdm(desc=plain(title, 60), total=1, leave=False, file=sys.stderr)
 
     def progress(self, done: int, total: int, node_id: str | None = None) -> None:
         if self.bar is not None:
@@ -253,16 +254,16 @@ def _as_json(path: Path, results: Results) -> str:
 def _as_text(results: Results) -> str:
     lines = []
     for title, text in results.texts.items():
-        lines += [title, *(f"  {line}" for line in text.splitlines())]
+        lines += [plain(title), *(f"  {printable(line)}" for line in text.splitlines())]
     if results.finished is not None:
         lines.append(
             f"{results.finished} latents finished in {results.ticks} ticks, {results.ms_per_tick:.1f} ms per tick, "
             f"{results.realtime:.2f} times real time"
         )
-    lines += [f"wrote {file}" for file in results.files]
+    lines += [f"wrote {printable(file)}" for file in results.files]
     return "\n".join(lines or [f"ran {results.nodes} nodes; nothing was written"])
 
 
 def _exit(message: object, code: int) -> typer.Exit:
-    typer.echo(f"ostinato: {' '.join(str(message).split())}", err=True)
+    typer.echo(f"ostinato: {plain(message, 4 * LONGEST)}", err=True)
     return typer.Exit(code)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import json
-import math
+import sys
 from typing import Any
 
+from ..engine_runtime.errors import LONGEST, InputError, plain
+from ..engine_runtime.files import parse_json
 from ..engine_runtime.knobs import KNOBS, check_names
 from ..nodes.comfy import io
 from .workflow import Catalogue, Graph, Link, Node, NodeType, WorkflowError, check_input_name, is_widget, widget_of
@@ -14,10 +15,10 @@ from .workflow import Catalogue, Graph, Link, Node, NodeType, WorkflowError, che
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 SHOWN_OPTIONS = 20
 NAMES = {
-    "INT": "a whole number",
+    "INT": "a whole number of at most 64 bits",
     "FLOAT": "a finite number",
     "BOOLEAN": "true or false",
-    "STRING": "text",
+    "STRING": "text without NUL and lone surrogates",
     "COMBO": "one of its options",
     "CURVE": 'a curve such as {"points": [[0, 0], [1, 1]], "interpolation": "linear"}',
 }
@@ -81,7 +82,9 @@ def parse_value(node: Node, spec: io.Input, text: str) -> Any:
         if kind == "FLOAT":
             return float(text)
         if kind == "CURVE":
-            return json.loads(text)
+            return parse_json(text, "the curve")
+    except InputError as error:
+        raise WorkflowError(f"{node.name} for {spec.id}: {error.given}", error.allowed, error.remedy) from None
     except ValueError:
         allowed = "a number" if kind == "FLOAT" else NAMES[kind]
         raise WorkflowError(f"{node.name} has {text!r} for {spec.id}", f"allowed is {allowed}", "correct it") from None
@@ -119,14 +122,12 @@ def _visit(graph: Graph, root: Node, order: list[Node], done: set[str]) -> None:
     """Depth first, with a stack of its own: a long chain must not meet Python's recursion limit."""
     if root.id in done:
         return
-    path = [(root, iter(list(root.links())))]
-    on_path = [root.id]
+    path = {root.id: (root, root.links())}
     while path:
-        node, links = path[-1]
+        node, links = path[next(reversed(path))]
         name, link = next(links, (None, None))
         if link is None:
-            path.pop()
-            on_path.pop()
+            del path[node.id]
             done.add(node.id)
             order.append(node)
         elif link.node not in graph.nodes:
@@ -135,8 +136,9 @@ def _visit(graph: Graph, root: Node, order: list[Node], done: set[str]) -> None:
                 "a link needs both of its nodes",
                 "connect the input again in ComfyUI",
             )
-        elif link.node in on_path:
-            circle = " -> ".join([*on_path[on_path.index(link.node) :], link.node])
+        elif link.node in path:
+            ids = list(path)
+            circle = " -> ".join([*ids[ids.index(link.node) :], link.node])
             raise WorkflowError(
                 f"nodes {circle} feed each other in a circle",
                 "a workflow must not feed itself",
@@ -144,8 +146,7 @@ def _visit(graph: Graph, root: Node, order: list[Node], done: set[str]) -> None:
             )
         elif link.node not in done:
             target = graph.nodes[link.node]
-            path.append((target, iter(list(target.links()))))
-            on_path.append(target.id)
+            path[target.id] = (target, target.links())
 
 
 def validate(graph: Graph, types: Catalogue, order: list[Node]) -> None:
@@ -208,15 +209,17 @@ def types_match(made: str, wanted: str) -> bool:
 
 
 def check_type(node: Node, spec: io.Input, value: Any) -> Any:
+    """The value as its input's type has it; raises `WorkflowError` for one of another."""
     kind = widget_of(spec).get_io_type()
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind == "INT" and number and value == value // 1:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    text = isinstance(value, str) and not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value)
+    if kind == "INT" and number and value == value // 1 and -(1 << 63) <= value < 1 << 64:
         return int(value)
-    if kind == "FLOAT" and number and math.isfinite(value):
+    if kind == "FLOAT" and number:
         return float(value)
-    if kind == "BOOLEAN" and isinstance(value, bool) or kind == "STRING" and isinstance(value, str):
+    if kind == "BOOLEAN" and isinstance(value, bool) or kind == "STRING" and text:
         return value
-    if kind == "COMBO" and isinstance(value, str | int | float):
+    if kind == "COMBO" and (text or value in widget_of(spec).options):
         return value
     if kind == "CURVE" and (isinstance(value, list) or isinstance(value, dict) and "points" in value):
         return value
@@ -265,6 +268,7 @@ class NodeRefusal(WorkflowError):
     """What a node's own `validate_inputs` said; its sentence is kept whole."""
 
     def __init__(self, node: Node, reason: str) -> None:
+        reason = plain(reason, 3 * LONGEST)
         Exception.__init__(self, f"{node.name}: {reason}")
         self.given, self.allowed, self.remedy = node.name, reason, ""
 

@@ -6,17 +6,23 @@ the API form (`{id: {class_type, inputs}}`), read here. Both become the same `Gr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ..engine_runtime.errors import InputError
+import msgspec
+
+from ..engine_runtime.errors import InputError, plain
+from ..engine_runtime.files import read_json
 from ..nodes.comfy import io
+from .schema import ApiNode
 
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "CURVE")
+MAX_BYTES = 16 << 20  # of a file
+MAX_NAME = 120  # characters of what an error calls a node
 SEED_NAMES = ("seed", "noise_seed")  # the editor gives these a "control after generate" widget unasked
+T = TypeVar("T")
 
 
 class WorkflowError(InputError):
@@ -41,7 +47,7 @@ class Node:
 
     @property
     def name(self) -> str:
-        return f"node {self.id} {self.title!r}"
+        return plain(f"node {self.id} {self.title!r}", MAX_NAME)
 
     def links(self) -> Iterator[tuple[str, Link]]:
         for name, value in self.inputs.items():
@@ -94,15 +100,16 @@ def catalogue(node_classes: Iterable[type[io.ComfyNode]], core: Iterable[type[io
 
 
 def load_json(path: Path) -> dict[str, Any]:
+    """Read a workflow file of at most `MAX_BYTES`; raises `WorkflowError`."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path, MAX_BYTES)
     except OSError as error:
         raise WorkflowError(
             f"{path} cannot be read ({error.strerror})", "allowed is a workflow's JSON file", "check the path"
         ) from None
-    except (ValueError, RecursionError):
+    except InputError as error:
         raise WorkflowError(
-            f"{path} is not JSON",
+            error.given,
             "allowed is a workflow saved or exported by ComfyUI",
             "save it again with Workflow > Save or Export (API)",
         ) from None
@@ -112,35 +119,38 @@ def load_json(path: Path) -> dict[str, Any]:
 
 
 def parse(data: dict[str, Any], types: Catalogue) -> Graph:
-    """A graph from either form."""
+    """A graph from either form. Raises `WorkflowError`."""
     from .editor import parse_editor
 
-    try:
-        if isinstance(data.get("nodes"), list):
-            return parse_editor(data, types)
-        if isinstance(data.get("prompt"), dict):
-            data = data["prompt"]
-        if data and all(isinstance(node, dict) and "class_type" in node for node in data.values()):
-            return parse_api(data, types)
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-        if isinstance(error, WorkflowError):
-            raise
-        raise _not_a_workflow(f"the file is damaged ({type(error).__name__}: {error})") from error
+    if isinstance(data.get("nodes"), list):
+        return parse_editor(data, types)
+    if isinstance(data.get("prompt"), dict):
+        data = data["prompt"]
+    if data and all(isinstance(node, dict) and "class_type" in node for node in data.values()):
+        return parse_api(data, types)
     raise _not_a_workflow("the JSON has neither 'nodes' nor entries with a 'class_type'")
 
 
 def parse_api(data: dict[str, Any], types: Catalogue) -> Graph:
     graph = Graph()
     for node_id, entry in data.items():
-        class_type = entry["class_type"]
-        title = (entry.get("_meta") or {}).get("title")
-        node_type = known_type(types, str(node_id), class_type, title)
-        node = Node(str(node_id), class_type, title or node_type.title)
-        for name, value in entry.get("inputs", {}).items():
+        raw = typed(entry, ApiNode, f"node {node_id}")
+        title = raw.meta.title if raw.meta else None
+        node_type = known_type(types, node_id, raw.class_type, title)
+        node = Node(node_id, raw.class_type, title or node_type.title)
+        for name, value in (raw.inputs or {}).items():
             if check_input_name(node, node_type, name):
                 node.inputs[name] = _unwrap(value)
         graph.nodes[node.id] = node
     return graph
+
+
+def typed(data: Any, kind: type[T], what: str) -> T:
+    """Plain data as one of the types in `schema.py`; raises `WorkflowError` with the place of what does not fit."""
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise _not_a_workflow(f"{what} is damaged: {error}") from None
 
 
 def known_type(types: Catalogue, node_id: str, class_type: str, title: str | None) -> NodeType:
@@ -148,7 +158,7 @@ def known_type(types: Catalogue, node_id: str, class_type: str, title: str | Non
         return types[class_type]
     core = [name for name, node_type in types.items() if node_type.lenient]
     raise WorkflowError(
-        f"node {node_id} {title or class_type!r} is of the unknown type {class_type!r}",
+        f"{Node(node_id, class_type, title or class_type).name} is of the unknown type {class_type!r}",
         f"allowed are the Ostinato nodes (`ostinato nodes` lists them) and {', '.join(core)}",
         "remove or mute it, or run the workflow in ComfyUI",
     )

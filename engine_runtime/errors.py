@@ -14,9 +14,13 @@ def plain(text: object, most: int = LONGEST) -> str:
     What does not print (control characters, terminal commands, changes of direction, lone surrogates) is written as its
     escape, such as `\\x1b`; the middle of longer text is left out.
     """
-    line = " ".join(str(text).split())
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    line = printable(" ".join(str(text).split()))
     return line if len(line) <= most else f"{line[: most * 2 // 3]} ... {line[len(line) - most // 4 :]}"
+
+
+def printable(text: str) -> str:
+    """What does not print, as its escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class OstinatoError(Exception):

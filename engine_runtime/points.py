@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .curves import Array, Curve, drawn
+from .curves import MAX_FRAMES, Array, Curve, drawn
 from .errors import InputError, check_choice
 
 INTERPOLATIONS = ("monotone_cubic", "linear")
@@ -37,6 +37,8 @@ def _table(control: Any) -> Array:
         table = np.empty(0)
     if table.ndim != 2 or table.shape[1] != 2 or not len(table):
         raise InputError("the points are not pairs", "allowed is [[x, y], ...] with one pair or more", "draw it again")
+    if len(table) > MAX_FRAMES:
+        raise InputError(f"the curve has {len(table)} points", f"allowed are {MAX_FRAMES}, one a frame", "draw fewer")
     if not ((table >= 0.0) & (table <= 1.0)).all():
         raise InputError("a point lies outside the frame", "x and y are 0 to 1", "set low and high instead")
     return table[np.argsort(table[:, 0], kind="stable")]

@@ -9,6 +9,7 @@ the progress to another node and a check would take the user's Cancel away from 
 from __future__ import annotations
 
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import Any
 
 from ..engine_runtime.errors import InputError
 
+MAX_PREFIX = 200  # characters
 MIN_INTERVAL = 0.1  # seconds between two progress messages of one node; each costs ComfyUI a thread and an event loop
 
 
@@ -143,6 +145,16 @@ def next_file(prefix: str, suffix: str) -> Path:
     return current().next_file(prefix, suffix)
 
 
+def check_prefix(prefix: str) -> None:
+    """Raise `InputError` for a folder and name that no file can have, or that would not print."""
+    if len(prefix) > MAX_PREFIX or any(unicodedata.category(c) in ("Cc", "Cs") for c in prefix):
+        raise InputError(
+            f"the file name prefix is {prefix!r}",
+            f"allowed are {MAX_PREFIX} characters, and none for control",
+            "give a short name",
+        )
+
+
 @cache
 def _default_host() -> Host:
     from .comfy import HEADLESS
@@ -179,6 +191,7 @@ def _in_latest_prompt(node_id: str | None, node_type: str) -> bool:
 def _comfyui_file(prefix: str, suffix: str) -> Path:
     import folder_paths
 
+    check_prefix(prefix)
     folder, name, number, *_ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
     return Path(folder) / f"{name}_{number:05}_{suffix}"
 

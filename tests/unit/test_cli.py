@@ -151,7 +151,8 @@ def circle():
         (with_input("ToyPlay", ticks="8"), [], ["'8'", "a whole number"]),
         (with_input("ToyPlay", ticks=True), [], ["True", "a whole number"]),
         (with_input("ToyPlay", tick=3), [], ["no input 'tick'", "toy, ticks"]),
-        (with_input("ToyKnobs", volume=float("nan")), [], ["nan", "a finite number"]),
+        (with_input("ToyKnobs", volume=float("nan")), [], ["no JSON"]),
+        (player(), ["--set", "1.volume=nan"], ["nan", "a finite number"]),
         (with_input("ToyKnobs", mode="euler"), [], ["'euler'", "ode, sde"]),
         (with_input("ToyKnobs", live="yes"), [], ["'yes'", "true or false"]),
         (with_input("ToyKnobs", tags=3), [], ["3", "text"]),
@@ -170,7 +171,7 @@ def circle():
         (api(n1=("ToyKnobs", KNOBS)), [], ["no active output node", "SaveAudio"]),
         ({}, [], ["neither", "class_type"]),
         ([1], [], ["JSON list"]),
-        ("{ no json", [], ["not JSON"]),
+        ("{ no json", [], ["no JSON"]),
         (api(n1=("LoadAudio", {"audio": "gone.wav"}), n2=("PreviewAudio", {"audio": ["1", 0]})), [], ["gone.wav"]),
     ],
 )
@@ -182,7 +183,7 @@ def test_refusals_before_anything_runs(ostinato, data, arguments, words):
 def test_an_unreadable_file(ostinato, tmp_path):
     refused(ostinato(tmp_path / "none.json"), "none.json", "cannot be read")
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00\x81")
-    refused(ostinato(tmp_path / "binary.json"), "not JSON")
+    refused(ostinato(tmp_path / "binary.json"), "no JSON")
 
 
 @pytest.mark.parametrize(

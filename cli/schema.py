@@ -1,0 +1,117 @@
+"""What a workflow file holds, as far as it is read: fields of another type are refused with their place.
+
+Everything that is not named here is passed over, for the editor and other packs keep much more in their files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, field
+
+Id = int | Annotated[str, Meta(max_length=100)]
+MAX_SOCKETS = 1000  # of one node
+
+
+class Titled(Struct):
+    title: str | None = None
+
+
+class ApiNode(Struct):
+    """A node of the API form: `{id: {class_type, inputs}}`."""
+
+    class_type: str
+    inputs: dict[str, Any] | None = None
+    meta: Titled | None = field(default=None, name="_meta")
+
+
+class Named(Struct):
+    name: str
+
+
+class Input(Struct):
+    """A socket of the editor's form; `widget` says which widget it stands for."""
+
+    name: str
+    type: Any = None
+    link: Id | None = None
+    widget: Named | None = None
+
+
+class Output(Struct):
+    type: Any = None
+
+
+class Proxy(Struct, array_like=True):
+    """A widget that a subgraph node shows: `[inner node or "-1", widget]`."""
+
+    node: Id
+    widget: str
+
+
+class Properties(Struct):
+    proxyWidgets: list[Proxy] | None = None
+
+
+class EditorNode(Struct):
+    id: Id
+    type: str
+    title: str | None = None
+    mode: int = 0
+    inputs: Annotated[list[Input], Meta(max_length=MAX_SOCKETS)] | None = None
+    outputs: Annotated[list[Output], Meta(max_length=MAX_SOCKETS)] | None = None
+    widgets_values: list[Any] | dict[str, Any] | None = None
+    properties: Properties | None = None
+
+    @property
+    def values(self) -> list[Any]:
+        """Widget values by position, where they are kept so."""
+        return self.widgets_values if isinstance(self.widgets_values, list) else []
+
+    @property
+    def proxies(self) -> list[Proxy]:
+        return (self.properties and self.properties.proxyWidgets) or []
+
+    @property
+    def parts(self) -> int:
+        """How much there is to read in it."""
+        return 1 + sum(len(many or ()) for many in (self.inputs, self.outputs, self.widgets_values, self.proxies))
+
+
+class ListedLink(Struct, array_like=True):
+    """A link as the root graph keeps it: `[id, origin, its slot, target, its slot, type]`."""
+
+    id: Id
+    origin_id: Id
+    origin_slot: int
+    target_id: Id
+    target_slot: int
+
+
+@dataclass
+class Link:
+    """A link as subgraphs keep it; no Struct, for only one of a choice may be one."""
+
+    id: Id
+    origin_id: Id
+    origin_slot: int
+    target_id: Id
+    target_slot: int
+
+
+class Subgraph(Struct):
+    id: str
+    nodes: list[EditorNode]
+    links: list[ListedLink | Link] | None = None
+    inputs: list[Named] | None = None
+
+
+class Definitions(Struct):
+    subgraphs: list[Subgraph] | None = None
+
+
+class EditorWorkflow(Struct):
+    nodes: list[EditorNode]
+    links: list[ListedLink | Link] | None = None
+    definitions: Definitions | None = None
