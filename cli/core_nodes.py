@@ -110,7 +110,13 @@ def write_audio(audio: dict[str, Any], prefix: str) -> list[str]:
 
 
 def read_audio(path: Path) -> tuple[NDArray[np.float32], int]:
-    """Samples `[S, C]` and their rate in Hz; raises `AudioError`. What a file says of its length is not believed."""
+    """Read at most `MAX_SAMPLES`, whatever the file claims to have.
+
+    Returns: samples `[S, C]` and their rate in Hz.
+
+    Raises:
+        AudioError: for what is no audio, claims another length than it has, or has more samples.
+    """
     try:
         with os.fdopen(open_file(path), "rb") as raw, soundfile.SoundFile(raw) as file:
             most = MAX_SAMPLES // file.channels

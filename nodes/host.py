@@ -189,9 +189,10 @@ def _in_latest_prompt(node_id: str | None, node_type: str) -> bool:
 
 
 def _comfyui_file(prefix: str, suffix: str) -> Path:
+    check_prefix(prefix)
+
     import folder_paths
 
-    check_prefix(prefix)
     folder, name, number, *_ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
     return Path(folder) / f"{name}_{number:05}_{suffix}"
 

@@ -8,22 +8,22 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from ostinato.cli import main
 from ostinato.cli.core_nodes import CORE_NODES
 from ostinato.cli.editor import MAX_PARTS
 from ostinato.cli.validate import running_order, validate
-from ostinato.cli.workflow import MAX_BYTES, Link, WorkflowError, catalogue, parse
+from ostinato.cli.workflow import MAX_BYTES, Link, catalogue, load_json, parse
 from ostinato.engine_runtime.errors import InputError, OstinatoError
 from ostinato.nodes.curves import CurvePoints
 from typer.testing import CliRunner
 
 from ..fuzz import budget
-from .toy_nodes import KNOB_VALUES, KNOBS, TOYS, ToyFail, api, editor, player, raw, socket
+from .toy_nodes import KNOB_VALUES, TOYS, ToyFail, editor, player, raw, socket
 
 TYPES = catalogue([toy for toy in TOYS if toy is not ToyFail], CORE_NODES)
+FOLDER = Path(__file__).parents[2] / "example_workflows"
 QUICK = 10  # seconds
 LONG = 2100  # characters of a message: a few lines
 
@@ -215,3 +215,121 @@ def test_thousands_of_nodes(data, nodes):
 def test_a_chain_of_3000_plays(run):
     result = run(chain(3000))
     assert result.exit_code == 0, result.exception
+
+
+WRONG = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 70) | st.sampled_from([1 << 63, -(1 << 63) - 1, 1 << 64, 10**400]),
+    st.floats() | st.sampled_from([1e300, -0.0]),
+    st.text(max_size=6)
+    | st.sampled_from(["\0", "\ud800", "\x1b[2J", "../out", "/", "x" * 300, "-10", "-20", "s", "5:1"]),
+    st.sampled_from(["Reroute", "PrimitiveNode", "Note", "ToyKnobs", "SaveAudio", "LoadAudio", "ToyDraw"]),
+    st.sampled_from([[], {}, [[]], {"a": []}, [None], ["1", 0], [1, 1], {"__value__": [1]}, {"title": 3}]),
+)
+
+
+def seed() -> dict:
+    """The editor's form with a subgraph, what it keeps, a reroute, a primitive and a bypassed node."""
+    inside = {
+        "id": "s",
+        "nodes": [raw(1, "ToyKnobs", [socket("steps", "INT", 7, widget=True)], ["TOY"], KNOB_VALUES)],
+        "links": [
+            {"id": 7, "origin_id": -10, "origin_slot": 0, "target_id": 1, "target_slot": 0},
+            {"id": 8, "origin_id": 1, "origin_slot": 0, "target_id": -20, "target_slot": 0},
+        ],
+        "inputs": [{"name": "steps"}],
+    }
+    outer = raw(5, "s", [socket("steps", "INT", 1)], ["TOY"], [3], properties={"proxyWidgets": [["1", "steps"]]})
+    nodes = [
+        outer,
+        raw(6, "PrimitiveNode", [], ["INT"], [4, "fixed"]),
+        raw(7, "Reroute", [socket("", "*", 2)], ["*"]),
+        raw(8, "ToyShow", [socket("toy", "TOY", 3)], ["TOY"], [1], mode=4),
+        raw(9, "ToyPlay", [socket("toy", "TOY", 4)], ["AUDIO", "OSTINATO_STATS"], [2]),
+        raw(10, "SaveAudio", [socket("audio", "AUDIO", 5)], [], {"filename_prefix": "a/toy"}),
+        raw(11, "ToyDraw", [socket("any", "*", 6)], [], []),
+    ]
+    links = [[1, 6, 0, 5, 0, "INT"], [2, 5, 0, 7, 0, "*"], [3, 7, 0, 8, 0, "*"], [4, 8, 0, 9, 0, "TOY"]]
+    links += [[5, 9, 0, 10, 0, "AUDIO"], [6, 9, 0, 11, 0, "*"]]
+    return editor(nodes, links, definitions={"subgraphs": [inside]})
+
+
+def places(data, path=()):
+    """Every path of keys into JSON data."""
+    for key in data if isinstance(data, dict) else range(len(data)) if isinstance(data, list) else ():
+        yield (*path, key)
+        yield from places(data[key], (*path, key))
+
+
+@st.composite
+def hostile(draw, seeds):
+    """A workflow with a few values replaced by wrong ones or by each other, taken away or repeated; or damaged text."""
+    data = json.loads(json.dumps(draw(st.sampled_from(seeds))))
+    for _ in range(draw(st.integers(1, 4))):
+        found = list(places(data))
+        if not found:
+            break
+        *path, key = draw(st.sampled_from(found))
+        inner = data
+        for step in path:
+            inner = inner[step]
+        how = draw(st.sampled_from(["wrong", "wrong", "moved", "gone", "again"]))
+        if how == "gone":
+            del inner[key]
+        elif how == "again" and isinstance(inner, list):
+            inner.append(json.loads(json.dumps(inner[key])))
+        elif how == "moved":
+            taken = data
+            for step in draw(st.sampled_from(found)):
+                taken = taken[step]
+            inner[key] = json.loads(json.dumps(taken))
+        else:
+            inner[key] = draw(WRONG)
+    text = json.dumps(data, ensure_ascii=draw(st.booleans()))
+    text = text.replace("Infinity", "1e999").encode("utf-8", "surrogatepass")
+    if draw(st.integers(0, 9)) == 0:
+        at = draw(st.integers(0, len(text)))
+        text = text[:at] + draw(st.binary(max_size=3)) + text[at + draw(st.integers(0, 3)) :]
+    return text
+
+
+SETTING = st.builds(
+    "{}.{}={}".format,
+    st.sampled_from(["1", "5", "9", "ToyKnobs", "Toy Play", "5:1", "knob"]),
+    st.sampled_from(["steps", "seed", "volume", "tags", "mode", "live", "toy", "ticks", "blend", "dcw_mode"]),
+    WRONG,
+)
+
+
+@budget(80)
+@given(
+    data=hostile([player(), {"prompt": player()}, seed()]),
+    settings=st.lists(SETTING | st.text(max_size=12), max_size=2),
+)
+def test_any_workflow_plays_or_is_one_sentence(run, tmp_path, data, settings):
+    """Files are made in the output folder only; memory is bounded by `MAX_BYTES` and `MAX_PARTS`, about 500 MB."""
+    result = run(data, "--out", "out", *[word for setting in settings for word in ("--set", setting)])
+    if result.exit_code:
+        check_sentence(result, codes=(1, 2))
+    else:
+        assert result.stdout.replace("\n", "").isprintable()
+    assert {path.name for path in tmp_path.iterdir()} <= {"toy.json", "out"}
+    for path in (tmp_path / "out").rglob("*"):
+        path.unlink() if path.is_file() else None
+
+
+EXAMPLES = [json.loads(path.read_text("utf-8")) for path in sorted(FOLDER.glob("[!n]*.json"))]
+
+
+@budget(60)
+@given(hostile(EXAMPLES))
+def test_any_example_that_was_changed_is_checked_or_one_sentence(tmp_path, data):
+    """With the pack's own nodes, up to where they would run."""
+    types, path = main.all_types(), tmp_path / "changed.json"
+    path.write_bytes(data)
+    try:
+        graph = parse(load_json(path), types)
+        validate(graph, types, running_order(graph, types))
+    except OstinatoError as error:
+        assert str(error).isprintable() and len(str(error)) <= LONG
