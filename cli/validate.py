@@ -6,7 +6,7 @@ import inspect
 import sys
 from typing import Any
 
-from ..engine_runtime.errors import LONGEST, InputError, plain
+from ..engine_runtime.errors import LONGEST, plain
 from ..engine_runtime.files import parse_json
 from ..engine_runtime.knobs import KNOBS, check_names
 from ..nodes.comfy import io
@@ -83,8 +83,6 @@ def parse_value(node: Node, spec: io.Input, text: str) -> Any:
             return float(text)
         if kind == "CURVE":
             return parse_json(text, "the curve")
-    except InputError as error:
-        raise WorkflowError(f"{node.name} for {spec.id}: {error.given}", error.allowed, error.remedy) from None
     except ValueError:
         allowed = "a number" if kind == "FLOAT" else NAMES[kind]
         raise WorkflowError(f"{node.name} has {text!r} for {spec.id}", f"allowed is {allowed}", "correct it") from None

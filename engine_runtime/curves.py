@@ -26,7 +26,7 @@ UNITS = ("Hz", "cycles")
 EDGES = ("hold", "wrap")
 
 MAX_FRAMES = MAX_SECONDS * LATENT_HZ
-MAX_CURVES = 4096  # that one is made of, each of up to 120 kB while it is drawn
+MAX_CURVES = 8192  # that one is made of; each has up to 120 kB while it is drawn
 MAX_RATE = LATENT_HZ / 2  # Hz; what swings faster than every other frame looks like something slower
 STEP = 0.5  # the farthest a random walk goes from one cycle to the next, as a share of its range
 EXACT = 9  # decimals of a phase: an edge must not fall to the side that rounding picks
