@@ -19,7 +19,7 @@ from ..nodes.comfy import io
 from .schema import ApiNode
 
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "CURVE")
-MAX_BYTES = 16 << 20  # of a file
+MAX_BYTES = 8 << 20  # of a file; what it holds takes up to 300 MB
 MAX_NAME = 120  # characters of what an error calls a node
 SEED_NAMES = ("seed", "noise_seed")  # the editor gives these a "control after generate" widget unasked
 T = TypeVar("T")
