@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -281,6 +282,16 @@ def test_a_part_that_is_used_twice_is_made_once():
     same(curve, [0, 1, 2, 3])
     same(curves.arithmetic(curve, curves.resample(start, 2), "add"), [0, 4 / 3, 8 / 3, 4])
     assert asked == [4, 4, 2] or asked == [4, 2, 4]
+
+
+def test_a_part_is_kept_until_its_last_use_only():
+    curve = curves.ramp(0, 1)
+    for _ in range(300):
+        curve = curves.shift(curve, 0.04)
+    tracemalloc.start()
+    curve.values(15000)
+    assert tracemalloc.get_traced_memory()[1] < 10e6  # 300 of 120 kB are 36 MB
+    tracemalloc.stop()
 
 
 def test_a_curve_of_too_many():

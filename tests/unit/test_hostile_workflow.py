@@ -309,7 +309,7 @@ SETTING = st.builds(
     settings=st.lists(SETTING | st.text(max_size=12), max_size=2),
 )
 def test_any_workflow_plays_or_is_one_sentence(run, tmp_path, data, settings):
-    """Files are made in the output folder only; the memory that a workflow takes is bounded by `MAX_BYTES`, at 300 MB."""
+    """Files are made in the output folder only; `MAX_BYTES` bounds what a workflow takes of memory, at 300 MB."""
     result = run(data, "--out", "out", *[word for setting in settings for word in ("--set", setting)])
     if result.exit_code:
         check_sentence(result, codes=(1, 2))
