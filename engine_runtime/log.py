@@ -49,7 +49,7 @@ class Recipe(TypedDict):
     precision: str
     device: str
     max_rows: Annotated[int, msgspec.Meta(ge=1, le=MAX_ROWS)]
-    kind: NotRequired[Annotated[str, msgspec.Meta(pattern=f"^({'|'.join(KINDS)})$")]]
+    kind: NotRequired[Annotated[str, msgspec.Meta(pattern=rf"^({'|'.join(KINDS)})\Z")]]
 
 
 class Adapters(msgspec.Struct, forbid_unknown_fields=True):

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 
 def with_header(path: Path, header: bytes | dict[str, Any], data: bytes = b"", length: int | None = None) -> Path:
     """A file with this header, and this length before it where it is not the header's own."""
@@ -42,12 +44,24 @@ def within(seconds: float) -> Iterator[None]:
     def stop(number: int, frame: object) -> None:
         raise AssertionError(f"it took longer than {seconds} s")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    timer = hasattr(signal, "setitimer")  # POSIX's
+    if timer:
+        before = signal.signal(signal.SIGALRM, stop)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
     faulthandler.dump_traceback_later(seconds + 5, exit=True)
     try:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        if timer:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def in_memory(most: int) -> Iterator[None]:
+    """Fail when the block takes more than so many MiB beyond what the process ever had."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < most << 10  # KiB, and on macOS bytes
