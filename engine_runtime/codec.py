@@ -36,7 +36,9 @@ class Writer:
         self._known: dict[int, tuple[Tensor, str]] = {}  # id -> the tensor, so that the id stays its own, and its name
 
     def pack(self, value: Any) -> Any:
-        if value is None or isinstance(value, bool | int | float | str):
+        if isinstance(value, str):
+            return value.encode(errors="replace").decode()  # strict JSON has no half of a surrogate pair
+        if value is None or isinstance(value, bool | int | float):
             return value
         if isinstance(value, Tensor):
             return {TENSOR: self._name(value)}

@@ -7,7 +7,7 @@ import struct
 from dataclasses import dataclass
 from functools import cached_property
 
-from .constants import LATENT_HZ, MAX_CONDITIONS, MAX_DEPTH, MAX_SECONDS
+from .constants import LATENT_HZ, MAX_CONDITIONS, MAX_DEPTH, MAX_SECONDS, MAX_STEPS
 from .errors import EngineLimitError, InputError, check_choice, check_flag, check_range, check_whole
 from .knobs import KNOBS
 from .values import Value, check_value, is_constant
@@ -96,7 +96,7 @@ class Sampling:
     solver: str = "ode"
 
     def __post_init__(self) -> None:
-        check_whole("steps", self.steps, 1, 1000, "turbo models are made for 8, base models for about 50")
+        check_whole("steps", self.steps, 1, MAX_STEPS, "turbo models are made for 8, base models for about 50")
         check_range("shift", self.shift, 0.01, 100.0, "ACE-Step uses 1, 2 or 3")
         check_range("denoise", self.denoise, 0.0, 1.0, "1 makes the music anew, less keeps more of the source")
         check_whole("seed", self.seed, 0, 2**64 - 1, "give a whole number that is not negative")

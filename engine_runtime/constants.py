@@ -9,6 +9,7 @@ LATENT_DIM = 64
 CONTEXT_DIM = 2 * LATENT_DIM  # source or silence channels, then chunk-mask channels
 PATCH = 2  # frames per decoder token
 MAX_DEPTH = 8
+MAX_STEPS = 1000  # of one request
 MAX_SECONDS = 600  # of music in one generation or clip
 ROWS, MAX_ROWS = 2 * MAX_DEPTH, 64  # rows of one execute, unless told otherwise, and at most
 MAX_CONDITIONS = 4  # of one request

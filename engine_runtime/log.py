@@ -1,40 +1,77 @@
 """A take: what a session was built with, and every knob change and request with its tick; enough to play it again.
 
-One safetensors file: JSON in its metadata, the tensors beside it.
+One safetensors file: JSON in its metadata, the tensors beside it. Whoever wrote it, reading one takes at most
+`MAX_SIZE` for its tensors and 1 GB for its events.
 """
 
 from __future__ import annotations
 
 import json
 import platform
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
+import msgspec
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
 from .codec import Reader, Writer, fingerprint
 from .config import StreamConfig
-from .constants import KINDS, VERSION
+from .constants import KINDS, MAX_ROWS, VERSION
 from .engines import Engine
 from .errors import FileError, InputError, TakeError
-from .files import write_whole
+from .files import parse_json, typed, write_whole
 from .knobs import Knobs
 from .lora.factors import Factors
+from .memory import guarded, is_shortage
 from .request import Request
+from .tensor_file import open_tensors
 
 FORMAT = 1  # raise it when a file made now would be misread by an older Ostinato
 METADATA = "ostinato.take"
 CONFIGURED, TURNED, SUBMITTED = "configured", "turned", "submitted"
 CLEARED, FAILED = "cleared", "failed"
-ADAPTED, ADAPTERS = "adapted", {"digests": str, "strengths": float, "names": str}
-RECIPE = {"model": str, "precision": str, "device": str, "max_rows": int}
+ADAPTED = "adapted"
+MAX_HEADER = 100_000_000  # bytes, the most that safetensors takes
+MAX_VALUES = 4_000_000  # in the JSON, each about a hundred bytes in memory; a turned knob is five
+MAX_SIZE = 4 << 30  # bytes of a file
 HEADER = ("engine", "config", "knobs", "recipe", "origin", "ticks", "latents")
+
+
+class Recipe(TypedDict):
+    """How an engine in PyTorch is loaded again, see `models.loading`."""
+
+    model: str
+    precision: str
+    device: str
+    max_rows: Annotated[int, msgspec.Meta(ge=1, le=MAX_ROWS)]
+    kind: NotRequired[Annotated[str, msgspec.Meta(pattern=rf"^({'|'.join(KINDS)})\Z")]]
+
+
+class Adapters(msgspec.Struct, forbid_unknown_fields=True):
+    """What plays from an event on, each with its digest, strength and name."""
+
+    digests: tuple[str, ...]
+    strengths: tuple[float, ...]
+    names: tuple[str, ...]
+
+
+class Header(msgspec.Struct, forbid_unknown_fields=True):
+    """The JSON of a file, `HEADER` and the events, each a tick, a kind and what came."""
+
+    format: int
+    engine: str
+    config: Any
+    knobs: Any
+    recipe: Recipe | None
+    origin: dict[str, str]
+    ticks: Annotated[int, msgspec.Meta(ge=0)]
+    latents: list[Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]]
+    events: list[tuple[int, str, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -67,7 +104,7 @@ class Log:
     engine: str
     config: StreamConfig
     knobs: Knobs
-    recipe: dict[str, Any] | None = None
+    recipe: Recipe | None = None
     origin: dict[str, str] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     ticks: int = 0
@@ -86,7 +123,7 @@ class Log:
 
     def adapted(self, tick: int, lora: Factors | None) -> None:
         """Adapters by their digests: a take does not hold their weights."""
-        given = {name: getattr(lora, name) if lora else () for name in ADAPTERS}
+        given = {name: getattr(lora, name) if lora else () for name in Adapters.__struct_fields__}
         self._add(Event(tick, ADAPTED, given))
 
     def submitted(self, tick: int, request: Request) -> None:
@@ -117,12 +154,13 @@ class Log:
         header = {name: _packed(writer, getattr(self, name)) for name in HEADER}
         text = json.dumps({"format": FORMAT, **header, "events": events}, separators=(",", ":"))
         try:
+            _check_sizes(text, writer.tensors)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, save(writer.tensors, {METADATA: text}))
-        except (OSError, FileError, SafetensorError) as error:
+        except (OSError, ValueError, FileError, SafetensorError) as error:
             raise TakeError(
                 f"the take could not be written to {path}: {_reason(error)}",
-                "its folder must be writable and have room, and its events must fit in 100 MB",
+                f"its folder must be writable and have room, and its events must fit in {MAX_HEADER // 10**6} MB",
                 "choose another place or a shorter take",
             ) from error
 
@@ -132,25 +170,24 @@ class Log:
 
         Raises:
             TakeError: for anything else than a take that can be played.
+            MemoryShortage: where there is no room for its tensors.
         """
-        data, tensors = _opened(path)
-        version = data.get("format")
-        if isinstance(version, int) and version > FORMAT:
-            raise TakeError(
-                f"{path} has format {version}, of a newer Ostinato",
-                f"Ostinato {VERSION} reads up to {FORMAT}",
-                "update Ostinato",
-            )
-        try:
-            return _checked(data, Reader(tensors))
-        except InputError as error:
-            raise TakeError(f"in {path} {error.given}", error.allowed, error.remedy) from error
-        except Exception as error:  # a foreign or damaged file may fail any check, in its own way
-            raise TakeError(
-                f"{path} is damaged: {type(error).__name__}: {_reason(error)}",
-                "allowed is a take as Ostinato saved it",
-                "copy it again",
-            ) from error
+        with guarded(f"the take {path} found no room", "its tensors are read into memory", "free some"):
+            file = _opened(path)
+            try:
+                header = _header(file.metadata() or {})
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+                return _checked(header, Reader(tensors))
+            except InputError as error:
+                raise TakeError(f"in {path} {error.given}", error.allowed, error.remedy) from error
+            except Exception as error:  # a foreign or damaged file may fail any check, in its own way
+                if is_shortage(error):
+                    raise
+                raise TakeError(
+                    f"{path} is damaged: {type(error).__name__}: {_reason(error)}",
+                    "allowed is a take as Ostinato saved it",
+                    "copy it again",
+                ) from error
 
 
 def origin_of(device: torch.device) -> dict[str, str]:
@@ -167,48 +204,57 @@ def _packed(writer: Writer, value: Any) -> Any:
     return writer.pack(value)
 
 
-def _opened(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _opened(path: Path) -> Any:
     try:
-        with safe_open(path, framework="pt") as opened:
-            text = (opened.metadata() or {}).get(METADATA)
-            data = json.loads(text) if text else None
-            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()} if data else {}
-    except (OSError, SafetensorError, ValueError, RecursionError) as error:
-        raise TakeError(
-            f"{path} could not be read: {_reason(error)}", "allowed is a whole take", "check the path, or copy it again"
-        ) from error
-    if not isinstance(data, dict):
-        raise TakeError(f"{path} is no take", "allowed is a file that Save Take wrote", "choose another")
-    return data, tensors
+        return open_tensors(path, MAX_HEADER, MAX_SIZE)
+    except InputError as error:
+        raise TakeError(error.given, error.allowed, error.remedy) from error
 
 
-def _checked(data: dict[str, Any], reader: Reader) -> Log:
-    """A log out of a file's data. Events are applied in order to see that each can be."""
-    unknown = sorted(data.keys() - {"format", "events", *HEADER})
-    if unknown or data["format"] != FORMAT:
-        raise InputError(f"the header has {unknown or data['format']!r}", "it is not known here", "update Ostinato")
-    given = {name: data[name] for name in HEADER} | {
-        "config": reader.expect(StreamConfig, data["config"]),
-        "knobs": reader.expect(Knobs, data["knobs"]),
-    }
-    _check_header(given)
-    log = Log(**given)
-    config, knobs = log.config, log.knobs
-    for tick, kind, what in data["events"]:
+def _header(metadata: Mapping[str, str]) -> Header:
+    text = metadata.get(METADATA, "null")
+    _check_sizes(text, {})
+    data = parse_json(text, "the header")
+    if not isinstance(data, dict) or not data:
+        raise InputError("there is no take", "allowed is a file that Save Take wrote", "choose another")
+    version = data.get("format")
+    if isinstance(version, int) and version > FORMAT:
+        reads = f"Ostinato {VERSION} reads up to {FORMAT}"
+        raise InputError(f"the format is {version}, of a newer Ostinato", reads, "update Ostinato")
+    return typed(data, "the header", Header)
+
+
+def _check_sizes(text: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise `InputError` for more than a take may have."""
+    values, size = sum(map(text.count, ",[{")), sum(tensor.nbytes for tensor in tensors.values())
+    if values > MAX_VALUES:
+        raise InputError(f"its events have {values} values", f"at most {MAX_VALUES} are read", "make a shorter take")
+    if size > MAX_SIZE - MAX_HEADER:
+        raise InputError(f"its tensors have {size} bytes", f"a take has at most {MAX_SIZE}", "make a shorter take")
+
+
+def _checked(header: Header, reader: Reader) -> Log:
+    """A log out of a file's data, each of whose events can be applied."""
+    if header.format != FORMAT:
+        raise InputError(f"the format is {header.format}", f"Ostinato {VERSION} reads {FORMAT}", "choose another")
+    config = reader.expect(StreamConfig, header.config)
+    log = Log(header.engine, config, reader.expect(Knobs, header.knobs), header.recipe, header.origin)
+    log.ticks, log.latents = header.ticks, header.latents
+    for tick, kind, what in header.events:
         if kind == SUBMITTED:
             event = Event(tick, kind, reader.expect(Request, what))
+        elif kind == ADAPTED:
+            event = Event(tick, kind, _adapters(what))
         else:
             event = Event(tick, kind, {name: reader.unpack(value) for name, value in what.items()})
             if kind == TURNED:
-                knobs = knobs.turned(**event.what)
+                Knobs.check(event.what)
             elif kind == CONFIGURED:
                 config = replace(config, **_known(event.what))
-            elif kind == ADAPTED:
-                _check_adapters(event.what)
             elif kind not in (CLEARED, FAILED):
                 raise InputError(f"an event is {kind!r}", "it is not known here", "update Ostinato")
-        if type(tick) is not int or not (log.events[-1].tick if log.events else 0) <= tick < log.ticks:
-            raise InputError(f"an event is at tick {tick!r}", f"ticks rise from 0 to {log.ticks}", "copy it again")
+        if not (log.events[-1].tick if log.events else 0) <= tick < log.ticks:
+            raise InputError(f"an event is at tick {tick}", f"ticks rise from 0 to {log.ticks}", "copy it again")
         log.events.append(event)
     return log
 
@@ -221,25 +267,11 @@ def _known(changes: dict[str, Any]) -> dict[str, Any]:
     return changes
 
 
-def _check_adapters(what: dict[str, Any]) -> None:
-    lists = [what.get(name, ()) for name in ADAPTERS]
-    typed = all(
-        isinstance(given, tuple) and all(type(item) is kind for item in given)
-        for given, kind in zip(lists, ADAPTERS.values(), strict=True)
-    )
-    if what.keys() != ADAPTERS.keys() or not typed or len({len(given) for given in lists}) != 1:
+def _adapters(what: dict[str, Any]) -> dict[str, Any]:
+    given = typed(what, "a change of adapters", Adapters)
+    if not len(given.digests) == len(given.strengths) == len(given.names):
         raise InputError("its adapters do not fit", "each has a digest, a strength and a name", "copy it again")
-
-
-def _check_header(given: dict[str, Any]) -> None:
-    origin = isinstance(given["engine"], str) and all(isinstance(text, str) for text in given["origin"].values())
-    counted = type(given["ticks"]) is int and given["ticks"] >= 0
-    prints = isinstance(given["latents"], list) and all(re.fullmatch("[0-9a-f]{64}", x) for x in given["latents"])
-    wanted = given["recipe"]
-    recipe = wanted is None or all(isinstance(wanted.get(k), t) for k, t in RECIPE.items())
-    recipe = recipe and (wanted is None or wanted.get("kind", KINDS[0]) in KINDS)
-    if not (origin and counted and prints and recipe):
-        raise InputError("the header does not fit", "allowed is one as Ostinato writes it", "copy it again")
+    return msgspec.structs.asdict(given)
 
 
 def _reason(error: Exception) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 
 from torch import Tensor
 
 from .codec import fingerprint
 from .engines import Engine
-from .errors import TakeError
+from .errors import TakeError, plain
 from .log import ADAPTED, CLEARED, CONFIGURED, FAILED, SUBMITTED, TURNED, Event, Log, origin_of
 from .lora.adapter import Adapter
 from .lora.stack import stack
@@ -53,12 +54,13 @@ def replay(
     force: bool = False,
     adapters: Iterable[Adapter] = (),
 ) -> Replay:
-    """Play a take again, and on until nothing is in flight.
+    """Play a take again, and on until nothing is in flight. Steps in which nothing is in flight change nothing, and are
+    left out: a take may say that there are as many as it likes.
 
     Args:
         log: the take.
         engine: the one it was played on, loaded again.
-        on_tick: told the steps done and to do, before each step; what it raises ends the replay and is passed on.
+        on_tick: told the take's steps done and to do, before each; what it raises ends the replay and is passed on.
         force: play on another engine all the same.
         adapters: those that the take plays with, read for this engine.
 
@@ -69,19 +71,20 @@ def replay(
         check_engine(log, engine)
     known = {adapter.digest: adapter for adapter in adapters}
     _check_adapters(log, known)
-    events: dict[int, list[Event]] = defaultdict(list)
-    for event in log.events:
-        events[event.tick].append(event)
-    done = []
+    coming = deque((tick, list(events)) for tick, events in itertools.groupby(log.events, attrgetter("tick")))
+    tick, done = 0, []
     try:
         engine.ready()
         with runtime().playing(f"replay-{next(_names)}", engine, log.config, log.knobs) as session:
-            while session.ticks < log.ticks or not session.idle:
-                on_tick(session.ticks, max(log.ticks, session.ticks + 1))
-                for event in events.get(session.ticks, ()):
+            while coming or not session.idle:
+                if coming and session.idle:
+                    tick = coming[0][0]
+                on_tick(tick, max(log.ticks, tick + 1))
+                for event in coming.popleft()[1] if coming and coming[0][0] == tick else ():
                     _tell(session, event, known)
                 done += [(finished.request, finished.take().cpu()) for finished in session.step()]
-            on_tick(session.ticks, session.ticks)
+                tick += 1
+            on_tick(max(log.ticks, tick), max(log.ticks, tick))
     finally:
         engine.rest()
     return Replay([r for r, _ in done], [x for _, x in done], list(log.latents), _changed(log, engine))
@@ -133,4 +136,5 @@ def _changed(log: Log, engine: Engine) -> list[str]:
     then = {"engine": log.engine} | log.origin
     steps = [event.tick for event in log.events if event.kind == FAILED]
     failed = [f"step {step} failed in the take; what plays after it may differ" for step in steps]
-    return [f"{name}: {then[name]}, {now[name]}" for name in now if name in then and then[name] != now[name]] + failed
+    other = [name for name in now if name in then and then[name] != now[name]]
+    return [plain(f"{name}: {then[name]}, {now[name]}") for name in other] + failed

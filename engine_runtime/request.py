@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from .config import NO_GUIDANCE, Guidance, Sampling
-from .constants import CONTEXT_DIM, LATENT_DIM, MAX_CONDITIONS
+from .constants import CONTEXT_DIM, LATENT_DIM, MAX_CONDITIONS, MAX_STEPS
 from .errors import InputError, check_range, check_whole
 from .schedule import explicit, sigmas
 from .values import Value, check_frames, check_value, is_curve
@@ -241,10 +241,11 @@ class Request:
             check_frames(f"guidance {name}", getattr(self.guidance, name), self.frames)
 
     def _check_source(self) -> None:
+        if not 1 <= len(self.mask_strength) <= MAX_STEPS:
+            given = f"mask strength has {len(self.mask_strength)} numbers"
+            raise InputError(given, f"allowed are 1 to {MAX_STEPS}", "give 1, or one a step")
         for number in self.mask_strength:
             check_range("mask strength", number, 0.0, 1.0, "0 makes all of it anew")
-        if not self.mask_strength:
-            raise InputError("mask strength is empty", "at least one number is needed", "give 1")
         if self.mask is not None and not bool(((self.mask >= 0) & (self.mask <= 1)).all()):
             raise InputError("the mask holds values outside 0 to 1", "allowed is 0 to 1", "scale it")
         if self.initial_noise is not None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from .config import Sampling
+from .constants import MAX_STEPS
 from .errors import InputError
 
 MIN_DENOISE = 1e-4  # steps / denoise grows without bound below
@@ -36,7 +37,9 @@ def shifted(t: float, shift: float) -> float:
 
 
 def explicit(values: Sequence[float]) -> tuple[float, ...]:
-    """Check a schedule given by hand: at least two finite values in [0, 1], strictly falling, ending in 0."""
+    """Check a schedule given by hand: two finite values in [0, 1] or more, strictly falling, ending in 0."""
+    if len(values) > MAX_STEPS + 1:
+        raise InputError(f"there are {len(values)} sigmas", f"allowed are at most {MAX_STEPS} steps", "take fewer")
     given = tuple(float(v) for v in values)
     falling = all(a > b for a, b in zip(given, given[1:], strict=False))
     if len(given) < 2 or not all(math.isfinite(v) and 0.0 <= v <= 1.0 for v in given) or not falling or given[-1]:

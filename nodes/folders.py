@@ -118,8 +118,8 @@ def adapter_path(name: str) -> Path:
     """
     places = [root / name for root in roots(LORAS)] if HEADLESS or name in adapter_names() else []
     if HEADLESS:
-        places.append(Path(name).expanduser())
-    found = next((place for place in places if name and place.is_file()), None)
+        places.append(Path(os.path.expanduser(name)))
+    found = next((place for place in places if os.path.isfile(place)), None)
     if found is None:
         raise InputError(
             f"the adapter {name!r} is not there",

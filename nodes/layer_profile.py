@@ -1,6 +1,6 @@
 """Show where a tick's time goes."""
 
-from ..engine_runtime.constants import MAX_DEPTH, MAX_SECONDS
+from ..engine_runtime.constants import MAX_DEPTH, MAX_SECONDS, MAX_STEPS
 from ..engine_runtime.layer_profile import GUIDED, TICKS, Workload
 from ..engine_runtime.trt.profiles import MAX_TOKENS
 from . import host
@@ -60,7 +60,7 @@ def _workload() -> list:
             step=0.04,
             tooltip="Of music in each.",
         ),
-        io.Int.Input("steps", default=WORKLOAD.steps, min=1, max=1000, tooltip="Of each generation."),
+        io.Int.Input("steps", default=WORKLOAD.steps, min=1, max=MAX_STEPS, tooltip="Of each generation."),
         io.Combo.Input(
             "guidance",
             options=list(GUIDED),

@@ -1,7 +1,7 @@
 """Run generations through the ring."""
 
 from ..engine_runtime.config import SOLVERS, Sampling, StreamConfig
-from ..engine_runtime.constants import MAX_DEPTH
+from ..engine_runtime.constants import MAX_DEPTH, MAX_STEPS
 from . import carried, host, layout
 from .comfy import io
 from .types import (
@@ -123,7 +123,11 @@ class StreamDenoise(io.ComfyNode):
 def _sampling() -> list:
     return [
         io.Int.Input(
-            "steps", default=SAMPLING.steps, min=1, max=1000, tooltip="Denoising steps: 8 for turbo, about 50 for base."
+            "steps",
+            default=SAMPLING.steps,
+            min=1,
+            max=MAX_STEPS,
+            tooltip="Denoising steps: 8 for turbo, about 50 for base.",
         ),
         io.Float.Input(
             "shift",

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import ModelError
+from ..models.names import Shape
 from ..models.weights import opened
 from .factors import Targets
 from .keys import Pair, Place, find
-
-PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-DIFFUSERS_METADATA = "lora_adapter_metadata"  # diffusers' entry in the header of the files it saves
+from .scaling import MAX_ALPHA, PEFT_FILE, Scaling, read_scaling
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,82 +50,56 @@ class Adapter:
         path = Path(source).expanduser()
         path = path / PEFT_FILE if path.is_dir() else path
         file = opened(path)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-        pairs, config = find(tensors, targets, path.name), _config(path, file.metadata() or {})
-        _check_shapes(tensors, pairs, targets, path.name)
-        made = {place: _scaled(pair, tensors, config, path.name) for place, pair in sorted(pairs.items())}
+        names = file.keys()
+        pairs = find(names, targets, path.name)
+        _check_shapes({name: tuple(file.get_slice(name).get_shape()) for name in names}, pairs, targets, path.name)
+        tensors = {name: file.get_tensor(name) for name in names}  # only now: no layer has more numbers than the model
+        _check_values(tensors, pairs, path.name)
+        scaling = read_scaling(path, file.metadata() or {})
+        made = {place: _scaled(pair, tensors, scaling) for place, pair in sorted(pairs.items())}
         name = path.parent.name if path.name == PEFT_FILE else path.stem
         return cls(name, _digest(made), targets, made, max(a.shape[0] for a, _, _ in made.values()))
 
 
-def _check_shapes(tensors: Mapping[str, Tensor], pairs: Mapping[Place, Pair], targets: Targets, source: str) -> None:
+def _check_shapes(shapes: Mapping[str, Shape], pairs: Mapping[Place, Pair], targets: Targets, source: str) -> None:
     wrong = []
     for (_, kind), pair in pairs.items():
-        a, b = tensors[pair.found["a"]], tensors[pair.found["b"]]
-        width_in, width_out = targets.kinds[kind]
-        rank = a.shape[0] if a.ndim == 2 else 0
-        for tensor, name, shape in ((a, pair.found["a"], (rank, width_in)), (b, pair.found["b"], (width_out, rank))):
-            if tuple(tensor.shape) != shape or not rank:
-                wrong.append(f"{name} {list(tensor.shape)} instead of {['rank' if s == rank else s for s in shape]}")
-            elif not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+        widths, a, b = targets.kinds[kind], pair.found["a"], pair.found["b"]
+        rank = shapes[a][0] if len(shapes[a]) == 2 and 0 < shapes[a][0] <= max(widths) else 0
+        for name, fits in ((a, (rank, widths[0])), (b, (widths[1], rank))):
+            if shapes[name] != fits or not rank:
+                wrong.append(f"{name} {list(shapes[name])} instead of {['rank' if n == rank else n for n in fits]}")
+        if math.prod(shapes[pair.found.get("alpha", a)]) != 1 and "alpha" in pair.found:
+            wrong.append(f"{pair.found['alpha']}, not one number")
+    _refuse(wrong, "shape", source)
+
+
+def _check_values(tensors: Mapping[str, Tensor], pairs: Mapping[Place, Pair], source: str) -> None:
+    wrong = []
+    for pair in pairs.values():
+        for side, name in pair.found.items():
+            tensor = tensors[name]
+            if side == "alpha":
+                if tensor.is_complex() or not abs(tensor.item()) <= MAX_ALPHA:
+                    wrong.append(f"{name}, which is {tensor.item():g}, no number up to {MAX_ALPHA:g}")
+            elif not tensor.is_floating_point() or tensor.itemsize < 2 or not bool(tensor.isfinite().all()):
                 wrong.append(f"{name} with {tensor.dtype} values that are not all finite numbers")
-        alpha = pair.found.get("alpha")
-        if alpha is not None and (tensors[alpha].numel() != 1 or not math.isfinite(tensors[alpha].item())):
-            wrong.append(f"{alpha}, not one finite number")
+    _refuse(wrong, "value", source)
+
+
+def _refuse(wrong: list[str], what: str, source: str) -> None:
     if wrong:
         raise ModelError(
-            f"{source} has {len(wrong)} tensors of the wrong shape or value ({'; '.join(sorted(wrong)[:4])})",
-            "both factors of a layer must fit its widths and each other",
+            f"{source} has {len(wrong)} tensors of the wrong {what} ({'; '.join(sorted(wrong)[:4])})",
+            "both factors of a layer must fit its widths and each other, with a rank no larger than these",
             "choose a LoRA that was made for this model (2B and XL differ)",
         )
 
 
-def _scaled(
-    pair: Pair, tensors: Mapping[str, Tensor], config: Mapping[str, Any], source: str
-) -> tuple[Tensor, Tensor, float]:
-    a, b = tensors[pair.found["a"]], tensors[pair.found["b"]]
-    rank = a.shape[0]
-    if "alpha" in pair.found:
-        return a, b, tensors[pair.found["alpha"]].item() / rank
-    alpha = _pattern(config.get("alpha_pattern"), pair.path, config.get("lora_alpha", rank))
-    if not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise ModelError(
-            f"{source} is said to have an alpha of {alpha!r}", "alpha is a number", "correct its metadata or config"
-        )
-    return a, b, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-
-
-def _pattern(patterns: Any, path: str, default: Any) -> Any:
-    """PEFT's rule: a pattern is a regular expression for the end of a layer's name."""
-    for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", path):
-            return value
-    return default
-
-
-def _config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What PEFT wrote of an adapter, beside the file or in its header; nothing where there is neither."""
-    try:
-        if DIFFUSERS_METADATA in metadata:
-            found = json.loads(metadata[DIFFUSERS_METADATA])
-            config = {key.removeprefix("transformer."): value for key, value in found.items()}
-        else:
-            beside = path.with_name(PEFT_CONFIG)
-            own = path.name == PEFT_FILE and beside.is_file()
-            config = json.loads(beside.read_text(encoding="utf-8")) if own else {}
-        if not isinstance(config, dict):
-            raise ValueError("not an object")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(
-            f"what is written of {path.name} could not be read: {error}",
-            f"{PEFT_CONFIG} and the entry {DIFFUSERS_METADATA} are JSON objects",
-            "fetch the adapter again, whole",
-        ) from error
-    if config.get("use_dora"):
-        raise ModelError(
-            f"{path.name} is a DoRA by its config", "only plain LoRA can be played as it is", "choose a LoRA"
-        )
-    return config
+def _scaled(pair: Pair, tensors: Mapping[str, Tensor], scaling: Scaling) -> tuple[Tensor, Tensor, float]:
+    a, b, rank = tensors[pair.found["a"]], tensors[pair.found["b"]], tensors[pair.found["a"]].shape[0]
+    alpha = pair.found.get("alpha")
+    return a, b, scaling.scale(pair.path, rank) if alpha is None else tensors[alpha].item() / rank
 
 
 def _digest(pairs: Mapping[Place, tuple[Tensor, Tensor, float]]) -> str:

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderOobleck
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..constants import HOP, LATENT_HZ
-from ..errors import ModelError
+from ..errors import InputError, ModelError
+from ..tensor_file import open_tensors
 from .names import Shape
 
 _BYTES = {"F64": 8, "F32": 4}  # else 2
@@ -32,14 +32,11 @@ class Stored:
 
 
 def opened(path: Path) -> Any:
+    """Open a checkpoint or adapter as `open_tensors` does. Raises `ModelError` for what is no such file."""
     try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"{path} could not be read as safetensors: {' '.join(str(error).split())[:200]}",
-            "a checkpoint is a whole .safetensors file",
-            "check the path, or fetch the file again",
-        ) from error
+        return open_tensors(path)
+    except InputError as error:
+        raise ModelError(error.given, error.allowed, error.remedy) from error
 
 
 class _Reader:

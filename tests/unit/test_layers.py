@@ -61,10 +61,10 @@ automation request analysis points
 curves bench.floor bench.report
 bench.case bench schedule guidance steps prompt stats upload snake lane
 capture
-driver memory lora lora.factors
+driver memory lora lora.factors lora.scaling
 config
 knobs layer_kinds
-values layer_profile cache
+values layer_profile cache tensor_file
 files
 constants errors
 """

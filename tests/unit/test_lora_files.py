@@ -69,7 +69,7 @@ def test_pefts_own_config_scales(targets, tmp_path):
     assert (scales[0, "self_q"], scales[1, "up"], scales[0, "up"], scales[0, "cross_q"]) == (0.5, 0.25, 2.0, 2.0)
     (folder / "adapter_config.json").write_text(json.dumps({"lora_alpha": 8, "use_rslora": True}))
     assert {s for _, _, s in Adapter.read(folder, targets).pairs.values()} == {4.0}
-    for bad, match in (('{"lora_alpha": "x"}', "alpha is a number"), ("[1]", "JSON objects"), ("{", "JSON objects")):
+    for bad, match in (('{"lora_alpha": "x"}', "lora_alpha"), ("[1]", "Expected `object`"), ("{", "no JSON")):
         (folder / "adapter_config.json").write_text(bad)
         with pytest.raises(ModelError, match=match):
             Adapter.read(folder, targets)

@@ -149,7 +149,7 @@ def test_500_ticks_of_random_moves_replay_bit_by_bit(tmp_path: Path, seed: int) 
     assert again.differing == [] and again.changed == []
     assert identical(again.latents[: len(latents)], latents) and all(bool(x.isfinite().all()) for x in latents)
     assert len({fingerprint(x) for x in latents}) > 0.9 * len(latents)
-    assert told[0] == (0, 500) and told[-1][0] == told[-1][1] >= 500
+    assert told[0] == (log.events[0].tick, 500) and told[-1][0] == told[-1][1] >= 500
 
 
 def test_what_two_threads_did_replays(tmp_path: Path) -> None:

@@ -1,0 +1,98 @@
+"""What scales an adapter's layers: alpha, as PEFT writes it beside a file, and diffusers in its header."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from ..errors import InputError, ModelError
+from ..files import parse_json, read_bytes, typed
+
+PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+DIFFUSERS_METADATA = "lora_adapter_metadata"  # diffusers' entry in the header of the files it saves
+MAX_CONFIG = 1 << 20  # bytes; PEFT's has about a thousand
+MAX_ALPHA = 1e6  # either way; trainers take up to some times the rank
+Alpha = Annotated[float, msgspec.Meta(ge=-MAX_ALPHA, le=MAX_ALPHA)]
+_WRAPPED = ("", "base_model.model.", "transformer.")  # what stands before the name that a layer has in its model
+_PATTERN = re.compile(r"(\^|\.\*\\?\.)?((?:[\w-]|\\?\.)+)\$?")
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What is written of an adapter.
+
+    Attributes:
+        lora_alpha: of all layers; None is each one's rank.
+        alpha_pattern: of the layers whose names end so, or are so from a leading `^` on; the first that fits counts.
+            PEFT takes regular expressions: one that is more than this is refused, for it may run for ever.
+        use_rslora: alpha is over the square root of the rank, not over the rank.
+        use_dora: it is no plain LoRA.
+    """
+
+    lora_alpha: Alpha | None = None
+    alpha_pattern: dict[str, Alpha] | None = None
+    use_rslora: bool = False
+    use_dora: bool = False
+
+    def scale(self, path: str, rank: int) -> float:
+        """Of a layer, by its name in the file. Raises `InputError` for a pattern that is none of these."""
+        words = path.split(".")
+        names = [".".join(words[i:]) for i in range(len(words))]
+        names += ["^" + path.removeprefix(prefix) for prefix in _WRAPPED]
+        default = rank if self.lora_alpha is None else self.lora_alpha
+        _, alpha = min((self.ends[name] for name in names if name in self.ends), default=(0, default))
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+    @cached_property
+    def ends(self) -> dict[str, tuple[int, float]]:
+        """Place and alpha of each pattern, by what it says without escapes."""
+        ends: dict[str, tuple[int, float]] = {}
+        for place, (pattern, alpha) in enumerate((self.alpha_pattern or {}).items()):
+            if (found := _PATTERN.fullmatch(pattern)) is None:
+                raise InputError(
+                    f"its alpha_pattern has {pattern!r}",
+                    "a pattern is the end of layers' names, or ^ and a whole name",
+                    "write each layer's name",
+                )
+            ends.setdefault("^" * (found[1] == "^") + found[2].replace("\\", ""), (place, alpha))
+        return ends
+
+
+def read_scaling(path: Path, metadata: Mapping[str, str]) -> Scaling:
+    """Read what PEFT wrote of an adapter, in its file's header or beside it; with neither alpha is the rank.
+
+    Raises:
+        ModelError: for what cannot be understood, and for a DoRA.
+    """
+    try:
+        found = parse_json(_text(path, metadata), "it", dict[str, Any])
+        scaling = typed({key.removeprefix("transformer."): value for key, value in found.items()}, "it", Scaling)
+        _ = scaling.ends
+    except (OSError, InputError) as error:
+        raise ModelError(
+            f"what is written of {path.name} cannot be used: {getattr(error, 'given', error)}",
+            f"{getattr(error, 'allowed', 'a file')}, in {PEFT_CONFIG} or the entry {DIFFUSERS_METADATA}",
+            "correct it, or fetch the adapter again",
+        ) from error
+    if scaling.use_dora:
+        raise ModelError(
+            f"{path.name} is a DoRA by its config", "only plain LoRA can be played as it is", "choose a LoRA"
+        )
+    return scaling
+
+
+def _text(path: Path, metadata: Mapping[str, str]) -> bytes | str:
+    if (text := metadata.get(DIFFUSERS_METADATA)) is not None:
+        if len(text) > MAX_CONFIG:
+            raise InputError(f"it has {len(text)} characters", f"at most {MAX_CONFIG} are read", "check the file")
+        return text
+    beside = path.with_name(PEFT_CONFIG)
+    return read_bytes(beside, MAX_CONFIG) if path.name == PEFT_FILE and os.path.lexists(beside) else "{}"
