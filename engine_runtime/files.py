@@ -75,13 +75,19 @@ def parse_json(data: bytes | str, what: str, kind: Any = Any) -> Any:
     try:
         found = msgspec.json.decode(data)
         _check(found, what)
-        return msgspec.convert(found, kind)
-    except msgspec.ValidationError as error:
-        raise InputError(f"{what} is not as it should be: {error}", "its fields have types", "correct it") from error
+        return typed(found, what, kind)
     except (msgspec.DecodeError, UnicodeError) as error:
         raise InputError(f"{what} is no JSON: {error}", "it must be strict JSON", "check the file") from error
     except RecursionError:
         raise _too_deep(what) from None
+
+
+def typed(data: Any, what: str, kind: type[T]) -> T:
+    """Turn plain data into a type whose fields are checked; raises `InputError` by the place of one that is wrong."""
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{what} is not as it should be: {error}", "its fields have types", "correct it") from error
 
 
 def read_json(path: Path, most: int, kind: Any = Any) -> Any:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
 
 from .errors import InputError
+from .files import parse_json, read_bytes, typed
 
 SCHEMA = 1
+MAX_BYTES = 4 << 20  # of a profile's file; the 2B decoder's has 0.1 MB
 KINDS = ("attention", "matrix product", "normalization", "pointwise", "reformat", "Myelin", "other")
 OPAQUE = "Myelin"  # whole regions of a network that TensorRT reports as one layer: of no kind, and flagged
 TICKS = 10  # timed, unless told otherwise
 GUIDED = ("off", "full")  # of a workload's guidance
 _LAYER = re.compile(r"(?<=layers\.)\d+")
-_MOST = 100_000  # layers, of a table from a file
+Amount = Annotated[float, Meta(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,8 @@ class Workload:
         return f"depth {self.depth}, {self.seconds:g} s, {self.steps} steps, {guided}, {self.tokens} tokens"
 
 
-@dataclass(frozen=True)
-class LayerTime:
-    """One layer.
+class LayerTime(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One layer; in JSON a list.
 
     Attributes:
         kind: one of `KINDS`.
@@ -54,9 +58,9 @@ class LayerTime:
     """
 
     name: str
-    kind: str
-    ms: float
-    calls: float
+    kind: Annotated[str, Meta(pattern=rf"^({'|'.join(KINDS)})\Z")]
+    ms: Amount
+    calls: Amount
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,8 @@ class LayerProfile:
     clock: str
     workload: Workload
     ticks: int
-    tick_ms: float
-    profiled_ms: float
+    tick_ms: Amount
+    profiled_ms: Amount
     layers: tuple[LayerTime, ...]
 
     @property
@@ -102,32 +106,20 @@ class LayerProfile:
         return merged(LayerTime(_LAYER.sub("*", x.name), x.kind, x.ms, x.calls) for x in self.layers)
 
     def as_json(self) -> dict[str, Any]:
-        return {"schema": SCHEMA, **asdict(self), "layers": [list(asdict(x).values()) for x in self.layers]}
+        return {"schema": SCHEMA, **msgspec.to_builtins(self)}
 
     @classmethod
     def from_json(cls, data: Any, name: str = "the profile") -> LayerProfile:
-        """The inverse of `as_json`.
+        """Make the profile that `as_json` gave.
 
         Raises:
             InputError: for anything else.
         """
         try:
-            if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
-                raise ValueError(f"its schema is not {SCHEMA}")
-            if len(data["layers"]) > _MOST:
-                raise ValueError(f"it has more than {_MOST} layers")
-            layers = tuple(_layer(*row) for row in data["layers"])
-            known = {f.name: data[f.name] for f in fields(cls) if f.name not in ("layers", "workload")}
-            made = cls(**known, workload=Workload(**data["workload"]), layers=layers)
-            if not all(math.isfinite(v) and v >= 0 for v in (made.tick_ms, made.profiled_ms)):
-                raise ValueError("a time is no finite number")
-            return made
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{name} is not a layer profile ({type(error).__name__}: {error})",
-                "allowed is what `ostinato profile --json` writes",
-                "make it again",
-            ) from error
+            typed(data, name, _Versioned)
+            return typed(data, name, cls)
+        except InputError as error:
+            raise _refused(error) from error
 
     def text(self, top: int = 15) -> str:
         """The table, for people."""
@@ -227,19 +219,20 @@ def diff(before: LayerProfile, after: LayerProfile) -> Difference:
     return Difference(before, after, tuple(unlike), _changes(before.kinds(), after.kinds()), _changes(*layers))
 
 
-def load(text: str, name: str) -> LayerProfile:
-    """A profile from a file's text; raises `InputError` for anything else."""
+def load(path: Path) -> LayerProfile:
+    """Read a profile; raises `InputError` for anything else, and `OSError` where the system refuses."""
     try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{name} is not JSON ({error})", "a profile is", "write it with --json") from error
-    return LayerProfile.from_json(data, name)
+        return LayerProfile.from_json(parse_json(read_bytes(path, MAX_BYTES), path.name), path.name)
+    except InputError as error:
+        raise _refused(error) from error
 
 
-def _layer(name: str, kind: str, ms: float, calls: float) -> LayerTime:
-    if kind not in KINDS or not all(math.isfinite(v) and v >= 0 for v in (ms, calls)):
-        raise ValueError(f"{name!r} has kind {kind!r}, {ms} ms and {calls} calls")
-    return LayerTime(str(name), kind, float(ms), float(calls))
+class _Versioned(Struct):
+    schema: Annotated[int, Meta(ge=SCHEMA, le=SCHEMA)]
+
+
+def _refused(error: InputError) -> InputError:
+    return InputError(error.given, "allowed is what `ostinato profile --json` writes", "make it again")
 
 
 def _changes(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[Change, ...]:

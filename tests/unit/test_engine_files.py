@@ -352,7 +352,7 @@ def test_a_build_that_died_between_its_renames_is_finished(tmp_path, trust):
     path, work = _half_committed(tmp_path, trust)
     with pytest.raises(EngineFileError):
         read_plan(path, ADA, trust)
-    assert sweep(path.parent) == [work.name]
+    assert sweep(path.parent, trust.has) == [work.name]
     assert read_plan(path, ADA, trust) == made_up("one", 2)
     assert not work.exists()
 
@@ -361,14 +361,14 @@ def test_a_dead_build_that_did_not_get_so_far_is_removed(tmp_path, trust):
     path = put(tmp_path / "engines", *made_up("one", 1), trust)
     work = tmp_path / "engines" / ".build-dead"
     put(work, *made_up("one", 2))
-    assert not discard(work)
+    assert not discard(work, trust.has)
     assert read_plan(path, ADA, trust) == made_up("one", 1) and not work.exists()
 
 
 def test_a_dead_build_whose_plan_is_broken_is_not_finished(tmp_path, trust):
     path, work = _half_committed(tmp_path, trust)
     flip(0.5)(path)
-    assert not discard(work)
+    assert not discard(work, trust.has)
     assert digest(read_sidecar(path).as_json()) == digest(made_up("one", 1)[1].as_json())
 
 

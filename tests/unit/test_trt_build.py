@@ -339,7 +339,7 @@ def test_a_new_engine_takes_the_place_of_the_old(place, graph):
 
 @builds
 def test_a_second_build_waits_or_says_which_runs(place, graph):
-    with claim(place, "first", wait=False):
+    with claim(place, "first", False, lambda _: False):
         job = start(place, of(graph, FIXED, "second"), wait=False)
         assert job.wait(60) is State.failed
         assert f"the build of first (process {os.getpid()}" in job.error.given
@@ -353,7 +353,7 @@ def test_a_second_build_waits_or_says_which_runs(place, graph):
 
 @builds
 def test_a_build_that_waits_can_be_cancelled(place, graph):
-    with claim(place, "first", wait=False):
+    with claim(place, "first", False, lambda _: False):
         job = start(place, of(graph, FIXED, "old"))
         until(lambda: "waits" in job.message)
         assert job.cancel() is State.cancelled

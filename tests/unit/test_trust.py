@@ -55,7 +55,7 @@ def test_the_key_is_for_its_owner_alone(engine, trust):
 def test_an_engine_that_nobody_built_here_is_refused(tmp_path, trust):
     plan = put(tmp_path / "engines", *made_up())
     error = refused(trust, plan, "untrusted")
-    assert f"ostinato doctor --accept {made_up()[1].plan_sha256} --engine {plan}" in error.remedy
+    assert f"ostinato doctor --accept {made_up()[1].identity()} --engine {plan}" in error.remedy
     put(tmp_path / "engines", *made_up("other", 1), trust)  # a manifest that does not name it
     refused(trust, plan, "untrusted")
 
@@ -155,7 +155,7 @@ def test_builds_at_once_lose_no_entry(trust, tmp_path):
 
 def test_an_accepted_engine_is_read(tmp_path, trust):
     plan = put(tmp_path / "engines", *made_up())
-    trust.accept(plan, made_up()[1].plan_sha256.upper())
+    trust.accept(plan, made_up()[1].identity().upper())
     assert read_plan(plan, ADA, trust) == made_up()
     assert trust.standing(made_up()[1]) == "accepted"
 
@@ -168,7 +168,7 @@ def test_an_accepted_engine_brings_no_proof_of_its_own(tmp_path, trust):
     proof = {**words, "gpu": ADA.device, "seed": 0, "dtype": "bfloat16", "corners": [figures]}
     assert Proof.of(proof) is not None
     plan = put(tmp_path / "engines", *made_up(proof=proof))
-    assert trust.accept(plan, made_up()[1].plan_sha256).proof is None
+    assert trust.accept(plan, made_up()[1].identity()).proof is None
     assert read_plan(plan, ADA, trust)[1].proof is None
     assert not health(plan, {"tensorrt_rtx": ADA}, trust).verified
 
@@ -184,7 +184,7 @@ def test_another_hash_accepts_nothing(tmp_path, trust, given):
 
 def test_what_was_accepted_is_the_file_and_not_its_name(tmp_path, trust):
     plan = put(tmp_path / "engines", *made_up())
-    trust.accept(plan, made_up()[1].plan_sha256)
+    trust.accept(plan, made_up()[1].identity())
     put(tmp_path / "engines", *made_up("one", 9))
     refused(trust, plan, "untrusted")
 
@@ -192,7 +192,7 @@ def test_what_was_accepted_is_the_file_and_not_its_name(tmp_path, trust):
 def test_the_command_accepts_by_hash(tmp_path, trust, monkeypatch):
     monkeypatch.setenv("OSTINATO_DATA", str(trust.home))
     plan = put(tmp_path / "engines", *made_up())
-    sha = made_up()[1].plan_sha256
+    sha = made_up()[1].identity()
     wrong = CliRunner().invoke(main.app, ["doctor", "--accept", "f" * 64, "--engine", str(plan)])
     assert wrong.exit_code == 1 and sha in wrong.stderr
     alone = CliRunner().invoke(main.app, ["doctor", "--accept", sha])
