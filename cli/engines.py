@@ -238,7 +238,8 @@ def _proof_lines(proof: dict[str, Any] | None) -> list[str]:
 def doctor(
     engine: Annotated[Path | None, typer.Option(help="Look at this one, whole, and on a GPU check it.")] = None,
     accept: Annotated[
-        str | None, typer.Option(metavar="SHA256", help="Trust the --engine, built elsewhere, by what inspect told its maker.")
+        str | None,
+        typer.Option(metavar="SHA256", help="Trust the --engine, built elsewhere, by what inspect told its maker."),
     ] = None,
     engines: Engines = None,
     check: Annotated[bool, typer.Option(help="Whether to run the check where there is a GPU.")] = True,
@@ -256,13 +257,13 @@ def doctor(
     with exit_codes():
         from ..engine_runtime.trt.doctor import PROBLEM, examine_all
         from ..engine_runtime.trt.folder import engines_home
-        from ..engine_runtime.trt.trust import Trust
+        from ..engine_runtime.trt.plan import accept as trust_by_hash
 
         plan = _plan_of(engine, engines) if engine is not None else None
         if plan is None and not (accept is None and model is None):
             raise InputError("no engine is named", "--accept and --model are for one", "give --engine FILE")
         if plan is not None and accept is not None:
-            Trust().accept(plan, accept)
+            trust_by_hash(plan, accept)
         found = examine_all((engines or engines_home()).absolute(), only=plan, model=model)
         wrong = any(one.level == PROBLEM for one in found)
         if plan is not None and check and not wrong:

@@ -26,7 +26,7 @@ def read_record(onnx: Path, spec: BuildSpec) -> dict[str, Any]:
         wrong = next((file for file, sha256 in files.items() if sha256 and file_hash(file) != sha256), None)
     except (OSError, InputError) as error:
         raise EngineBuildError(
-            f"{onnx} has no usable export record: {clause(error.given if isinstance(error, InputError) else str(error))}",
+            f"{onnx} has no usable export record: {clause(str(getattr(error, 'given', error)))}",
             "it is written with the graph",
             "export it again",
         ) from error

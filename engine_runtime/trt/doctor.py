@@ -146,7 +146,8 @@ def _engine(state: Health, model: str | None) -> list[Finding]:
     source = state.sidecar.spec.model if state.sidecar and model is None else None
     if source is not None and not model_is_here(source):
         file = shlex.quote(str(state.plan))
-        back = f"put it back, or run: hf download {shlex.quote(source)}" if source.count("/") == 1 else "put it back there"
+        again = f"put it back, or run: hf download {shlex.quote(source)}"
+        back = again if source.count("/") == 1 else "put it back there"
         found.append(
             Finding(
                 NOTE if state.verified else PROBLEM,

@@ -202,7 +202,7 @@ def discard(work: Path, trusts: Trusts) -> bool:
     A build that died between its two renames left a whole plan in place and its sidecar here: it is put there.
 
     Args:
-        trusts: whether a sidecar is one that goes with its plan; only such a one is put in place, and none over another.
+        trusts: whether a sidecar is one that goes with its plan; only such a one is put in place, not over another.
     """
     done = False
     for made in work.glob("*.plan.json"):

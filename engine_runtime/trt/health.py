@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from ..errors import EngineBuildError, EngineFileError, InputError, OstinatoError, plain
 from .job import ask
+from .plan import examine, read_plan, verify
 from .preflight import install, wheels
 from .sidecar import Expect, Sidecar, check_fit, read_sidecar
 from .spec import FLAVORS, check_name
-from .trust import Trust, examine, read_plan, verify
+from .trust import Trust
 
 if TYPE_CHECKING:
     from ..models.loading import Model

@@ -23,12 +23,12 @@ from ..runtime import runtime
 from .engine import TrtEngine
 from .folder import plans
 from .health import Health, check_here, expects, health, here
+from .plan import read_plan
 from .prove import Proof
 from .record import PRECISIONS, weights_digest
 from .runtime import MakeRoom, tensorrt
 from .sidecar import Expect, Sidecar, check_fit, read_sidecar
 from .spec import is_name
-from .trust import read_plan
 
 Say = Callable[[str], None]
 Known = Mapping[str, Expect | OstinatoError]

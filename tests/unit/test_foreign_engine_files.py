@@ -28,10 +28,11 @@ from ostinato.engine_runtime.trt.assemble import read_record
 from ostinato.engine_runtime.trt.doctor import GOOD, PROBLEM, examine_all
 from ostinato.engine_runtime.trt.folder import HOLDER, LOCK, claim, discard, holder, sweep
 from ostinato.engine_runtime.trt.health import READY, UNUSABLE, health
+from ostinato.engine_runtime.trt.plan import accept, read_plan
 from ostinato.engine_runtime.trt.sidecar import read_sidecar, rewritten, sidecar_path
 from ostinato.engine_runtime.trt.spec import BuildSpec, make_spec
 from ostinato.engine_runtime.trt.stamp import stamp
-from ostinato.engine_runtime.trt.trust import KEY, MANIFEST, Trust, read_plan
+from ostinato.engine_runtime.trt.trust import KEY, MANIFEST, Trust
 from ostinato.engine_runtime.trt.trust import LOCK as LIST_LOCK
 from ostinato.nodes import folders
 from ostinato.nodes.load_engine import LoadEngine
@@ -315,14 +316,14 @@ def test_what_is_accepted_is_the_engine_with_its_sidecar(tmp_path, trust):
     path = put(tmp_path / "engines", plan, replace(sidecar, refittable=True))
     for named in (sidecar.identity(), sidecar.plan_sha256):
         with pytest.raises(EngineFileError, match="with its sidecar is") as caught:
-            trust.accept(path, named)
+            accept(path, named, trust)
         check_sentence(caught.value)
     put(tmp_path / "engines", plan, sidecar)
-    trust.accept(path, sidecar.identity())
+    accept(path, sidecar.identity(), trust)
     assert read_plan(path, ADA, trust) == (plan, sidecar)
     put(tmp_path / "engines", plan[::-1], sidecar)
     with pytest.raises(EngineFileError, match="not those that were built"):
-        trust.accept(path, sidecar.identity())
+        accept(path, sidecar.identity(), trust)
 
 
 def test_inspect_tells_what_to_accept(tmp_path, trust, monkeypatch):
@@ -330,7 +331,7 @@ def test_inspect_tells_what_to_accept(tmp_path, trust, monkeypatch):
     path = put(tmp_path / "engines", *made_up())
     seen = json.loads(CliRunner().invoke(main.app, ["inspect", str(path), "--json"]).output)
     assert seen["state"] == UNUSABLE and seen["reason"] == "untrusted"
-    trust.accept(path, seen["identity"])
+    accept(path, seen["identity"], trust)
     assert health(path, KNOWN, whole=True).state == READY
 
 

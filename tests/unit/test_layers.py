@@ -39,6 +39,7 @@ plot_curve plot_profile
 models.audio models.conditioning models.core_condition models.core
 runtime models.loading trt.runtime trt.refit
 trt.engine trt.vae trt.export trt.onnxcheck trt.job trt.build trt.child
+trt.plan
 trt.trust
 trt.executor trt.prove trt.naming trt.folder
 trt.graphs trt.keeper trt.record trt.sidecar

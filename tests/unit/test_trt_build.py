@@ -20,11 +20,12 @@ from ostinato.engine_runtime.trt.build import Fraction
 from ostinato.engine_runtime.trt.folder import HOLDER, claim
 from ostinato.engine_runtime.trt.job import NEXT, Job, State, ended
 from ostinato.engine_runtime.trt.onnxcheck import Case, check_export
+from ostinato.engine_runtime.trt.plan import read_plan
 from ostinato.engine_runtime.trt.profiles import Profile, Span, parse_profiles, smallest
 from ostinato.engine_runtime.trt.record import weights_digest
 from ostinato.engine_runtime.trt.sidecar import Expect, read_sidecar
 from ostinato.engine_runtime.trt.spec import BuildSpec, make_spec
-from ostinato.engine_runtime.trt.trust import Trust, read_plan
+from ostinato.engine_runtime.trt.trust import Trust
 from typer.testing import CliRunner
 
 from ..engine_files import made_up, put

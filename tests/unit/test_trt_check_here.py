@@ -15,11 +15,12 @@ from ostinato.engine_runtime.errors import EngineError, EngineFileError, InputEr
 from ostinato.engine_runtime.trt import check, doctor, runtime, source
 from ostinato.engine_runtime.trt import health as health_module
 from ostinato.engine_runtime.trt.health import check_here, health
+from ostinato.engine_runtime.trt.plan import read_plan
 from ostinato.engine_runtime.trt.profiles import Profile, Span
 from ostinato.engine_runtime.trt.prove import Proof, Refused
 from ostinato.engine_runtime.trt.record import weights_digest
 from ostinato.engine_runtime.trt.sidecar import Expect, read_sidecar, sidecar_path
-from ostinato.engine_runtime.trt.trust import Trust, read_plan
+from ostinato.engine_runtime.trt.trust import Trust
 from typer.testing import CliRunner
 
 from .. import trt_stand_in as stand_in
