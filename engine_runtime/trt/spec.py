@@ -22,8 +22,8 @@ Kind = Literal["decoder", "vae_decoder", "vae_encoder"]
 KINDS = get_args(Kind)
 PRECISIONS = ("bf16", "fp32")
 SIZES = ("2b",)  # random weights at a real size
-# With longest frames below these, a decoder whose length is not fixed fails inside TensorRT-RTX 1.7.1, in whatever
-# precision and width: "Graph contains more than one op named", of the sliding layers' mask.
+# Below so many frames at most, a bf16 decoder whose length is not fixed fails inside TensorRT-RTX 1.7.1, whatever its
+# width, window and batch: "Graph contains more than one op named", of the mask that its sliding layers share.
 SHORTEST = 62
 DEFAULT_PROFILE = {"batch": "1:4:16", "seconds": "2:10:60", "tokens": "16:128:512", "rank": "1:8:128"}
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
@@ -197,9 +197,9 @@ def make_spec(
         filled["rank"] if lora else None,
         PATCH if decoder else 1,
     )
-    if decoder and flavor == "rtx":
-        _check_frames(profiles)
     precision = precision or ("bf16" if decoder else "fp32")
+    if decoder and flavor == "rtx" and precision == "bf16":
+        _check_frames(profiles)
     spec = BuildSpec("unnamed", FLAVORS[flavor], profiles, kind, precision=precision, **source, **switches)
     return replace(spec, name=name if name is not None else _default_name(spec, flavor))
 
@@ -209,8 +209,8 @@ def _check_frames(profiles: Sequence[Profile]) -> None:
         if span.min < span.max < SHORTEST:
             raise InputError(
                 f"the longest of the seconds is {span.max / LATENT_HZ:g}",
-                f"TensorRT-RTX builds a decoder whose longest is {SHORTEST / LATENT_HZ:g} or more, or that is always "
-                "as long",
+                f"TensorRT-RTX builds a bf16 decoder whose longest is {SHORTEST / LATENT_HZ:g} or more, or that is "
+                "always as long",
                 "raise it, or give one number in place of minimum:optimum:maximum",
             )
 

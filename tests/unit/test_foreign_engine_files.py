@@ -363,16 +363,17 @@ def test_lengths_that_tensorrt_rtx_does_not_take_are_refused(texts):
 
 
 @pytest.mark.parametrize(
-    ("flavor", "kind", "seconds"),
+    ("flavor", "kind", "precision", "seconds"),
     [
-        ("rtx", "decoder", "0.08:2:2.48"),
-        ("rtx", "decoder", "1"),
-        ("tensorrt", "decoder", "1:1:2"),
-        ("rtx", "vae_decoder", "1:1:2"),
+        ("rtx", "decoder", "bf16", "0.08:2:2.48"),
+        ("rtx", "decoder", "bf16", "1"),
+        ("rtx", "decoder", "fp32", "1:1:2"),
+        ("tensorrt", "decoder", "bf16", "1:1:2"),
+        ("rtx", "vae_decoder", "fp32", "1:1:2"),
     ],
 )
-def test_lengths_that_are_built_are_not(flavor, kind, seconds):
-    assert make_spec(flavor, kind, {"model": "tiny"}, {"seconds": seconds})
+def test_lengths_that_are_built_are_not(flavor, kind, precision, seconds):
+    assert make_spec(flavor, kind, {"model": "tiny"}, {"seconds": seconds}, None, precision)
 
 
 def test_a_model_whose_path_is_no_text_is_refused_before_the_build(tmp_path):

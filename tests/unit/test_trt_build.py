@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from ostinato.engine_runtime.trt.plan import read_plan
 from ostinato.engine_runtime.trt.profiles import Profile, Span, parse_profiles, smallest
 from ostinato.engine_runtime.trt.record import weights_digest
 from ostinato.engine_runtime.trt.sidecar import Expect, read_sidecar
-from ostinato.engine_runtime.trt.spec import BuildSpec, make_spec
+from ostinato.engine_runtime.trt.spec import SHORTEST, BuildSpec, make_spec
 from ostinato.engine_runtime.trt.trust import Trust
 from typer.testing import CliRunner
 
@@ -336,6 +337,18 @@ def test_a_new_engine_takes_the_place_of_the_old(place, graph):
     assert sidecar.profiles == (Profile(Span(2, 2, 2), Span(50, 50, 50), Span(16, 16, 16)),)
     assert (place / "old.plan").stat().st_size > 100_000
     check_left(place)
+
+
+@builds
+def test_the_shortest_span_is_the_librarys(place, graph):
+    texts = {"batch": "1:2:2", "seconds": f"1:1:{SHORTEST / 25}", "tokens": "16:16:32"}
+    spec = of(graph, texts, "short")
+    assert start(place, spec).wait(120) is State.done
+    (profile,) = spec.profiles
+    shorter = replace(profile, frames=Span(26, 26, SHORTEST - 2))
+    job = start(place, replace(spec, name="shorter", profiles=(shorter,)))
+    assert job.wait(120) is State.failed, "this release builds it: lower SHORTEST"
+    assert "more than one op named" in job.error.given
 
 
 @builds

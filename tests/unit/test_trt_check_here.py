@@ -78,7 +78,7 @@ def test_a_passed_check_makes_the_engine_verified(make, machine):
     assert [corner.name for corner in proof.corners] == ["minimum", "optimum", "maximum"] and proof.gpu == "cpu"
     assert verified(path) and not machine.library._engines
     there = health(path, {"tensorrt_rtx": replace(HERE, device="Another GPU")})
-    assert there.text() == "stand-in: ready, unverified on this GPU"
+    assert there.text() == "stand-in: ready by its size, unverified on this GPU"
     assert Proof.of(read_plan(path, HERE)[1].proof) == proof
 
 
