@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from .errors import InputError
+from .errors import InputError, plain
 from .files import parse_json, read_bytes, typed
 
 SCHEMA = 1
@@ -125,10 +125,10 @@ class LayerProfile:
         """The table, for people."""
         total, kinds, groups = self.total_ms, self.kinds(), self.grouped()
         lines = [
-            f"{self.engine}: {self.workload}",
+            plain(f"{self.engine}: {self.workload}"),
             f"{self.tick_ms:.2f} ms per tick; {self.profiled_ms:.2f} ms while profiling, "
             f"{self.slowdown:.2f} times as long ({self.ticks} ticks each)",
-            f"the layers take {total:.2f} ms of a tick ({_CLOCKS.get(self.clock, self.clock)})",
+            f"the layers take {total:.2f} ms of a tick ({plain(_CLOCKS.get(self.clock, self.clock))})",
             "",
             *(f"{kind:16} {ms:10.3f} ms {_share(ms, total)}" for kind, ms in kinds.items()),
         ]
@@ -138,7 +138,9 @@ class LayerProfile:
                 f"{OPAQUE} regions are opaque: they hold layers of every kind, which TensorRT does not tell apart",
             ]
         lines += ["", f"the slowest {min(top, len(groups))} of {len(groups)} (of every decoder layer together: *)"]
-        lines += [f"{x.ms:10.3f} ms {_share(x.ms, total)} {x.calls:8.6g} x {x.kind:15} {x.name}" for x in groups[:top]]
+        lines += [
+            f"{x.ms:10.3f} ms {_share(x.ms, total)} {x.calls:8.6g} x {x.kind:15} {plain(x.name)}" for x in groups[:top]
+        ]
         return "\n".join(lines)
 
 
@@ -193,8 +195,8 @@ class Difference:
         return {**ends, "unlike": list(self.unlike), **changes}
 
     def text(self, top: int = 15) -> str:
-        lines = [f"{name:6} {p.engine}: {p.workload}" for name, p in self._ends()]
-        lines += [f"note   {what}" for what in self.unlike]
+        lines = [f"{name:6} {plain(f'{p.engine}: {p.workload}')}" for name, p in self._ends()]
+        lines += [f"note   {plain(what)}" for what in self.unlike]
         totals = Change("all layers", self.before.total_ms, self.after.total_ms)
         lines += ["", _line(Change("tick", self.before.tick_ms, self.after.tick_ms)), _line(totals)]
         lines += ["", *map(_line, self.kinds), "", *map(_line, self.layers[:top])]
@@ -243,7 +245,7 @@ def _changes(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[C
 
 def _line(change: Change) -> str:
     ratio = f"{change.after / change.before:6.2f} x" if change.before else "    new "
-    return f"{change.before:10.3f} -> {change.after:10.3f} ms {change.ms:+10.3f} {ratio} {change.name}"
+    return f"{change.before:10.3f} -> {change.after:10.3f} ms {change.ms:+10.3f} {ratio} {plain(change.name)}"
 
 
 def _share(ms: float, total: float) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 ENGINES, LORAS = "ostinato_engines", "loras"
+MOST_TOLD = 50  # engines whose states a tooltip has
 NOTHING = "none found"  # the only choice of a drop-down that would be empty
 
 
@@ -85,9 +86,11 @@ def _told_states() -> str:
     from ..engine_runtime.trt.sidecar import sidecar_path
     from ..engine_runtime.trt.trust import MANIFEST
 
-    files = engine_plans()
+    found = engine_plans()
+    files = found[:MOST_TOLD]
     beside = [*map(sidecar_path, files), data_home() / MANIFEST]
-    return _states(tuple(files), tuple(file_stamp(path) for path in (*files, *beside)))
+    text = _states(tuple(files), tuple(file_stamp(path) for path in (*files, *beside)))
+    return text + (f"\nand {len(found) - len(files)} more" if found[MOST_TOLD:] else "")
 
 
 @lru_cache(maxsize=1)

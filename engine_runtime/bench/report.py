@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from ..errors import InputError
+from ..errors import LONGEST, InputError, plain
 from ..files import parse_json, read_bytes, typed
 from .case import Case
 
@@ -115,10 +115,10 @@ def table(run: Mapping[str, Any]) -> str:
     results = run["results"]
     names = list(dict.fromkeys(name for one in results for name in one.get("references") or ()))
     head = [*_HEAD, "joins", "launches", "peak GB", *(f"x {name}" for name in names)]
-    rows = [head, *(_row(one, names) for one in results)]
+    rows = [[plain(cell) for cell in row] for row in (head, *(_row(one, names) for one in results))]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join([f"{run['gpu'] or 'CPU'}: {run['command']}", "", *lines])
+    return "\n".join([plain(f"{run['gpu'] or 'CPU'}: {run['command']}", 4 * LONGEST), "", *lines])
 
 
 def _row(one: Mapping[str, Any], names: Sequence[str]) -> list[str]:
@@ -181,7 +181,7 @@ class Pair:
     def text(self) -> str:
         spread = f"{self.ratio:.3f} ({self.low:.3f} to {self.high:.3f})"
         other = ", other latents" if self.same_work is False else ""
-        return f"{self.before:10.2f} -> {self.after:10.2f} ms  {spread}  {self.verdict:6}  {self.what}{other}"
+        return f"{self.before:10.2f} -> {self.after:10.2f} ms  {spread}  {self.verdict:6}  {plain(self.what)}{other}"
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any], force: bool = False) -> list[Pair]:

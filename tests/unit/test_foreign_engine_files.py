@@ -21,10 +21,11 @@ from ostinato.engine_runtime.errors import (
     ModelError,
     OstinatoError,
 )
-from ostinato.engine_runtime.layer_profile import load
+from ostinato.engine_runtime.layer_profile import LayerProfile, LayerTime, Workload, load
 from ostinato.engine_runtime.models.tiny import preset_folder
 from ostinato.engine_runtime.trt import doctor
 from ostinato.engine_runtime.trt.assemble import read_record
+from ostinato.engine_runtime.trt.build import build
 from ostinato.engine_runtime.trt.doctor import GOOD, PROBLEM, examine_all
 from ostinato.engine_runtime.trt.folder import HOLDER, LOCK, claim, discard, holder, sweep
 from ostinato.engine_runtime.trt.health import READY, UNUSABLE, health
@@ -167,6 +168,17 @@ def test_whatever_lies_in_a_files_place_is_told(name, thing, engine, trust, list
     assert within(lambda: stamp(engine)) is not None
 
 
+def test_no_build_waits_for_a_pipe(tmp_path):
+    graph, cache = tmp_path / "one.onnx", tmp_path / ".timing.cache"
+    os.mkfifo(graph), os.mkfifo(cache)
+    record = {**made_up()[1].export, "lora": None}
+    graph.with_name("one.onnx.json").write_text(json.dumps(record))
+    spec = made_up()[1].spec
+    refused = within(lambda: read_record(graph, spec))
+    assert isinstance(refused, EngineBuildError) and "is no regular file" in refused.given
+    assert isinstance(within(lambda: build(graph, record, spec, cache)), InputError)
+
+
 # -- no file takes a node away
 
 
@@ -193,6 +205,13 @@ def test_an_engine_of_any_name_is_told(name, engine, listed, quick_doctor):
     assert told.replace("\n", "").isprintable()
     texts = "\n".join(found.text() for found in examine_all(engine.parent))
     assert "one.plan is ready by its size" in texts and texts.replace("\n", "").isprintable()
+
+
+def test_a_tooltip_tells_of_no_more_than_it_has_room_for(engine, listed):
+    for i in range(60):
+        (engine.parent / f"junk{i}.plan").write_bytes(b"x" * 5000)
+    options, told = listed()
+    assert len(options) == 61 and told.count("\n") == 51 and told.endswith("and 11 more")
 
 
 @pytest.mark.parametrize("broken", ["roots", "_states"])
@@ -235,6 +254,19 @@ def test_what_a_sidecar_says_sends_a_terminal_no_commands(tmp_path, trust, quick
     assert "hf download 'a/" in told
 
 
+def test_what_a_table_says_sends_a_terminal_no_commands(tmp_path):
+    evil = "\x1b[2J\u202e\n"
+    layers = (LayerTime(evil, "other", 1.0, 1.0),)
+    profile = LayerProfile(evil, evil, evil, Workload(guidance=evil), 1, 1.0, 1.0, layers)
+    (tmp_path / "a.json").write_text(json.dumps(profile.as_json()))
+    (tmp_path / "b.json").write_text(json.dumps(replace(profile, device="x", clock="y").as_json()))
+    told = (
+        CliRunner().invoke(main.app, ["profile", "--diff", str(tmp_path / "a.json"), str(tmp_path / "b.json")]).output
+    )
+    told += load(tmp_path / "a.json").text()
+    assert told.count("\\x1b") >= 5 and told.replace("\n", "").isprintable()
+
+
 def test_a_folder_that_cannot_be_written_to_has_findings(engine, quick_doctor):
     (engine.parent / ".build-dead").mkdir()
     (engine.parent / LOCK).mkdir()  # who may not write finds no lock
@@ -266,10 +298,14 @@ def _left(engine: Path, **changes: object) -> Path:
     return work
 
 
-def test_a_sidecar_that_was_left_takes_no_place_without_trust(engine, trust):
-    work = _left(engine, refittable=True)
+@pytest.mark.parametrize("in_place", ["whole", "broken"])
+def test_a_sidecar_that_was_left_takes_no_place_without_trust(in_place, engine, trust):
+    work, kept = _left(engine, refittable=True), sidecar_path(engine)
+    if in_place == "broken":
+        kept.write_text("{}")
+    before = kept.read_bytes()
     assert not discard(work, trust.has) and not work.exists()
-    assert read_plan(engine, ADA, trust) == made_up()
+    assert kept.read_bytes() == before
 
 
 def test_a_sidecar_that_was_left_takes_no_place_of_a_good_one(engine, trust):

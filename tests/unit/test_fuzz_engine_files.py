@@ -201,7 +201,12 @@ def test_export_records(folder, raw):
 @given(raw=damaged(PROFILE))
 def test_profiles(folder, raw):
     path = folder.root / "profile.json"
-    folder.around(path, raw, lambda: _refused(lambda: diff(load(path), load(path)).text(), InputError))
+
+    def read() -> None:
+        found = load(path)
+        texts_are_plain(f"{found.text()}\n{diff(found, found).text()}")
+
+    folder.around(path, raw, lambda: _refused(read, InputError))
 
 
 @budget(40)
@@ -211,7 +216,6 @@ def test_runs(folder, raw):
 
     def read() -> None:
         run = report.load(path)
-        report.table(run)
-        [pair.text() for pair in report.compare(run, run)]
+        texts_are_plain("\n".join([report.table(run), *(pair.text() for pair in report.compare(run, run))]))
 
     folder.around(path, raw, lambda: _refused(read, InputError))
