@@ -57,7 +57,7 @@ def engine_plans() -> list[Path]:
 
 
 def engine_names() -> list[str]:
-    """Names of the engines that can be chosen, whatever their state. A schema calls it, so that it never raises."""
+    """List the engines that can be chosen, whatever their state. A schema calls it, so that it never raises."""
     try:
         return [plan.stem for plan in engine_plans() if is_name(plan.stem)]
     except Exception:  # whatever a folder does, it must not take the nodes away

@@ -162,7 +162,7 @@ class _Holder(Struct):
 
 
 def _holder(folder: Path) -> _Holder | None:
-    """The note of the build that holds the folder; None where there is none that can be read."""
+    """Read the note of the build that holds the folder; None where there is none that can be read."""
     with contextlib.suppress(OSError, InputError):
         found: _Holder = read_json(folder / HOLDER, HOLDER_BYTES, _Holder)
         return found
@@ -218,7 +218,7 @@ def discard(work: Path, trusts: Trusts) -> bool:
 
 
 def _is_whole(plan: Path, sha256: str, trusts: Trusts) -> bool:
-    """Whether the sidecar in place is a trusted one of that plan."""
+    """Tell whether the sidecar in place is a trusted one of that plan."""
     try:
         sidecar = read_sidecar(plan)
         return sidecar.plan_sha256 == sha256 and trusts(sidecar)

@@ -57,7 +57,7 @@ class Health:
         return f"{plain(self.plan.stem)}: {self.told() if self.error is None else f'{self.state}: {self.error}'}"
 
     def told(self) -> str:
-        """What `ready` means here, in words."""
+        """Say what `ready` means here."""
         return f"{READY}{'' if self.whole else ' by its size'}{'' if self.verified else ', unverified on this GPU'}"
 
 

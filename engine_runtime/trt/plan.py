@@ -20,7 +20,7 @@ HEADER = 64  # bytes of a TensorRT-RTX plan that its library reads to judge it
 def read_plan(
     path: Path, expect: Expect, trust: Trust | None = None, folder: Path | None = None
 ) -> tuple[bytes, Sidecar]:
-    """The bytes of a plan that fits here and may be deserialised: just these bytes were hashed.
+    """Read a plan that fits here and may be deserialised: just these bytes were hashed.
 
     The order is: the file, the sidecar's fields, flavor and version, GPU, weights and recipe, trust, hash, header. So
     a stale engine is named before gigabytes are read, and nothing of it reaches the library.

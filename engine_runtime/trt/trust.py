@@ -130,7 +130,7 @@ class Trust:
         return entry.how
 
     def has(self, sidecar: Sidecar) -> bool:
-        """Whether this plan is trusted with just this sidecar."""
+        """Tell whether this plan is trusted with just this sidecar."""
         entry = (self._plans_or_none() or {}).get(sidecar.plan_sha256)
         return entry is not None and entry.sidecar == sidecar.identity()
 
