@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import sys
@@ -13,6 +14,7 @@ import typer
 
 from ..engine_runtime.bench.case import AHEAD, SOAK_SECONDS, SOAK_TICKS, TICKS, WINDOW_SECONDS
 from ..engine_runtime.errors import InputError
+from ..engine_runtime.files import write_whole
 from ..engine_runtime.layer_profile import Workload
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ def bench(
     ] = "",
     device: Device = "auto",
     precision: Precision = "auto",
-    plot: Annotated[Path | None, typer.Option(help="Write a picture of the times over the floor.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a PNG of the times over the floor.")] = None,
     keep: Annotated[
         Path | None, typer.Option(help="Write the JSON here too, after each case: a long run may end.")
     ] = None,
@@ -82,7 +84,7 @@ def bench(
 @app.command()
 def show(
     run: Annotated[Path, typer.Argument(metavar="RUN.json", help="What `bench --json` wrote.")],
-    plot: Annotated[Path | None, typer.Option(help="Write a picture of the times over the floor.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a PNG of the times over the floor.")] = None,
 ) -> None:
     """Show the table of a run that was kept."""
     from .main import exit_codes
@@ -201,9 +203,7 @@ def _measured(
 
     def kept(found: dict[str, Any]) -> None:
         if keep is not None:
-            beside = keep.with_name(f".{keep.name}.part")
-            beside.write_text(json.dumps(found), encoding="utf-8")
-            beside.replace(keep)
+            write_whole(keep, json.dumps(found).encode())
 
     with redirect_stdout(sys.stderr if quiet else sys.stdout):
         return run(plan, source_for(plan.engines, *weights, *_where(*where)), tell, kept)
@@ -248,7 +248,7 @@ def _numbers(name: str, text: str, kind: type) -> tuple:
 def _load(path: Path) -> dict[str, Any]:
     from ..engine_runtime.bench.report import load
 
-    return load(path.read_text(encoding="utf-8"), path.name)
+    return load(path)
 
 
 def _table(found: dict[str, Any]) -> str:
@@ -260,4 +260,6 @@ def _table(found: dict[str, Any]) -> str:
 def _draw(found: dict[str, Any], path: Path) -> None:
     from ..engine_runtime.bench.picture import plot_floor
 
-    plot_floor(found).save(path)
+    made = io.BytesIO()
+    plot_floor(found).save(made, "PNG")
+    write_whole(path, made.getbuffer())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..engine_runtime.errors import InputError
+from ..engine_runtime.errors import LONGEST, InputError, plain
 
 if TYPE_CHECKING:
     from ..engine_runtime.trt.health import Health
@@ -163,14 +163,14 @@ def inspect(
     engines: Engines = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what an engine is and whether it can play here; exits with 1 where it cannot."""
+    """Read an engine whole, show what it is and whether it can play here; exits with 1 where it cannot."""
     from .main import FAILED, exit_codes
 
     with exit_codes():
         from ..engine_runtime.trt.health import READY, expects, health
 
         plan = _plan_of(engine, engines)
-        state = health(plan, expects())
+        state = health(plan, expects(), whole=True)
         typer.echo(json.dumps(_state_json(state)) if as_json else _state_text(state))
     if state.state != READY:
         raise typer.Exit(FAILED)
@@ -191,6 +191,7 @@ def _state_json(state: Health) -> dict[str, Any]:
         "reason": state.reason,
         "why": str(state.error) if state.error else "",
         "verified": state.verified,
+        "identity": state.sidecar.identity() if state.sidecar else "",
         "sidecar": state.sidecar.as_json() if state.sidecar else None,
     }
 
@@ -212,15 +213,16 @@ def _state_text(state: Health) -> str:
         "built": f"{sidecar.built} in {sidecar.seconds:g} s",
         "memory": size(sidecar.peak_bytes) + " at most, to build" if sidecar.peak_bytes else "unknown",
         "file": f"{size(sidecar.plan_bytes)}, sha256 {sidecar.plan_sha256}",
+        "to accept": sidecar.identity(),
         "weights": record["weights"],
         "recipe": record["recipe"],
         "adapters": "as inputs" if spec.lora else "none",
         "refittable": "yes" if sidecar.refittable else "no",
     }
     rows |= {f"profile {i}": str(profile) for i, profile in enumerate(sidecar.profiles)}
-    lines += [f"  {name:11}{value}" for name, value in rows.items()]
+    lines += [f"  {name:11}{plain(value)}" for name, value in rows.items()]
     lines += [f"  {line}" for line in _proof_lines(sidecar.proof)] if state.error is None else []
-    lines.append(f"  {'again':11}{sidecar.command(state.plan)}")
+    lines.append(f"  {'again':11}{plain(sidecar.command(state.plan), 4 * LONGEST)}")
     return "\n".join(lines)
 
 
@@ -236,7 +238,8 @@ def _proof_lines(proof: dict[str, Any] | None) -> list[str]:
 def doctor(
     engine: Annotated[Path | None, typer.Option(help="Look at this one, whole, and on a GPU check it.")] = None,
     accept: Annotated[
-        str | None, typer.Option(metavar="SHA256", help="Trust the --engine, built elsewhere, by its hash.")
+        str | None,
+        typer.Option(metavar="SHA256", help="Trust the --engine, built elsewhere, by what inspect told its maker."),
     ] = None,
     engines: Engines = None,
     check: Annotated[bool, typer.Option(help="Whether to run the check where there is a GPU.")] = True,
@@ -245,19 +248,22 @@ def doctor(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find what is wrong with engines here, and how to mend it; exits with 1 where something is wrong."""
+    """Find what is wrong with engines here, and how to mend it; exits with 1 where something is wrong.
+
+    All engines are judged by their sidecars and sizes, and the one of --engine by its bytes.
+    """
     from .main import FAILED, exit_codes
 
     with exit_codes():
         from ..engine_runtime.trt.doctor import PROBLEM, examine_all
         from ..engine_runtime.trt.folder import engines_home
-        from ..engine_runtime.trt.trust import Trust
+        from ..engine_runtime.trt.plan import accept as trust_by_hash
 
         plan = _plan_of(engine, engines) if engine is not None else None
         if plan is None and not (accept is None and model is None):
             raise InputError("no engine is named", "--accept and --model are for one", "give --engine FILE")
         if plan is not None and accept is not None:
-            Trust().accept(plan, accept)
+            trust_by_hash(plan, accept)
         found = examine_all((engines or engines_home()).absolute(), only=plan, model=model)
         wrong = any(one.level == PROBLEM for one in found)
         if plan is not None and check and not wrong:

@@ -34,5 +34,5 @@ def measure(
 
 
 def compare(before: Path, after: Path) -> Difference:
-    """What changed between two files that `--json` wrote."""
-    return diff(*(load(path.read_text(encoding="utf-8"), path.name) for path in (before, after)))
+    """Tell what changed between two files that `--json` wrote."""
+    return diff(load(before), load(after))

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from .errors import FileError
-from .files import write_whole
+from .errors import FileError, InputError
+from .files import read_bytes, write_whole
 
+MAX_BYTES = 64 << 20  # of a file; a compiled kernel has 0.1 MB
 log = logging.getLogger(__name__)
 
 
@@ -21,18 +22,18 @@ def cache_home() -> Path:
 
 
 def kept(name: str, make: Callable[[], bytes]) -> bytes:
-    """What `make` once returned, as long as its file is whole; a folder that cannot be used is no failure.
+    """Return what `make` once returned, as long as its file is whole; a folder that cannot be used is no failure.
 
     Args:
         name: path in the cache; it names all that the bytes depend on.
     """
     path = cache_home() / name
     try:
-        found = path.read_bytes()
+        found = read_bytes(path, MAX_BYTES)
         if _sum(found[32:]) == found[:32]:
             return found[32:]
         log.info("%s is damaged, and is made again", path)
-    except OSError as error:
+    except (OSError, InputError) as error:
         log.debug("%s is not kept: %s", path, error)
     made = make()
     try:

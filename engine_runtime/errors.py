@@ -78,7 +78,8 @@ class EngineFileError(OstinatoError):
 
     Args:
         reason: one word for it, for programs: `missing`, `unreadable`, `outside`, `empty`, `truncated`, `sidecar`,
-            `flavor`, `version`, `gpu`, `kind`, `weights`, `recipe`, `tampered`, `untrusted`, `key`, `folder`, `full`.
+            `name`, `flavor`, `version`, `gpu`, `kind`, `weights`, `recipe`, `tampered`, `untrusted`, `key`, `folder`,
+            `full`.
     """
 
     def __init__(self, given: str, allowed: str, remedy: str, reason: str = "sidecar") -> None:

@@ -83,7 +83,7 @@ def parse_json(data: bytes | str, what: str, kind: Any = Any) -> Any:
 
 
 def typed(data: Any, what: str, kind: type[T]) -> T:
-    """Give plain data its type, as `parse_json` does. Raises `InputError` for a field of the wrong type."""
+    """Turn plain data into a type whose fields are checked; raises `InputError` by the place of one that is wrong."""
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
-from .errors import InputError
+import msgspec
+from msgspec import Meta, Struct
+
+from .errors import InputError, plain
+from .files import parse_json, read_bytes, typed
 
 SCHEMA = 1
+MAX_BYTES = 4 << 20  # of a profile's file; the 2B decoder's has 0.1 MB
 KINDS = ("attention", "matrix product", "normalization", "pointwise", "reformat", "Myelin", "other")
 OPAQUE = "Myelin"  # whole regions of a network that TensorRT reports as one layer: of no kind, and flagged
 TICKS = 10  # timed, unless told otherwise
 GUIDED = ("off", "full")  # of a workload's guidance
 _LAYER = re.compile(r"(?<=layers\.)\d+")
-_MOST = 100_000  # layers, of a table from a file
+Amount = Annotated[float, Meta(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,8 @@ class Workload:
         return f"depth {self.depth}, {self.seconds:g} s, {self.steps} steps, {guided}, {self.tokens} tokens"
 
 
-@dataclass(frozen=True)
-class LayerTime:
-    """One layer.
+class LayerTime(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One layer; in JSON a list.
 
     Attributes:
         kind: one of `KINDS`.
@@ -54,9 +58,9 @@ class LayerTime:
     """
 
     name: str
-    kind: str
-    ms: float
-    calls: float
+    kind: Annotated[str, Meta(pattern=rf"^({'|'.join(KINDS)})\Z")]
+    ms: Amount
+    calls: Amount
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,8 @@ class LayerProfile:
     clock: str
     workload: Workload
     ticks: int
-    tick_ms: float
-    profiled_ms: float
+    tick_ms: Amount
+    profiled_ms: Amount
     layers: tuple[LayerTime, ...]
 
     @property
@@ -102,41 +106,29 @@ class LayerProfile:
         return merged(LayerTime(_LAYER.sub("*", x.name), x.kind, x.ms, x.calls) for x in self.layers)
 
     def as_json(self) -> dict[str, Any]:
-        return {"schema": SCHEMA, **asdict(self), "layers": [list(asdict(x).values()) for x in self.layers]}
+        return {"schema": SCHEMA, **msgspec.to_builtins(self)}
 
     @classmethod
     def from_json(cls, data: Any, name: str = "the profile") -> LayerProfile:
-        """The inverse of `as_json`.
+        """Make the profile that `as_json` gave.
 
         Raises:
             InputError: for anything else.
         """
         try:
-            if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
-                raise ValueError(f"its schema is not {SCHEMA}")
-            if len(data["layers"]) > _MOST:
-                raise ValueError(f"it has more than {_MOST} layers")
-            layers = tuple(_layer(*row) for row in data["layers"])
-            known = {f.name: data[f.name] for f in fields(cls) if f.name not in ("layers", "workload")}
-            made = cls(**known, workload=Workload(**data["workload"]), layers=layers)
-            if not all(math.isfinite(v) and v >= 0 for v in (made.tick_ms, made.profiled_ms)):
-                raise ValueError("a time is no finite number")
-            return made
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{name} is not a layer profile ({type(error).__name__}: {error})",
-                "allowed is what `ostinato profile --json` writes",
-                "make it again",
-            ) from error
+            typed(data, name, _Versioned)
+            return typed(data, name, cls)
+        except InputError as error:
+            raise _refused(error) from error
 
     def text(self, top: int = 15) -> str:
         """The table, for people."""
         total, kinds, groups = self.total_ms, self.kinds(), self.grouped()
         lines = [
-            f"{self.engine}: {self.workload}",
+            plain(f"{self.engine}: {self.workload}"),
             f"{self.tick_ms:.2f} ms per tick; {self.profiled_ms:.2f} ms while profiling, "
             f"{self.slowdown:.2f} times as long ({self.ticks} ticks each)",
-            f"the layers take {total:.2f} ms of a tick ({_CLOCKS.get(self.clock, self.clock)})",
+            f"the layers take {total:.2f} ms of a tick ({plain(_CLOCKS.get(self.clock, self.clock))})",
             "",
             *(f"{kind:16} {ms:10.3f} ms {_share(ms, total)}" for kind, ms in kinds.items()),
         ]
@@ -146,7 +138,9 @@ class LayerProfile:
                 f"{OPAQUE} regions are opaque: they hold layers of every kind, which TensorRT does not tell apart",
             ]
         lines += ["", f"the slowest {min(top, len(groups))} of {len(groups)} (of every decoder layer together: *)"]
-        lines += [f"{x.ms:10.3f} ms {_share(x.ms, total)} {x.calls:8.6g} x {x.kind:15} {x.name}" for x in groups[:top]]
+        lines += [
+            f"{x.ms:10.3f} ms {_share(x.ms, total)} {x.calls:8.6g} x {x.kind:15} {plain(x.name)}" for x in groups[:top]
+        ]
         return "\n".join(lines)
 
 
@@ -201,8 +195,8 @@ class Difference:
         return {**ends, "unlike": list(self.unlike), **changes}
 
     def text(self, top: int = 15) -> str:
-        lines = [f"{name:6} {p.engine}: {p.workload}" for name, p in self._ends()]
-        lines += [f"note   {what}" for what in self.unlike]
+        lines = [f"{name:6} {plain(f'{p.engine}: {p.workload}')}" for name, p in self._ends()]
+        lines += [f"note   {plain(what)}" for what in self.unlike]
         totals = Change("all layers", self.before.total_ms, self.after.total_ms)
         lines += ["", _line(Change("tick", self.before.tick_ms, self.after.tick_ms)), _line(totals)]
         lines += ["", *map(_line, self.kinds), "", *map(_line, self.layers[:top])]
@@ -227,19 +221,20 @@ def diff(before: LayerProfile, after: LayerProfile) -> Difference:
     return Difference(before, after, tuple(unlike), _changes(before.kinds(), after.kinds()), _changes(*layers))
 
 
-def load(text: str, name: str) -> LayerProfile:
-    """A profile from a file's text; raises `InputError` for anything else."""
+def load(path: Path) -> LayerProfile:
+    """Read a profile; raises `InputError` for anything else, and `OSError` where the system refuses."""
     try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{name} is not JSON ({error})", "a profile is", "write it with --json") from error
-    return LayerProfile.from_json(data, name)
+        return LayerProfile.from_json(parse_json(read_bytes(path, MAX_BYTES), path.name), path.name)
+    except InputError as error:
+        raise _refused(error) from error
 
 
-def _layer(name: str, kind: str, ms: float, calls: float) -> LayerTime:
-    if kind not in KINDS or not all(math.isfinite(v) and v >= 0 for v in (ms, calls)):
-        raise ValueError(f"{name!r} has kind {kind!r}, {ms} ms and {calls} calls")
-    return LayerTime(str(name), kind, float(ms), float(calls))
+class _Versioned(Struct):
+    schema: Annotated[int, Meta(ge=SCHEMA, le=SCHEMA)]
+
+
+def _refused(error: InputError) -> InputError:
+    return InputError(error.given, "allowed is what `ostinato profile --json` writes", "make it again")
 
 
 def _changes(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[Change, ...]:
@@ -250,7 +245,7 @@ def _changes(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[C
 
 def _line(change: Change) -> str:
     ratio = f"{change.after / change.before:6.2f} x" if change.before else "    new "
-    return f"{change.before:10.3f} -> {change.after:10.3f} ms {change.ms:+10.3f} {ratio} {change.name}"
+    return f"{change.before:10.3f} -> {change.after:10.3f} ms {change.ms:+10.3f} {ratio} {plain(change.name)}"
 
 
 def _share(ms: float, total: float) -> str:

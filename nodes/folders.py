@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..engine_runtime.errors import EngineBuildError, InputError
+from ..engine_runtime.errors import EngineBuildError, InputError, plain
 from ..engine_runtime.trt.spec import FLAVORS, is_name
 from .comfy import HEADLESS
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from ..engine_runtime.trt.health import Health
     from ..engine_runtime.trt.sidecar import Expect
 
+log = logging.getLogger(__name__)
 ENGINES, LORAS = "ostinato_engines", "loras"
+MOST_TOLD = 50  # engines whose states a tooltip has
 NOTHING = "none found"  # the only choice of a drop-down that would be empty
 
 
@@ -46,15 +49,20 @@ def roots(kind: str) -> list[Path]:
 
 
 def engine_plans() -> list[Path]:
-    """The plans that can be chosen, by name, whatever their state."""
+    """The plans in the folders, by name, whatever their state."""
     from ..engine_runtime.trt.folder import plans
 
     found = {plan.stem: plan for root in reversed(roots(ENGINES)) for plan in plans(root)}
-    return [found[name] for name in sorted(found) if is_name(name)]
+    return [found[name] for name in sorted(found)]
 
 
 def engine_names() -> list[str]:
-    return [plan.stem for plan in engine_plans()]
+    """List the engines that can be chosen, whatever their state. A schema calls it, so that it never raises."""
+    try:
+        return [plan.stem for plan in engine_plans() if is_name(plan.stem)]
+    except Exception:  # whatever a folder does, it must not take the nodes away
+        log.exception("the engines cannot be listed")
+        return []
 
 
 def told(state: Health) -> str:
@@ -64,17 +72,25 @@ def told(state: Health) -> str:
 
 
 def engine_states() -> str:
-    """The state of each engine as a tooltip has it: by its files and the installed packages, whose libraries are not
-    asked, so that it comes at once. Empty on the command line, which shows none."""
-    if HEADLESS:
-        return ""
+    """Tell the state of each engine for a tooltip: by its files and the installed packages, whose libraries are not
+    asked, so that it comes at once. Empty on the command line, which shows none. It never raises, as `engine_names`."""
+    try:
+        return "" if HEADLESS else _told_states()
+    except Exception as error:
+        log.exception("the states of the engines cannot be told")
+        return f"\nTheir states cannot be told: {plain(error)}"
+
+
+def _told_states() -> str:
     from ..engine_runtime.trt.folder import data_home
     from ..engine_runtime.trt.sidecar import sidecar_path
     from ..engine_runtime.trt.trust import MANIFEST
 
-    files = engine_plans()
+    found = engine_plans()
+    files = found[:MOST_TOLD]
     beside = [*map(sidecar_path, files), data_home() / MANIFEST]
-    return _states(tuple(files), tuple(file_stamp(path) for path in (*files, *beside)))
+    text = _states(tuple(files), tuple(file_stamp(path) for path in (*files, *beside)))
+    return text + (f"\nand {len(found) - len(files)} more" if found[MOST_TOLD:] else "")
 
 
 @lru_cache(maxsize=1)

@@ -2,56 +2,92 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from ..errors import InputError
+from msgspec import Meta, Struct
+
+from ..errors import LONGEST, InputError, plain
+from ..files import parse_json, read_bytes, typed
 from .case import Case
 
 TICK = ("median", "p95", "p99", "host")
 TOP = ("gpu", "command", "versions", "floor_ms", "results")
 CASE = ("depth", "steps", "seconds", "cfg", "dcw")
-FIGURES = ("latents_per_s", "realtime", "joins_per_tick", "launches_per_tick", "peak_bytes", "reference_ratio")
-RESULT = ("size", "engine", "precision", *CASE, "tick_ms", *FIGURES)
 SAME = ("size", "engine", "precision", *CASE, "tokens", "controls", "sessions", "ahead")  # what pairs two results
 CHANGED = 0.02  # share of a tick below which a change is none: like GPUs differ by that much, and two rounds may
-_MOST = 10_000  # results, of a file
+MAX_BYTES = 4 << 20  # of a run's file; a case has 1.5 kB
+Amount = Annotated[float, Meta(ge=0)]
 
 
-def load(text: str, name: str) -> dict[str, Any]:
-    """A run from a file's text.
+class _Tick(Struct):
+    median: Amount
+    p95: Amount
+    p99: Amount
+    host: Amount
+
+
+class _Reference(Struct):
+    ratio: Amount | None = None
+
+
+class _Result(Struct):
+    """What is read of a result; the figures are as `run` has them."""
+
+    size: str
+    engine: str
+    precision: str
+    depth: int
+    steps: int
+    seconds: float
+    cfg: str
+    dcw: bool
+    tick_ms: _Tick
+    latents_per_s: Amount
+    realtime: Amount
+    joins_per_tick: Amount | None
+    launches_per_tick: Amount | None
+    peak_bytes: Amount | None
+    reference_ratio: Amount | None
+    tokens: int = Case.tokens
+    controls: bool = False
+    sessions: int = 1
+    ahead: int = Case.ahead
+    floor_ms: Amount | None = None
+    mean_ms: Amount | None = None
+    quiet_ms: Amount | None = None
+    rounds_ms: list[Amount] | None = None
+    references: dict[str, _Reference] | None = None
+    work: str | None = None
+
+    def __post_init__(self) -> None:
+        Case(self.depth, self.steps, self.seconds, self.tokens, self.cfg, self.dcw)
+
+
+class _Run(Struct):
+    gpu: str | None
+    command: str
+    versions: dict[str, Any]
+    floor_ms: Amount | None
+    results: list[_Result]
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a run, which is checked and kept as it is.
 
     Raises:
+        OSError: where the system refuses.
         InputError: for anything else.
     """
     try:
-        data = json.loads(text)
-        if not isinstance(data, Mapping) or not {*TOP} <= data.keys():
-            raise ValueError(f"it has not all of {', '.join(TOP)}")
-        if not isinstance(data["results"], list) or len(data["results"]) > _MOST:
-            raise ValueError(f"its results are no list of at most {_MOST}")
-        for one in data["results"]:
-            _check(one)
-        return dict(data)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{name} is not a benchmark ({type(error).__name__}: {error})",
-            "allowed is what `ostinato bench --json` writes",
-            "make it again",
-        ) from error
-
-
-def _check(one: Any) -> None:
-    missing = [name for name in RESULT if name not in one]
-    if missing:
-        raise ValueError(f"a result has no {missing[0]}")
-    numbers = [*(one["tick_ms"][name] for name in TICK), *(one.get("rounds_ms") or ())]
-    if not all(isinstance(v, int | float) and math.isfinite(v) and v >= 0 for v in numbers):
-        raise ValueError("a time is no finite number")
-    Case(**{name: one[name] for name in CASE})
+        data: dict[str, Any] = parse_json(read_bytes(path, MAX_BYTES), path.name, dict[str, Any])
+        typed(data, path.name, _Run)
+        return data
+    except InputError as error:
+        raise InputError(error.given, "allowed is what `ostinato bench --json` writes", "make it again") from error
 
 
 # --- table -----------------------------------------------------------------------------------------------------------
@@ -79,10 +115,10 @@ def table(run: Mapping[str, Any]) -> str:
     results = run["results"]
     names = list(dict.fromkeys(name for one in results for name in one.get("references") or ()))
     head = [*_HEAD, "joins", "launches", "peak GB", *(f"x {name}" for name in names)]
-    rows = [head, *(_row(one, names) for one in results)]
+    rows = [[plain(cell) for cell in row] for row in (head, *(_row(one, names) for one in results))]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join([f"{run['gpu'] or 'CPU'}: {run['command']}", "", *lines])
+    return "\n".join([plain(f"{run['gpu'] or 'CPU'}: {run['command']}", 4 * LONGEST), "", *lines])
 
 
 def _row(one: Mapping[str, Any], names: Sequence[str]) -> list[str]:
@@ -145,7 +181,7 @@ class Pair:
     def text(self) -> str:
         spread = f"{self.ratio:.3f} ({self.low:.3f} to {self.high:.3f})"
         other = ", other latents" if self.same_work is False else ""
-        return f"{self.before:10.2f} -> {self.after:10.2f} ms  {spread}  {self.verdict:6}  {self.what}{other}"
+        return f"{self.before:10.2f} -> {self.after:10.2f} ms  {spread}  {self.verdict:6}  {plain(self.what)}{other}"
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any], force: bool = False) -> list[Pair]:

@@ -19,6 +19,7 @@ from diffusers import (
     AutoencoderOobleck,
     FlowMatchEulerDiscreteScheduler,
 )
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
@@ -67,9 +68,9 @@ def preset_folder(name: str) -> Path:
         try:
             root.mkdir(parents=True, exist_ok=True)
             _make(name, folder)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:  # the latter where the disk is full
             raise ModelError(
-                f"the preset {name} could not be written to {folder}: {error.strerror or error}",
+                f"the preset {name} could not be written to {folder}: {getattr(error, 'strerror', None) or error}",
                 "it is made once, in a folder that can be written and is not in the way",
                 "free or remove it, or set OSTINATO_CACHE to another folder",
             ) from error

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import EngineBuildError
+from ..errors import EngineBuildError, InputError
+from ..files import read_json, typed
 from .build import Built
 from .folder import file_hash, write_whole
 from .preflight import clause
-from .sidecar import Sidecar
+from .sidecar import MAX_BYTES, ExportRecord, Sidecar
 from .spec import BuildSpec
 
 
 def read_record(onnx: Path, spec: BuildSpec) -> dict[str, Any]:
-    """The export record beside a graph, whose files must still be those it names, and which must be what is asked."""
+    """Read the export record beside a graph, whose files must be those it names, and which must be what is asked."""
     path = onnx.with_name(onnx.name + ".json")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        files = {"onnx_sha256": onnx, "data_sha256": onnx.with_name(onnx.name + ".data")}
-        wrong = next((f for key, f in files.items() if record[key] and file_hash(f) != record[key]), None)
-        made = (record["kind"], record["precision"], bool(record["lora"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        record: dict[str, Any] = read_json(path, MAX_BYTES, dict[str, Any])
+        found = typed(record, path.name, ExportRecord)
+        files = {onnx: found.onnx_sha256, onnx.with_name(onnx.name + ".data"): found.data_sha256}
+        wrong = next((file for file, sha256 in files.items() if sha256 and file_hash(file) != sha256), None)
+    except (OSError, InputError) as error:
         raise EngineBuildError(
-            f"{onnx} has no usable export record: {clause(str(error))}",
+            f"{onnx} has no usable export record: {clause(str(getattr(error, 'given', error)))}",
             "it is written with the graph",
             "export it again",
         ) from error
@@ -34,9 +34,9 @@ def read_record(onnx: Path, spec: BuildSpec) -> dict[str, Any]:
         raise EngineBuildError(
             f"{wrong} is not the file that was exported", "its record names its sha256", "export it again"
         )
-    if made != (spec.kind, spec.precision, spec.lora):
+    if (found.kind, found.precision, bool(found.lora)) != (spec.kind, spec.precision, spec.lora):
         raise EngineBuildError(
-            f"{onnx} is a {made[0]} in {made[1]}, {'with' if made[2] else 'without'} LoRA inputs",
+            f"{onnx} is a {found.kind} in {found.precision}, {'with' if found.lora else 'without'} LoRA inputs",
             f"asked is a {spec.kind} in {spec.precision}, {'with' if spec.lora else 'without'} them",
             "ask for what it is, or build from the model",
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EngineBuildError
+from ..files import check_regular
 from .preflight import check_library, clause, driver_cuda
 from .spec import BuildSpec
 
@@ -65,6 +66,8 @@ def build(
     """
     if spec.flavor == "tensorrt_rtx":
         os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1"  # read once, at Polygraphy's first import
+    if cache is not None and cache.exists():
+        check_regular(cache)  # Polygraphy would wait for what a FIFO sends
     maker = _Maker(check_library(spec.flavor), onnx, record, spec, cache if spec.flavor == "tensorrt" else None)
     start = time.monotonic()
     try:

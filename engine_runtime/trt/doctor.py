@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import EngineFileError, OstinatoError
+from ..errors import LONGEST, EngineBuildError, EngineFileError, OstinatoError, plain
 from . import preflight
 from .flavor import mapped, owner
-from .folder import WORK, claim, holder, plans
+from .folder import claim, dead_builds, plans
 from .health import Health, expects, health
 from .sidecar import Expect
 from .trust import Trust
@@ -28,7 +29,8 @@ class Finding:
     remedy: str = ""
 
     def text(self) -> str:
-        return f"{self.level:8} {self.what}" + (f"\n         {self.remedy}" if self.remedy else "")
+        remedy = f"\n         {plain(self.remedy, 2 * LONGEST)}" if self.remedy else ""
+        return f"{self.level:8} {plain(self.what, 2 * LONGEST)}{remedy}"
 
 
 def examine_all(
@@ -38,7 +40,7 @@ def examine_all(
 
     Args:
         folder: the engines folder.
-        only: one engine, which is read whole; else every engine of the folder by its sidecar.
+        only: one engine, whose bytes are hashed; else every engine of the folder by its sidecar and size.
         model: stands for those that engines were built from; None wants these.
     """
     trust = trust or Trust()
@@ -46,7 +48,7 @@ def examine_all(
     found = [*_foreign(), *_packages(), *_libraries(known), *_key(trust)]
     engines = [only] if only is not None else plans(folder)
     if only is None:
-        found += _folder(folder, engines)
+        found += _folder(folder, engines, trust)
     for plan in engines:
         home = plan.parent if only is not None else folder
         found += _engine(health(plan, known, trust, home, whole=only is not None), model)
@@ -113,17 +115,19 @@ def _key(trust: Trust) -> list[Finding]:
     return [Finding(GOOD, f"trusted engines: {known}")]
 
 
-def _folder(folder: Path, engines: list[Path]) -> list[Finding]:
-    if not folder.is_dir():
+def _folder(folder: Path, engines: list[Path], trust: Trust) -> list[Finding]:
+    if not os.path.isdir(folder):
         return [Finding(NOTE, f"the engines folder {folder} is not there yet", "the first build makes it")]
     found = []
-    left = [path.name for path in folder.glob(f"{WORK}*") if path.is_dir()]
-    if left:
+    if left := dead_builds(folder):
+        names = ", ".join(work.name for work in left)
         try:
-            with claim(folder, "doctor", wait=False):  # which clears them away
-                found.append(Finding(GOOD, f"removed what dead builds left: {', '.join(left)}"))
-        except OstinatoError:
-            found.append(Finding(NOTE, f"{holder(folder)} runs in {folder}"))
+            with claim(folder, "doctor", wait=False, trusts=trust.has):  # which clears them away
+                found.append(Finding(GOOD, f"removed what dead builds left: {names}"))
+        except EngineBuildError as error:
+            found.append(Finding(NOTE, error.given))
+        except EngineFileError as error:
+            found.append(Finding(PROBLEM, f"dead builds left {names}; {error.given}", error.remedy))
     stray = [p.name for p in folder.glob("*.plan.json") if not p.with_name(p.name.removesuffix(".json")).exists()]
     if stray:
         found.append(Finding(PROBLEM, f"sidecars without an engine in {folder}: {', '.join(stray)}", "remove them"))
@@ -135,14 +139,15 @@ def _folder(folder: Path, engines: list[Path]) -> list[Finding]:
 def _engine(state: Health, model: str | None) -> list[Finding]:
     name = state.plan.name
     if state.error is None:
-        found = [Finding(GOOD, f"{name} is ready" + ("" if state.verified else ", unverified on this GPU"))]
+        found = [Finding(GOOD, f"{name} is {state.told()}")]
     else:
         what = f"{name} is {state.state}: {state.error.given}; {state.error.allowed}"
         found = [Finding(PROBLEM, what, state.error.remedy)]
     source = state.sidecar.spec.model if state.sidecar and model is None else None
     if source is not None and not model_is_here(source):
         file = shlex.quote(str(state.plan))
-        back = f"put it back, or run: hf download {source}" if source.count("/") == 1 else "put it back there"
+        again = f"put it back, or run: hf download {shlex.quote(source)}"
+        back = again if source.count("/") == 1 else "put it back there"
         found.append(
             Finding(
                 NOTE if state.verified else PROBLEM,
@@ -155,8 +160,7 @@ def _engine(state: Health, model: str | None) -> list[Finding]:
 
 def model_is_here(source: str) -> bool:
     """Whether a model's name leads to something on this machine: a preset, a path, or an entry of the hub's cache."""
-    if source in ("tiny", "tiny-base") or Path(source).expanduser().exists():
-        return True
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    return (Path(HF_HUB_CACHE) / f"models--{source.replace('/', '--')}" / "snapshots").is_dir()
+    cached = os.path.join(HF_HUB_CACHE, f"models--{source.replace('/', '--')}", "snapshots")
+    return source in ("tiny", "tiny-base") or os.path.exists(os.path.expanduser(source)) or os.path.isdir(cached)

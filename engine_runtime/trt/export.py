@@ -7,7 +7,6 @@ Exporting takes minutes and gigabytes at 2B size, so it is called in a child pro
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import logging
 import os
@@ -27,6 +26,7 @@ from ..capture import uncollected
 from ..constants import PATCH
 from ..errors import EngineBuildError, InputError
 from ..models.quiet import quiet
+from .folder import file_hash, write_whole
 from .graph import MAX_FRAMES, DecoderGraph, Graph, VaeGraph, check_decoder, check_vae
 from .naming import tidy
 from .record import LARGEST, PRECISIONS, ExportOptions, Port, make_record, ports, weights_of
@@ -201,9 +201,9 @@ def write(model: Any, record: dict[str, Any], folder: Path, name: str, external:
         progress("writing", 0.7)
         ir.save(model, made / path.name, external_data=data.name if external else None, callback=written)
         progress("hashing", 0.9)
-        record["onnx_sha256"] = _sha256(made / path.name)
-        record["data_sha256"] = _sha256(made / data.name) if external else None
-        (made / mark.name).write_text(json.dumps(record, indent=1), encoding="utf-8")
+        record["onnx_sha256"] = file_hash(made / path.name)
+        record["data_sha256"] = file_hash(made / data.name) if external else None
+        write_whole(made / mark.name, json.dumps(record, indent=1).encode())
         mark.unlink(missing_ok=True)
         data.unlink(missing_ok=True)
         for file in (data, path, mark) if external else (path, mark):
@@ -212,14 +212,6 @@ def write(model: Any, record: dict[str, Any], folder: Path, name: str, external:
         shutil.rmtree(made, ignore_errors=True)
     progress("exported", 1.0)
     return path
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @contextmanager

@@ -16,15 +16,20 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from .. import files
-from ..errors import EngineBuildError, EngineFileError, FileError
-from ..files import CHUNK, sync_folder
-from .sidecar import read_sidecar, sidecar_path
+from ..errors import EngineBuildError, EngineFileError, FileError, InputError
+from ..files import CHUNK, open_file, read_json, sync_folder
+from .sidecar import Sidecar, read_sidecar, sidecar_path
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 WORK = ".build-"  # prefix of a build's own folder
-LOCK, HOLDER = ".build.lock", ".build.json"
+LOCK, HOLDER, HOLDER_BYTES = ".build.lock", ".build.json", 4096
 
 
 def data_home() -> Path:
@@ -88,46 +93,49 @@ def refused_write(path: Path, error: BaseException) -> EngineFileError:
 
 
 def file_hash(path: Path) -> str:
-    """sha256 of a file."""
+    """Hash a file with sha256; raises what `files.open_file` raises."""
     found = hashlib.sha256()
-    with path.open("rb") as file:
+    with os.fdopen(open_file(path), "rb", buffering=0) as file:
         while block := file.read(CHUNK):
             found.update(block)
     return found.hexdigest()
 
 
+Trusts = Callable[[Sidecar], bool]  # `trust.Trust.has`
+
+
 @contextlib.contextmanager
-def claim(folder: Path, name: str, wait: bool, waiting: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+def claim(
+    folder: Path, name: str, wait: bool, trusts: Trusts, waiting: Callable[[str], None] = lambda _: None
+) -> Iterator[None]:
     """Hold the folder for one build; the lock goes with the process that holds it, also when that is killed.
 
     Args:
         name: of the engine, told to others.
         wait: for a build that runs; else it is an error.
+        trusts: as `discard` has it, which clears away what dead builds left.
         waiting: told which build is waited for.
 
     Raises:
         EngineBuildError: when another build runs and `wait` is off.
+        EngineFileError: when the folder cannot be written to.
     """
-    from filelock import FileLock, Timeout
+    from filelock import FileLock
 
     lock, told = FileLock(folder / LOCK), ""
-    while True:
-        try:
-            lock.acquire(timeout=0.3 if wait else 0)
-            break
-        except Timeout:
-            who = holder(folder)
-            if not wait:
-                raise EngineBuildError(
-                    f"{who} runs in {folder}", "one build at a time runs in a folder", "wait for it, or cancel it"
-                ) from None
-            if who != told:
-                waiting(who)
-                told = who
+    while not _acquired(lock, 0.3 if wait else 0):
+        who = holder(folder)
+        if not wait:
+            raise EngineBuildError(
+                f"{who} runs in {folder}", "one build at a time runs in a folder", "wait for it, or cancel it"
+            )
+        if who != told:
+            waiting(who)
+            told = who
     try:
         note = {"name": name, "pid": os.getpid(), "since": time.strftime("%H:%M:%S")}
         write_whole(folder / HOLDER, json.dumps(note).encode())
-        sweep(folder)
+        sweep(folder, trusts)
         yield
     finally:
         with contextlib.suppress(OSError):
@@ -135,47 +143,87 @@ def claim(folder: Path, name: str, wait: bool, waiting: Callable[[str], None] = 
         lock.release()
 
 
-def holder(folder: Path) -> str:
-    """Which build holds the folder, in words."""
+def _acquired(lock: BaseFileLock, timeout: float) -> bool:
+    from filelock import Timeout
+
     try:
-        note: dict[str, Any] = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
-        return f"the build of {note['name']} (process {note['pid']}, since {note['since']})"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another build"
+        lock.acquire(timeout=timeout)
+    except Timeout:
+        return False
+    except OSError as error:
+        raise refused_write(Path(lock.lock_file), error) from error
+    return True
+
+
+class _Holder(Struct):
+    name: str
+    pid: int
+    since: str
+
+
+def _holder(folder: Path) -> _Holder | None:
+    """Read the note of the build that holds the folder; None where there is none that can be read."""
+    with contextlib.suppress(OSError, InputError):
+        found: _Holder = read_json(folder / HOLDER, HOLDER_BYTES, _Holder)
+        return found
+    return None
+
+
+def holder(folder: Path) -> str:
+    """Tell which build holds the folder, in words."""
+    note = _holder(folder)
+    return f"the build of {note.name} (process {note.pid}, since {note.since})" if note else "another build"
 
 
 def forget(folder: Path, pid: int) -> None:
     """Take away the note of a holder that died; another's stays."""
-    note = folder / HOLDER
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        if json.loads(note.read_text(encoding="utf-8"))["pid"] == pid:
-            note.unlink()
+    note = _holder(folder)
+    if note is not None and note.pid == pid:
+        with contextlib.suppress(OSError):
+            (folder / HOLDER).unlink()
 
 
-def sweep(folder: Path) -> list[str]:
+def sweep(folder: Path, trusts: Trusts) -> list[str]:
     """Remove what dead builds left; call it with the folder claimed. Names of what was found."""
-    found = sorted(path for path in folder.glob(f"{WORK}*") if path.is_dir() and not path.is_symlink())
+    found = dead_builds(folder)
     for work in found:
-        discard(work)
+        discard(work, trusts)
     return [work.name for work in found]
 
 
-def discard(work: Path) -> bool:
+def dead_builds(folder: Path) -> list[Path]:
+    """Find what builds work in or have left."""
+    return sorted(path for path in folder.glob(f"{WORK}*") if path.is_dir() and not path.is_symlink())
+
+
+def discard(work: Path, trusts: Trusts) -> bool:
     """Remove a build's own folder; whether that finished an engine.
 
     A build that died between its two renames left a whole plan in place and its sidecar here: it is put there.
+
+    Args:
+        trusts: whether a sidecar is one that goes with its plan; only such a one is put in place, not over another.
     """
     done = False
     for made in work.glob("*.plan.json"):
         plan = work.parent / made.name.removesuffix(".json")
-        with contextlib.suppress(OSError, EngineFileError, ValueError):
-            sidecar = read_sidecar(work / plan.name)
-            whole = not (work / plan.name).exists() and plan.stat().st_size == sidecar.plan_bytes
-            if whole and file_hash(plan) == sidecar.plan_sha256:
+        with contextlib.suppress(OSError, EngineFileError, InputError):
+            left = read_sidecar(work / plan.name)
+            whole = trusts(left) and plan.stat().st_size == left.plan_bytes and file_hash(plan) == left.plan_sha256
+            if whole and not _is_whole(plan, left.plan_sha256, trusts):
                 os.replace(made, sidecar_path(plan))
                 done = True
     shutil.rmtree(work, ignore_errors=True)
     return done
+
+
+def _is_whole(plan: Path, sha256: str, trusts: Trusts) -> bool:
+    """Tell whether the sidecar in place is a trusted one of that plan."""
+    try:
+        sidecar = read_sidecar(plan)
+        return sidecar.plan_sha256 == sha256 and trusts(sidecar)
+    except EngineFileError:
+        return False
 
 
 def commit(work: Path, folder: Path, name: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -10,12 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import EngineBuildError, EngineFileError, OstinatoError
+from ..errors import EngineBuildError, EngineFileError, InputError, OstinatoError, plain
 from .job import ask
+from .plan import examine, read_plan, verify
 from .preflight import install, wheels
 from .sidecar import Expect, Sidecar, check_fit, read_sidecar
-from .spec import FLAVORS
-from .trust import Trust, examine, read_plan
+from .spec import FLAVORS, check_name
+from .trust import Trust
 
 if TYPE_CHECKING:
     from ..models.loading import Model
@@ -35,6 +37,7 @@ class Health:
         error: why, for all but `ready`.
         sidecar: where it could be read; without a proof for all but `ready`.
         verified: it has passed its check on this very GPU.
+        whole: the file's bytes were hashed; else `ready` is said by its size, and they are hashed when it is opened.
     """
 
     plan: Path
@@ -42,6 +45,7 @@ class Health:
     error: OstinatoError | None = None
     sidecar: Sidecar | None = None
     verified: bool = False
+    whole: bool = False
 
     @property
     def reason(self) -> str:
@@ -50,9 +54,11 @@ class Health:
 
     def text(self) -> str:
         """One line for a list."""
-        if self.state != READY:
-            return f"{self.plan.stem}: {self.state}: {self.error}"
-        return f"{self.plan.stem}: {READY}{'' if self.verified else ', unverified on this GPU'}"
+        return f"{plain(self.plan.stem)}: {self.told() if self.error is None else f'{self.state}: {self.error}'}"
+
+    def told(self) -> str:
+        """Say what `ready` means here."""
+        return f"{READY}{'' if self.whole else ' by its size'}{'' if self.verified else ', unverified on this GPU'}"
 
 
 def library_of(flavor: str) -> str:
@@ -110,29 +116,37 @@ def health(
     folder: Path | None = None,
     whole: bool = False,
 ) -> Health:
-    """Judge one engine.
+    """Judge one engine; whatever lies there, none of it is raised.
 
     Args:
         plan: NAME.plan.
         known: from `expects`; with the weights and recipe that are needed, where they are known.
         trust, folder: as in `read_plan`.
-        whole: read and hash the file too.
+        whole: hash the file too.
     """
     from .prove import Proof
 
     trust = trust or Trust()
     sidecar: Sidecar | None = None
     try:
-        sidecar = replace(read_sidecar(plan), proof=None) if plan.exists() else None
+        _check_name(plan)
+        sidecar = replace(read_sidecar(plan), proof=None) if os.path.exists(plan) else None
         expect = known.get(sidecar.flavor, Expect()) if sidecar else Expect()
         judge = Expect() if isinstance(expect, OstinatoError) else expect
-        sidecar = read_plan(plan, judge, trust, folder)[1] if whole else examine(plan, judge, trust, folder)
+        sidecar = (verify if whole else examine)(plan, judge, trust, folder)
     except EngineFileError as error:
         return Health(plan, STALE if error.reason in _STALE else UNUSABLE, error, sidecar)
     if isinstance(expect, OstinatoError):
         return Health(plan, STALE, expect, sidecar)
     proof = Proof.of(sidecar.proof)
-    return Health(plan, READY, sidecar=sidecar, verified=proof is not None and proof.gpu == expect.device)
+    return Health(plan, READY, None, sidecar, proof is not None and proof.gpu == expect.device, whole)
+
+
+def _check_name(plan: Path) -> None:
+    try:
+        check_name(plan.stem)
+    except InputError as error:
+        raise EngineFileError(error.given, error.allowed, "rename the engine and its sidecar", "name") from error
 
 
 def check_here(

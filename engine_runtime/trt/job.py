@@ -19,9 +19,10 @@ from typing import IO, Any
 
 from .. import errors
 from ..errors import EngineBuildError, OstinatoError
-from .folder import WORK, data_home, discard, engines_home, forget, ready_folder
+from .folder import WORK, discard, engines_home, forget, ready_folder
 from .preflight import clause
 from .spec import BuildSpec
+from .trust import Trust
 
 log = logging.getLogger(__name__)
 CHILD = Path(__file__).with_name("child.py")
@@ -57,15 +58,17 @@ class Job:
     """A running or finished build. Every attribute may be read from any thread.
 
     Attributes:
-        spec: what is built. folder: where.
+        spec: what is built. folder: where. trust: what the engine will be listed in.
         state, fraction, message: where it is; `fraction` from 0 to 1 never falls.
         error: why it failed; None otherwise.
         plan: the finished engine; None until then.
         unverified: why the finished engine was not checked before it was put in place; empty where it was.
     """
 
-    def __init__(self, spec: BuildSpec, folder: Path, changed: Callable[[Job], None] = lambda _: None) -> None:
-        self.spec, self.folder = spec, folder
+    def __init__(
+        self, spec: BuildSpec, folder: Path, trust: Trust, changed: Callable[[Job], None] = lambda _: None
+    ) -> None:
+        self.spec, self.folder, self.trust = spec, folder, trust
         self.state, self.fraction, self.message = State.waiting, 0.0, "starting"
         self.error: OstinatoError | None = None
         self.plan: Path | None = None
@@ -99,9 +102,9 @@ class Job:
             EngineFileError: when the folder cannot be written to.
         """
         folder = ready_folder(folder if folder is not None else engines_home())
-        job = cls(spec, folder, changed)
-        home = (home if home is not None else data_home()).absolute()
-        job._open({"spec": spec.as_json(), "folder": str(folder), "home": str(home), "wait": wait})
+        trust = Trust(home)
+        job = cls(spec, folder, trust, changed)
+        job._open({"spec": spec.as_json(), "folder": str(folder), "home": str(trust.home.absolute()), "wait": wait})
         return job
 
     def wait(self, timeout: float | None = None) -> State:
@@ -171,7 +174,7 @@ class Job:
         if code:
             _end(process, gently=False)  # an exporting process may have outlived it
         errors_of.join(timeout=5)
-        finished = discard(self._work) if self._work.exists() else False
+        finished = discard(self._work, self.trust.has) if self._work.exists() else False
         forget(self.folder, process.pid)
         for stream in (process.stdin, process.stdout, process.stderr):
             with contextlib.suppress(OSError):

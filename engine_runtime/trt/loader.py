@@ -6,6 +6,7 @@ when they are dropped.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,12 +23,12 @@ from ..runtime import runtime
 from .engine import TrtEngine
 from .folder import plans
 from .health import Health, check_here, expects, health, here
+from .plan import read_plan
 from .prove import Proof
 from .record import PRECISIONS, weights_digest
 from .runtime import MakeRoom, tensorrt
 from .sidecar import Expect, Sidecar, check_fit, read_sidecar
 from .spec import is_name
-from .trust import read_plan
 
 Say = Callable[[str], None]
 Known = Mapping[str, Expect | OstinatoError]
@@ -70,7 +71,7 @@ class Place:
         if not is_name(name):
             raise missing(name, self.folders)
         places = [folder / f"{name}.plan" for folder in self.folders]
-        return next((plan for plan in places if plan.exists()), places[0])
+        return next((plan for plan in places if os.path.exists(plan)), places[0])
 
     def survey(self) -> list[Health]:
         """Every engine and whatever else is in the folders, by name, without opening any."""

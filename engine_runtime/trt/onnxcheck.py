@@ -7,7 +7,6 @@ same rounded weights in float32. That shows its structure and weights sharply, a
 from __future__ import annotations
 
 import copy
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +19,10 @@ from torch import Tensor
 
 from ..engines.decoder import MaskedDecoder
 from ..errors import EngineBuildError
+from ..files import read_json
 from ..lora.factors import PLACES
 from .record import LARGEST
+from .sidecar import MAX_BYTES
 
 BOUND = 1e-4  # largest difference of a value that passes; normal inputs give values of some 5 at most
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "bool": torch.bool}
@@ -57,7 +58,7 @@ def check_export(
     Raises:
         EngineBuildError: when one passes the bound, or is not finite.
     """
-    record = json.loads(path.with_name(f"{path.name}.json").read_text(encoding="utf-8"))
+    record = read_json(path.with_name(f"{path.name}.json"), MAX_BYTES)
     generator = torch.Generator().manual_seed(seed)
     found = []
     with tempfile.TemporaryDirectory() as folder:

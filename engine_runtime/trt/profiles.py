@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from ..constants import HOP, LATENT_HZ, MAX_ROWS, MAX_SECONDS, PATCH
 from ..errors import InputError, check_whole
 
@@ -28,9 +30,8 @@ _AXES: dict[str, tuple[str | None, ...]] = {
 _NUMBER = re.compile(r"\d{1,9}(?:\.\d{1,6})?")
 
 
-@dataclass(frozen=True)
-class Span:
-    """Minimum, optimum and maximum of one quantity; all the same where it is fixed."""
+class Span(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Minimum, optimum and maximum of one quantity, a list in JSON; all the same where it is fixed."""
 
     min: int
     opt: int
@@ -157,31 +158,12 @@ class Profile:
         return getattr(self, axis) if axis else None
 
     def as_json(self) -> dict[str, list[int] | None]:
-        spans = {"batch": self.batch, "frames": self.frames, "tokens": self.tokens, "rank": self.rank}
-        return {name: span.as_list() if span else None for name, span in spans.items()}
-
-    @classmethod
-    def of(cls, data: Mapping[str, Any]) -> Profile:
-        """The inverse of `as_json`; raises `InputError` for anything else."""
-        try:
-            spans: dict[str, Any] = {}
-            for name in cls.__annotations__:
-                spans[name] = None if data[name] is None else Span(*map(_whole, data[name]))
-            if spans["batch"] is None or spans["frames"] is None:
-                raise TypeError("batch and frames")
-            return cls(**spans)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError("a profile is damaged", "it has batch, frames, tokens, rank", "build again") from error
+        found: dict[str, list[int] | None] = msgspec.to_builtins(self)
+        return found
 
     def __str__(self) -> str:
         spans = {"batch": self.batch, "frames": self.frames, "tokens": self.tokens, "rank": self.rank}
         return ", ".join(f"{name} {span}" for name, span in spans.items() if span)
-
-
-def _whole(value: Any) -> int:
-    if type(value) is not int:
-        raise TypeError(value)
-    return value
 
 
 def smallest(

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
 
 from ..errors import EngineFileError, InputError
+from ..files import parse_json, read_bytes, typed
 from .profiles import Profile
-from .spec import BuildSpec, is_name
+from .spec import BuildSpec, Kind, is_name
 
 SCHEMA = 1  # raise it when a sidecar written now would be misread by an older Ostinato
-MAX_BYTES = 64 << 20  # of a sidecar; the 2B decoder's has 0.3 MB
-_HASH = re.compile("[0-9a-f]{64}")
-_VERSION = re.compile(r"\d{1,4}(\.\w{1,12}){1,6}", re.ASCII)
+MAX_BYTES = 4 << 20  # of a sidecar, an export record or a manifest; those of the 2B decoder have 0.3 MB
+
+Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]  # sha256
+Count = Annotated[int, Meta(gt=0)]
+Seconds = Annotated[float, Meta(ge=0)]
+Flavor = Annotated[str, Meta(pattern=r"^tensorrt(_rtx)?\Z")]
+Version = Annotated[str, Meta(pattern=r"^[0-9]{1,4}(\.[0-9A-Za-z_]{1,12}){1,6}\Z")]
 
 
 @dataclass(frozen=True)
@@ -43,30 +49,29 @@ class Sidecar:
         proof: figures of the check against eager; None until it has passed on some GPU.
     """
 
-    flavor: str
-    library: str
-    bindings: str
-    plan_sha256: str
-    plan_bytes: int
+    flavor: Flavor
+    library: Version
+    bindings: Version
+    plan_sha256: Hash
+    plan_bytes: Count
     export: dict[str, Any]
-    profiles: tuple[Profile, ...]
+    profiles: Annotated[tuple[Profile, ...], Meta(min_length=1)]
     refittable: bool
     target: dict[str, Any]
     flags: dict[str, Any]
     io: tuple[dict[str, str], ...]
     spec: BuildSpec
     random_weights: bool
-    built: str
-    seconds: float
-    peak_bytes: int | None = None
+    built: Annotated[str, Meta(max_length=63)]
+    seconds: Seconds
+    peak_bytes: Count | None = None
     proof: dict[str, Any] | None = None
-    stages: dict[str, float] = field(default_factory=dict)
+    stages: dict[str, Seconds] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON; `compute_capabilities` or the GPU's keys stand at the top, as in `target`."""
-        data = {"schema": SCHEMA, **{f.name: getattr(self, f.name) for f in fields(self) if f.name != "target"}}
-        data |= {"profiles": [p.as_json() for p in self.profiles], "io": list(self.io), "spec": self.spec.as_json()}
-        return {**data, **self.target}
+        data: dict[str, Any] = msgspec.to_builtins(self)
+        return {"schema": SCHEMA, **data.pop("target"), **data}
 
     def identity(self) -> str:
         """Hash of everything but the proof, which comes later."""
@@ -125,8 +130,7 @@ def read_sidecar(plan: Path) -> Sidecar:
     path = sidecar_path(plan)
     rebuild = f"run {generic_command(plan)} with its settings"
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+        raw = read_bytes(path, MAX_BYTES)
     except FileNotFoundError:
         raise EngineFileError(
             f"{path.name} is not there",
@@ -134,118 +138,84 @@ def read_sidecar(plan: Path) -> Sidecar:
             rebuild,
             "sidecar",
         ) from None
-    except OSError as error:
-        raise EngineFileError(
-            f"{path} could not be read: {error.strerror or error}", "it must be readable", "check it", "unreadable"
-        ) from error
+    except (OSError, InputError) as error:
+        raise unreadable(path, error) from error
     try:
-        data = json.loads(raw) if len(raw) <= MAX_BYTES else None
-    except (ValueError, RecursionError):
-        data = None
-    if not isinstance(data, dict):
-        raise EngineFileError(f"{path.name} is no JSON object", "allowed is one as it was built", rebuild, "sidecar")
-    newer = data.get("schema")
-    if type(newer) is int and newer > SCHEMA:
-        raise EngineFileError(
-            f"{path.name} has schema {newer}, of a newer Ostinato",
-            f"this one reads up to {SCHEMA}",
-            "update Ostinato",
-            "sidecar",
-        )
-    try:
-        return parse(data)
-    except (InputError, ValueError, TypeError, KeyError, RecursionError) as error:
-        what = error.given if isinstance(error, InputError) else _first(error)
-        raise EngineFileError(
-            f"{path.name} is damaged: {what}", "allowed is one as it was built", rebuild, "sidecar"
-        ) from error
+        data = parse_json(raw, path.name, dict[str, Any])
+        newer = data.get("schema")
+        if type(newer) is not int or newer <= SCHEMA:
+            return parse(data, path.name)
+    except InputError as error:
+        raise EngineFileError(error.given, "allowed is one as it was built", rebuild, "sidecar") from error
+    raise EngineFileError(
+        f"{path.name} has schema {newer}, of a newer Ostinato",
+        f"this one reads up to {SCHEMA}",
+        "update Ostinato",
+        "sidecar",
+    )
 
 
-def _first(error: Exception) -> str:
-    text = " ".join(str(error).split())[:200].rstrip(".")
-    return f"{text} is missing" if isinstance(error, KeyError) else text or type(error).__name__
+def unreadable(path: Path, error: Exception) -> EngineFileError:
+    """Make the error for a file that the system, or its kind or size, keeps from being read."""
+    why = error.given if isinstance(error, InputError) else getattr(error, "strerror", None) or error
+    return EngineFileError(f"{path} could not be read: {why}", "it must be a readable file", "check it", "unreadable")
 
 
-def parse(data: Mapping[str, Any]) -> Sidecar:
-    """A sidecar out of JSON data. Raises `ValueError` or `InputError` naming the first field that is wrong."""
-    wrong = next((name for name, good in _FIELDS.items() if name not in data or not good(data[name])), None)
-    if wrong is not None:
-        raise ValueError(f"{wrong} is {'not there' if wrong not in data else 'not what it should be'}")
+def parse(data: Mapping[str, Any], what: str = "the sidecar") -> Sidecar:
+    """Make a sidecar out of JSON data; raises `InputError` by the place of the first field that is wrong."""
     names = {f.name for f in fields(Sidecar)} - {"target"}
     target = {name: value for name, value in data.items() if name not in names and name != "schema"}
-    _check_target(data["flavor"], target)
-    given = {name: data[name] for name in names}
-    given["profiles"] = tuple(Profile.of(profile) for profile in data["profiles"])
-    given["io"] = tuple(dict(one) for one in data["io"])
-    given["spec"] = BuildSpec.of(data["spec"])
-    return Sidecar(**given, target=target)
+    sidecar = typed({**data, "target": target}, what, Sidecar)
+    typed(data, what, _Kept)
+    typed(target, what, _ForRtx if sidecar.flavor == "tensorrt_rtx" else _ForGpu)
+    return sidecar
 
 
-def _check_target(flavor: str, target: Mapping[str, Any]) -> None:
-    if flavor == "tensorrt_rtx":
-        found = target.get("compute_capabilities")
-        if set(target) != {"compute_capabilities"} or not isinstance(found, list) or not found:
-            raise ValueError("compute_capabilities is not what it should be")
-        if not all(isinstance(c, list) and len(c) == 2 and all(type(n) is int for n in c) for c in found):
-            raise ValueError("compute_capabilities is not what it should be")
-        return
-    sm = target.get("sm")
-    if set(target) != {"sm", "device", "driver", "cuda"} or not isinstance(sm, list) or len(sm) != 2:
-        raise ValueError("sm, device, driver and cuda are not what they should be")
-    if not all(type(n) is int for n in sm) or not all(isinstance(target[k], str) for k in ("device", "driver", "cuda")):
-        raise ValueError("sm, device, driver and cuda are not what they should be")
+class Port(Struct):
+    """An input or output in an export record, as `record.Port` writes it."""
+
+    name: str
+    dtype: str
+    dims: list[int | str]
 
 
-def _is_hash(value: Any) -> bool:
-    return isinstance(value, str) and bool(_HASH.fullmatch(value))
+class ExportRecord(Struct):
+    """What decides something in an export record; a sidecar keeps the rest of it too, as it is."""
+
+    kind: Kind
+    precision: str
+    onnx_sha256: Hash
+    weights: Hash
+    recipe: Hash
+    inputs: Annotated[list[Port], Meta(min_length=1)]
+    outputs: list[Port]
+    data_sha256: Hash | None = None
+    lora: dict[str, Any] | None = None
 
 
-def _is_version(value: Any) -> bool:
-    return isinstance(value, str) and bool(_VERSION.fullmatch(value))
+class _Binding(Struct):
+    name: str
+    mode: str
+    dtype: str
 
 
-def _is_positive(value: Any) -> bool:
-    return type(value) is int and value > 0
+class _Kept(Struct):
+    """The fields that a sidecar keeps as they are, for its hash."""
+
+    schema: Annotated[int, Meta(ge=SCHEMA, le=SCHEMA)]
+    export: ExportRecord
+    io: Annotated[list[_Binding], Meta(min_length=1)]
 
 
-def _is_seconds(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value < math.inf
+class _ForRtx(Struct, forbid_unknown_fields=True):
+    compute_capabilities: Annotated[list[tuple[int, int]], Meta(min_length=1)]
 
 
-def _is_export(value: Any) -> bool:
-    """The parts of an export record that decide something here; the rest is kept as it is."""
-    if not isinstance(value, dict) or value.get("kind") not in ("decoder", "vae_decoder", "vae_encoder"):
-        return False
-    hashes = all(_is_hash(value.get(name)) for name in ("onnx_sha256", "weights", "recipe"))
-    return hashes and isinstance(value.get("precision"), str) and _is_io(value.get("inputs"), ("name", "dtype"))
-
-
-def _is_io(value: Any, keys: tuple[str, ...] = ("name", "mode", "dtype")) -> bool:
-    if not isinstance(value, list) or not value:
-        return False
-    return all(isinstance(one, dict) and all(isinstance(one.get(key), str) for key in keys) for one in value)
-
-
-_FIELDS: dict[str, Callable[[Any], bool]] = {
-    "schema": lambda value: type(value) is int and value == SCHEMA,
-    "flavor": lambda value: value in ("tensorrt", "tensorrt_rtx"),
-    "library": _is_version,
-    "bindings": _is_version,
-    "plan_sha256": _is_hash,
-    "plan_bytes": _is_positive,
-    "export": _is_export,
-    "profiles": lambda value: isinstance(value, list) and bool(value),
-    "refittable": lambda value: isinstance(value, bool),
-    "flags": lambda value: isinstance(value, dict),
-    "io": _is_io,
-    "spec": lambda value: isinstance(value, dict),
-    "random_weights": lambda value: isinstance(value, bool),
-    "built": lambda value: isinstance(value, str) and len(value) < 64,
-    "seconds": _is_seconds,
-    "stages": lambda value: isinstance(value, dict) and all(_is_seconds(one) for one in value.values()),
-    "peak_bytes": lambda value: value is None or _is_positive(value),
-    "proof": lambda value: value is None or isinstance(value, dict),
-}
+class _ForGpu(Struct, forbid_unknown_fields=True):
+    sm: tuple[int, int]
+    device: str
+    driver: str
+    cuda: str
 
 
 def check_fit(sidecar: Sidecar, expect: Expect, plan: Path | None = None) -> None:

@@ -12,12 +12,15 @@ from diffusers import AutoencoderOobleck
 
 from ..constants import LATENT_DIM, SAMPLE_RATE
 from ..errors import InputError
+from ..files import read_json
 from ..models.loading import load
 from ..models.sized import filled, sized_decoder
 from ..models.tiny import PRESETS
 from . import preflight
 from .export import export
+from .folder import write_whole
 from .record import PRECISIONS, ExportOptions, opset_for, weights_of
+from .sidecar import MAX_BYTES
 from .spec import BuildSpec
 
 LOADED = 0.15  # share of an export that loading takes, of the 2B size on two cores
@@ -51,9 +54,9 @@ def export_spec(spec: BuildSpec, folder: Path, library: str, say: Say) -> Path:
         spec.kind, model, folder, options, spec.name, lambda what, share: say(LOADED + share * (1 - LOADED), what)
     )
     path = onnx.with_name(f"{onnx.name}.json")
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = read_json(path, MAX_BYTES)
     record["random_weights"] = bool(spec.size) or spec.model in PRESETS
-    path.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    write_whole(path, json.dumps(record, indent=1).encode())
     return onnx
 
 

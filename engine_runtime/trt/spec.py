@@ -5,19 +5,26 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-from ..constants import PATCH
+import msgspec
+
+from ..constants import LATENT_HZ, PATCH
 from ..errors import InputError, check_choice
+from ..files import typed
 from .profiles import Profile, parse_profiles
 
 FLAVORS = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}  # as the command line names them -> the library's module
-KINDS = ("decoder", "vae_decoder", "vae_encoder")
+Kind = Literal["decoder", "vae_decoder", "vae_encoder"]
+KINDS = get_args(Kind)
 PRECISIONS = ("bf16", "fp32")
 SIZES = ("2b",)  # random weights at a real size
+# Below so many frames at most, a bf16 decoder whose length is not fixed fails inside TensorRT-RTX 1.7.1, whatever its
+# width, window and batch: "Graph contains more than one op named", of the mask that its sliding layers share.
+SHORTEST = 62
 DEFAULT_PROFILE = {"batch": "1:4:16", "seconds": "2:10:60", "tokens": "16:128:512", "rank": "1:8:128"}
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 
@@ -63,6 +70,12 @@ class BuildSpec:
             raise InputError(
                 "no single source of weights is given", "it is a model, a size or an exported graph", "give one of them"
             )
+        try:
+            f"{self.model}{self.onnx}".encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"the path {self.model or self.onnx} is no UTF-8", "the engine's sidecar must name it", "rename it"
+            ) from error
         if self.size is not None:
             check_choice("the size", self.size, SIZES)
         if not self.profiles:
@@ -101,19 +114,13 @@ class BuildSpec:
             raise InputError(f"the frames are {odd[0]}", "the decoder takes even counts", "round up to the next one")
 
     def as_json(self) -> dict[str, Any]:
-        data = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {**data, "profiles": [profile.as_json() for profile in self.profiles]}
+        found: dict[str, Any] = msgspec.to_builtins(self)
+        return found
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> BuildSpec:
-        """The inverse of `as_json`; raises `InputError` for anything else."""
-        try:
-            given = {f.name: data[f.name] for f in fields(cls)}
-            given["profiles"] = tuple(Profile.of(profile) for profile in given["profiles"])
-            _check_types(given)
-        except (KeyError, TypeError) as error:
-            raise InputError("the build's settings are damaged", f"it lacks {error}", "build again") from error
-        return cls(**given)
+        """Make the spec that `as_json` gave; raises `InputError` for anything else."""
+        return typed(data, "what is to be built", cls)
 
     def command(self, folder: Path | None = None) -> str:
         """The exact command that builds this again."""
@@ -138,15 +145,6 @@ def _spans(spec: BuildSpec, name: str) -> str:
     if name == "frames":
         return ",".join(":".join(f"{n / 25:g}" for n in span.as_list()) for span in spans)
     return ",".join(str(span) for span in spans)
-
-
-def _check_types(given: Mapping[str, Any]) -> None:
-    kinds: dict[str, tuple[type, ...]] = dict.fromkeys(("name", "flavor", "kind", "precision"), (str,))
-    kinds |= dict.fromkeys(("model", "size", "onnx"), (str, type(None)))
-    kinds |= dict.fromkeys(("lora", "refittable", "tf32", "keep_onnx"), (bool,))
-    for name, types in kinds.items():
-        if not isinstance(given[name], types):
-            raise TypeError(name)
 
 
 def is_name(name: str) -> bool:
@@ -200,8 +198,21 @@ def make_spec(
         PATCH if decoder else 1,
     )
     precision = precision or ("bf16" if decoder else "fp32")
+    if decoder and flavor == "rtx" and precision == "bf16":
+        _check_frames(profiles)
     spec = BuildSpec("unnamed", FLAVORS[flavor], profiles, kind, precision=precision, **source, **switches)
     return replace(spec, name=name if name is not None else _default_name(spec, flavor))
+
+
+def _check_frames(profiles: Sequence[Profile]) -> None:
+    for span in (profile.frames for profile in profiles):
+        if span.min < span.max < SHORTEST:
+            raise InputError(
+                f"the longest of the seconds is {span.max / LATENT_HZ:g}",
+                f"TensorRT-RTX builds a bf16 decoder whose longest is {SHORTEST / LATENT_HZ:g} or more, or that is "
+                "always as long",
+                "raise it, or give one number in place of minimum:optimum:maximum",
+            )
 
 
 def _default_name(spec: BuildSpec, flavor: str) -> str:

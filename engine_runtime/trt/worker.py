@@ -132,8 +132,9 @@ def _build(task: dict[str, Any], tell: Tell) -> dict[str, Any]:
     preflight.check_gpu(spec.flavor, spec.refittable)
     preflight.check_cuda(spec.flavor, spec.refittable)
     library = str(preflight.check_library(spec.flavor).__version__)
-    Trust(Path(task["home"])).ready()
-    with claim(folder, spec.name, task["wait"], lambda who: say(State.waiting, 0.0, f"waits for {who}")):
+    trust = Trust(Path(task["home"]))
+    trust.ready()
+    with claim(folder, spec.name, task["wait"], trust.has, lambda who: say(State.waiting, 0.0, f"waits for {who}")):
         work = folder / task["work"]
         work.mkdir()
         try:

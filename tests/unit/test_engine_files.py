@@ -15,11 +15,12 @@ from ostinato.engine_runtime.config import Sampling
 from ostinato.engine_runtime.errors import EngineFileError
 from ostinato.engine_runtime.request import Request
 from ostinato.engine_runtime.trt import folder as folders
-from ostinato.engine_runtime.trt import trust as trusting
+from ostinato.engine_runtime.trt import plan as reading
 from ostinato.engine_runtime.trt.folder import discard, ready_folder, sweep, write_whole
 from ostinato.engine_runtime.trt.health import READY, STALE, UNUSABLE, health
+from ostinato.engine_runtime.trt.plan import read_plan
 from ostinato.engine_runtime.trt.sidecar import Expect, digest, read_sidecar, rewritten, sidecar_path
-from ostinato.engine_runtime.trt.trust import Trust, read_plan
+from ostinato.engine_runtime.trt.trust import Trust
 
 from .. import helpers
 from ..engine_files import ADA, made_up, put
@@ -252,14 +253,14 @@ def test_states_tell_stale_from_broken(engine, trust):
 
 
 def test_a_file_swapped_after_it_was_read_changes_nothing(engine, trust, monkeypatch):
-    good, real, swapped = engine.read_bytes(), trusting.hashlib.sha256, []
+    good, real, swapped = engine.read_bytes(), reading.hashlib.sha256, []
 
     def swapping(data=b""):
         if len(data) == len(good):
             swapped.append(engine.write_bytes(good[::-1]))
         return real(data)
 
-    monkeypatch.setattr(trusting.hashlib, "sha256", swapping)
+    monkeypatch.setattr(reading.hashlib, "sha256", swapping)
     data, _ = read_plan(engine, ADA, trust)
     assert swapped and data == good and engine.read_bytes() != good
 
@@ -273,7 +274,7 @@ def test_a_file_swapped_before_it_is_read_is_refused(engine, trust, monkeypatch,
             engine.write_bytes(evil)
         return real(path, *rest, **more)
 
-    monkeypatch.setattr(trusting.os, "open", swapping)
+    monkeypatch.setattr(reading.os, "open", swapping)
     with pytest.raises(EngineFileError) as caught:
         read_plan(engine, ADA, trust)
     assert caught.value.reason == ("truncated" if longer else "tampered")
@@ -352,7 +353,7 @@ def test_a_build_that_died_between_its_renames_is_finished(tmp_path, trust):
     path, work = _half_committed(tmp_path, trust)
     with pytest.raises(EngineFileError):
         read_plan(path, ADA, trust)
-    assert sweep(path.parent) == [work.name]
+    assert sweep(path.parent, trust.has) == [work.name]
     assert read_plan(path, ADA, trust) == made_up("one", 2)
     assert not work.exists()
 
@@ -361,14 +362,14 @@ def test_a_dead_build_that_did_not_get_so_far_is_removed(tmp_path, trust):
     path = put(tmp_path / "engines", *made_up("one", 1), trust)
     work = tmp_path / "engines" / ".build-dead"
     put(work, *made_up("one", 2))
-    assert not discard(work)
+    assert not discard(work, trust.has)
     assert read_plan(path, ADA, trust) == made_up("one", 1) and not work.exists()
 
 
 def test_a_dead_build_whose_plan_is_broken_is_not_finished(tmp_path, trust):
     path, work = _half_committed(tmp_path, trust)
     flip(0.5)(path)
-    assert not discard(work)
+    assert not discard(work, trust.has)
     assert digest(read_sidecar(path).as_json()) == digest(made_up("one", 1)[1].as_json())
 
 

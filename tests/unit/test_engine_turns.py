@@ -14,6 +14,7 @@ from ostinato.engine_runtime.errors import EngineError, EngineFileError, InputEr
 from ostinato.engine_runtime.runtime import runtime
 from ostinato.engine_runtime.trt import bake, builds, loader
 from ostinato.engine_runtime.trt.job import State
+from ostinato.engine_runtime.trt.plan import accept
 from ostinato.engine_runtime.trt.sidecar import read_sidecar, sidecar_path
 from ostinato.engine_runtime.trt.trust import Trust
 from ostinato.nodes import folders, host, plans
@@ -207,7 +208,7 @@ def test_an_engine_that_was_accepted_since_plays(turbo, player, folder):
     (folder.parent / "engines.json").unlink()
     play = Cache(LoadEngine, engine="one", otherwise=TORCH, model=turbo)
     assert "was not built by this installation" in play()[1]
-    Trust().accept(folder / "one.plan", made.sidecar.plan_sha256)
+    accept(folder / "one.plan", made.sidecar.identity())
     assert is_open(play()[0])
 
 
@@ -296,7 +297,7 @@ def test_the_drop_down_tells_every_state(folder, monkeypatch):
     monkeypatch.setattr(health_module, "library_of", lambda flavor: pytest.fail("a process was started"))
     folders._states.cache_clear()
     lines = tooltip().splitlines()
-    assert lines[1] == "good: ready, unverified on this GPU"
+    assert lines[1] == "good: ready by its size, unverified on this GPU"
     assert lines[2].startswith("old: stale: the engine was built with tensorrt_rtx version 1.4.0.1; here it is")
     (folder / "old.plan").unlink()
     assert len(tooltip().splitlines()) == 2

@@ -38,7 +38,9 @@ plot_curve plot_profile
 . render replay plot decode layer_probe bench.play live_vae
 models.audio models.conditioning models.core_condition models.core
 runtime models.loading trt.runtime trt.refit
-trt.engine trt.vae trt.export trt.onnxcheck trt.trust trt.job trt.build trt.child
+trt.engine trt.vae trt.export trt.onnxcheck trt.job trt.build trt.child
+trt.plan
+trt.trust
 trt.executor trt.prove trt.naming trt.folder
 trt.graphs trt.keeper trt.record trt.sidecar
 trt.recorder trt.graph trt.spec

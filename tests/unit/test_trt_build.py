@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,12 @@ from ostinato.engine_runtime.trt.build import Fraction
 from ostinato.engine_runtime.trt.folder import HOLDER, claim
 from ostinato.engine_runtime.trt.job import NEXT, Job, State, ended
 from ostinato.engine_runtime.trt.onnxcheck import Case, check_export
+from ostinato.engine_runtime.trt.plan import read_plan
 from ostinato.engine_runtime.trt.profiles import Profile, Span, parse_profiles, smallest
 from ostinato.engine_runtime.trt.record import weights_digest
 from ostinato.engine_runtime.trt.sidecar import Expect, read_sidecar
-from ostinato.engine_runtime.trt.spec import BuildSpec, make_spec
-from ostinato.engine_runtime.trt.trust import Trust, read_plan
+from ostinato.engine_runtime.trt.spec import SHORTEST, BuildSpec, make_spec
+from ostinato.engine_runtime.trt.trust import Trust
 from typer.testing import CliRunner
 
 from ..engine_files import made_up, put
@@ -338,8 +340,20 @@ def test_a_new_engine_takes_the_place_of_the_old(place, graph):
 
 
 @builds
+def test_the_shortest_span_is_the_librarys(place, graph):
+    texts = {"batch": "1:2:2", "seconds": f"1:1:{SHORTEST / 25}", "tokens": "16:16:32"}
+    spec = of(graph, texts, "short")
+    assert start(place, spec).wait(120) is State.done
+    (profile,) = spec.profiles
+    shorter = replace(profile, frames=Span(26, 26, SHORTEST - 2))
+    job = start(place, replace(spec, name="shorter", profiles=(shorter,)))
+    assert job.wait(120) is State.failed, "this release builds it: lower SHORTEST"
+    assert "more than one op named" in job.error.given
+
+
+@builds
 def test_a_second_build_waits_or_says_which_runs(place, graph):
-    with claim(place, "first", wait=False):
+    with claim(place, "first", False, lambda _: False):
         job = start(place, of(graph, FIXED, "second"), wait=False)
         assert job.wait(60) is State.failed
         assert f"the build of first (process {os.getpid()}" in job.error.given
@@ -353,7 +367,7 @@ def test_a_second_build_waits_or_says_which_runs(place, graph):
 
 @builds
 def test_a_build_that_waits_can_be_cancelled(place, graph):
-    with claim(place, "first", wait=False):
+    with claim(place, "first", False, lambda _: False):
         job = start(place, of(graph, FIXED, "old"))
         until(lambda: "waits" in job.message)
         assert job.cancel() is State.cancelled

@@ -14,10 +14,11 @@ from ostinato.engine_runtime.errors import EngineBuildError, EngineError, Engine
 from ostinato.engine_runtime.trt import check, job, preflight, record, runtime, source, worker
 from ostinato.engine_runtime.trt.build import Built
 from ostinato.engine_runtime.trt.job import Job, State
+from ostinato.engine_runtime.trt.plan import read_plan
 from ostinato.engine_runtime.trt.profiles import Profile, Span
 from ostinato.engine_runtime.trt.prove import Proof, Refused
 from ostinato.engine_runtime.trt.sidecar import Expect
-from ostinato.engine_runtime.trt.trust import Trust, read_plan
+from ostinato.engine_runtime.trt.trust import Trust
 
 from .. import trt_stand_in as stand_in
 from ..engine_files import made_up, put

@@ -15,11 +15,12 @@ from ostinato.engine_runtime.errors import EngineError, EngineFileError, InputEr
 from ostinato.engine_runtime.trt import check, doctor, runtime, source
 from ostinato.engine_runtime.trt import health as health_module
 from ostinato.engine_runtime.trt.health import check_here, health
+from ostinato.engine_runtime.trt.plan import read_plan
 from ostinato.engine_runtime.trt.profiles import Profile, Span
 from ostinato.engine_runtime.trt.prove import Proof, Refused
 from ostinato.engine_runtime.trt.record import weights_digest
 from ostinato.engine_runtime.trt.sidecar import Expect, read_sidecar, sidecar_path
-from ostinato.engine_runtime.trt.trust import Trust, read_plan
+from ostinato.engine_runtime.trt.trust import Trust
 from typer.testing import CliRunner
 
 from .. import trt_stand_in as stand_in
@@ -77,7 +78,7 @@ def test_a_passed_check_makes_the_engine_verified(make, machine):
     assert [corner.name for corner in proof.corners] == ["minimum", "optimum", "maximum"] and proof.gpu == "cpu"
     assert verified(path) and not machine.library._engines
     there = health(path, {"tensorrt_rtx": replace(HERE, device="Another GPU")})
-    assert there.text() == "stand-in: ready, unverified on this GPU"
+    assert there.text() == "stand-in: ready by its size, unverified on this GPU"
     assert Proof.of(read_plan(path, HERE)[1].proof) == proof
 
 

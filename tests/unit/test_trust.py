@@ -12,9 +12,10 @@ import pytest
 from ostinato.cli import main
 from ostinato.engine_runtime.errors import EngineFileError
 from ostinato.engine_runtime.trt.health import health
+from ostinato.engine_runtime.trt.plan import accept, read_plan
 from ostinato.engine_runtime.trt.prove import Proof
 from ostinato.engine_runtime.trt.sidecar import digest, read_sidecar, rewritten, sidecar_path
-from ostinato.engine_runtime.trt.trust import KEY, MANIFEST, Trust, read_plan
+from ostinato.engine_runtime.trt.trust import KEY, MANIFEST, Trust
 from typer.testing import CliRunner
 
 from ..engine_files import ADA, made_up, put
@@ -55,7 +56,7 @@ def test_the_key_is_for_its_owner_alone(engine, trust):
 def test_an_engine_that_nobody_built_here_is_refused(tmp_path, trust):
     plan = put(tmp_path / "engines", *made_up())
     error = refused(trust, plan, "untrusted")
-    assert f"ostinato doctor --accept {made_up()[1].plan_sha256} --engine {plan}" in error.remedy
+    assert f"ostinato doctor --accept {made_up()[1].identity()} --engine {plan}" in error.remedy
     put(tmp_path / "engines", *made_up("other", 1), trust)  # a manifest that does not name it
     refused(trust, plan, "untrusted")
 
@@ -155,7 +156,7 @@ def test_builds_at_once_lose_no_entry(trust, tmp_path):
 
 def test_an_accepted_engine_is_read(tmp_path, trust):
     plan = put(tmp_path / "engines", *made_up())
-    trust.accept(plan, made_up()[1].plan_sha256.upper())
+    accept(plan, made_up()[1].identity().upper(), trust)
     assert read_plan(plan, ADA, trust) == made_up()
     assert trust.standing(made_up()[1]) == "accepted"
 
@@ -168,7 +169,7 @@ def test_an_accepted_engine_brings_no_proof_of_its_own(tmp_path, trust):
     proof = {**words, "gpu": ADA.device, "seed": 0, "dtype": "bfloat16", "corners": [figures]}
     assert Proof.of(proof) is not None
     plan = put(tmp_path / "engines", *made_up(proof=proof))
-    assert trust.accept(plan, made_up()[1].plan_sha256).proof is None
+    assert accept(plan, made_up()[1].identity(), trust).proof is None
     assert read_plan(plan, ADA, trust)[1].proof is None
     assert not health(plan, {"tensorrt_rtx": ADA}, trust).verified
 
@@ -177,14 +178,14 @@ def test_an_accepted_engine_brings_no_proof_of_its_own(tmp_path, trust):
 def test_another_hash_accepts_nothing(tmp_path, trust, given):
     plan = put(tmp_path / "engines", *made_up())
     with pytest.raises(EngineFileError, match="sha256") as caught:
-        trust.accept(plan, given)
+        accept(plan, given, trust)
     check_sentence(caught.value)
     refused(trust, plan, "untrusted")
 
 
 def test_what_was_accepted_is_the_file_and_not_its_name(tmp_path, trust):
     plan = put(tmp_path / "engines", *made_up())
-    trust.accept(plan, made_up()[1].plan_sha256)
+    accept(plan, made_up()[1].identity(), trust)
     put(tmp_path / "engines", *made_up("one", 9))
     refused(trust, plan, "untrusted")
 
@@ -192,7 +193,7 @@ def test_what_was_accepted_is_the_file_and_not_its_name(tmp_path, trust):
 def test_the_command_accepts_by_hash(tmp_path, trust, monkeypatch):
     monkeypatch.setenv("OSTINATO_DATA", str(trust.home))
     plan = put(tmp_path / "engines", *made_up())
-    sha = made_up()[1].plan_sha256
+    sha = made_up()[1].identity()
     wrong = CliRunner().invoke(main.app, ["doctor", "--accept", "f" * 64, "--engine", str(plan)])
     assert wrong.exit_code == 1 and sha in wrong.stderr
     alone = CliRunner().invoke(main.app, ["doctor", "--accept", sha])
