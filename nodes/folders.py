@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 ENGINES, LORAS = "ostinato_engines", "loras"
 MOST_TOLD = 50  # engines whose states a tooltip has
+MODELS = ("diffusers", "checkpoints", "diffusion_models")
+MODELS_SETTING = "OSTINATO_MODELS"  # more folders of models, separated as in PATH: whoever starts the server says which
 NOTHING = "none found"  # the only choice of a drop-down that would be empty
 
 
@@ -46,6 +48,36 @@ def roots(kind: str) -> list[Path]:
     from ..engine_runtime.trt.folder import engines_home
 
     return [engines_home().absolute(), comfyui]
+
+
+def model_source(name: str) -> str:
+    """The path of a model in the folders of models, or the name of a preset or hub id as it is.
+
+    On the command line any path will do. In ComfyUI the name comes from whoever reaches the server: only what lies in
+    the folders is looked at, and of anything else it is not even told whether it is there.
+
+    Raises:
+        InputError: in ComfyUI, for what is none of these.
+    """
+    from ..engine_runtime.models.loading import is_hub_id
+    from ..engine_runtime.models.tiny import PRESETS
+
+    name = name.strip()
+    if name in PRESETS or (HEADLESS and os.path.exists(name)):
+        return name
+    more = [Path(root).expanduser() for root in os.environ.get(MODELS_SETTING, "").split(os.pathsep) if root]
+    for root in (os.path.abspath(root) for root in (*(root for kind in MODELS for root in roots(kind)), *more)):
+        path = os.path.normpath(os.path.join(root, name))
+        mark = path if path.endswith(".safetensors") else os.path.join(path, "model_index.json")
+        if Path(path).is_relative_to(root) and os.path.isfile(mark):
+            return path
+    if HEADLESS or is_hub_id(name):
+        return name
+    raise InputError(
+        f"the model is {name!r}",
+        f"allowed are {', '.join(PRESETS)}, a hub id, and what lies in ComfyUI's folders {', '.join(MODELS)}",
+        f"put it there, or set {MODELS_SETTING} to its folder where ComfyUI is started",
+    )
 
 
 def engine_plans() -> list[Path]:

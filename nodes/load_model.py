@@ -1,7 +1,6 @@
 """Load an ACE-Step 1.5 model."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from . import folders, host
@@ -16,15 +15,15 @@ class LoadModel(io.ComfyNode):
             node_id="OstinatoLoadModel",
             display_name="Load Model (Ostinato)",
             category=CATEGORY,
-            description="Load an ACE-Step 1.5 model: a preset, a folder, a checkpoint file or a hub id.",
+            description="Load an ACE-Step 1.5 model: a preset, a model in ComfyUI's folders or a hub id.",
             search_aliases=["ace-step", "ostinato", "music model"],
             inputs=[
                 io.String.Input(
                     "model",
                     default="tiny",
-                    tooltip="tiny (turbo) and tiny-base are built in and sound like noise. Else a folder that holds "
-                    "model_index.json, a .safetensors checkpoint, the name of either in ComfyUI's model folders, or a "
-                    "hub id such as owner/name.",
+                    tooltip="tiny (turbo) and tiny-base are built in and sound like noise. Else the name of a folder "
+                    "that holds model_index.json or of a .safetensors file in ComfyUI's model folders (diffusers, "
+                    "checkpoints, diffusion_models) or in those of OSTINATO_MODELS, or a hub id such as owner/name.",
                 ),
                 io.Combo.Input(
                     "precision",
@@ -54,14 +53,15 @@ class LoadModel(io.ComfyNode):
 
         asked = host.device_choice()  # what the command line says goes before the workflow
         where = pick_device(device if asked == "auto" else asked)
-        node, name, dtype = cls.hidden.unique_id, _installed(model), pick_dtype(precision, where)
+        node, name, dtype = cls.hidden.unique_id, folders.model_source(model), pick_dtype(precision, where)
 
         def shown(done: int, total: int) -> None:
             host.progress(done, total, node)
 
         if HEADLESS:
             return io.NodeOutput(load(name, where, dtype, download, shown))
-        return io.NodeOutput(managed(load(name, pick_device("cpu"), dtype, download, shown), where))
+        loaded = load(name, pick_device("cpu"), dtype, download, shown, local=False)
+        return io.NodeOutput(managed(loaded, where))
 
 
 def managed(model: Any, where: Any) -> Any:
@@ -73,16 +73,3 @@ def managed(model: Any, where: Any) -> Any:
     parts = {name: part for name, part in model.pipe.components.items() if isinstance(part, nn.Module)}
     patcher = ModelPatcher(nn.ModuleDict(parts), where, comfy.model_management.unet_offload_device())
     return replace(model, ready=lambda: comfy.model_management.load_models_gpu([patcher], force_full_load=True))
-
-
-FOLDERS = {"diffusers": "model_index.json", "checkpoints": "", "diffusion_models": ""}  # and what marks a model there
-
-
-def _installed(name: str) -> str:
-    """The path of a model in ComfyUI's model folders, or the name as it is."""
-    name = name.strip()
-    if not name or Path(name).exists():
-        return name
-    places = (root / name / mark for folder, mark in FOLDERS.items() for root in folders.roots(folder))
-    found = next((place for place in places if place.is_file()), None)
-    return name if found is None else str(found.parent if found.name == FOLDERS["diffusers"] else found)

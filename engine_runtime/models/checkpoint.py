@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import (
-    AceStepAudioTokenDetokenizer,
-    AceStepAudioTokenizer,
-    AceStepConditionEncoder,
-    AceStepPipeline,
-    AceStepTransformer1DModel,
-    AutoencoderOobleck,
-    FlowMatchEulerDiscreteScheduler,
-)
+from diffusers import AceStepPipeline
 from torch import nn
-from transformers import Qwen3Config, Qwen3Model
 
 from ..errors import ModelError
 from .names import (
@@ -34,25 +24,17 @@ from .names import (
     quantised,
     to_theirs,
 )
+from .parts import assemble, checked_config, on_meta
 from .sizes import configs_from, known_from, pick_kind
 from .tokenizer import check_words, find_tokenizer
-from .weights import Stored, fill, make_silence, opened, restore_buffers
+from .weights import FLOATS, Stored, fill, headers, make_silence, restore_buffers
 
-FLOATS = {"F64", "F32", "F16", "BF16"}
 _HOMES = ("diffusion_models", "unet", "checkpoints")
 _LOOK_FOR = {
     "vae": (("vae",), r".*ace.*1[._]?5.*", "*ace*1.5*"),
     "text_encoder": (("text_encoders", "clip"), r".*qwen.*0[._]?6b.*ace.*", "qwen_0.6b*ace*"),
 }
 _PREFIX = {"vae": "vae.", "text_encoder": "text_encoders.qwen3_06b."}
-_CLASSES: dict[str, Callable[..., nn.Module]] = {
-    "vae": AutoencoderOobleck,
-    "transformer": AceStepTransformer1DModel,
-    "condition_encoder": AceStepConditionEncoder,
-    "audio_tokenizer": AceStepAudioTokenizer,
-    "audio_token_detokenizer": AceStepAudioTokenDetokenizer,
-    "text_encoder": lambda **config: Qwen3Model(Qwen3Config(max_position_embeddings=32768, **config)),
-}
 
 
 @dataclass
@@ -63,22 +45,20 @@ class _Files:
     metadata: dict[str, str] = field(default_factory=dict)
 
     def add(self, path: Path, role: str) -> None:
-        with opened(path) as file:
-            if role == "diffusion":
-                self.metadata = dict(file.metadata() or {})
-            for name in file.keys():  # it is no dict
-                part = file.get_slice(name)
-                stored = Stored(path, name, tuple(part.get_shape()), part.get_dtype())
-                key = canonical(name, role)
-                if role != "diffusion" and not key.startswith(_PREFIX[role]):
-                    continue  # a single file given for its VAE or text encoder only
-                if key in self.tensors:
-                    raise ModelError(
-                        f"{path.name} and {self.tensors[key].path.name} both hold {key}",
-                        "every tensor must be there once",
-                        "give one file for each part",
-                    )
-                self.tensors[key] = stored
+        found, metadata = headers(path)
+        if role == "diffusion":
+            self.metadata = metadata
+        for stored in found:
+            key = canonical(stored.name, role)
+            if role != "diffusion" and not key.startswith(_PREFIX[role]):
+                continue  # a single file given for its VAE or text encoder only
+            if key in self.tensors:
+                raise ModelError(
+                    f"{path.name} and {self.tensors[key].path.name} both hold {key}",
+                    "every tensor must be there once",
+                    "give one file for each part",
+                )
+            self.tensors[key] = stored
 
     def holds(self, role: str) -> bool:
         return any(name.startswith(_PREFIX[role]) for name in self.tensors)
@@ -126,8 +106,7 @@ def load_checkpoint(
     words = find_tokenizer(tokenizer)
     check_words(words, parts["text_encoder"])
     _load(parts, stored, device, dtype)
-    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0)
-    return AceStepPipeline(**parts, tokenizer=words, scheduler=scheduler)
+    return assemble(parts, words)
 
 
 def find_split(path: Path, role: str) -> Path:
@@ -173,7 +152,8 @@ def _build(
         part: {our: our_shape(part, our, files.tensors[their].shape) for our, their in names[part].items()}
         for part in PARTS
     }
-    parts = {p: on_meta(p, config, path.name) for p, config in configs_from(shapes, path.name, kind, numbers).items()}
+    configs = configs_from(shapes, path.name, kind, numbers)
+    parts = {p: on_meta(p, checked_config(p, config, path.name), path.name) for p, config in configs.items()}
     expected = {
         to_theirs(part, name, blocks): tuple(tensor.shape)
         for part, module in parts.items()
@@ -184,20 +164,6 @@ def _build(
     given |= {names[part][our]: shape for part in PARTS for our, shape in shapes[part].items()}
     check(expected, given, path.name)
     return parts, {part: {our: files.tensors[their] for our, their in names[part].items()} for part in PARTS}
-
-
-def on_meta(part: str, config: dict[str, Any], source: str) -> nn.Module:
-    """A part whose parameters hold no memory. The device is set for this thread only, others may be loading too."""
-    try:
-        with torch.device("meta"):
-            module = _CLASSES[part](**config)
-    except (RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise ModelError(
-            f"{source} has {part} tensors that make no model: {' '.join(str(error).split())[:200]}",
-            "the sizes must be those of ACE-Step 1.5",
-            "choose an ACE-Step 1.5 checkpoint",
-        ) from error
-    return module.eval()
 
 
 def _load(

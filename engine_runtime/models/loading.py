@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AceStepPipeline
-from safetensors import safe_open
 
 from ..constants import HOP, KINDS, LATENT_DIM, ROWS, SAMPLE_RATE
 from ..engines import EagerEngine
@@ -20,18 +20,23 @@ from ..engines.compiled.engine import CompiledEngine
 from ..engines.eager import limits_of
 from ..engines.kinds import make_engine
 from ..errors import InputError, ModelError
+from ..files import read_bytes
 from ..memory import guarded
 from ..trt.profiles import Profile, Span
 from ..trt.prove import prove
 from .checkpoint import load_checkpoint
-from .quiet import quiet
+from .folder import load_folder
+from .quiet import offline, quiet, reason
 from .tiny import PRESETS, preset_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 _PROVEN = Profile(Span(1, 2, 4), Span(26, 250, 750), Span(9, 64, 128))  # what an engine is checked at
+_FETCHED = ["*.json", "*.safetensors", "*.txt"]  # of a hub repository; code and pickles stay there
+_HASHED = 24 << 20  # bytes of a config at most, whose contents tell a model from another
 _ROOM = ("the weights must fit beside what is loaded", "unload other models or use a smaller precision")
 
+CHECKPOINT = ".safetensors"
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
@@ -43,6 +48,7 @@ class Model:
         pipe: the diffusers pipeline that prepares conditions; its transformer is the engine's.
         turbo: guidance is distilled in; else a base or SFT model, with a null condition.
         identity: hash of the configs, and of the sizes and times of the weight files.
+        source: the name under which another process finds it: a path as an absolute one.
         ready: brings the weights to the device before they are used; a host that manages memory gives its own.
     """
 
@@ -50,16 +56,12 @@ class Model:
     name: str
     turbo: bool
     identity: str
+    source: str
     ready: Callable[[], None] = lambda: None
 
     @property
     def device(self) -> torch.device:
         return self.pipe.transformer.device
-
-    @property
-    def source(self) -> str:
-        """The name under which another process finds it: a path as an absolute one."""
-        return str(Path(self.name).expanduser().absolute()) if _is_path(self.name) else self.name
 
 
 def eager_engine(model: Model, max_rows: int = ROWS) -> EagerEngine:
@@ -142,8 +144,9 @@ def load(
     dtype: torch.dtype,
     download: bool = False,
     progress: Progress | None = None,
+    local: bool = True,
 ) -> Model:
-    """Load a model.
+    """Load a model. Nothing that its files name is run, and without `download` nothing is asked of the network.
 
     Args:
         source: `tiny`, `tiny-base`, a folder with a `model_index.json`, a `.safetensors` checkpoint (single file, or
@@ -151,55 +154,48 @@ def load(
         device, dtype: where the weights go and in what precision; the VAE is float32 unless `dtype` is bfloat16.
         download: whether a hub id may be fetched over the network; else only the local hub cache is used.
         progress: told the bytes of a download.
+        local: whether a relative path may be given; a name of whoever reaches a server must not become one.
 
     Raises:
         InputError: for a name that is none of these.
-        ModelError: for a folder that is not ACE-Step 1.5, or that lacks keys.
+        ModelError: for what is no ACE-Step 1.5 model, is not whole, or names code to run.
         MemoryShortage: when the device has no room.
     """
     source = source.strip()
-    single = Path(source).suffix == ".safetensors"
-    folder = Path(source).expanduser() if single else _folder(source, download, progress)
-    with guarded(
-        f"loading {source} found no room on {device}",
-        *_ROOM,
-    ):
-        if single:
-            with quiet():
-                pipe = load_checkpoint(folder, device, dtype)
-        else:
-            _check_index(folder)
-            pipe = _read(folder, dtype)
-            _check_keys(pipe, folder)
-            pipe.to(device)
+    path, is_path = _find(source, local, download, progress)
+    with guarded(f"loading {source} found no room on {device}", *_ROOM), quiet(), offline():
+        pipe = (load_checkpoint if path.suffix == CHECKPOINT else load_folder)(path, device, dtype)
     _check_format(pipe, source)
     config = pipe.transformer.config
     turbo = bool(getattr(config, "is_turbo", False)) or getattr(config, "model_version", None) == "turbo"
     pipe.set_progress_bar_config(disable=True)
-    return Model(pipe, source, turbo, _identity(folder))
+    return Model(pipe, source, turbo, _identity(path), str(path.absolute()) if is_path else source)
 
 
-def _is_path(source: str) -> bool:
-    return source not in PRESETS and Path(source).expanduser().exists()
-
-
-def _folder(source: str, download: bool, progress: Progress | None) -> Path:
+def _find(source: str, local: bool, download: bool, progress: Progress | None) -> tuple[Path, bool]:
+    """The folder or file of a name, and whether the name is its path."""
     if source in PRESETS:
-        return preset_folder(source)
-    try:
-        path = Path(source).expanduser()
-        taken = path.exists()
-        if source and path.is_dir():
-            return path
-    except (OSError, RuntimeError):  # longer than the file system allows, or the home of nobody
-        taken = True
-    if taken or not _HUB_ID.fullmatch(source):
+        return preset_folder(source), False
+    taken = False
+    if source and (local or os.path.isabs(source)):
+        try:
+            path = Path(source).expanduser()
+            if path.suffix == CHECKPOINT or path.is_dir():
+                return path, True
+            taken = path.exists()
+        except (OSError, RuntimeError):  # longer than the file system allows, or the home of nobody
+            taken = True
+    if taken or not is_hub_id(source):
         raise InputError(
             f"the model is {source!r}",
-            f"allowed are {', '.join(PRESETS)}, a folder, a .safetensors file, or a hub id such as owner/name",
+            f"allowed are {', '.join(PRESETS)}, a folder, a {CHECKPOINT} file, or a hub id such as owner/name",
             "check the name or the path",
         )
-    return _from_hub(source, download, progress)
+    return _from_hub(source, download, progress), False
+
+
+def is_hub_id(name: str) -> bool:
+    return _HUB_ID.fullmatch(name) is not None
 
 
 def _from_hub(repo: str, download: bool, progress: Progress | None) -> Path:
@@ -216,7 +212,15 @@ def _from_hub(repo: str, download: bool, progress: Progress | None) -> Path:
             return shown
 
     try:
-        return Path(snapshot_download(repo, local_files_only=not download, tqdm_class=Bar if download else None))
+        with nullcontext() if download else offline():
+            return Path(
+                snapshot_download(
+                    repo,
+                    local_files_only=not download,
+                    tqdm_class=Bar if download else None,
+                    allow_patterns=_FETCHED if download else None,
+                )
+            )
     except LocalEntryNotFoundError as error:
         raise ModelError(
             f"{repo} is not in the local hub cache",
@@ -225,93 +229,55 @@ def _from_hub(repo: str, download: bool, progress: Progress | None) -> Path:
         ) from error
     except Exception as error:  # the hub's own errors have many roots: gated, missing, no network
         raise ModelError(
-            f"fetching {repo} failed with: {_reason(error)}",
+            f"fetching {repo} failed with: {reason(error)}",
             "the id must name a public ACE-Step 1.5 repository in diffusers' format",
             "check the id and the network",
         ) from error
 
 
-def _check_index(folder: Path) -> None:
-    index = folder / "model_index.json"
-    try:
-        name = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(
-            f"{folder} has no readable model_index.json",
-            "a model folder is one that diffusers saved",
-            "point to the folder that holds model_index.json",
-        ) from error
-    if name != "AceStepPipeline":
-        raise ModelError(f"{folder} holds a {name}", "an AceStepPipeline is needed", "choose an ACE-Step 1.5 model")
-
-
-def _read(folder: Path, dtype: torch.dtype) -> AceStepPipeline:
-    try:
-        with quiet():
-            vae_dtype = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
-            return AceStepPipeline.from_pretrained(
-                folder, dtype={"default": dtype, "vae": vae_dtype}, local_files_only=True
-            )
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # diffusers, transformers and safetensors each raise their own kinds
-        raise ModelError(
-            f"{folder} could not be loaded: {_reason(error)}",
-            "every part of an ACE-Step 1.5 pipeline must be there, whole and of the shapes that its config says",
-            "fetch the model again",
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    """The first sentence of a library's error, for use within one of ours."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return re.split(r"[.!?;](?:\s|$)", text, maxsplit=1)[0][:300]
-
-
 def _check_format(pipe: AceStepPipeline, source: str) -> None:
-    given = (
-        int(pipe.vae.config.sampling_rate),
-        int(pipe.vae.hop_length),
-        int(pipe.transformer.config.audio_acoustic_hidden_dim),
-    )
-    if given != (SAMPLE_RATE, HOP, LATENT_DIM):
-        raise ModelError(
-            f"{source} has {given[0]} Hz, {given[1]} samples a frame and {given[2]} latent channels",
-            f"ACE-Step 1.5 has {SAMPLE_RATE} Hz, {HOP} and {LATENT_DIM}",
-            "choose an ACE-Step 1.5 model",
-        )
-
-
-def _check_keys(pipe: AceStepPipeline, folder: Path) -> None:
-    """Compare each part's tensors with its files: a missing one would otherwise play at random."""
-    parts = ("transformer", "vae", "condition_encoder", "audio_tokenizer", "audio_token_detokenizer", "text_encoder")
-    for name in parts:
-        module, files = getattr(pipe, name), sorted((folder / name).glob("*.safetensors"))
-        if module is None or not files:  # an optional part, or weights in another format
-            continue
-        stored: set[str] = set()
-        for path in files:
-            with safe_open(path, framework="pt") as opened:
-                stored.update(opened.keys())
-        if name == "text_encoder":  # a causal language model's file serves too: it has a prefix, and a head unused here
-            stored = {key.removeprefix("model.") for key in stored - {"lm_head.weight"}}
-        missing, left = sorted(module.state_dict().keys() - stored), sorted(stored - module.state_dict().keys())
-        if missing or left:
+    """Compare what the parts hand to each other, which their own files cannot tell."""
+    vae, transformer, encoder = pipe.vae.config, pipe.transformer.config, pipe.condition_encoder.config
+    width = transformer.encoder_hidden_size or transformer.hidden_size
+    pairs = [
+        ("Hz", vae.sampling_rate, SAMPLE_RATE),
+        ("samples a frame", pipe.vae.hop_length, HOP),
+        ("audio channels", vae.audio_channels, 2),
+        ("latent channels", transformer.audio_acoustic_hidden_dim, LATENT_DIM),
+        ("latent channels in its VAE's encoder", vae.encoder_hidden_size / 2, LATENT_DIM),
+        ("latent channels in its VAE's decoder", vae.decoder_input_channels, LATENT_DIM),
+        ("latent channels of timbre", encoder.timbre_hidden_dim, LATENT_DIM),
+        ("channels into its transformer", transformer.in_channels, 3 * LATENT_DIM),
+        ("frames a patch", transformer.patch_size, 2),
+        ("channels of text", pipe.text_encoder.config.hidden_size, encoder.text_hidden_dim),
+        ("channels of conditions", encoder.hidden_size, width),
+    ]
+    if pipe.audio_tokenizer is not None and pipe.audio_token_detokenizer is not None:
+        coder, decoder = pipe.audio_tokenizer.config, pipe.audio_token_detokenizer.config
+        pairs += [
+            ("channels of audio tokens", coder.hidden_size, coder.fsq_dim),
+            ("channels of audio tokens", decoder.hidden_size, coder.fsq_dim),
+            ("frames an audio token", decoder.pool_window_size, coder.pool_window_size),
+            ("latent channels of audio tokens", coder.audio_acoustic_hidden_dim, LATENT_DIM),
+            ("latent channels from audio tokens", decoder.audio_acoustic_hidden_dim, LATENT_DIM),
+        ]
+    for what, given, needed in pairs:
+        if given != needed:
             raise ModelError(
-                f"{name} lacks {len(missing)} tensors {missing[:8]} and has {len(left)} it does not know {left[:8]}",
-                "files and config must name the same tensors",
-                "fetch the model again",
+                f"{source} has {given:g} {what}",
+                f"{needed} are needed of ACE-Step 1.5 and its other parts",
+                "choose an ACE-Step 1.5 model",
             )
 
 
-def _identity(folder: Path) -> str:
+def _identity(path: Path) -> str:
     digest = hashlib.sha256()
-    files = [folder] if folder.is_file() else sorted(folder.rglob("*"))
-    for path in (p for p in files if p.is_file() and not p.name.startswith(".")):
-        digest.update(str(path.relative_to(folder)).encode())
-        if path.suffix == ".json":
-            digest.update(path.read_bytes())
+    files = [path] if path.is_file() else sorted(path.rglob("*"))
+    for file in (f for f in files if f.is_file() and not f.name.startswith(".")):
+        digest.update(os.fsencode(file.relative_to(path)))
+        stat = file.stat()
+        if file.suffix == ".json" and stat.st_size <= _HASHED:
+            digest.update(read_bytes(file, _HASHED))
         else:
-            stat = path.stat()
             digest.update(f"{stat.st_size}:{stat.st_mtime_ns}".encode())
     return digest.hexdigest()[:16]

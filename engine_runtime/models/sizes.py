@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..constants import HOP, SAMPLE_RATE
-from ..errors import ModelError
+from ..errors import InputError, ModelError
+from ..files import parse_json
 from .names import Shape, to_theirs
 
 KINDS = ("turbo", "base", "sft")
@@ -159,8 +159,8 @@ def known_from(metadata: Mapping[str, str]) -> tuple[dict[str, dict[str, float]]
     Metadata of another make says nothing.
     """
     try:
-        config = json.loads(metadata.get("config", "{}"))
-    except ValueError:
+        config = parse_json(metadata.get("config", "{}"), "the metadata")
+    except InputError:
         config = {}
     parts = {name: part for name, part in config.items() if isinstance(part, dict)} if isinstance(config, dict) else {}
     numbers = {name: {k: part[k] for k in _UNSEEN if _positive(part.get(k))} for name, part in parts.items()}

@@ -17,6 +17,8 @@ from ..errors import InputError, ModelError
 from ..tensor_file import open_tensors
 from .names import Shape
 
+FLOATS = ("F64", "F32", "F16", "BF16")
+MAX_TENSORS, MAX_NAME = 20_000, 300  # of a file; a single file of the largest model has 2,000, of 90 characters
 _BYTES = {"F64": 8, "F32": 4}  # else 2
 _MAPPED = 32 << 20  # bytes read of a file before it is mapped anew: pages once read count as ours while it is mapped
 
@@ -37,6 +39,25 @@ def opened(path: Path) -> Any:
         return open_tensors(path)
     except InputError as error:
         raise ModelError(error.given, error.allowed, error.remedy) from error
+
+
+def headers(path: Path) -> tuple[list[Stored], dict[str, str]]:
+    """What a safetensors file says of its tensors, and its metadata. No tensor is read.
+
+    Raises:
+        ModelError: for another kind of file, and for more or longer names than a model has.
+    """
+    with opened(path) as file:
+        names = file.keys()
+        long = max(names, key=len, default="")
+        if len(names) > MAX_TENSORS or len(long) > MAX_NAME:
+            raise ModelError(
+                f"{path.name} has {len(names)} tensors, one with a name of {len(long)} characters",
+                f"at most {MAX_TENSORS} and {MAX_NAME} are read", "choose an ACE-Step 1.5 model",
+            )  # fmt: skip
+        parts = ((name, file.get_slice(name)) for name in names)
+        found = [Stored(path, name, tuple(part.get_shape()), part.get_dtype()) for name, part in parts]
+        return found, dict(file.metadata() or {})
 
 
 class _Reader:
@@ -74,7 +95,7 @@ def fill(module: nn.Module, stored: Mapping[str, Stored], device: torch.device, 
         owner = module.get_submodule(path)
         tensor = torch.empty(getattr(owner, leaf).shape, dtype=dtype, device=device)
         reader.copy(source, tensor.view(source.shape))
-        setattr(owner, leaf, nn.Parameter(tensor, requires_grad=False))
+        setattr(owner, leaf, tensor if leaf in owner._buffers else nn.Parameter(tensor, requires_grad=False))
 
 
 def restore_buffers(module: nn.Module, device: torch.device) -> None:

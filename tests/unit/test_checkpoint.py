@@ -20,7 +20,7 @@ from ostinato.engine_runtime.models.names import PARTS, to_theirs
 from ostinato.engine_runtime.models.tiny import preset_folder
 from ostinato.engine_runtime.models.tokenizer import find_tokenizer
 from ostinato.engine_runtime.models.weights import make_silence
-from ostinato.nodes import load_model
+from ostinato.nodes import folders
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -115,11 +115,11 @@ def test_load_takes_the_file_by_path_and_by_name(turbo: Model, tensors, write, w
     path = write(tensors, "models/checkpoints/tiny_turbo_aio.safetensors")
     monkeypatch.setattr(checkpoint, "find_tokenizer", lambda given=None: find_tokenizer(words))
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
-    for name in (str(path), load_model._installed("tiny_turbo_aio.safetensors")):
+    for name in (str(path), folders.model_source("tiny_turbo_aio.safetensors")):
         model = loading.load(name, CPU, F32)
         assert model.turbo
         same(model.pipe, turbo.pipe)
-    assert load_model._installed("none.safetensors") == "none.safetensors"
+    assert folders.model_source("none.safetensors") == "none.safetensors"
     with pytest.raises(ModelError, match="none.safetensors"):
         loading.load("none.safetensors", CPU, F32)
 
