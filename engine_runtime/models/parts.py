@@ -97,13 +97,15 @@ def checked_config(part: str, given: Mapping[str, Any], where: str) -> dict[str,
     Raises:
         ModelError: for such a key, and for a value of the wrong type or out of its bound, by name.
     """
+    if given.get("_class_name", name := CLASSES[part].__name__) != name:
+        raise ModelError(f"{where} has _class_name {given['_class_name']!r}", f"it must be {name}", _CORRECT)
     types, labels = (_TEXT, _TEXT_LABELS) if part == "text_encoder" else (_types(CLASSES[part]), _LABELS)
     for key, value in given.items():
         if key not in types:
             if key in labels or not value:
                 continue
             raise ModelError(
-                f"{where} has {key!r}", f"only what a {CLASSES[part].__name__} is made of is read",
+                f"{where} has {key!r}", f"only what a {name} is made of is read",
                 "choose a model that needs nothing else",
             )  # fmt: skip
         try:

@@ -3,10 +3,12 @@
 import importlib
 import math
 import re
+import shutil
 from enum import Enum
 
 import numpy as np
 import pytest
+from ostinato.engine_runtime.models.tiny import preset_folder
 
 from .client import PromptError
 
@@ -231,6 +233,25 @@ def test_nan_is_refused_in_words(comfy, example, ours, errors_expected):
             in_words = re.search(r"\bnan\b", message.lower()) and message.count(";") >= 2
             assert in_words, f"{node['class_type']}.{name}: {message}"
             restore(node, name, usual)
+
+
+def test_a_model_comes_from_the_servers_folders(comfy, streaming, errors_expected):
+    """An upload is in none of them, and what is told of it is what is told of nothing."""
+    graph, _ = streaming
+    model = next(node["inputs"] for node in graph.values() if node["class_type"] == "OstinatoLoadModel")
+    place, told = comfy.input_dir / "uploaded", []
+    shutil.copytree(preset_folder("tiny"), place)
+    for name in (str(place), str(place.with_name("nothing"))):
+        model["model"] = name
+        with pytest.raises(PromptError) as refused:
+            comfy.client.run(graph)
+        told.append(refused.value.message.replace(name, ""))
+    assert told[0] == told[1] and "OSTINATO_MODELS" in told[0]
+    link = comfy.server.base / "models" / "diffusers" / "linked"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(place)  # whoever has the server's disk decides
+    model["model"] = "linked"
+    assert_sounds(comfy, comfy.client.run(graph))
 
 
 def inputs_of(ours, class_type):

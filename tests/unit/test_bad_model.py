@@ -97,12 +97,12 @@ BREAKS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a part is gone": ("could not be loaded", lambda f: shutil.rmtree(f / "transformer")),
     "a config is gone": ("could not be loaded", lambda f: (f / "vae" / "config.json").unlink()),
     "weights are gone": ("could not be loaded", lambda f: (f / "transformer" / WEIGHTS).unlink()),
-    "the tokenizer is gone": ("could not be loaded", lambda f: shutil.rmtree(f / "tokenizer")),
+    "the tokenizer is gone": ("the tokenizer in", lambda f: shutil.rmtree(f / "tokenizer")),
     "another latent width": ("32 latent channels", remake(AceStepTransformer1DModel, audio_acoustic_hidden_dim=32)),
     "another sample rate": ("44100 Hz", config("vae", sampling_rate=44_100)),
     "another hop": ("960 samples a frame", remake(AutoencoderOobleck, downsampling_ratios=[5, 8, 6, 4])),
-    "a config of another size": ("could not be loaded", config("transformer", hidden_size=64)),
-    **{f"truncated {part}": ("could not be loaded", truncate(part)) for part in ("transformer", "vae", "text_encoder")},
+    "a config of another size": ("of the wrong shape", config("transformer", hidden_size=64)),
+    **{f"truncated {part}": ("could not be read", truncate(part)) for part in ("transformer", "vae", "text_encoder")},
 }
 PARTS = ("transformer", "vae", "condition_encoder", "audio_tokenizer", "audio_token_detokenizer", "text_encoder")
 for _part in PARTS:

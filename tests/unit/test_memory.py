@@ -11,7 +11,6 @@ from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.decode import decode, decode_clips
 from ostinato.engine_runtime.engines import Rows
 from ostinato.engine_runtime.errors import MemoryShortage
-from ostinato.engine_runtime.models import loading
 from ostinato.engine_runtime.models.audio import encode_audio, encode_timbre
 from ostinato.engine_runtime.models.conditioning import encode_prompt
 from ostinato.engine_runtime.models.loading import eager_engine, load
@@ -113,7 +112,7 @@ def test_in_decode(kit, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_in_loading(kit, monkeypatch: pytest.MonkeyPatch) -> None:
     with refused(kit.engine, kit.good, MemoryShortage, "tiny"), monkeypatch.context() as patch:
-        patch.setattr(loading.AceStepPipeline, "from_pretrained", no_room)
+        patch.setattr("ostinato.engine_runtime.models.folder.fill", no_room)
         load("tiny", torch.device("cpu"), torch.float32)
 
 

@@ -27,9 +27,9 @@ def test_no_tokenizer_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def qwen(folder: Path, ends: bool) -> Path:
     """A toy tokenizer whose `<|endoftext|>` has Qwen's id."""
-    vocab = {"a": 0, "b": 1, "<|endoftext|>": 151643}
-    inner = Tokenizer(models.WordLevel(vocab, unk_token="a"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    vocab = {"a": 0, "b": 1, "Ġ": 2, "<|endoftext|>": 151643}  # Ġ is byte-level BPE's space
+    inner = Tokenizer(models.BPE(vocab, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     if ends:
         inner.post_processor = processors.TemplateProcessing(
             single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", 151643)]
@@ -44,7 +44,7 @@ def test_texts_end_as_in_training(tmp_path: Path, ends: bool, monkeypatch: pytes
     folder = qwen(tmp_path / "comfy" / "text_encoders" / "qwen25_tokenizer", ends)
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     for found in (find_tokenizer(folder), find_tokenizer()):
-        assert found("a b").input_ids == [0, 1, 151643]
+        assert found("a b").input_ids == [0, 2, 1, 151643]
         assert found(["a b", "a"], padding=True, truncation=True, max_length=2).input_ids == [[0, 151643]] * 2
 
 
