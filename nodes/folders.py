@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..engine_runtime.constants import PRESETS
 from ..engine_runtime.errors import EngineBuildError, InputError, plain
 from ..engine_runtime.trt.spec import FLAVORS, is_name
 from .comfy import HEADLESS
@@ -60,7 +61,6 @@ def model_source(name: str) -> str:
         InputError: in ComfyUI, for what is none of these.
     """
     from ..engine_runtime.models.loading import is_hub_id
-    from ..engine_runtime.models.tiny import PRESETS
 
     name = name.strip()
     if name in PRESETS or (HEADLESS and os.path.exists(name)):

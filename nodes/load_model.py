@@ -21,7 +21,7 @@ class LoadModel(io.ComfyNode):
                 io.String.Input(
                     "model",
                     default="tiny",
-                    tooltip="tiny (turbo) and tiny-base are built in and sound like noise. Else the name of a folder "
+                    tooltip="tiny (turbo) and tiny-base are built in and make simple music. Else the name of a folder "
                     "that holds model_index.json or of a .safetensors file in ComfyUI's model folders (diffusers, "
                     "checkpoints, diffusion_models) or in those of OSTINATO_MODELS, or a hub id such as owner/name.",
                 ),

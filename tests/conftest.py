@@ -44,12 +44,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def turbo(cache: None) -> Model:
-    return load("tiny", torch.device("cpu"), torch.float32)
+    return load("random", torch.device("cpu"), torch.float32)
 
 
 @pytest.fixture(scope="session")
 def base(cache: None) -> Model:
-    return load("tiny-base", torch.device("cpu"), torch.float32)
+    return load("random-base", torch.device("cpu"), torch.float32)
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ def made_up(name: str = "one", seed: int = 0, **changes: Any) -> tuple[bytes, Si
         target={"compute_capabilities": CAPABILITIES},
         flags={"tf32": False},
         io=({"name": "hidden_states", "mode": "input", "dtype": "bfloat16"},),
-        spec=BuildSpec(name, "tensorrt_rtx", (profile,), model="tiny"),
+        spec=BuildSpec(name, "tensorrt_rtx", (profile,), model="random"),
         random_weights=True,
         built="2026-01-02T03:04:05+00:00",
         seconds=1.5,

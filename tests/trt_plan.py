@@ -126,7 +126,7 @@ def _sidecar(
         target={"compute_capabilities": [[8, 9]]} if rtx else {"sm": [9, 0], "device": "", "driver": "", "cuda": ""},
         flags={},
         io=tuple({"name": p["name"], "mode": mode, "dtype": p["dtype"]} for p, mode in zip(ports, modes, strict=True)),
-        spec=BuildSpec("stand-in", flavor, profiles, kind, model="tiny", precision="fp32", lora=lora),
+        spec=BuildSpec("stand-in", flavor, profiles, kind, model="random", precision="fp32", lora=lora),
         random_weights=False,
         built="2026-01-01",
         seconds=1.0,

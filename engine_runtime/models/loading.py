@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from diffusers import AceStepPipeline
 
-from ..constants import HOP, KINDS, LATENT_DIM, ROWS, SAMPLE_RATE
+from ..constants import HOP, KINDS, LATENT_DIM, PRESETS, ROWS, SAMPLE_RATE
 from ..engines import EagerEngine
 from ..engines.compiled.engine import CompiledEngine
 from ..engines.eager import limits_of
@@ -26,8 +26,8 @@ from ..trt.profiles import Profile, Span
 from ..trt.prove import prove
 from .checkpoint import load_checkpoint
 from .folder import load_folder
+from .presets import preset_folder
 from .quiet import offline, quiet, reason
-from .tiny import PRESETS, preset_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
@@ -149,8 +149,8 @@ def load(
     """Load a model. Nothing that its files name is run, and without `download` nothing is asked of the network.
 
     Args:
-        source: `tiny`, `tiny-base`, a folder with a `model_index.json`, a `.safetensors` checkpoint (single file, or
-            the diffusion model of split files in ComfyUI's model folders), or a hub id `owner/name`.
+        source: a preset, a folder with a `model_index.json`, a `.safetensors` checkpoint (single file, or the diffusion
+            model of split files in ComfyUI's model folders), or a hub id `owner/name`.
         device, dtype: where the weights go and in what precision; the VAE is float32 unless `dtype` is bfloat16.
         download: whether a hub id may be fetched over the network; else only the local hub cache is used.
         progress: told the bytes of a download.

@@ -26,6 +26,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3Model
 
 from ..errors import ModelError
+from .narrow import NARROW, narrow_vae
 from .quiet import reason
 
 CLASSES: dict[str, Callable[..., nn.Module]] = {
@@ -64,6 +65,13 @@ _BY_DEFAULT: dict[type, Any] = {bool: bool, int: _Size, float: _Number}
 class _Rope:
     rope_theta: _Positive
     rope_type: Literal["default"] = "default"
+
+
+@dataclass(frozen=True)
+class _Narrow:
+    hidden_size: _Size
+    channel_multiples: _Fews
+    plain_levels: Annotated[int, Meta(ge=0, le=16)]
 
 
 _TEXT: dict[str, Any] = {
@@ -127,7 +135,7 @@ def _types(kind: Callable[..., nn.Module]) -> dict[str, Any]:
     for name, argument in inspect.signature(kind).parameters.items():
         by_name = _Layers if name.endswith("_layers") else _NAMED.get(name)
         found[name] = by_name or _BY_DEFAULT[type(argument.default)]
-    return found
+    return found | ({NARROW: _Narrow} if kind is AutoencoderOobleck else {})
 
 
 def _text(given: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +151,7 @@ def on_meta(part: str, config: dict[str, Any], source: str) -> nn.Module:
         with torch.device("meta"):
             if part == "text_encoder":
                 return Qwen3Model(Qwen3Config(max_position_embeddings=32768, **config)).eval()
-            return CLASSES[part](**config).eval()
+            return narrow_vae(config).eval() if NARROW in config else CLASSES[part](**config).eval()
     except Exception as error:  # the libraries' classes raise many kinds
         raise ModelError(
             f"{source} has sizes that make no {part}: {reason(error)}",

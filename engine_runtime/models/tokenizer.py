@@ -29,6 +29,25 @@ class _Nfc(Struct, tag="NFC"):
     """Unicode's composed form."""
 
 
+class _Lower(Struct, tag="Lowercase"):
+    """Small letters."""
+
+
+class _Key(Struct, forbid_unknown_fields=True):
+    """A musical key by its other name, as the built-in model's text has it; another expression might never end."""
+
+    Regex: Annotated[str, Meta(pattern=r"^\\b[a-g][b#] \(\?=minor\|major\)$")]
+
+
+class _Replace(Struct, tag="Replace"):
+    pattern: _Key
+    content: Annotated[str, Meta(max_length=4)]
+
+
+class _Normalizers(Struct, tag="Sequence"):
+    normalizers: Annotated[list[_Lower | _Replace | _Nfc], Meta(max_length=16)]
+
+
 class _Bytes(Struct, tag="ByteLevel"):
     """Bytes as printable characters."""
 
@@ -84,7 +103,7 @@ class _File(Struct):
     """`tokenizer.json` of a byte-level BPE: no step of another kind, whose work could grow without bound."""
 
     model: _Bpe
-    normalizer: _Nfc | None = None
+    normalizer: _Normalizers | _Nfc | None = None
     pre_tokenizer: _Splits | _Split | _Bytes | None = None
     post_processor: _Templates | _Template | _Bytes | None = None
     decoder: _Bytes | None = None

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..constants import PRESETS
 from ..errors import LONGEST, EngineBuildError, EngineFileError, OstinatoError, plain
 from . import preflight
 from .flavor import mapped, owner
@@ -163,4 +164,4 @@ def model_is_here(source: str) -> bool:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     cached = os.path.join(HF_HUB_CACHE, f"models--{source.replace('/', '--')}", "snapshots")
-    return source in ("tiny", "tiny-base") or os.path.exists(os.path.expanduser(source)) or os.path.isdir(cached)
+    return source in PRESETS or os.path.exists(os.path.expanduser(source)) or os.path.isdir(cached)

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from diffusers import AutoencoderOobleck
 
-from ..constants import LATENT_DIM, SAMPLE_RATE
+from ..constants import LATENT_DIM, RANDOM, SAMPLE_RATE
 from ..errors import InputError
 from ..files import read_json
 from ..models.loading import load
 from ..models.sized import filled, sized_decoder
-from ..models.tiny import PRESETS
 from . import preflight
 from .export import export
 from .folder import write_whole
@@ -55,7 +54,7 @@ def export_spec(spec: BuildSpec, folder: Path, library: str, say: Say) -> Path:
     )
     path = onnx.with_name(f"{onnx.name}.json")
     record = read_json(path, MAX_BYTES)
-    record["random_weights"] = bool(spec.size) or spec.model in PRESETS
+    record["random_weights"] = bool(spec.size) or spec.model in RANDOM
     write_whole(path, json.dumps(record, indent=1).encode())
     return onnx
 

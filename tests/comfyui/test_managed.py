@@ -14,7 +14,7 @@ from pack.nodes.load_model import managed
 
 cpu = torch.device("cpu")
 with torch.inference_mode():
-    model = managed(load("tiny", cpu, torch.float32), cpu)
+    model = managed(load("random", cpu, torch.float32), cpu)
     before = len(manager.current_loaded_models)
     engine = eager_engine(model)
     held = [m for m in manager.current_loaded_models]

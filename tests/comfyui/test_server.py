@@ -8,7 +8,7 @@ from enum import Enum
 
 import numpy as np
 import pytest
-from ostinato.engine_runtime.models.tiny import preset_folder
+from ostinato.engine_runtime.models.presets import preset_folder
 
 from .client import PromptError
 
@@ -240,7 +240,7 @@ def test_a_model_comes_from_the_servers_folders(comfy, streaming, errors_expecte
     graph, _ = streaming
     model = next(node["inputs"] for node in graph.values() if node["class_type"] == "OstinatoLoadModel")
     place, told = comfy.input_dir / "uploaded", []
-    shutil.copytree(preset_folder("tiny"), place)
+    shutil.copytree(preset_folder("random"), place)
     for name in (str(place), str(place.with_name("nothing"))):
         model["model"] = name
         with pytest.raises(PromptError) as refused:

@@ -43,7 +43,7 @@ class Outside(EagerEngine):
 
 @pytest.fixture(scope="module")
 def transformer(cache):
-    return load("tiny-base", CUDA, torch.float32).pipe.transformer
+    return load("random-base", CUDA, torch.float32).pipe.transformer
 
 
 def engine_of(kind, transformer, rows=16):

@@ -37,7 +37,7 @@ def kernels():
 
 @pytest.fixture(scope="module")
 def tiny(cache):
-    return load("tiny-base", CUDA, torch.float32).pipe.transformer
+    return load("random-base", CUDA, torch.float32).pipe.transformer
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +259,6 @@ def test_captured_seating_has_the_bits_of_plain_seating(tiny, kind, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_engine_proves_itself(cache, kind):
-    model = load("tiny-base", CUDA, torch.bfloat16)
+    model = load("random-base", CUDA, torch.bfloat16)
     engine = torch_engine(model, kind, 8)
     assert "within" in engine.summary() and engine.recipe["kind"] == kind and engine.limits.batch == 8

@@ -29,7 +29,7 @@ RING = {"depth": 4, "guidance": "full", "conditions": 2, "tokens": 64, "queue": 
 
 @pytest.fixture(scope="module")
 def engine():
-    model = load("tiny-base", torch.device("cuda", 0), torch.float32)
+    model = load("random-base", torch.device("cuda", 0), torch.float32)
     engine = EagerEngine(model.pipe.transformer.to(torch.bfloat16), "gpu-test", LIMITS)
     model.pipe.transformer.to(torch.float32)
     conditions = [encode_prompt(model, Prompt(tags, seconds=FRAMES / 25)) for tags in ("piano", "drums and bass, loud")]

@@ -14,12 +14,12 @@ CUDA = torch.device("cuda", 0)
 
 @pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def vae(request, cache):
-    return load("tiny", CUDA, torch.float32).pipe.vae.to(request.param)
+    return load("random", CUDA, torch.float32).pipe.vae.to(request.param)
 
 
 @pytest.fixture(scope="module")
 def exact(cache):
-    return load("tiny", CUDA, torch.float32).pipe.vae
+    return load("random", CUDA, torch.float32).pipe.vae
 
 
 def latents(seed, frames):

@@ -24,7 +24,7 @@ SPIN = 200_000_000  # cycles, about 0.1 s
 
 @pytest.fixture(scope="module")
 def transformer(cache):
-    return load("tiny-base", torch.device("cuda", 0), torch.float32).pipe.transformer
+    return load("random-base", torch.device("cuda", 0), torch.float32).pipe.transformer
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])

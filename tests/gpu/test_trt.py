@@ -34,7 +34,7 @@ HELD = pytest.mark.parametrize("held", [True, False], ids=["the rule holds", "wi
 
 @pytest.fixture(scope="module")
 def model():
-    return load("tiny-base", torch.device("cuda", 0), torch.float32)
+    return load("random-base", torch.device("cuda", 0), torch.float32)
 
 
 @pytest.fixture(scope="module")

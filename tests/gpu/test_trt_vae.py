@@ -16,7 +16,7 @@ SPIN = 200_000_000  # cycles, about 0.1 s
 
 @pytest.fixture(scope="module")
 def vae():
-    return load("tiny", torch.device("cuda", 0), torch.float32).pipe.vae
+    return load("random", torch.device("cuda", 0), torch.float32).pipe.vae
 
 
 def unordered(self, work):

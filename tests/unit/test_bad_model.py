@@ -15,7 +15,7 @@ import torch
 from diffusers import AceStepTransformer1DModel, AutoencoderOobleck
 from ostinato.engine_runtime.errors import InputError, ModelError
 from ostinato.engine_runtime.models.loading import eager_engine, load
-from ostinato.engine_runtime.models.tiny import preset_folder
+from ostinato.engine_runtime.models.presets import preset_folder
 from safetensors.torch import load_file, save_file
 
 from .refusal import refused
@@ -26,7 +26,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 @pytest.fixture
 def folder(turbo, tmp_path: Path) -> Path:
     """A whole model to break."""
-    shutil.copytree(preset_folder("tiny"), tmp_path / "model")
+    shutil.copytree(preset_folder("random"), tmp_path / "model")
     return tmp_path / "model"
 
 

@@ -17,7 +17,7 @@ from ostinato.engine_runtime.models import checkpoint, loading
 from ostinato.engine_runtime.models.checkpoint import find_split, load_checkpoint
 from ostinato.engine_runtime.models.loading import Model
 from ostinato.engine_runtime.models.names import PARTS, to_theirs
-from ostinato.engine_runtime.models.tiny import preset_folder
+from ostinato.engine_runtime.models.presets import preset_folder
 from ostinato.engine_runtime.models.tokenizer import find_tokenizer
 from ostinato.engine_runtime.models.weights import make_silence
 from ostinato.nodes import folders
@@ -56,7 +56,7 @@ def metadata(turbo: Model) -> dict[str, str]:
 
 @pytest.fixture
 def words(cache: None) -> Path:
-    return preset_folder("tiny") / "tokenizer"
+    return preset_folder("random") / "tokenizer"
 
 
 @pytest.fixture

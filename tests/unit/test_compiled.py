@@ -315,7 +315,7 @@ def test_an_engine_is_proven_before_it_plays(cache, kind, monkeypatch):
     from ostinato.engine_runtime.engines.compiled import plain
 
     monkeypatch.setattr(kinds, "operations", lambda model, fp8: plain)
-    model = load("tiny-base", torch.device("cpu"), torch.bfloat16)
+    model = load("random-base", torch.device("cpu"), torch.bfloat16)
     engine = torch_engine(model, kind, 4)
     assert "within" in engine.summary() and engine.recipe["kind"] == kind and engine.decoder._weights is None
     broken = type("Broken", (), {**vars(plain), "silu": staticmethod(broken_silu)})
@@ -338,7 +338,7 @@ def test_float8_has_a_tolerance_of_its_own(cache, error, refused, monkeypatch):
 
     monkeypatch.setattr(kinds, "operations", lambda model, fp8: plain)
     monkeypatch.setattr(kinds, "CompiledEngine", Off)
-    model = load("tiny-base", torch.device("cpu"), torch.float32)
+    model = load("random-base", torch.device("cpu"), torch.float32)
     if refused:
         with pytest.raises(EngineError, match=r"allowed is a relative difference of 0.12"):
             torch_engine(model, "fp8", 4)

@@ -45,7 +45,7 @@ def graph(**more: object) -> dict:
     }
     wired |= {"count": 1, "depth": 1, "steps": 2}
     return {
-        "model": node("LoadModel", model="tiny-base"),
+        "model": node("LoadModel", model="random-base"),
         "engine": node("Engine", model=["model", 0]),
         "clip": node("LoadAudio", audio="clip.wav"),
         "source": node("SourceAudio", model=["model", 0], audio=["clip", 0]),

@@ -217,7 +217,7 @@ def test_a_link_is_refused(name, engine, trust):
 def test_an_engine_for_another_place_is_refused(name, engine, trust):
     reason, expect = ELSEWHERE[name]
     error = check_refused(engine, trust, reason, expect)
-    exact = f"ostinato build --name one --what decoder --model tiny --flavor rtx --precision bf16 --batch 1:4:16 \
+    exact = f"ostinato build --name one --what decoder --model random --flavor rtx --precision bf16 --batch 1:4:16 \
 --seconds 2:10:60 --tokens 16:128:512 --engines {engine.parent}"
     if reason not in ("kind", "gpu"):
         assert exact in error.remedy

@@ -38,13 +38,13 @@ from ..helpers import StandIn
 from ..helpers import made_up as condition
 
 pytestmark = pytest.mark.usefixtures("folder")
-NAME = make_spec("rtx", KINDS[0], {"model": "tiny"}, {}).name
+NAME = make_spec("rtx", KINDS[0], {"model": "random"}, {}).name
 
 
 def test_a_build_starts_once_and_the_torch_engine_plays(turbo, jobs, shown):
     first, again = (run(BuildEngine, model=turbo, **ASKED) for _ in range(2))
     elsewhere = run(BuildEngine, "8", model=turbo, **ASKED)
-    assert len(jobs) == 1 and jobs[0].spec.model == "tiny" and jobs[0].spec.precision == "bf16"
+    assert len(jobs) == 1 and jobs[0].spec.model == "random" and jobs[0].spec.precision == "bf16"
     for made in (first, again, elsewhere):
         assert isinstance(made[0], EagerEngine)
         assert f"{NAME}: exporting, 25 %\n\nplaying on eager" in made[1]
@@ -362,7 +362,7 @@ def test_the_command_line_runs_them(cache, tmp_path, monkeypatch, known):
         return {"class_type": f"Ostinato{kind}", "inputs": inputs}
 
     graph = {
-        "model": node("LoadModel", model="tiny", precision="auto", device="cpu", download=False),
+        "model": node("LoadModel", model="random", precision="auto", device="cpu", download=False),
         "build": node("BuildEngine", model=["model", 0], **ASKED | {"action": "cancel"}),
         "load": node("LoadEngine", engine="gone", otherwise=TORCH, model=["model", 0], fallback=["build", 0]),
         "profile": node("LayerProfile", engine=["load", 0], **WORK),

@@ -277,8 +277,8 @@ def test_a_rebuild_for_other_weights_is_of_the_model_that_is_asked_for(base, pla
     with pytest.raises(EngineFileError) as stale:
         run(LoadEngine, engine="one", otherwise=STOP, model=base)
     said = run(LoadEngine, engine="one", otherwise=TORCH, model=base)[1]
-    assert stale.value.reason == "weights" and "--model tiny-base" in stale.value.remedy
-    assert [line for line in said.splitlines() if line.startswith("- one: stale: ") and "--model tiny-base" in line]
+    assert stale.value.reason == "weights" and "--model random-base" in stale.value.remedy
+    assert [line for line in said.splitlines() if line.startswith("- one: stale: ") and "--model random-base" in line]
 
 
 def test_the_drop_down_tells_every_state(folder, monkeypatch):

@@ -22,7 +22,7 @@ from ostinato.engine_runtime.errors import (
     OstinatoError,
 )
 from ostinato.engine_runtime.layer_profile import LayerProfile, LayerTime, Workload, load
-from ostinato.engine_runtime.models.tiny import preset_folder
+from ostinato.engine_runtime.models.presets import preset_folder
 from ostinato.engine_runtime.trt import doctor
 from ostinato.engine_runtime.trt.assemble import read_record
 from ostinato.engine_runtime.trt.build import build
@@ -382,7 +382,7 @@ def test_a_full_cache_folder_is_told(bytes_free, tmp_path, monkeypatch):
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_free, before[1]))
     try:
         with pytest.raises(ModelError, match="could not be written") as caught:
-            preset_folder("tiny")
+            preset_folder("random")
         assert caching.kept("a", lambda: bytes(200_000)) == bytes(200_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from ostinato.engine_runtime.errors import MemoryShortage, OstinatoError
 from ostinato.engine_runtime.models import checkpoint
 from ostinato.engine_runtime.models.loading import load
-from ostinato.engine_runtime.models.tiny import preset_folder
+from ostinato.engine_runtime.models.presets import preset_folder
 from ostinato.engine_runtime.models.tokenizer import read_tokenizer
 from safetensors.torch import save
 
@@ -110,9 +110,9 @@ def fresh(root: Path) -> Callable[[], Path]:
             (os.link if source.endswith(".safetensors") else shutil.copy)(source, to)
 
         with suppress(OSError):  # the links are left where the disks differ
-            shutil.copytree(preset_folder("tiny"), root / "model", copy_function=put)
+            shutil.copytree(preset_folder("random"), root / "model", copy_function=put)
         if not (root / "model" / "model_index.json").is_file():
-            shutil.copytree(preset_folder("tiny"), root / "model", dirs_exist_ok=True)
+            shutil.copytree(preset_folder("random"), root / "model", dirs_exist_ok=True)
         return root / "model"
 
     return make
@@ -230,7 +230,7 @@ def whole(turbo) -> bytes:
 @budget(6)
 @given(st.data())
 def test_a_damaged_checkpoint(whole: bytes, root: Path, data: Any) -> None:
-    words = read_tokenizer(preset_folder("tiny") / "tokenizer")
+    words = read_tokenizer(preset_folder("random") / "tokenizer")
     path = root / "turbo.safetensors"
     path.write_bytes(rewritten(data.draw, whole))
     with pytest.MonkeyPatch.context() as patch:
@@ -253,7 +253,7 @@ def test_metadata_of_any_make(whole: bytes, root: Path, data: Any) -> None:
 def test_a_tokenizer_reads_any_text_or_is_refused(root: Path, data: Any) -> None:
     folder = root / "words"
     folder.mkdir(exist_ok=True)
-    whole = json.loads((preset_folder("tiny") / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))
+    whole = json.loads((preset_folder("random") / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))
     (folder / "tokenizer.json").write_text(json.dumps(damaged(data.draw, whole)), encoding="utf-8")
     with watched(root):
         try:

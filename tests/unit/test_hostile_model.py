@@ -20,8 +20,8 @@ from ostinato.engine_runtime.errors import InputError, MemoryShortage, ModelErro
 from ostinato.engine_runtime.memory import guarded
 from ostinato.engine_runtime.models import loading
 from ostinato.engine_runtime.models.loading import Model, load
+from ostinato.engine_runtime.models.presets import preset_folder
 from ostinato.engine_runtime.models.quiet import offline
-from ostinato.engine_runtime.models.tiny import preset_folder
 from ostinato.engine_runtime.models.tokenizer import read_tokenizer
 from ostinato.nodes import folders
 from safetensors.torch import save_file
@@ -36,7 +36,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="FIFOs and such file names
 
 @pytest.fixture
 def folder(cache: None, tmp_path: Path) -> Path:
-    shutil.copytree(preset_folder("tiny"), tmp_path / "model", copy_function=link_weights)
+    shutil.copytree(preset_folder("random"), tmp_path / "model", copy_function=link_weights)
     return tmp_path / "model"
 
 
@@ -360,7 +360,7 @@ def test_a_tokenizer_pads_and_cuts_as_it_is_asked(folder: Path) -> None:
     padding = {"strategy": {"Fixed": 1 << 40}, "direction": "Left", "pad_id": 0, "pad_type_id": 0, "pad_token": "a"}
     edit(folder / "tokenizer" / "tokenizer.json", padding=padding | {"pad_to_multiple_of": None})
     words = read_tokenizer(folder / "tokenizer")
-    assert words("piano").input_ids == read_tokenizer(preset_folder("tiny") / "tokenizer")("piano").input_ids
+    assert words("piano").input_ids == read_tokenizer(preset_folder("random") / "tokenizer")("piano").input_ids
 
 
 def test_a_word_beyond_the_text_encoder(folder: Path) -> None:
@@ -469,7 +469,7 @@ def comfyui(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: None) -> Pat
     """A ComfyUI whose folder of models is the only one; uploads lie beside it, and the working folder is its own."""
     root = tmp_path / "ComfyUI"
     for name in ("models/diffusers/mine", "input/evil"):
-        shutil.copytree(preset_folder("tiny"), root / name, copy_function=link_weights)
+        shutil.copytree(preset_folder("random"), root / name, copy_function=link_weights)
     (root / "models" / "checkpoints").mkdir()
     monkeypatch.setattr(folders, "HEADLESS", False)
     monkeypatch.setattr(folders, "roots", lambda kind: [root / "models" / kind])

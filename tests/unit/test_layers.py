@@ -47,10 +47,10 @@ trt.recorder trt.graph trt.spec
 trt.flavor trt.preflight trt.profiles trt
 session
 stage
-player models.tiny models.sized models.checkpoint models.folder lora.stack
+player models.presets models.sized models.checkpoint models.folder lora.stack
 lora.adapter models.parts models.tokenizer
-tick inbox log models.sizes models.weights models.quiet lora.keys
-controls models.names
+tick inbox log models.sizes models.weights models.quiet models.trained lora.keys
+controls models.names models.narrow
 seat
 engines.kinds
 setting ring engines codec engines.compiled.engine engines.compiled.needs

@@ -57,7 +57,7 @@ def recast(value: Any, dtype: torch.dtype) -> Any:
 def a_log(**header: Any) -> Log:
     """A take of each kind of event."""
     log = Log.of(StandIn(), StreamConfig(depth=2), Knobs(sde=0.5))
-    log.recipe = {"model": "tiny", "precision": "float32", "device": "cpu", "max_rows": 16}
+    log.recipe = {"model": "random", "precision": "float32", "device": "cpu", "max_rows": 16}
     log.configured(0, {"depth": 3})
     log.turned(0, {"velocity_scale": drawn(0, FRAMES).sigmoid(), "dcw": True})
     log.submitted(0, live.everything(1, FRAMES))

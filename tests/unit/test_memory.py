@@ -111,9 +111,9 @@ def test_in_decode(kit, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_in_loading(kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    with refused(kit.engine, kit.good, MemoryShortage, "tiny"), monkeypatch.context() as patch:
+    with refused(kit.engine, kit.good, MemoryShortage, "random"), monkeypatch.context() as patch:
         patch.setattr("ostinato.engine_runtime.models.folder.fill", no_room)
-        load("tiny", torch.device("cpu"), torch.float32)
+        load("random", torch.device("cpu"), torch.float32)
 
 
 @pytest.mark.parametrize("encode", ["prompt", "audio", "timbre"])

@@ -13,11 +13,11 @@ import pytest
 import torch
 from ostinato.engine_runtime.config import Guidance, Sampling
 from ostinato.engine_runtime.errors import ModelError
-from ostinato.engine_runtime.models import tiny
+from ostinato.engine_runtime.models import presets
 from ostinato.engine_runtime.models.audio import encode_audio
 from ostinato.engine_runtime.models.conditioning import encode_prompt
 from ostinato.engine_runtime.models.loading import eager_engine, load
-from ostinato.engine_runtime.models.tiny import preset_folder
+from ostinato.engine_runtime.models.presets import preset_folder
 from ostinato.engine_runtime.prompt import Prompt
 from ostinato.engine_runtime.request import Request
 
@@ -32,7 +32,7 @@ def weights(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny-base"])
+@pytest.mark.parametrize("name", ["random", "random-base"])
 def test_a_preset_is_small_and_made_the_same_twice(cache, name: str, tmp_path, monkeypatch) -> None:
     first = preset_folder(name)
     monkeypatch.setenv("OSTINATO_CACHE", str(tmp_path))
@@ -46,9 +46,9 @@ def test_a_preset_is_small_and_made_the_same_twice(cache, name: str, tmp_path, m
 
 
 def test_a_preset_is_made_once(cache, monkeypatch) -> None:
-    folder = preset_folder("tiny")
-    monkeypatch.setattr(tiny, "build", lambda kind: pytest.fail("built again"))
-    assert preset_folder("tiny") == folder
+    folder = preset_folder("random")
+    monkeypatch.setattr(presets, "build", lambda kind: pytest.fail("built again"))
+    assert preset_folder("random") == folder
 
 
 def test_turbo_and_base_are_told_apart(turbo, base) -> None:
@@ -63,8 +63,8 @@ def test_turbo_and_base_are_told_apart(turbo, base) -> None:
 # Each process builds, then waits until the other has built too, so that both come to the rename with a whole folder.
 RACE = """
 import os, sys, time, pathlib
-from ostinato.engine_runtime.models import tiny
-build, meeting = tiny.build, pathlib.Path(sys.argv[1])
+from ostinato.engine_runtime.models import presets
+build, meeting = presets.build, pathlib.Path(sys.argv[1])
 def built(kind):
     made = build(kind)
     (meeting / str(os.getpid())).touch()
@@ -73,13 +73,13 @@ def built(kind):
             return made
         time.sleep(0.02)
     raise SystemExit("the other process never came")
-tiny.build = built
-sys.stdout.write(str(tiny.preset_folder("tiny")))
+presets.build = built
+sys.stdout.write(str(presets.preset_folder("random")))
 """
 
 
 def test_two_processes_at_once(cache, tmp_path) -> None:
-    made, home, meeting = preset_folder("tiny"), tmp_path / "home", tmp_path / "meeting"
+    made, home, meeting = preset_folder("random"), tmp_path / "home", tmp_path / "meeting"
     meeting.mkdir()
     env = os.environ | {"OSTINATO_CACHE": str(home)}
     runs = [
@@ -104,14 +104,14 @@ def test_a_crash_leaves_no_half_folder(error: type[BaseException], tmp_path, mon
             raise error("in the middle")
 
     with monkeypatch.context() as patch, pytest.raises(ModelError if error is OSError else error):
-        patch.setattr(tiny, "build", lambda kind: Half())
-        preset_folder("tiny")
+        patch.setattr(presets, "build", lambda kind: Half())
+        preset_folder("random")
     assert list(tmp_path.iterdir()) == []
-    assert (preset_folder("tiny") / "model_index.json").stat().st_size > 100
+    assert (preset_folder("random") / "model_index.json").stat().st_size > 100
 
 
 def test_a_copy_in_a_plain_folder_plays_the_same(base, tmp_path) -> None:
-    shutil.copytree(preset_folder("tiny-base"), tmp_path / "my model")
+    shutil.copytree(preset_folder("random-base"), tmp_path / "my model")
     copy = load(str(tmp_path / "my model"), CPU, torch.float32)
     assert copy.turbo is False and copy.name.endswith("my model")
     prompt, out = Prompt("sad violin", "la la", seconds=0.6, bpm=90), []
@@ -124,7 +124,7 @@ def test_a_copy_in_a_plain_folder_plays_the_same(base, tmp_path) -> None:
 
 @pytest.mark.parametrize(("dtype", "vae"), [(torch.bfloat16, torch.bfloat16), (torch.float16, torch.float32)])
 def test_dtypes(cache, dtype: torch.dtype, vae: torch.dtype) -> None:
-    model = load("tiny-base", CPU, dtype)
+    model = load("random-base", CPU, dtype)
     parts = {name: getattr(model.pipe, name) for name in ("transformer", "condition_encoder", "text_encoder")}
     assert {name: part.dtype for name, part in parts.items()} == dict.fromkeys(parts, dtype)
     assert model.pipe.vae.dtype == vae

@@ -307,9 +307,9 @@ def test_a_take_without_latents_has_nothing_to_compare(saved: Path, tmp_path: Pa
 
 def test_the_command_refuses_another_engine(saved: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    refused(command(saved, "--out", out, "--model", "tiny-base"), "was played on eager:", "force")
+    refused(command(saved, "--out", out, "--model", "random-base"), "was played on eager:", "force")
     assert not out.exists()
-    result = command(saved, "--out", out, "--model", "tiny-base", "--force")
+    result = command(saved, "--out", out, "--model", "random-base", "--force")
     assert result.exit_code == 1 and "3 of 3 differ from the take: 1, 2, 3\n  engine: eager:" in result.stdout
 
 
@@ -325,14 +325,14 @@ def test_the_command_refuses_what_it_cannot_play(saved: Path, tmp_path: Path) ->
 def test_the_command_says_that_comfyuis_model_stays_there(saved: Path, tmp_path: Path) -> None:
     changed(saved, recipe=None, engine="eager:core:1")
     refused(command(saved, "--out", tmp_path / "out"), "eager:core:1", "ComfyUI only", "Load Model")
-    assert command(saved, "--out", tmp_path / "out", "--model", "tiny", "--force").exit_code == 0
+    assert command(saved, "--out", tmp_path / "out", "--model", "random", "--force").exit_code == 0
 
 
 def test_a_model_that_moved_is_named(turbo, conditions, saved: Path, tmp_path: Path, monkeypatch) -> None:
     """The recipe holds a folder whole, so that it is found from wherever the command runs."""
-    folder = Path(os.environ["OSTINATO_CACHE"]) / "tiny-1"
+    folder = Path(os.environ["OSTINATO_CACHE"]) / "random-1"
     monkeypatch.chdir(folder.parent)
-    recipe = eager_engine(load("tiny-1", torch.device("cpu"), torch.float32)).recipe
+    recipe = eager_engine(load("random-1", torch.device("cpu"), torch.float32)).recipe
     assert recipe == {"model": str(folder), "precision": "float32", "device": "cpu", "max_rows": 16}
     lost = Log.load(saved).recipe | {"model": str(tmp_path / "gone")}
     assert command(changed(saved, recipe=lost)).exit_code == 2

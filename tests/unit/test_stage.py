@@ -75,7 +75,7 @@ def same(one, other):
     return len(one) == len(other) and all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-@pytest.fixture(params=["stand-in", "tiny"])
+@pytest.fixture(params=["stand-in", "random"])
 def engine(request, base):
     return StandIn() if request.param == "stand-in" else eager_engine(base)
 

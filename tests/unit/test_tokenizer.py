@@ -8,7 +8,7 @@ import pytest
 from ostinato.engine_runtime.errors import ModelError
 from ostinato.engine_runtime.models import tokenizer
 from ostinato.engine_runtime.models.loading import Model
-from ostinato.engine_runtime.models.tiny import preset_folder
+from ostinato.engine_runtime.models.presets import preset_folder
 from ostinato.engine_runtime.models.tokenizer import find_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -49,5 +49,5 @@ def test_texts_end_as_in_training(tmp_path: Path, ends: bool, monkeypatch: pytes
 
 
 def test_other_tokenizers_stay_as_they_are(turbo: Model, cache: None) -> None:
-    words = preset_folder("tiny") / "tokenizer"
+    words = preset_folder("random") / "tokenizer"
     assert find_tokenizer(words)("warm piano").input_ids == turbo.pipe.tokenizer("warm piano").input_ids

@@ -78,7 +78,7 @@ def until(what, seconds=60.0):
 def whole(folder):
     """(job, what it said) of one build from a model to an engine: export, build, check."""
     heard = []
-    spec = make_spec("rtx", "decoder", {"model": "tiny"}, DYNAMIC, "whole", keep_onnx=True)
+    spec = make_spec("rtx", "decoder", {"model": "random"}, DYNAMIC, "whole", keep_onnx=True)
     job = start(folder, spec, changed=lambda job: heard.append((job.state, job.fraction, job.message)))
     assert job.wait(300) is State.done, (job.error, job.tail)
     return job, heard
@@ -86,7 +86,7 @@ def whole(folder):
 
 @pytest.fixture(scope="module")
 def graph(whole):
-    """The bfloat16 graph of `tiny` that the whole build kept."""
+    """The bfloat16 graph of `random` that the whole build kept."""
     return whole[0].folder / "whole.onnx"
 
 
@@ -100,7 +100,7 @@ def test_a_model_becomes_an_engine(whole, folder):
     assert states == [State.exporting, State.building, State.checking, State.done]
     fractions = [fraction for _, fraction, _ in heard]
     assert fractions == sorted(fractions) and fractions[-1] == 1.0 and len(set(fractions)) > 20
-    assert {"loading tiny", "tracing", "writing"} <= {message for _, _, message in heard}
+    assert {"loading random", "tracing", "writing"} <= {message for _, _, message in heard}
     check_left(folder)
     data, sidecar = read_plan(job.plan, Expect("tensorrt_rtx", kind="decoder"), Trust(folder.parent / "home"))
     assert data[:4] == b"vtrt" and sidecar.random_weights
@@ -218,7 +218,7 @@ def test_a_refittable_build_needs_a_gpu(folder, graph):
 @POSIX
 def test_how_the_exporting_process_ended_is_told(tmp_path, monkeypatch, code, kind, given):
     monkeypatch.setattr(worker, "child_command", lambda _: [sys.executable, "-c", "input()\n" + code])
-    spec = make_spec("rtx", "decoder", {"model": "tiny"}, DYNAMIC)
+    spec = make_spec("rtx", "decoder", {"model": "random"}, DYNAMIC)
     with pytest.raises(kind) as caught:
         worker._exported({"spec": spec.as_json()}, spec, tmp_path, lambda *_: None)
     assert type(caught.value) is kind and given in caught.value.given
@@ -257,7 +257,7 @@ def place(tmp_path):
 @builds
 @POSIX
 def test_cancel_while_exporting_leaves_nothing(place):
-    job = start(place, make_spec("rtx", "decoder", {"model": "tiny"}, DYNAMIC, "old"))
+    job = start(place, make_spec("rtx", "decoder", {"model": "random"}, DYNAMIC, "old"))
     until(lambda: len(group(job._process.pid)) == 2)  # the builder, and the exporter it started
     begin = time.monotonic()
     assert job.cancel() is State.cancelled and time.monotonic() - begin < 5
@@ -287,7 +287,7 @@ def test_a_killed_process_is_told_as_such(place, graph, who):
         until(lambda: (place / HOLDER).exists())
         os.kill(job._process.pid, signal.SIGKILL)
     else:
-        job = start(place, make_spec("rtx", "decoder", {"model": "tiny"}, DYNAMIC, "old"))
+        job = start(place, make_spec("rtx", "decoder", {"model": "random"}, DYNAMIC, "old"))
         until(lambda: len(group(job._process.pid)) == 2)
         os.kill(next(int(p) for p in group(job._process.pid) if int(p) != job._process.pid), signal.SIGKILL)
     assert job.wait(30) is State.failed
@@ -383,7 +383,7 @@ def test_a_build_ends_with_the_process_that_asked(place, graph):
         "while not list(place.glob('.build-*/')): time.sleep(0.01)\n"
         "print(job._process.pid, flush=True); os._exit(0)"
     )
-    spec = json.dumps(make_spec("rtx", "decoder", {"model": "tiny"}, DYNAMIC, "old").as_json())
+    spec = json.dumps(make_spec("rtx", "decoder", {"model": "random"}, DYNAMIC, "old").as_json())
     done = subprocess.run([sys.executable, "-c", code, spec, str(place)], capture_output=True, text=True, check=True)
     until(lambda: not group(int(done.stdout)), 20)
     until(lambda: not [path for path in place.glob(".build-*/") if path.is_dir()], 5)
@@ -445,7 +445,7 @@ def test_the_commands_build_and_inspect(ostinato, tmp_path, graph):
 @builds
 @POSIX
 def test_ctrl_c_cancels(place):
-    words = ["build", "--model", "tiny", "--name", "old", "--engines", str(place)]
+    words = ["build", "--model", "random", "--name", "old", "--engines", str(place)]
     code = "from ostinato.cli.main import main; main()"
     with subprocess.Popen(
         [sys.executable, "-c", code, *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -462,19 +462,19 @@ def test_ctrl_c_cancels(place):
     ("words", "given"),
     [
         ([], "no model is given"),
-        (["--model", "tiny", "--size", "2b"], "no single source"),
-        (["--model", "tiny", "--batch", "4:2:16"], "batch"),
-        (["--model", "tiny", "--batch", "1:2"], "batch"),
-        (["--model", "tiny", "--batch", "1:2:65"], "batch is 65"),
-        (["--model", "tiny", "--seconds", "0"], "seconds"),
-        (["--model", "tiny", "--seconds", "1:2:601"], "seconds are 601"),
-        (["--model", "tiny", "--tokens", "nan"], "tokens"),
-        (["--model", "tiny", "--rank", "8"], "rank"),
-        (["--model", "tiny", "--batch", "1,2", "--seconds", "1,2,3"], "spans"),
-        (["--model", "tiny", "--name", "../up"], "'../up'"),
-        (["--model", "tiny", "--what", "vae-decoder", "--precision", "bf16"], "bf16"),
-        (["--model", "tiny", "--what", "vae-decoder", "--tokens", "16"], "tokens"),
-        (["--model", "tiny", "--what", "vae-decoder", "--refittable"], "refitting"),
+        (["--model", "random", "--size", "2b"], "no single source"),
+        (["--model", "random", "--batch", "4:2:16"], "batch"),
+        (["--model", "random", "--batch", "1:2"], "batch"),
+        (["--model", "random", "--batch", "1:2:65"], "batch is 65"),
+        (["--model", "random", "--seconds", "0"], "seconds"),
+        (["--model", "random", "--seconds", "1:2:601"], "seconds are 601"),
+        (["--model", "random", "--tokens", "nan"], "tokens"),
+        (["--model", "random", "--rank", "8"], "rank"),
+        (["--model", "random", "--batch", "1,2", "--seconds", "1,2,3"], "spans"),
+        (["--model", "random", "--name", "../up"], "'../up'"),
+        (["--model", "random", "--what", "vae-decoder", "--precision", "bf16"], "bf16"),
+        (["--model", "random", "--what", "vae-decoder", "--tokens", "16"], "tokens"),
+        (["--model", "random", "--what", "vae-decoder", "--refittable"], "refitting"),
     ],
 )
 def test_a_wrong_build_is_refused_before_it_starts(ostinato, words, given):
@@ -487,9 +487,9 @@ def test_a_wrong_build_is_refused_before_it_starts(ostinato, words, given):
 
 
 def test_seconds_are_frames_and_a_decoder_has_even_ones():
-    spec = make_spec("rtx", "decoder", {"model": "tiny"}, {"seconds": "2.04:2.6:3"})
+    spec = make_spec("rtx", "decoder", {"model": "random"}, {"seconds": "2.04:2.6:3"})
     assert spec.profiles[0].frames == Span(52, 66, 76)  # 51, 65 and 75 frames
-    vae = make_spec("rtx", "vae_decoder", {"model": "tiny"}, {"seconds": "2.04:2.2:3"})
+    vae = make_spec("rtx", "vae_decoder", {"model": "random"}, {"seconds": "2.04:2.2:3"})
     assert vae.profiles[0].frames == Span(51, 55, 75) and vae.precision == "fp32"
 
 
@@ -507,7 +507,7 @@ def test_a_spec_travels_as_json_and_as_a_command():
     spec = make_spec("tensorrt", "decoder", {"model": "a b/c"}, texts, lora=True, refittable=True, tf32=True)
     assert BuildSpec.of(json.loads(json.dumps(spec.as_json()))) == spec
     assert spec.name.startswith("c-decoder-bf16-tensorrt-lora-refittable-")
-    one, other = (make_spec("rtx", "decoder", {"model": "tiny"}, {"batch": batch}) for batch in ("1:4:16", "2"))
+    one, other = (make_spec("rtx", "decoder", {"model": "random"}, {"batch": batch}) for batch in ("1:4:16", "2"))
     assert one.name != other.name, "neither takes the other's place"
     words = spec.command(Path("/e"))
     assert "--model 'a b/c'" in words and "--batch 1:1:4,4:8:16" in words and "--lora --rank 1:8:32,1:8:32" in words

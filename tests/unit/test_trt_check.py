@@ -102,7 +102,7 @@ def test_a_plan_that_passes_takes_the_older_ones_place(plan, machine, place):
     assert [corner.name for corner in proof.corners] == ["minimum", "optimum", "maximum"] and proof.gpu == "cpu"
     assert set(sidecar.stages) == {"export", "build", "check"}
     assert [message for state, _, message in heard if state is State.checking][1:] == [
-        "loading tiny",
+        "loading random",
         "comparing with eager",
     ]
 

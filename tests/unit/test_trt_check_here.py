@@ -53,14 +53,14 @@ def trust(tmp_path, monkeypatch):
 
 @pytest.fixture
 def make(base, tmp_path, trust):
-    """`make(**spec)`: a plan of `tiny-base`, trusted, and its path."""
+    """`make(**spec)`: a plan of `random-base`, trusted, and its path."""
 
     def made(**spec):
         plan = stand_in.make(EagerEngine(base.pipe.transformer, "test"), PROFILE, rtx=True)
         weights = weights_digest("decoder", base.pipe.transformer, "fp32")
         side = plan.sidecar
         plan.sidecar = replace(
-            side, export=side.export | {"weights": weights}, spec=replace(side.spec, **{"model": "tiny-base"} | spec)
+            side, export=side.export | {"weights": weights}, spec=replace(side.spec, **{"model": "random-base"} | spec)
         )
         return plan, put(tmp_path / "engines", plan.data, plan.sidecar, trust)
 
@@ -130,7 +130,7 @@ def test_a_model_in_a_coarser_precision_is_no_reference(make, machine, base):
     coarse = SimpleNamespace(pipe=SimpleNamespace(transformer=copy.deepcopy(base.pipe.transformer).bfloat16()))
     said = []
     check_here(make()[1], tell=said.append, model=coarse)
-    assert said == ["loading tiny-base", "comparing with eager"]
+    assert said == ["loading random-base", "comparing with eager"]
 
 
 def test_an_engine_that_is_open_is_not_opened_again(make, machine, base):
@@ -248,12 +248,12 @@ def test_the_doctor_checks_with_the_model_that_is_named(make, machine, cache, mo
 
     code, out, _ = run("--engine", path)
     assert code == 1 and f"the model {THEIRS}" in out and f"ostinato doctor --engine {path} --model MODEL" in out
-    code, _, error = run("--model", "tiny-base")
+    code, _, error = run("--model", "random-base")
     assert code == 2 and "no engine is named" in error
-    code, _, error = run("--engine", path, "--model", "tiny")
+    code, _, error = run("--engine", path, "--model", "random")
     assert code == 1 and "another weights" in error and not verified(path)
-    code, out, error = run("--engine", path, "--model", "tiny-base")
-    assert code == 0 and "checked on cpu" in out and "loading tiny-base ..." in error
+    code, out, error = run("--engine", path, "--model", "random-base")
+    assert code == 0 and "checked on cpu" in out and "loading random-base ..." in error
     assert verified(path)
     code, out, _ = run("--engine", path, "--no-check")
     assert code == 0 and "note the model" in out, "it plays without the model of its builder"

@@ -1,4 +1,5 @@
-"""The built-in presets: ACE-Step 1.5's own classes at toy size, weights made from a seed. They sound like noise."""
+"""The built-in presets: `tiny` makes music; `random` is ACE-Step 1.5's own classes at toy size, its weights made from
+a seed, for tests. It sounds like noise."""
 
 from __future__ import annotations
 
@@ -25,11 +26,11 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
 from ..cache import cache_home
-from ..constants import LATENT_DIM, SAMPLE_RATE
+from ..constants import LATENT_DIM, PRESETS, RANDOM, SAMPLE_RATE
 from ..errors import ModelError
+from . import trained
 from .quiet import quiet
 
-PRESETS = {"tiny": "turbo", "tiny-base": "base"}
 RECIPE = 1  # raise it when anything below changes what is made
 
 # Gains of the VAE's last convolutions, set so that unit-normal latents decode to an RMS near 0.1, and audio of that
@@ -63,7 +64,7 @@ def preset_folder(name: str) -> Path:
     It lies in `$OSTINATO_CACHE`, or in the user's cache folder.
     """
     root = cache_home()
-    folder = root / f"{name}-{RECIPE}"
+    folder = root / f"{name}-{RECIPE if name in RANDOM else trained.VERSION}"
     if not (folder / "model_index.json").is_file():
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -82,7 +83,8 @@ def _make(name: str, folder: Path) -> None:
     made = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
     try:
         with quiet():
-            build(PRESETS[name]).save_pretrained(made)
+            make = build if name in RANDOM else trained.build
+            make(PRESETS[name]).save_pretrained(made)
         os.replace(made, folder)
     except OSError:
         if not (folder / "model_index.json").is_file():  # else another process was faster
@@ -92,7 +94,7 @@ def _make(name: str, folder: Path) -> None:
 
 
 def build(kind: str) -> AceStepPipeline:
-    """Make the pipeline: `kind` is "turbo" or "base". Float32, on the CPU, the same on every machine."""
+    """Make the random pipeline: `kind` is "turbo" or "base". Float32, on the CPU, the same on every machine."""
     vae = AutoencoderOobleck(
         encoder_hidden_size=2 * LATENT_DIM,
         downsampling_ratios=[10, 8, 6, 4],  # the widest stride first: the encoder is 128 wide at every rate
