@@ -120,22 +120,19 @@ def checked_config(part: str, given: Mapping[str, Any], where: str) -> dict[str,
             msgspec.convert(value, types[key])
         except msgspec.ValidationError as error:
             raise ModelError(f"{where} has {key} {value!r}", str(error), _CORRECT) from error
-    if given.get("num_attention_heads", 1) % given.get("num_key_value_heads", 1):
-        raise ModelError(
-            f"{where} has {given['num_attention_heads']} heads and {given['num_key_value_heads']} key heads",
-            "the first must be a multiple of the second", _CORRECT,
-        )  # fmt: skip
     found = {key: value for key, value in given.items() if key in types}
     return _text(found) if part == "text_encoder" else found
 
 
 def _types(kind: Callable[..., nn.Module]) -> dict[str, Any]:
-    """What each argument of a class may be; its default says most."""
+    """What each argument of a class may be; its default says most. One that nothing is known of may not be given."""
     found = {}
     for name, argument in inspect.signature(kind).parameters.items():
         by_name = _Layers if name.endswith("_layers") else _NAMED.get(name)
-        found[name] = by_name or _BY_DEFAULT[type(argument.default)]
-    return found | ({NARROW: _Narrow} if kind is AutoencoderOobleck else {})
+        found[name] = by_name or _BY_DEFAULT.get(type(argument.default))
+    if kind is AutoencoderOobleck:
+        found[NARROW] = _Narrow
+    return {name: known for name, known in found.items() if known is not None}
 
 
 def _text(given: dict[str, Any]) -> dict[str, Any]:
@@ -150,14 +147,19 @@ def on_meta(part: str, config: dict[str, Any], source: str) -> nn.Module:
     try:
         with torch.device("meta"):
             if part == "text_encoder":
-                return Qwen3Model(Qwen3Config(max_position_embeddings=32768, **config)).eval()
-            return narrow_vae(config).eval() if NARROW in config else CLASSES[part](**config).eval()
+                made: nn.Module = Qwen3Model(Qwen3Config(max_position_embeddings=32768, **config))
+            else:
+                made = narrow_vae(config) if NARROW in config else CLASSES[part](**config)
     except Exception as error:  # the libraries' classes raise many kinds
         raise ModelError(
             f"{source} has sizes that make no {part}: {reason(error)}",
             "the sizes must be those of ACE-Step 1.5",
             "choose an ACE-Step 1.5 model",
         ) from error
+    heads, keys = (getattr(made.config, f"num_{name}_heads", 1) for name in ("attention", "key_value"))
+    if heads % keys:
+        raise ModelError(f"{source} has {heads} heads and {keys} key heads", "the first is a multiple", _CORRECT)
+    return made.eval()
 
 
 def assemble(parts: Mapping[str, nn.Module | None], tokenizer: PreTrainedTokenizerBase) -> AceStepPipeline:

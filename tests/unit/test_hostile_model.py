@@ -250,7 +250,6 @@ def test_a_schedule_of_a_billion_steps_is_not_built(folder: Path) -> None:
         ("transformer", {"layer_types": ["evil"] * 3}),
         ("transformer", {"layer_types": [{}] * 3}),
         ("transformer", {"num_attention_heads": True}),
-        ("transformer", {"num_key_value_heads": 3}),
         ("transformer", {"model_version": "x" * 100_000}),
         ("audio_tokenizer", {"fsq_input_levels": [10**9] * 6}),
         ("audio_tokenizer", {"fsq_input_num_quantizers": 10**9}),
@@ -271,7 +270,17 @@ def test_a_schedule_of_a_billion_steps_is_not_built(folder: Path) -> None:
 )
 def test_a_number_has_a_bound(folder: Path, part: str, values: dict) -> None:
     edit(folder / part / "config.json", **values)
-    refused(folder, "" if "layer_types" in values or values == {"num_key_value_heads": 3} else next(iter(values)))
+    refused(folder, "" if "layer_types" in values else next(iter(values)))
+
+
+def test_heads_that_cannot_be_shared(folder: Path) -> None:
+    """Of 16 heads, which is what the class has where a config says nothing, 3 cannot be the keys."""
+    path = folder / "transformer" / "config.json"
+    edit(path, num_key_value_heads=3)
+    refused(folder, "4 heads and 3 key heads")
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({name: config[name] for name in config if name != "num_attention_heads"}))
+    refused(folder, "16 heads and 3 key heads")
 
 
 @pytest.mark.parametrize(
@@ -358,9 +367,10 @@ def test_a_tokenizer_of_steps_that_may_not_end(folder: Path, values: dict) -> No
 def test_a_tokenizer_pads_and_cuts_as_it_is_asked(folder: Path) -> None:
     """A file that says how long every text is would make one of 2^40 tokens."""
     padding = {"strategy": {"Fixed": 1 << 40}, "direction": "Left", "pad_id": 0, "pad_type_id": 0, "pad_token": "a"}
-    edit(folder / "tokenizer" / "tokenizer.json", padding=padding | {"pad_to_multiple_of": None})
-    words = read_tokenizer(folder / "tokenizer")
-    assert words("piano").input_ids == read_tokenizer(preset_folder("random") / "tokenizer")("piano").input_ids
+    truncation = {"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 0}
+    edit(folder / "tokenizer" / "tokenizer.json", padding=padding | {"pad_to_multiple_of": None}, truncation=truncation)
+    words = read_tokenizer(folder / "tokenizer").backend_tokenizer
+    assert words.padding is None and words.truncation is None
 
 
 def test_a_word_beyond_the_text_encoder(folder: Path) -> None:
