@@ -29,7 +29,7 @@ class Piece:
     Attributes:
         root, minor: of the key, 0 = C.
         metre: beats a bar.
-        instruments: `INSTRUMENTS` keys, the most audible first.
+        instruments: `INSTRUMENTS` keys, in the order lead, chords, bass, pad.
         only: drums, bass or chords where nothing else plays.
     """
 
@@ -179,7 +179,6 @@ class _Writer:
     def chords(self, lead: bool) -> None:
         r, p = self.r, self.p
         self.take(CHORDS, self.style.chords)
-        p.instruments.insert(0, p.instruments.pop())
         patterns = [c for c in self.style.comp if p.metre == 4] or ["waltz", "waltz8", "waltzhold"]
         pattern = COMP[r.choice(patterns)]
         loud, before = r.randint(64, 88) + (0 if lead else 8), None

@@ -45,23 +45,26 @@ def pace(bpm: int) -> list[str]:
 
 def players(p: Piece, r: random.Random) -> list[str]:
     """Who plays, in any order, at times not all of them."""
-    if p.only:
-        word = p.only if p.only == "drums" else r.choice([p.only, *INSTRUMENTS[p.instruments[0]][1]])
-        return [r.choice([f"{word} only", f"only {word}", f"solo {word}"])]
     out = [r.choice(INSTRUMENTS[n][1]) for n in dict.fromkeys(p.instruments)]
     if p.drums:
         out.append(r.choice(["drums", "drums", "drums", "beat"]))
     r.shuffle(out)
-    return out[: r.choice([1, 2, 3])] if r.random() < 0.4 else out
+    if r.random() < 0.4:
+        out = out[: r.choice([1, 2, 3])]
+    if not p.only:
+        return out
+    word = p.only if p.only == "drums" else r.choice([p.only, *out])
+    return [r.choice([f"{word} only", f"only {word}", f"solo {word}"])]
 
 
 def phrase(words: list[str], names: list[str], r: random.Random) -> str:
-    """ "fast dark house with piano, bass and drums"."""
+    """"fast dark house with piano, bass and drums"."""
     text = " ".join(words)
-    if not names:
-        return text
-    end = r.choice([" and ", ", "]) + names[-1] if len(names) > 1 else ""
-    return text + r.choice([" with ", ", ", " on "]) + (", ".join(names[:-1]) + end if end else names[0])
+    if names:
+        text += r.choice([" with ", ", ", " on "]) + ", ".join(names[:-1])
+    if len(names) > 1:
+        text += r.choice([" and ", ", "])
+    return text + (names[-1] if names else "")
 
 
 def caption(p: Piece, r: random.Random) -> Wording:
@@ -70,6 +73,9 @@ def caption(p: Piece, r: random.Random) -> Wording:
     name, names = r.choice(style.words), players(p, r)
     mood = r.sample(style.moods, r.choice([0, 1, 1, 2]))
     speed = [r.choice(pace(p.bpm))] if r.random() < 0.5 else []
+    tempo = r.choice([f"{p.bpm} bpm", f"{p.bpm} bpm", f"{p.bpm}bpm", f"{p.bpm} BPM"])
+    tempo_told, key_told = r.random() < 0.45, r.random() < 0.4
+    three = p.metre == 3 and r.random() < 0.5
     if r.random() < 0.5:
         text, rest = phrase([*speed, *mood[:1], name], names, r), mood[1:]
     else:
@@ -77,13 +83,13 @@ def caption(p: Piece, r: random.Random) -> Wording:
         r.shuffle(rest)
         if r.random() < 0.3 and rest:
             text, rest = rest[0], [name, *rest[1:]]
-    if p.metre == 3 and r.random() < 0.5:
+    if three:
         rest.append(r.choice(["3/4", "waltz time"]))
     if not p.drums and not p.only and r.random() < 0.4:
         rest.append("no drums")
-    if r.random() < 0.45:
-        rest.append(r.choice([f"{p.bpm} bpm", f"{p.bpm} bpm", f"{p.bpm}bpm", f"{p.bpm} BPM"]))
-    if r.random() < 0.4:
+    if tempo_told:
+        rest.append(tempo)
+    if key_told:
         rest.append(r.choice([p.key, p.key, f"in {p.key}"]))
     text = ", ".join([text, *rest])
     if r.random() < 0.3:
