@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,7 +112,7 @@ class Reference:
         return detect.key(heard.chroma, self.major, self.minor)
 
 
-def report(heard: Sequence[Heard], asked: Sequence[dict], reference: Reference) -> dict[str, float]:
+def report(heard: Sequence[Heard], asked: Sequence[dict], reference: Reference) -> dict[str, float | None]:
     """Shares of clips that do what was asked, and what they are like."""
     pairs = list(zip(heard, asked, strict=True))
     keys = [detect.key_ok(reference.key(h), a["root"], a["minor"]) for h, a in pairs]
@@ -134,7 +134,7 @@ def report(heard: Sequence[Heard], asked: Sequence[dict], reference: Reference) 
     }
 
 
-def inside(heard: Sequence[Heard], rendered: Sequence[Heard]) -> float:
+def inside(heard: Sequence[Heard], rendered: Sequence[Heard]) -> float | None:
     """The share of clips whose flatness, regularity and silence lie within the range of the rendered pieces."""
     most = max(h.flatness for h in rendered)
     least = min(h.regularity for h in rendered)
@@ -142,6 +142,6 @@ def inside(heard: Sequence[Heard], rendered: Sequence[Heard]) -> float:
     return _share(h.flatness <= most and h.regularity >= least and h.silence <= quiet for h in heard)
 
 
-def _share(found) -> float:
+def _share(found: Iterable[bool]) -> float | None:
     found = list(found)
-    return round(sum(found) / len(found), 4) if found else float("nan")
+    return round(sum(found) / len(found), 4) if found else None

@@ -58,7 +58,7 @@ def players(p: Piece, r: random.Random) -> list[str]:
 
 
 def phrase(words: list[str], names: list[str], r: random.Random) -> str:
-    """"fast dark house with piano, bass and drums"."""
+    """ "fast dark house with piano, bass and drums"."""
     text = " ".join(words)
     if names:
         text += r.choice([" with ", ", ", " on "]) + ", ".join(names[:-1])

@@ -1,0 +1,75 @@
+"""Pictures: python -m tools.tiny.sheets sheet OUT.png CLIP... | curves OUT.png LOG.json...
+
+A sheet has a spectrogram of each clip with the tempo, key and style that the detectors hear; a text file of the clip's
+name, `CLIP.txt`, is its title. Curves are the figures of the trainings' logs over their time. Needs matplotlib.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import soundfile
+from scipy.signal import stft
+
+from .composer import NAMES
+from .listen import Reference, hear
+
+FIGURES = (
+    "nats",
+    "si_sdr",
+    "mel_db",
+    "held_out",
+    "flow",
+    "roll",
+    "loss",
+    "norm",
+)  # that are drawn, the first three of a log
+
+
+def sheet(out: Path, clips: list[Path]) -> None:
+    reference = Reference.load()
+    fig, axes = plt.subplots(len(clips), 1, figsize=(12, 2.3 * len(clips)), squeeze=False)
+    for ax, path in zip(axes[:, 0], clips, strict=True):
+        y, rate = soundfile.read(path, always_2d=True)
+        heard = hear(y.T)
+        root, minor = reference.key(heard)
+        words = path.with_suffix(".txt")
+        asked = words.read_text(encoding="utf-8").strip() if words.exists() else path.stem
+        told = f"{heard.bpm:.0f} bpm, {NAMES[root]} {'minor' if minor else 'major'}, {reference.told(heard, 'style')}"
+        f, t, z = stft(y.mean(1), rate, nperseg=2048, noverlap=1536)
+        db = 20 * np.log10(np.abs(z) + 1e-6)
+        ax.pcolormesh(t, f[1:], db[1:], vmin=-100, vmax=-25, cmap="magma", shading="nearest", rasterized=True)
+        ax.set_yscale("symlog", linthresh=800)
+        ax.set_ylim(40, 20000)
+        ax.set_title(f"{asked}   →   heard: {told}", fontsize=9)
+    plt.tight_layout()
+    plt.savefig(out, dpi=60)
+
+
+def curves(out: Path, logs: list[Path]) -> None:
+    """One row of panels a log; of the held-out losses the mean is drawn."""
+    rows = [(path.stem, json.loads(path.read_text(encoding="utf-8"))) for path in logs]
+    fig, axes = plt.subplots(len(rows), 3, figsize=(9, 2 * len(rows)), squeeze=False)
+    for row, (name, log) in zip(axes, rows, strict=True):
+        keys = [k for k in FIGURES if any(k in r for r in log)][:3]
+        for ax in row[len(keys) :]:
+            ax.axis("off")
+        for ax, key in zip(row, keys, strict=False):
+            points = [(r["s"], r[key][-2] if isinstance(r[key], list) else r[key]) for r in log if key in r]
+            ax.plot(*zip(*points, strict=True), lw=1)
+            ax.set_title(f"{name}: {key}", fontsize=8)
+            ax.tick_params(labelsize=7)
+            ax.set_xlabel("seconds", fontsize=7)
+    plt.tight_layout()
+    plt.savefig(out, dpi=80)
+
+
+if __name__ == "__main__":
+    {"sheet": sheet, "curves": curves}[sys.argv[1]](Path(sys.argv[2]), [Path(p) for p in sys.argv[3:]])
