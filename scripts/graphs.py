@@ -161,8 +161,8 @@ GRAPHS = {
     ),
     "text_to_music": (
         "## Text to music\nA ring of 4 generations, advanced together by one decoder pass a tick.\n\n"
-        "`tiny` is built in and sounds like noise. For music set **model** to an ACE-Step 1.5 turbo model in "
-        "diffusers' format.",
+        "`tiny` is built in and plays eight styles on fifteen instruments: jazz, rock, lofi, house, chiptune, funk, "
+        "ambient, classical. For more set **model** to an ACE-Step 1.5 turbo model in diffusers' format.",
         [
             {"model": ("OstinatoLoadModel", {"model": "tiny"})},
             {
@@ -179,9 +179,10 @@ GRAPHS = {
         ],
     ),
     "cover": (
-        f"## Cover\nKeeps the structure of a clip and changes its sound. Put `{CLIP}` from this pack's "
+        f"## Cover\nStarts from a clip's sound and plays it in another style. Put `{CLIP}` from this pack's "
         "`example_workflows` folder into ComfyUI's `input` folder, or choose a clip of your own.\n\n"
-        "**denoise** below 1 also starts from the clip's sound.",
+        "**denoise** says how far it goes away from the clip. Models with an audio tokenizer, which `tiny` has not, "
+        "also take the **task** cover: it keeps the structure whatever the denoise.",
         [
             {"model": ("OstinatoLoadModel", {"model": "tiny"}), "clip": ("LoadAudio", {"audio": CLIP})},
             {
@@ -194,8 +195,7 @@ GRAPHS = {
                     {
                         "model": ("model", 0),
                         "source": ("source", 0),
-                        "tags": "dreamy synth pad, deep bass, slow techno",
-                        "task": "cover",
+                        "tags": "8-bit chiptune, square lead, synth bass",
                     },
                 )
             },
@@ -208,7 +208,7 @@ GRAPHS = {
                         "source": ("source", 0),
                         "count": 2,
                         "depth": 2,
-                        "denoise": 0.8,
+                        "denoise": 0.7,
                         "seed": 3,
                     },
                 )
@@ -220,17 +220,16 @@ GRAPHS = {
         "## Base model with guidance\nBase and SFT models need guidance and more steps (about 50 for music). "
         "Every slot then has a positive and a negative row; **Engine** shows the largest depth that runs in one pass.",
         [
-            {"model": ("OstinatoLoadModel", {"model": "tiny-base"}), "guide": ("OstinatoGuidance", {"scale": 7.0})},
+            {"model": ("OstinatoLoadModel", {"model": "tiny-base"}), "guide": ("OstinatoGuidance", {"scale": 3.0})},
             {
                 "engine": ("OstinatoEngine", {"model": ("model", 0)}),
                 "prompt": (
                     "OstinatoEncodePrompt",
                     {
                         "model": ("model", 0),
-                        "tags": "bright pop song, female voice, piano, drums",
-                        "lyrics": "[verse]\nAll night the light is on\n[chorus]\nLove is in the song",
-                        "bpm": 120,
-                        "key": "C major",
+                        "tags": "funk, electric piano, bass guitar, saxophone, drums, groovy",
+                        "bpm": 108,
+                        "key": "D minor",
                         "time_signature": "4",
                     },
                 ),
@@ -301,7 +300,7 @@ GRAPHS |= {
         [
             {**model(clip=True), "ramp": ("OstinatoCurveRamp", {"start": 1.0, "end": 0.2})},
             {**ENGINE, **SOURCE, "knobs": ("OstinatoKnobs", {"sde": ("ramp", 0)})},
-            {"prompt": prompt(source=("source", 0), task="cover")},
+            {"prompt": prompt(source=("source", 0))},
             stream(source=("source", 0), knobs=("knobs", 0), solver="sde", denoise=0.8, count=2, depth=2, seed=5),
             *END,
         ],
@@ -314,7 +313,7 @@ GRAPHS |= {
             {
                 **ENGINE,
                 "one": prompt(tags="warm ambient piano, soft pads, slow"),
-                "two": prompt(tags="driving techno, hard kick, acid bass"),
+                "two": prompt(tags="deep house, synth bass, organ, drums, groovy", bpm=124),
             },
             {
                 "prompt": ("OstinatoCombineConditions", {"first": ("one", 0), "second": ("two", 0)}),
@@ -336,7 +335,7 @@ GRAPHS |= {
                 "pull": ("OstinatoKnobs", {"target_strength": 0.3}),
             },
             {
-                "prompt": prompt(source=("source", 0), task="cover"),
+                "prompt": prompt(source=("source", 0)),
                 "target": ("OstinatoTarget", {"latent": ("source", 0), "start": 0.5, "shape": ("mask", 0)}),
                 "preview": ("OstinatoCurvePreview", {"curve": ("square", 0), "audio": ("clip", 0)}),
             },
@@ -367,7 +366,7 @@ GRAPHS |= {
             },
             {
                 **ENGINE,
-                "prompt": prompt(source=("source", 0), task="cover"),
+                "prompt": prompt(source=("source", 0)),
                 "knobs": ("OstinatoKnobs", {"velocity_scale": ("loud", 0), "ode_noise": ("beats", 0)}),
                 "show_loud": ("OstinatoCurvePreview", {"curve": ("loud", 0), "audio": ("clip", 0)}),
                 "show_beats": ("OstinatoCurvePreview", {"curve": ("beats", 0), "audio": ("clip", 0)}),

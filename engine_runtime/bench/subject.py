@@ -23,7 +23,7 @@ from ..trt.sidecar import read_sidecar
 
 GRAPH = "-graph"
 REFERENCES = ("eager", "compile", f"eager{GRAPH}", f"compile{GRAPH}")
-TINY = "tiny"  # a preset, and a size as well
+TINY = "tiny"  # a preset, and a size as well: that has random weights
 ALL_SIZES = (*SIZES, TINY)
 SHAPES = 64  # that `torch.compile` may make kernels for
 PLAN = ".plan"
@@ -46,7 +46,7 @@ class Source:
             check_choice("the size", size, ALL_SIZES)
         self.name, self.device, self.dtype = model or size or TINY, device, dtype
         self._sized = size in SIZES
-        self._loaded = None if self._sized else load(self.name, device, dtype).pipe.transformer
+        self._loaded = None if self._sized else load("random" if size else self.name, device, dtype).pipe.transformer
         with torch.device("meta"):
             self.config: Mapping[str, Any] = (self._loaded or AceStepTransformer1DModel(**SIZES[self.name])).config
 
