@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from .config import NO_GUIDANCE, Guidance, Sampling, StreamConfig, frames_of
 from .constants import CONTEXT_DIM
-from .engines import Engine, Rows
+from .engines.base import Engine, Rows
 from .errors import EngineError, check_choice, check_whole
 from .layer_kinds import of_layer, of_operator
 from .layer_profile import GUIDED, TICKS, LayerProfile, LayerTime, Workload, merged

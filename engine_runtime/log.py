@@ -22,7 +22,7 @@ from torch import Tensor
 from .codec import Reader, Writer, fingerprint
 from .config import StreamConfig
 from .constants import KINDS, MAX_ROWS, VERSION
-from .engines import Engine
+from .engines.base import Engine
 from .errors import FileError, InputError, TakeError
 from .files import parse_json, typed, write_whole
 from .knobs import Knobs

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .automation import Track
 from .config import NO_GUIDANCE, Guidance, Sampling, StreamConfig, more_rows
-from .engines import Engine
+from .engines.base import Engine
 from .errors import InputError, check_range
 from .knobs import Knobs
 from .log import Log

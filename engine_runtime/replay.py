@@ -12,7 +12,7 @@ from operator import attrgetter
 from torch import Tensor
 
 from .codec import fingerprint
-from .engines import Engine
+from .engines.base import Engine
 from .errors import TakeError, plain
 from .log import ADAPTED, CLEARED, CONFIGURED, FAILED, SUBMITTED, TURNED, Event, Log, origin_of
 from .lora.adapter import Adapter

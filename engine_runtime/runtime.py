@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .config import StreamConfig
-from .engines import Engine
+from .engines.base import Engine
 from .errors import InputError, SessionError
 from .inbox import Listener
 from .knobs import Knobs

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .constants import LATENT_DIM
-from .engines import Engine
+from .engines.base import Engine
 from .errors import InputError
 from .knobs import KNOBS
 from .lane import Lane

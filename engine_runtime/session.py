@@ -10,7 +10,7 @@ from typing import Any
 from .automation import Track
 from .config import StreamConfig, more_rows
 from .constants import LATENT_HZ
-from .engines import Engine
+from .engines.base import Engine
 from .errors import InputError, SessionError
 from .inbox import Inbox, Listener
 from .knobs import Knobs

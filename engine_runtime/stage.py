@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 
 from .config import StreamConfig, more_rows
-from .engines import Engine
+from .engines.base import Engine
 from .errors import InputError, MemoryShortage, SessionError
 from .lane import Lane
 from .lora.factors import Factors

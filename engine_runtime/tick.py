@@ -18,7 +18,7 @@ from .capture import Capture
 from .config import StreamConfig
 from .constants import LATENT_DIM
 from .controls import FACTORS, Controls
-from .engines import Engine, Rows
+from .engines.base import Engine, Rows
 from .knobs import KNOBS
 from .lane import Lane
 from .lora.factors import Factors

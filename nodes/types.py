@@ -5,7 +5,7 @@ from .comfy import io
 CATEGORY = "Ostinato"
 
 Model = io.Custom("OSTINATO_MODEL")  # engine_runtime.models.loading.Model
-Engine = io.Custom("OSTINATO_ENGINE")  # engine_runtime.engines.Engine
+Engine = io.Custom("OSTINATO_ENGINE")  # engine_runtime.engines.base.Engine
 Condition = io.Custom("OSTINATO_CONDITION")  # engine_runtime.request.Condition, or a tuple of its Part
 Guidance = io.Custom("OSTINATO_GUIDANCE")  # fields of engine_runtime.config.Guidance, see nodes/carried
 Knobs = io.Custom("OSTINATO_KNOBS")  # of engine_runtime.knobs.Knobs, see nodes/carried

@@ -12,7 +12,7 @@ from unittest import mock
 import numpy as np
 import torch
 from ostinato.engine_runtime.config import StreamConfig
-from ostinato.engine_runtime.engines import Engine, Limits, Rows
+from ostinato.engine_runtime.engines.base import Engine, Limits, Rows
 from ostinato.engine_runtime.knobs import Knobs
 from ostinato.engine_runtime.lane import Lane
 from ostinato.engine_runtime.request import Condition, Request

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from diffusers import AutoencoderOobleck
 from ostinato.engine_runtime.constants import HOP, LATENT_DIM
-from ostinato.engine_runtime.engines import EagerEngine, Rows
+from ostinato.engine_runtime.engines.base import Rows
+from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.lora.factors import Factors, Targets
 from ostinato.engine_runtime.trt.profiles import Profile, Span
 from ostinato.engine_runtime.trt.sidecar import Sidecar

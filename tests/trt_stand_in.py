@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from ostinato.engine_runtime.engines import EagerEngine
+from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.trt.engine import TrtEngine
 from ostinato.engine_runtime.trt.flavor import Flavor, to_tensorrt
 from ostinato.engine_runtime.trt.profiles import Profile

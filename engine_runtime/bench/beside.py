@@ -13,7 +13,7 @@ import torch
 from ..config import frames_of
 from ..constants import LATENT_DIM, LATENT_HZ
 from ..decode import margin_frames
-from ..engines import Engine
+from ..engines.base import Engine
 from ..errors import InputError, check_range
 from ..live_vae import LiveVae
 from .case import AHEAD, WINDOW_SECONDS, Case

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
 from ..constants import CONTEXT_DIM, LATENT_DIM
-from ..engines import Engine
+from ..engines.base import Engine
 from ..errors import EngineError
 from ..knobs import Knobs
 from ..request import Condition, Request, Target

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..config import MODES, SOLVERS, Guidance, Sampling, StreamConfig, frames_of
 from ..constants import CONTEXT_DIM, LATENT_DIM
-from ..engines import Engine
+from ..engines.base import Engine
 from ..errors import check_whole
 from ..knobs import KNOBS, Knob, Knobs
 from ..request import Condition, Request, Target

@@ -12,7 +12,8 @@ import torch
 from diffusers import AceStepTransformer1DModel
 from torch import Tensor
 
-from ..engines import EagerEngine, Engine, Rows
+from ..engines.base import Engine, Rows
+from ..engines.eager import EagerEngine
 from ..engines.kinds import KINDS, make_engine
 from ..errors import InputError, check_choice
 from ..models.loading import load

@@ -15,9 +15,8 @@ import torch
 from diffusers import AceStepPipeline
 
 from ..constants import HOP, KINDS, LATENT_DIM, PRESETS, ROWS, SAMPLE_RATE
-from ..engines import EagerEngine
 from ..engines.compiled.engine import CompiledEngine
-from ..engines.eager import limits_of
+from ..engines.eager import EagerEngine, limits_of
 from ..engines.kinds import make_engine
 from ..errors import InputError, ModelError
 from ..files import read_bytes

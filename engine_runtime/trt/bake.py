@@ -8,7 +8,7 @@ import hashlib
 import torch
 from torch import nn
 
-from ..engines import EagerEngine
+from ..engines.eager import EagerEngine
 from ..lora.factors import Targets
 from ..lora.stack import Mix, label, merged
 from ..memory import guarded

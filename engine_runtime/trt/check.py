@@ -146,7 +146,7 @@ def _opened(sidecar: Sidecar, data: bytes, device: torch.device, make_room: Make
 
 
 def _decoder(engine: TrtEngine, transformer: Any, name: str, seed: int) -> list[Proof]:
-    from ..engines import EagerEngine
+    from ..engines.eager import EagerEngine
     from .prove import prove
 
     reference = EagerEngine(transformer, name)

@@ -10,8 +10,7 @@ import pytest
 import torch
 from ostinato.engine_runtime.capture import MOST, Capture
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
-from ostinato.engine_runtime.engines import EagerEngine
-from ostinato.engine_runtime.engines.eager import LIMITS
+from ostinato.engine_runtime.engines.eager import LIMITS, EagerEngine
 from ostinato.engine_runtime.lane import Lane
 from ostinato.engine_runtime.lora.stack import stack
 from ostinato.engine_runtime.models.loading import load

@@ -6,8 +6,8 @@ import pytest
 import torch
 from diffusers import AceStepTransformer1DModel
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
-from ostinato.engine_runtime.engines import EagerEngine
 from ostinato.engine_runtime.engines.compiled.engine import CompiledEngine
+from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.engines.kinds import make_engine
 from ostinato.engine_runtime.lora.factors import BUCKETS
 from ostinato.engine_runtime.lora.stack import merged, stack

@@ -8,8 +8,7 @@ import pytest
 import torch
 from ostinato.engine_runtime.automation import Track
 from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
-from ostinato.engine_runtime.engines import EagerEngine
-from ostinato.engine_runtime.engines.eager import LIMITS
+from ostinato.engine_runtime.engines.eager import LIMITS, EagerEngine
 from ostinato.engine_runtime.knobs import KNOBS, Knobs
 from ostinato.engine_runtime.log import Log
 from ostinato.engine_runtime.models.conditioning import encode_prompt

@@ -5,8 +5,7 @@ import copy
 import pytest
 import torch
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
-from ostinato.engine_runtime.engines import EagerEngine
-from ostinato.engine_runtime.engines.eager import LIMITS
+from ostinato.engine_runtime.engines.eager import LIMITS, EagerEngine
 from ostinato.engine_runtime.layer_probe import TICK, profile_engine
 from ostinato.engine_runtime.layer_profile import Workload
 from ostinato.engine_runtime.lora.stack import merged, stack

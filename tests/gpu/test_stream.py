@@ -6,8 +6,7 @@ import pytest
 import torch
 from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.decode import decode
-from ostinato.engine_runtime.engines import EagerEngine
-from ostinato.engine_runtime.engines.eager import LIMITS
+from ostinato.engine_runtime.engines.eager import LIMITS, EagerEngine
 from ostinato.engine_runtime.models.conditioning import encode_prompt
 from ostinato.engine_runtime.models.loading import eager_engine, load
 from ostinato.engine_runtime.prompt import Prompt

@@ -7,7 +7,7 @@ wrong numbers every time. Each rule of the order is shown twice: it holds, and w
 import pytest
 import torch
 from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
-from ostinato.engine_runtime.engines import EagerEngine
+from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.errors import EngineError, MemoryShortage
 from ostinato.engine_runtime.lane import Lane
 from ostinato.engine_runtime.models.conditioning import encode_prompt

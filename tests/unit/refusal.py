@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from ostinato.engine_runtime.config import Sampling
-from ostinato.engine_runtime.engines import EagerEngine
+from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.errors import OstinatoError
 from ostinato.engine_runtime.request import Condition, Request
 

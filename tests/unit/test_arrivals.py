@@ -7,7 +7,7 @@ import pytest
 import torch
 from ostinato.engine_runtime.automation import Track
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
-from ostinato.engine_runtime.engines import Limits
+from ostinato.engine_runtime.engines.base import Limits
 from ostinato.engine_runtime.errors import EngineLimitError, InputError, MemoryShortage
 from ostinato.engine_runtime.knobs import Knobs
 from ostinato.engine_runtime.log import Log

@@ -29,7 +29,7 @@ from ostinato.engine_runtime.bench.play import POOL, Work, steady
 from ostinato.engine_runtime.bench.run import Plan, run
 from ostinato.engine_runtime.bench.soak import GROWTH, USED, Soak, soak
 from ostinato.engine_runtime.bench.subject import Source, opened, references, source_for
-from ostinato.engine_runtime.engines import EagerEngine
+from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.errors import EngineError, InputError
 from ostinato.engine_runtime.knobs import KNOBS
 from ostinato.engine_runtime.models.loading import eager_engine

@@ -8,11 +8,11 @@ import sys
 import pytest
 import torch
 from ostinato.engine_runtime.config import Guidance, Sampling
-from ostinato.engine_runtime.engines import EagerEngine
 from ostinato.engine_runtime.engines.compiled import needs
 from ostinato.engine_runtime.engines.compiled.engine import CompiledEngine
 from ostinato.engine_runtime.engines.compiled.plain import quantized
 from ostinato.engine_runtime.engines.compiled.weights import bind, places
+from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.engines.kinds import KINDS, make_engine
 from ostinato.engine_runtime.errors import EngineError, InputError, MemoryShortage
 from ostinato.engine_runtime.lane import Lane

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ostinato.engine_runtime.config import ROW_MODES, Guidance, Sampling
-from ostinato.engine_runtime.engines import Limits
+from ostinato.engine_runtime.engines.base import Limits
 from ostinato.engine_runtime.knobs import Knobs
 from ostinato.engine_runtime.request import Part, Request, Target
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from ostinato.cli import main
-from ostinato.engine_runtime.engines import EagerEngine
+from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.errors import EngineBuildError, EngineError, EngineFileError, InputError
 from ostinato.engine_runtime.lora.factors import Targets
 from ostinato.engine_runtime.lora.stack import merged

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from ostinato.engine_runtime.config import StreamConfig
-from ostinato.engine_runtime.engines import EagerEngine
+from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.errors import EngineError, EngineFileError, InputError, MemoryShortage
 from ostinato.engine_runtime.runtime import runtime
 from ostinato.engine_runtime.trt import bake, builds, loader

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
-from ostinato.engine_runtime.engines import Limits
+from ostinato.engine_runtime.engines.base import Limits
 from ostinato.engine_runtime.errors import InputError
 from ostinato.engine_runtime.knobs import KNOBS, Knobs
 from ostinato.engine_runtime.lane import Lane

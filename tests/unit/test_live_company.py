@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ostinato.engine_runtime.config import ROW_MODES
-from ostinato.engine_runtime.engines import Limits
+from ostinato.engine_runtime.engines.base import Limits
 from ostinato.engine_runtime.knobs import Knobs
 from ostinato.engine_runtime.models.loading import eager_engine
 from ostinato.engine_runtime.request import Part, Request

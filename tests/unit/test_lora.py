@@ -10,8 +10,7 @@ import pytest
 import torch
 from ostinato.cli.main import app
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
-from ostinato.engine_runtime.engines import EagerEngine
-from ostinato.engine_runtime.engines.eager import LIMITS
+from ostinato.engine_runtime.engines.eager import LIMITS, EagerEngine
 from ostinato.engine_runtime.errors import InputError, TakeError
 from ostinato.engine_runtime.lane import Lane
 from ostinato.engine_runtime.log import Log

@@ -9,7 +9,7 @@ import torch
 from ostinato.engine_runtime import stage as stage_module
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.decode import decode, decode_clips
-from ostinato.engine_runtime.engines import Rows
+from ostinato.engine_runtime.engines.base import Rows
 from ostinato.engine_runtime.errors import MemoryShortage
 from ostinato.engine_runtime.models.audio import encode_audio, encode_timbre
 from ostinato.engine_runtime.models.conditioning import encode_prompt

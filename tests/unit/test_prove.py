@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from ostinato.engine_runtime.engines import EagerEngine
+from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.trt import engine as trt_engine
 from ostinato.engine_runtime.trt import prove as module
 from ostinato.engine_runtime.trt.profiles import Profile, Span

@@ -11,8 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from ostinato.engine_runtime.engines import EagerEngine
-from ostinato.engine_runtime.engines.eager import LIMITS
+from ostinato.engine_runtime.engines.eager import LIMITS, EagerEngine
 from ostinato.engine_runtime.errors import EngineError, InputError
 from ostinato.engine_runtime.lane import Lane
 from ostinato.engine_runtime.lora.factors import Targets

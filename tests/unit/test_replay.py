@@ -20,7 +20,7 @@ from ostinato.cli.main import app
 from ostinato.engine_runtime.automation import Track
 from ostinato.engine_runtime.codec import fingerprint
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
-from ostinato.engine_runtime.engines import Engine
+from ostinato.engine_runtime.engines.base import Engine
 from ostinato.engine_runtime.errors import InputError, MemoryShortage, TakeError
 from ostinato.engine_runtime.knobs import DCW_MODES, KNOBS, WAVELETS, Knobs
 from ostinato.engine_runtime.log import TURNED, Log

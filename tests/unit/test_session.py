@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ostinato.engine_runtime import runtime as runtime_module
 from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
-from ostinato.engine_runtime.engines import Limits, Rows
+from ostinato.engine_runtime.engines.base import Limits, Rows
 from ostinato.engine_runtime.errors import InputError, MemoryShortage, SessionError
 from ostinato.engine_runtime.models.loading import eager_engine
 from ostinato.engine_runtime.render import render, take_batch

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from ostinato.engine_runtime.engines import EagerEngine
+from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.errors import EngineBuildError, EngineError, EngineFileError, MemoryShortage
 from ostinato.engine_runtime.trt import check, job, preflight, record, runtime, source, worker
 from ostinato.engine_runtime.trt.build import Built

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from ostinato.cli import main
-from ostinato.engine_runtime.engines import EagerEngine
+from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.errors import EngineError, EngineFileError, InputError, MemoryShortage, ModelError
 from ostinato.engine_runtime.trt import check, doctor, runtime, source
 from ostinato.engine_runtime.trt import health as health_module

@@ -9,7 +9,7 @@ import weakref
 import pytest
 import torch
 from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling
-from ostinato.engine_runtime.engines import EagerEngine
+from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.errors import EngineError, EngineLimitError, InputError
 from ostinato.engine_runtime.lora.factors import Factors
 from ostinato.engine_runtime.request import Part, Request

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from ostinato.engine_runtime.config import Sampling, StreamConfig
-from ostinato.engine_runtime.engines import EagerEngine
+from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.errors import EngineError, MemoryShortage
 from ostinato.engine_runtime.request import Request
 from ostinato.engine_runtime.runtime import runtime

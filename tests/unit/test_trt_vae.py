@@ -87,7 +87,7 @@ def test_a_clip_shorter_than_the_engine_takes_is_refused(vae):
 
 
 def test_the_engine_of_a_decoder_is_not_taken_for_a_vae(turbo):
-    from ostinato.engine_runtime.engines import EagerEngine
+    from ostinato.engine_runtime.engines.eager import EagerEngine
 
     plan = stand_in.make(EagerEngine(turbo.pipe.transformer, "test"))
     with pytest.raises(EngineError, match="not of a VAE"):

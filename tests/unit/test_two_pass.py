@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
-from ostinato.engine_runtime.engines import Limits, Rows
+from ostinato.engine_runtime.engines.base import Limits, Rows
 from ostinato.engine_runtime.lane import Lane
 from ostinato.engine_runtime.models.loading import eager_engine
 from ostinato.engine_runtime.request import Part, Request
