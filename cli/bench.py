@@ -15,7 +15,7 @@ import typer
 from ..engine_runtime.bench.case import AHEAD, SOAK_SECONDS, SOAK_TICKS, TICKS, WINDOW_SECONDS
 from ..engine_runtime.errors import InputError
 from ..engine_runtime.files import write_whole
-from ..engine_runtime.layer_profile import Workload
+from ..engine_runtime.profile.layers import Workload
 
 if TYPE_CHECKING:
     from ..engine_runtime.bench.run import Plan
@@ -136,10 +136,10 @@ def vae(
     from .main import exit_codes
 
     with exit_codes():
+        from ..engine_runtime.audio.live_vae import LiveVae
         from ..engine_runtime.bench.beside import beside
         from ..engine_runtime.bench.case import Case
         from ..engine_runtime.bench.subject import opened, source_for
-        from ..engine_runtime.live_vae import LiveVae
         from ..engine_runtime.models.sized import sized_vae
 
         with redirect_stdout(sys.stderr if as_json else sys.stdout):
@@ -258,7 +258,7 @@ def _table(found: dict[str, Any]) -> str:
 
 
 def _draw(found: dict[str, Any], path: Path) -> None:
-    from ..engine_runtime.bench.picture import plot_floor
+    from ..engine_runtime.plots.bench import plot_floor
 
     made = io.BytesIO()
     plot_floor(found).save(made, "PNG")

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from ..engine_runtime.errors import AudioError, InputError
 from ..engine_runtime.files import open_file, refused_write, write_whole
-from ..nodes.comfy import io
-from ..nodes.host import check_prefix
+from ..nodes.shared.comfy import io
+from ..nodes.shared.host import check_prefix
 
 FLAC_CHANNELS = 8
 MAX_SAMPLES = 1 << 28  # of a file, over its channels: 46 minutes of stereo at 48 kHz, 1 GiB

@@ -17,9 +17,9 @@ import typer
 from ..engine_runtime.errors import LONGEST, InputError, plain
 
 if TYPE_CHECKING:
-    from ..engine_runtime.trt.health import Health
-    from ..engine_runtime.trt.job import Job
-    from ..engine_runtime.trt.spec import BuildSpec
+    from ..engine_runtime.trt.build.job import Job
+    from ..engine_runtime.trt.files.spec import BuildSpec
+    from ..engine_runtime.trt.health.state import Health
 
 
 class What(StrEnum):
@@ -81,7 +81,7 @@ def build(
     from .main import INTERRUPTED, exit_codes
 
     with exit_codes():
-        from ..engine_runtime.trt.spec import make_spec
+        from ..engine_runtime.trt.files.spec import make_spec
 
         source = {"model": model, "size": size and size.value, "onnx": str(onnx.absolute()) if onnx else None}
         if not any(source.values()):
@@ -104,7 +104,7 @@ def _follow(spec: BuildSpec, engines: Path | None, wait: bool, show: bool) -> Jo
     """Show a build's progress until it ends; None when Ctrl-C cancelled it."""
     from tqdm import tqdm
 
-    from ..engine_runtime.trt.job import Job, State
+    from ..engine_runtime.trt.build.job import Job, State
 
     layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}"
     with tqdm(total=100, disable=not (show and sys.stderr.isatty()), file=sys.stderr, bar_format=layout) as bar:
@@ -134,7 +134,7 @@ def _ctrl_c() -> Iterator[threading.Event]:
 
 
 def _built(plan: Path) -> dict[str, Any]:
-    from ..engine_runtime.trt.sidecar import read_sidecar
+    from ..engine_runtime.trt.files.sidecar import read_sidecar
 
     sidecar = read_sidecar(plan)
     return {
@@ -149,7 +149,7 @@ def _built(plan: Path) -> dict[str, Any]:
 
 
 def _built_text(plan: Path) -> str:
-    from ..engine_runtime.trt.preflight import size
+    from ..engine_runtime.trt.library.preflight import size
 
     made = _built(plan)
     peak = f", at most {size(made['peak_bytes'])} of memory" if made["peak_bytes"] else ""
@@ -167,7 +167,7 @@ def inspect(
     from .main import FAILED, exit_codes
 
     with exit_codes():
-        from ..engine_runtime.trt.health import READY, expects, health
+        from ..engine_runtime.trt.health.state import READY, expects, health
 
         plan = _plan_of(engine, engines)
         state = health(plan, expects(), whole=True)
@@ -177,7 +177,7 @@ def inspect(
 
 
 def _plan_of(engine: Path, engines: Path | None) -> Path:
-    from ..engine_runtime.trt.folder import engines_home
+    from ..engine_runtime.trt.files.folder import engines_home
 
     if engine.suffix == ".plan" or engine.exists():
         return engine.absolute()
@@ -197,7 +197,7 @@ def _state_json(state: Health) -> dict[str, Any]:
 
 
 def _state_text(state: Health) -> str:
-    from ..engine_runtime.trt.preflight import size
+    from ..engine_runtime.trt.library.preflight import size
 
     lines = [state.text()]
     sidecar = state.sidecar
@@ -227,7 +227,7 @@ def _state_text(state: Health) -> str:
 
 
 def _proof_lines(proof: dict[str, Any] | None) -> list[str]:
-    from ..engine_runtime.trt.prove import Proof
+    from ..engine_runtime.engines.prove import Proof
 
     checked = Proof.of(proof)
     if checked is None:
@@ -255,9 +255,9 @@ def doctor(
     from .main import FAILED, exit_codes
 
     with exit_codes():
-        from ..engine_runtime.trt.doctor import PROBLEM, examine_all
-        from ..engine_runtime.trt.folder import engines_home
-        from ..engine_runtime.trt.plan import accept as trust_by_hash
+        from ..engine_runtime.trt.files.folder import engines_home
+        from ..engine_runtime.trt.files.plan import accept as trust_by_hash
+        from ..engine_runtime.trt.health.doctor import PROBLEM, examine_all
 
         plan = _plan_of(engine, engines) if engine is not None else None
         if plan is None and not (accept is None and model is None):
@@ -281,9 +281,9 @@ def _check(plan: Path, model: str | None, quiet: bool) -> None:
     if not torch.cuda.is_available():
         return
     from ..engine_runtime.models.loading import load
-    from ..engine_runtime.trt.health import check_here
-    from ..engine_runtime.trt.record import PRECISIONS
-    from ..engine_runtime.trt.sidecar import read_sidecar
+    from ..engine_runtime.trt.export.record import PRECISIONS
+    from ..engine_runtime.trt.files.sidecar import read_sidecar
+    from ..engine_runtime.trt.health.state import check_here
 
     def tell(text: str) -> None:
         if not quiet:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..engine_runtime.errors import OstinatoError
-from ..nodes.comfy import io
+from ..nodes.shared.comfy import io
 from .core_nodes import keep
 from .validate import running_order, validate
 from .workflow import Catalogue, Graph, Link, Node, NodeType

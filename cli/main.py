@@ -135,7 +135,7 @@ def nodes() -> None:
 @app.command()
 def knobs() -> None:
     """List what can be turned while music plays: default, range, what it does."""
-    from ..engine_runtime.knobs import KNOBS
+    from ..engine_runtime.controls.knobs import KNOBS
 
     for knob in KNOBS.values():
         typer.echo(f"{knob.name:16} {knob.default_text:15} {knob.range_text:36} {knob.help}")
@@ -177,7 +177,7 @@ def all_types() -> Catalogue:
 
 
 def _run(path: Path, settings: list[str], out: Path, input_folder: Path | None, device: str, show_bar: bool) -> Results:
-    from ..nodes import host
+    from ..nodes.shared import host
     from .core_nodes import Folders, next_file, use_folders
     from .execute import run_graph
     from .validate import apply_settings, split_knobs

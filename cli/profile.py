@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..engine_runtime.bench.subject import opened, source_for
-from ..engine_runtime.layer_probe import profile_engine
-from ..engine_runtime.layer_profile import Difference, LayerProfile, Workload, diff, load
 from ..engine_runtime.models.loading import pick_device, pick_dtype
+from ..engine_runtime.profile.layers import Difference, LayerProfile, Workload, diff, load
+from ..engine_runtime.profile.probe import profile_engine
 
 
 def measure(

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import torch
 
+from ..engine_runtime.audio.decode import decode_clips
 from ..engine_runtime.constants import KINDS, ROWS
-from ..engine_runtime.decode import decode_clips
 from ..engine_runtime.engines.base import Engine
 from ..engine_runtime.errors import TakeError
-from ..engine_runtime.log import Log
 from ..engine_runtime.lora.adapter import Adapter
 from ..engine_runtime.models.loading import Model, load, pick_device, pick_dtype, torch_engine
-from ..engine_runtime.replay import Replay, replay
-from ..nodes import layout
+from ..engine_runtime.takes.replay import Replay, replay
+from ..engine_runtime.takes.take import Log
+from ..nodes.shared import layout
 from .core_nodes import Folders, use_folders, write_audio
 
 

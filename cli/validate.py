@@ -6,10 +6,10 @@ import inspect
 import sys
 from typing import Any
 
+from ..engine_runtime.controls.knobs import KNOBS, check_names
 from ..engine_runtime.errors import LONGEST, plain
 from ..engine_runtime.files import parse_json
-from ..engine_runtime.knobs import KNOBS, check_names
-from ..nodes.comfy import io
+from ..nodes.shared.comfy import io
 from .workflow import Catalogue, Graph, Link, Node, NodeType, WorkflowError, check_input_name, is_widget, widget_of
 
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")

@@ -15,7 +15,7 @@ import msgspec
 
 from ..engine_runtime.errors import InputError, plain
 from ..engine_runtime.files import read_json
-from ..nodes.comfy import io
+from ..nodes.shared.comfy import io
 from .schema import ApiNode
 
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "CURVE")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from .constants import LATENT_HZ, MAX_CONDITIONS, MAX_DEPTH, MAX_SECONDS, MAX_STEPS
+from .controls.knobs import KNOBS
+from .controls.values import Value, check_value, is_constant
 from .errors import EngineLimitError, InputError, check_choice, check_flag, check_range, check_whole
-from .knobs import KNOBS
-from .values import Value, check_value, is_constant
 
 MODES = ("off", "self", "initialize", "full")
 SOLVERS = ("ode", "sde")

@@ -1,10 +1,8 @@
 """The pack's nodes: a schema each and a few lines that call the runtime. They hold no state."""
 
-from . import folders
 from .automation import Automation
 from .build_engine import BuildEngine
 from .combine import Combine
-from .comfy import HEADLESS, ComfyExtension, io
 from .curve_audio import CurveBeats, CurveEnvelope
 from .curve_preview import CurvePreview
 from .curves import CurveConstant, CurveLfo, CurveMath, CurvePoints, CurveRamp, CurveResample, CurveShift
@@ -19,6 +17,8 @@ from .lora import Lora
 from .refit_lora import RefitLora
 from .save_take import SaveTake
 from .shape import InitialNoise, KeepSource, PullTo
+from .shared import folders
+from .shared.comfy import HEADLESS, ComfyExtension, io
 from .source_audio import SourceAudio
 from .stream_conditioning import StreamConditioning
 from .stream_decode import StreamDecode

@@ -1,9 +1,9 @@
 """Let a curve turn a knob while a stream plays."""
 
-from ..engine_runtime.automation import AUTOMATABLE, DEPTH, Track
 from ..engine_runtime.constants import LATENT_HZ, MAX_SECONDS
-from .comfy import io
-from .types import CATEGORY, Curve, Tracks
+from ..engine_runtime.controls.automation import AUTOMATABLE, DEPTH, Track
+from .shared.comfy import io
+from .shared.types import CATEGORY, Curve, Tracks
 
 
 class Automation(io.ComfyNode):

@@ -6,15 +6,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..engine_runtime.errors import EngineFileError
-from ..engine_runtime.trt.spec import DEFAULT_PROFILE, FLAVORS, KINDS, PRECISIONS
-from . import host, plans
-from .comfy import io, ui
-from .types import CATEGORY, Engine, Model
+from ..engine_runtime.trt.files.spec import DEFAULT_PROFILE, FLAVORS, KINDS, PRECISIONS
+from .shared import engine_owner, host
+from .shared.comfy import io, ui
+from .shared.types import CATEGORY, Engine, Model
 
 if TYPE_CHECKING:
-    from ..engine_runtime.trt.builds import Wanted
-    from ..engine_runtime.trt.engine import TrtEngine
-    from ..engine_runtime.trt.job import Job
+    from ..engine_runtime.trt.build.job import Job
+    from ..engine_runtime.trt.build.queue import Wanted
+    from ..engine_runtime.trt.play.engine import TrtEngine
 
 NODE = "OstinatoBuildEngine"
 BUILD, CANCEL = "build", "cancel"
@@ -62,23 +62,23 @@ class BuildEngine(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, **_) -> str:
         """The node runs again once what it asked for is built, and when that is gone again, closed or cancelled."""
-        from ..engine_runtime.trt.builds import builds
+        from ..engine_runtime.trt.build.queue import builds
         from ..engine_runtime.trt.loader import turns
 
-        who = plans.owner(cls.hidden, BUILD)
+        who = engine_owner.owner(cls.hidden, BUILD)
         return f"{builds().turn(who)} {turns(who)}"
 
     @classmethod
     def execute(cls, model, action: str, wait: bool, fallback=None, **asked) -> io.NodeOutput:
-        wanted, engine, who = _wanted(model, **asked), None, plans.owner(cls.hidden, BUILD)
+        wanted, engine, who = _wanted(model, **asked), None, engine_owner.owner(cls.hidden, BUILD)
         try:
             if action == CANCEL:
                 info = _cancelled(who, wanted)
             else:
                 engine, info = _built(wanted, model, wait, cls.hidden)
-        except plans.BLOCKS as error:
-            info = plans.heed(who, wanted.spec.name, error)
-        engine = engine or plans.torch_engine(who, fallback, model)
+        except engine_owner.BLOCKS as error:
+            info = engine_owner.heed(who, wanted.spec.name, error)
+        engine = engine or engine_owner.torch_engine(who, fallback, model)
         text = f"{info}\n\nplaying on {engine.name}"
         host.show_text(text, cls.hidden.unique_id)
         return io.NodeOutput(engine, text, ui=ui.PreviewText(text))
@@ -129,10 +129,10 @@ def _sizes() -> list:
 
 
 def _wanted(model: Any, what: str, flavor: str, precision: str, name: str, **rest: Any) -> Wanted:
-    from ..engine_runtime.trt.builds import Wanted
-    from ..engine_runtime.trt.folder import engines_home
+    from ..engine_runtime.trt.build.queue import Wanted
+    from ..engine_runtime.trt.files.folder import engines_home
+    from ..engine_runtime.trt.files.spec import make_spec
     from ..engine_runtime.trt.loader import digest_of
-    from ..engine_runtime.trt.spec import make_spec
 
     texts = {size: rest.pop(size).strip() or None for size in DEFAULT_PROFILE}
     unused = {"tokens": what != KINDS[0], "rank": not rest["lora"]}  # their widgets always hold something
@@ -144,10 +144,10 @@ def _wanted(model: Any, what: str, flavor: str, precision: str, name: str, **res
 
 def _built(wanted: Wanted, model: Any, wait: bool, hidden: Any) -> tuple[TrtEngine | None, str]:
     """The engine where it is there and plays here, and what there is to say."""
-    from ..engine_runtime.trt.builds import builds
-    from ..engine_runtime.trt.job import State
+    from ..engine_runtime.trt.build.job import State
+    from ..engine_runtime.trt.build.queue import builds
 
-    who, node = plans.owner(hidden, BUILD), hidden.unique_id
+    who, node = engine_owner.owner(hidden, BUILD), hidden.unique_id
 
     def hear(job: Job) -> None:
         if host.ran_last(node, NODE):
@@ -165,7 +165,7 @@ def _built(wanted: Wanted, model: Any, wait: bool, hidden: Any) -> tuple[TrtEngi
     if wanted.spec.kind != KINDS[0]:
         return None, f"{wanted.spec.name} is built"
     try:
-        engine = replace(plans.place(model, hidden), folders=[wanted.folder]).open(who, wanted.spec.name)
+        engine = replace(engine_owner.place(model, hidden), folders=[wanted.folder]).open(who, wanted.spec.name)
     except EngineFileError as error:
         if error.reason != "tampered" or (again := builds().ask(who, wanted, hear, broken=True)) is None:
             raise
@@ -182,8 +182,8 @@ def _built(wanted: Wanted, model: Any, wait: bool, hidden: Any) -> tuple[TrtEngi
 
 def _shown(job: Job) -> str:
     """Where a build is, and what to do."""
-    from ..engine_runtime.trt.builds import told
-    from ..engine_runtime.trt.job import State
+    from ..engine_runtime.trt.build.job import State
+    from ..engine_runtime.trt.build.queue import told
 
     remedies = {
         State.done: "; run the graph again to play on it",
@@ -193,6 +193,6 @@ def _shown(job: Job) -> str:
 
 
 def _cancelled(who: str, wanted: Wanted) -> str:
-    from ..engine_runtime.trt.builds import builds, told
+    from ..engine_runtime.trt.build.queue import builds, told
 
     return "\n".join(map(told, builds().cancel(who, wanted))) or f"no build of {wanted.spec.name} runs"

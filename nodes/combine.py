@@ -1,9 +1,9 @@
 """Several conditions for one request."""
 
-from . import carried
-from .comfy import io
-from .types import CATEGORY, Condition
-from .values import share_input, value_input
+from .shared import carried
+from .shared.comfy import io
+from .shared.types import CATEGORY, Condition
+from .shared.values import share_input, value_input
 
 
 class Combine(io.ComfyNode):

@@ -1,8 +1,8 @@
 """Curves that are measured: the loudness and the beats of a clip."""
 
-from . import layout
-from .comfy import io
 from .curves import number, schema
+from .shared import layout
+from .shared.comfy import io
 
 DECAY = "Milliseconds in which a pulse falls to about a third; 0 is one frame."
 
@@ -22,10 +22,10 @@ class CurveEnvelope(io.ComfyNode):
 
     @classmethod
     def execute(cls, audio, attack: float, release: float, low: float, high: float) -> io.NodeOutput:
-        from ..engine_runtime import analysis, curves
+        from ..engine_runtime.controls import curves, from_audio
 
         waveform, rate = layout.from_audio(audio, "the audio")
-        curve = analysis.envelope(waveform.numpy(force=True), rate, attack, release)
+        curve = from_audio.envelope(waveform.numpy(force=True), rate, attack, release)
         return io.NodeOutput(curves.between(curve, low, high))
 
 
@@ -53,17 +53,17 @@ class CurveBeats(io.ComfyNode):
     def execute(
         cls, bpm: float, every: int, offset: float, decay: float, low: float, high: float, audio=None
     ) -> io.NodeOutput:
-        from ..engine_runtime import analysis, curves
+        from ..engine_runtime.controls import curves, from_audio
         from ..engine_runtime.errors import InputError
 
         if audio is not None:
             waveform, rate = layout.from_audio(audio, "the audio")
             samples = waveform.numpy(force=True)
-            beats = analysis.find_beats(samples, rate, bpm)
-            frames = analysis.frames_of(samples.shape[1], rate)
-            curve, bpm = analysis.beat_curve(beats, frames, every, offset, decay), beats.bpm
+            beats = from_audio.find_beats(samples, rate, bpm)
+            frames = from_audio.frames_of(samples.shape[1], rate)
+            curve, bpm = from_audio.beat_curve(beats, frames, every, offset, decay), beats.bpm
         elif bpm:
-            curve = analysis.beat_grid(bpm, every, offset, decay)
+            curve = from_audio.beat_grid(bpm, every, offset, decay)
         else:
             raise InputError("there is neither audio nor a tempo", "one of them is needed", "connect audio or set bpm")
         return io.NodeOutput(curves.between(curve, low, high), bpm)

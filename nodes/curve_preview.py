@@ -1,10 +1,10 @@
 """Show a curve over the sound."""
 
 from ..engine_runtime.constants import LATENT_HZ, MAX_SECONDS
-from . import layout
-from .comfy import io, ui
 from .curves import CURVES, number
-from .types import Curve
+from .shared import layout
+from .shared.comfy import io, ui
+from .shared.types import Curve
 
 SECONDS = 10.0  # of a curve that has no length of its own
 
@@ -35,9 +35,9 @@ class CurvePreview(io.ComfyNode):
 
     @classmethod
     def execute(cls, curve, seconds: float, audio=None) -> io.NodeOutput:
-        from ..engine_runtime.analysis import checked, frames_of
-        from ..engine_runtime.curves import frames_in
-        from ..engine_runtime.plot_curve import plot_curve
+        from ..engine_runtime.controls.curves import frames_in
+        from ..engine_runtime.controls.from_audio import checked, frames_of
+        from ..engine_runtime.plots.curve import plot_curve
 
         samples, rate = None, 0
         if audio is not None:

@@ -1,9 +1,9 @@
 """Curves that are drawn: constant, ramp, oscillator, points; and what makes curves of curves."""
 
 from ..engine_runtime.constants import LATENT_HZ, MAX_SECONDS
-from .comfy import io
-from .types import CATEGORY, Curve
-from .values import value_input
+from .shared.comfy import io
+from .shared.types import CATEGORY, Curve
+from .shared.values import value_input
 
 CURVES = f"{CATEGORY}/curves"
 WIDE = 1_000_000.0
@@ -40,7 +40,7 @@ class CurveConstant(io.ComfyNode):
 
     @classmethod
     def execute(cls, value: float) -> io.NodeOutput:
-        from ..engine_runtime import curves
+        from ..engine_runtime.controls import curves
 
         return io.NodeOutput(curves.constant(value))
 
@@ -59,7 +59,7 @@ class CurveRamp(io.ComfyNode):
 
     @classmethod
     def execute(cls, **fields) -> io.NodeOutput:
-        from ..engine_runtime import curves
+        from ..engine_runtime.controls import curves
 
         return io.NodeOutput(curves.ramp(**fields))
 
@@ -98,7 +98,7 @@ class CurveLfo(io.ComfyNode):
 
     @classmethod
     def execute(cls, **fields) -> io.NodeOutput:
-        from ..engine_runtime import curves
+        from ..engine_runtime.controls import curves
 
         return io.NodeOutput(curves.lfo(**fields))
 
@@ -119,8 +119,8 @@ class CurvePoints(io.ComfyNode):
 
     @classmethod
     def execute(cls, points, low: float, high: float) -> io.NodeOutput:
-        from ..engine_runtime import curves
-        from ..engine_runtime.points import INTERPOLATIONS, through
+        from ..engine_runtime.controls import curves
+        from ..engine_runtime.controls.points import INTERPOLATIONS, through
 
         if hasattr(points, "interp_array"):  # what a link from ComfyUI's own curve nodes brings
             return io.NodeOutput(curves.drawn(points.interp_array, low, high))
@@ -148,7 +148,7 @@ class CurveMath(io.ComfyNode):
 
     @classmethod
     def execute(cls, a, b, operation: str, amount) -> io.NodeOutput:
-        from ..engine_runtime import curves
+        from ..engine_runtime.controls import curves
 
         return io.NodeOutput(curves.arithmetic(a, b, operation, amount))
 
@@ -174,7 +174,7 @@ class CurveResample(io.ComfyNode):
 
     @classmethod
     def execute(cls, curve, seconds: float) -> io.NodeOutput:
-        from ..engine_runtime import curves
+        from ..engine_runtime.controls import curves
 
         return io.NodeOutput(curves.resample(curve, curves.frames_in(seconds) or None))
 
@@ -196,6 +196,6 @@ class CurveShift(io.ComfyNode):
 
     @classmethod
     def execute(cls, curve, seconds: float, edges: str) -> io.NodeOutput:
-        from ..engine_runtime import curves
+        from ..engine_runtime.controls import curves
 
         return io.NodeOutput(curves.shift(curve, seconds, edges))

@@ -1,10 +1,10 @@
 """Encode tags, lyrics and the rest into the decoder's condition."""
 
 from ..engine_runtime.constants import MAX_SECONDS
-from ..engine_runtime.prompt import TASKS, Prompt
-from . import layout
-from .comfy import io
-from .types import CATEGORY, Condition, Model
+from ..engine_runtime.models.prompt import TASKS, Prompt
+from .shared import layout
+from .shared.comfy import io
+from .shared.types import CATEGORY, Condition, Model
 
 DEFAULT = Prompt(tags="warm ambient piano, soft pads, slow")
 
@@ -30,7 +30,7 @@ class EncodePrompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, source=None, timbre=None, **fields) -> io.NodeOutput:
-        from ..engine_runtime.models.audio import encode_timbre
+        from ..engine_runtime.audio.encode import encode_timbre
         from ..engine_runtime.models.conditioning import encode_prompt
 
         latent = None if source is None else layout.single(source, "the source")

@@ -3,11 +3,11 @@
 import logging
 
 from ..engine_runtime.constants import KINDS, MAX_ROWS, ROWS
-from . import host
-from .comfy import io
-from .types import CATEGORY
-from .types import Engine as EngineType
-from .types import Model as ModelType
+from .shared import host
+from .shared.comfy import io
+from .shared.types import CATEGORY
+from .shared.types import Engine as EngineType
+from .shared.types import Model as ModelType
 
 log = logging.getLogger(__name__)
 

@@ -1,12 +1,12 @@
 """Guidance for base and SFT models."""
 
 from ..engine_runtime.config import MODES, Guidance
-from ..engine_runtime.knobs import KNOBS
-from . import carried
-from .comfy import io
-from .types import CATEGORY
-from .types import Guidance as GuidanceType
-from .values import share_input, value_input
+from ..engine_runtime.controls.knobs import KNOBS
+from .shared import carried
+from .shared.comfy import io
+from .shared.types import CATEGORY
+from .shared.types import Guidance as GuidanceType
+from .shared.values import share_input, value_input
 
 DEFAULT = Guidance()
 

@@ -3,11 +3,11 @@
 from functools import partial
 
 from ..engine_runtime.constants import LATENT_DIM
-from ..engine_runtime.knobs import KNOBS
-from . import carried
-from .comfy import io
-from .types import Knobs, chained
-from .values import is_curve, value_input
+from ..engine_runtime.controls.knobs import KNOBS
+from .shared import carried
+from .shared.comfy import io
+from .shared.types import Knobs, chained
+from .shared.values import is_curve, value_input
 
 schema = partial(chained, Knobs, "knobs", "to turn several")
 

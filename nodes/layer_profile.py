@@ -1,11 +1,11 @@
 """Show where a tick's time goes."""
 
 from ..engine_runtime.constants import MAX_DEPTH, MAX_SECONDS, MAX_STEPS
-from ..engine_runtime.layer_profile import GUIDED, TICKS, Workload
-from ..engine_runtime.trt.profiles import MAX_TOKENS
-from . import host
-from .comfy import io, ui
-from .types import CATEGORY, EngineOrModel, Profile
+from ..engine_runtime.engines.profiles import MAX_TOKENS
+from ..engine_runtime.profile.layers import GUIDED, TICKS, Workload
+from .shared import host
+from .shared.comfy import io, ui
+from .shared.types import CATEGORY, EngineOrModel, Profile
 
 WORKLOAD = Workload()
 
@@ -36,12 +36,12 @@ class LayerProfiler(io.ComfyNode):
 
     @classmethod
     def execute(cls, engine, ticks: int, before=None, **workload) -> io.NodeOutput:
-        from ..engine_runtime.layer_probe import profile_engine
-        from ..engine_runtime.layer_profile import diff
-        from ..engine_runtime.plot_profile import plot_profile
-        from . import core
+        from ..engine_runtime.plots.profile import plot_profile
+        from ..engine_runtime.profile.layers import diff
+        from ..engine_runtime.profile.probe import profile_engine
+        from .shared import from_comfy
 
-        made = profile_engine(core.engine_of(engine), Workload(**workload), ticks, host.ticker(cls.hidden))
+        made = profile_engine(from_comfy.engine_of(engine), Workload(**workload), ticks, host.ticker(cls.hidden))
         table, image = made.text() if before is None else diff(before, made).text(), plot_profile(made)
         shown = ui.PreviewText(table).as_dict() | ui.PreviewImage(image, cls=cls).as_dict()
         return io.NodeOutput(image, table, made, ui=shown)

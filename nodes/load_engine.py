@@ -1,9 +1,9 @@
 """Play on a TensorRT engine that was built before."""
 
 from ..engine_runtime.errors import OstinatoError
-from . import folders, host, plans
-from .comfy import io
-from .types import CATEGORY, Engine, Model
+from .shared import engine_owner, folders, host
+from .shared.comfy import io
+from .shared.types import CATEGORY, Engine, Model
 
 TORCH, STOP = "play on the torch engine", "stop"
 LOAD = "load"
@@ -54,18 +54,18 @@ class LoadEngine(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, engine=None, **_) -> str:
         """The node runs again once the engine's files changed, or what it gave is closed."""
-        return plans.stamp(plans.owner(cls.hidden, LOAD), engine)
+        return engine_owner.stamp(engine_owner.owner(cls.hidden, LOAD), engine)
 
     @classmethod
     def execute(cls, engine: str, otherwise: str, model=None, fallback=None) -> io.NodeOutput:
-        place, who = plans.place(model, cls.hidden), plans.owner(cls.hidden, LOAD)
+        place, who = engine_owner.place(model, cls.hidden), engine_owner.owner(cls.hidden, LOAD)
         try:
             player = place.open(who, engine)
             info = player.summary()
         except OstinatoError as error:
             if otherwise == STOP or (model is None and fallback is None):
                 raise
-            info, player = plans.heed(who, engine, error), plans.torch_engine(who, fallback, model)
+            info, player = engine_owner.heed(who, engine, error), engine_owner.torch_engine(who, fallback, model)
         states = [f"- {folders.told(state)}" for state in place.survey()] or ["there are no engines yet"]
         text = "\n\n".join([info, f"playing on {player.name}", "\n".join(states)])  # ComfyUI reads it as Markdown
         host.show_text(text, cls.hidden.unique_id)

@@ -3,9 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
-from . import folders, host
-from .comfy import HEADLESS, io
-from .types import CATEGORY, Model
+from .shared import folders, host
+from .shared.comfy import HEADLESS, io
+from .shared.types import CATEGORY, Model
 
 
 class LoadModel(io.ComfyNode):

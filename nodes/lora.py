@@ -2,9 +2,9 @@
 
 from ..engine_runtime.constants import MAX_STRENGTH
 from ..engine_runtime.errors import InputError, check_range
-from . import folders
-from .comfy import io
-from .types import Adapters, chained
+from .shared import folders
+from .shared.comfy import io
+from .shared.types import Adapters, chained
 
 
 class Lora(io.ComfyNode):

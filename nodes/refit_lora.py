@@ -1,8 +1,8 @@
 """Bake adapters into the weights of a TensorRT engine."""
 
-from . import carried, folders, host, plans
-from .comfy import io
-from .types import CATEGORY, Adapters, Engine, Model
+from .shared import carried, engine_owner, folders, host
+from .shared.comfy import io
+from .shared.types import CATEGORY, Adapters, Engine, Model
 
 REFIT = "refit"
 
@@ -44,15 +44,15 @@ class RefitLora(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, engine=None, **_) -> str:
         """The node runs again once the engine's files changed, or the weights of what it gave."""
-        return plans.stamp(plans.owner(cls.hidden, REFIT), engine)
+        return engine_owner.stamp(engine_owner.owner(cls.hidden, REFIT), engine)
 
     @classmethod
     def execute(cls, engine: str, model, adapters=()) -> io.NodeOutput:
-        from ..engine_runtime.lora.factors import Targets
+        from ..engine_runtime.engines.factors import Targets
         from ..engine_runtime.trt.bake import bake
 
         model.ready()
         mix = carried.mix_of(adapters, Targets.of(model.pipe.transformer))
-        player = bake(plans.owner(cls.hidden, REFIT), engine, plans.place(model, cls.hidden), model, mix)
+        player = bake(engine_owner.owner(cls.hidden, REFIT), engine, engine_owner.place(model, cls.hidden), model, mix)
         host.show_text(player.summary(), cls.hidden.unique_id)
         return io.NodeOutput(player, player.summary())

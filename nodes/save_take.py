@@ -1,8 +1,8 @@
 """Keep what was played, so that it can be played again."""
 
-from . import host
-from .comfy import io
-from .types import CATEGORY, Take
+from .shared import host
+from .shared.comfy import io
+from .shared.types import CATEGORY, Take
 
 
 class SaveTake(io.ComfyNode):

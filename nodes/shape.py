@@ -2,10 +2,10 @@
 
 from functools import partial
 
-from . import layout
-from .comfy import io
-from .types import Shape, chained
-from .values import share_input, value_input
+from .shared import layout
+from .shared.comfy import io
+from .shared.types import Shape, chained
+from .shared.values import share_input, value_input
 
 schema = partial(chained, Shape, "shape", "to ask for several things")
 
@@ -27,7 +27,7 @@ class PullTo(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent, start: float, end: float, shape=None) -> io.NodeOutput:
-        from ..engine_runtime.request import Target
+        from ..engine_runtime.stream.request import Target
 
         target = Target(layout.single(latent, "the target"), start, end)
         return io.NodeOutput({**(shape or {}), "target": target})

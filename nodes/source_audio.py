@@ -1,8 +1,8 @@
 """Encode audio into a source latent."""
 
-from . import layout
-from .comfy import io
-from .types import CATEGORY, Model
+from .shared import layout
+from .shared.comfy import io
+from .shared.types import CATEGORY, Model
 
 
 class SourceAudio(io.ComfyNode):
@@ -30,7 +30,7 @@ class SourceAudio(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, audio, encode_seed: int) -> io.NodeOutput:
-        from ..engine_runtime.models.audio import encode_audio
+        from ..engine_runtime.audio.encode import encode_audio
 
         waveform, rate = layout.from_audio(audio, "the audio")
         return io.NodeOutput(layout.to_latent([encode_audio(model, waveform, rate, encode_seed)]))

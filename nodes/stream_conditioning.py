@@ -1,9 +1,9 @@
 """ComfyUI's CONDITIONING as a condition, with what the core's graphs cannot say apart."""
 
 from ..engine_runtime.constants import MAX_SECONDS
-from . import core, layout
-from .comfy import io
-from .types import CATEGORY, Condition
+from .shared import from_comfy, layout
+from .shared.comfy import io
+from .shared.types import CATEGORY, Condition
 
 
 class StreamConditioning(io.ComfyNode):
@@ -61,10 +61,10 @@ class StreamConditioning(io.ComfyNode):
         structure=None,
         repaint=None,
     ) -> io.NodeOutput:
-        from ..engine_runtime.models.core_condition import References, core_condition
+        from ..engine_runtime.models.comfy_condition import References, core_condition
 
         clips = {"the timbre": timbre, "the structure": structure, "the repaint clip": repaint}
         latents = [None if clip is None else layout.single(clip, name) for name, clip in clips.items()]
         frames = layout.from_latent(latent, "the latent")[0].shape[0]
         references = References(*latents, start=repaint_start, end=repaint_end)
-        return io.NodeOutput(core_condition(core.patcher_of(model), positive, negative, frames, references))
+        return io.NodeOutput(core_condition(from_comfy.patcher_of(model), positive, negative, frames, references))

@@ -2,9 +2,9 @@
 
 from ..engine_runtime.config import frames_of
 from ..engine_runtime.constants import MAX_SECONDS
-from . import layout
-from .comfy import io
-from .types import CATEGORY, Model
+from .shared import layout
+from .shared.comfy import io
+from .shared.types import CATEGORY, Model
 
 
 class StreamDecode(io.ComfyNode):
@@ -34,8 +34,8 @@ class StreamDecode(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, latents, window: float) -> io.NodeOutput:
-        from ..engine_runtime.decode import decode_clips
-        from . import host
+        from ..engine_runtime.audio.decode import decode_clips
+        from .shared import host
 
         model.ready()
         clips = layout.from_latent(latents, "the latent")

@@ -2,9 +2,9 @@
 
 from ..engine_runtime.config import SOLVERS, Sampling, StreamConfig
 from ..engine_runtime.constants import MAX_DEPTH, MAX_STEPS
-from . import carried, host, layout
-from .comfy import io
-from .types import (
+from .shared import carried, host, layout
+from .shared.comfy import io
+from .shared.types import (
     CATEGORY,
     Adapters,
     ConditionOrConditioning,
@@ -87,16 +87,16 @@ class StreamDenoise(io.ComfyNode):
         adapters=(),
         **sampling,
     ) -> io.NodeOutput:
-        from ..engine_runtime.render import record, seeds, take_batch
-        from . import core
+        from ..engine_runtime.takes.render import record, seeds, take_batch
+        from .shared import from_comfy
 
         sources = [] if source is None else layout.from_latent(source, "the source")
-        player, walk, tracks = core.engine_of(engine), Sampling(**sampling), tracks or ()
-        what = core.condition_of(player, condition, negative, carried.wants_negative(guidance, tracks), sources)
-        frames = core.frames_of(what)
+        player, walk, tracks = from_comfy.engine_of(engine), Sampling(**sampling), tracks or ()
+        what = from_comfy.condition_of(player, condition, negative, carried.wants_negative(guidance, tracks), sources)
+        frames = from_comfy.frames_of(what)
         several = {
             "masks": None if source is None else layout.masks_of(source),
-            "noises": core.batch_noise(source, seeds(walk.seed, count, seed_step)),
+            "noises": from_comfy.batch_noise(source, seeds(walk.seed, count, seed_step)),
             **carried.shape_of(shape, frames),
         }
         turned, guide = carried.knobs_of(knobs, frames), carried.guidance_of(guidance, frames)
@@ -111,7 +111,7 @@ class StreamDenoise(io.ComfyNode):
             seed_step,
             guide,
             sources,
-            schedule=core.schedule_of(player, walk),
+            schedule=from_comfy.schedule_of(player, walk),
             **several,
         )
         name, tick = f"node {cls.hidden.unique_id}", host.ticker(cls.hidden)

@@ -1,9 +1,9 @@
 """ComfyUI's MODEL as an engine."""
 
 from ..engine_runtime.constants import MAX_ROWS, ROWS
-from . import host
-from .comfy import io
-from .types import CATEGORY, Engine
+from .shared import host
+from .shared.comfy import io
+from .shared.types import CATEGORY, Engine
 
 
 class StreamModel(io.ComfyNode):
@@ -35,7 +35,7 @@ class StreamModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, max_rows: int) -> io.NodeOutput:
-        from ..engine_runtime.models.core import CoreEngine
+        from ..engine_runtime.models.comfy_model import CoreEngine
 
         engine = CoreEngine(model, max_rows)
         host.show_text(engine.summary(), cls.hidden.unique_id)

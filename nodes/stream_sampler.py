@@ -2,9 +2,9 @@
 
 from ..engine_runtime.config import StreamConfig
 from ..engine_runtime.constants import MAX_DEPTH
-from . import carried, core, host, layout
-from .comfy import io
-from .types import CATEGORY, Adapters, Knobs, Stats, Take, Tracks
+from .shared import carried, from_comfy, host, layout
+from .shared.comfy import io
+from .shared.types import CATEGORY, Adapters, Knobs, Stats, Take, Tracks
 
 
 class StreamSampler(io.ComfyNode):
@@ -44,9 +44,9 @@ class StreamSampler(io.ComfyNode):
     def execute(
         cls, noise, guider, sampler, sigmas, latent_image, depth, knobs=None, tracks=(), adapters=()
     ) -> io.NodeOutput:
-        from ..engine_runtime.render import record
+        from ..engine_runtime.takes.render import record
 
-        engine, requests = core.sampler_requests(noise, guider, sampler, sigmas, latent_image)
+        engine, requests = from_comfy.sampler_requests(noise, guider, sampler, sigmas, latent_image)
         turned, tracks = carried.knobs_of(knobs, requests[0].frames), tracks or ()
         carried.check_heard(turned, requests[0].guidance, {}, 1, tracks, False)
         name, tick = f"node {cls.hidden.unique_id}", host.ticker(cls.hidden)

@@ -1,8 +1,8 @@
 """Show what a stream did and how fast."""
 
-from . import host
-from .comfy import io, ui
-from .types import CATEGORY, Stats
+from .shared import host
+from .shared.comfy import io, ui
+from .shared.types import CATEGORY, Stats
 
 
 class StreamStats(io.ComfyNode):
@@ -25,7 +25,7 @@ class StreamStats(io.ComfyNode):
 
     @classmethod
     def execute(cls, stats) -> io.NodeOutput:
-        from ..engine_runtime.plot import plot_ticks
+        from ..engine_runtime.plots.plot import plot_ticks
 
         text, image = stats.text(), plot_ticks(stats)
         host.show_text(text, cls.hidden.unique_id)

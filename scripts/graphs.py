@@ -2,7 +2,7 @@
 `("node", output)`.
 """
 
-from ostinato.nodes import headless_io as io
+from ostinato.nodes.shared import headless_io as io
 
 CLIP = "ostinato_source.flac"
 CHECKPOINT = "ace_step_1.5_turbo_aio.safetensors"

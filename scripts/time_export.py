@@ -13,9 +13,9 @@ import resource
 import time
 from pathlib import Path
 
-from ostinato.engine_runtime.trt.export import export
-from ostinato.engine_runtime.trt.record import ExportOptions
-from ostinato.engine_runtime.trt.source import random_part
+from ostinato.engine_runtime.trt.export.export import export
+from ostinato.engine_runtime.trt.export.record import ExportOptions
+from ostinato.engine_runtime.trt.export.source import random_part
 
 
 def main() -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
+from ostinato.engine_runtime.engines.factors import KINDS, PLACES, Targets
 from ostinato.engine_runtime.lora.adapter import Adapter
-from ostinato.engine_runtime.lora.factors import KINDS, PLACES, Targets
 from safetensors.torch import save_file
 from torch import Tensor
 

@@ -15,8 +15,8 @@ locks.watch()  # before the package makes any
 
 from ostinato.engine_runtime.models.conditioning import encode_prompt  # noqa: E402
 from ostinato.engine_runtime.models.loading import Model, load  # noqa: E402
-from ostinato.engine_runtime.prompt import Prompt  # noqa: E402
-from ostinato.engine_runtime.request import Condition  # noqa: E402
+from ostinato.engine_runtime.models.prompt import Prompt  # noqa: E402
+from ostinato.engine_runtime.stream.request import Condition  # noqa: E402
 
 from . import exports, helpers  # noqa: E402
 

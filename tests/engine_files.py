@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ostinato.engine_runtime.trt.profiles import Profile, Span
-from ostinato.engine_runtime.trt.sidecar import Expect, Sidecar, rewritten, sidecar_path
-from ostinato.engine_runtime.trt.spec import BuildSpec
-from ostinato.engine_runtime.trt.trust import Trust
+from ostinato.engine_runtime.engines.profiles import Profile, Span
+from ostinato.engine_runtime.trt.files.sidecar import Expect, Sidecar, rewritten, sidecar_path
+from ostinato.engine_runtime.trt.files.spec import BuildSpec
+from ostinato.engine_runtime.trt.files.trust import Trust
 
 WEIGHTS, RECIPE, LIBRARY = "a" * 64, "b" * 64, "1.7.1.116"
 ADA = Expect("tensorrt_rtx", LIBRARY, (8, 9), "A GPU", "decoder", WEIGHTS, RECIPE)

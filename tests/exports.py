@@ -18,9 +18,9 @@ import torch
 from diffusers import AceStepTransformer1DModel
 from filelock import FileLock
 from ostinato.engine_runtime.models.loading import Model
-from ostinato.engine_runtime.trt.export import export
-from ostinato.engine_runtime.trt.onnxcheck import open_session, upcast
-from ostinato.engine_runtime.trt.record import PRECISIONS, ExportOptions
+from ostinato.engine_runtime.trt.export.export import export
+from ostinato.engine_runtime.trt.export.onnxcheck import open_session, upcast
+from ostinato.engine_runtime.trt.export.record import PRECISIONS, ExportOptions
 from torch import Tensor
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -62,9 +62,9 @@ DECODERS = [name for name, (kind, _) in GRAPHS.items() if kind == "decoder"]
 _BUILD = """
 import json, sys
 from pathlib import Path
-from ostinato.engine_runtime.trt.build import build
-from ostinato.engine_runtime.trt.profiles import Profile, Span
-from ostinato.engine_runtime.trt.spec import BuildSpec
+from ostinato.engine_runtime.trt.build.builder import build
+from ostinato.engine_runtime.engines.profiles import Profile, Span
+from ostinato.engine_runtime.trt.files.spec import BuildSpec
 
 for path, fixed in json.loads(sys.argv[1]):
     path = Path(path)

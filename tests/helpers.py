@@ -12,13 +12,13 @@ from unittest import mock
 import numpy as np
 import torch
 from ostinato.engine_runtime.config import StreamConfig
+from ostinato.engine_runtime.controls.knobs import Knobs
+from ostinato.engine_runtime.device.lane import Lane
 from ostinato.engine_runtime.engines.base import Engine, Limits, Rows
-from ostinato.engine_runtime.knobs import Knobs
-from ostinato.engine_runtime.lane import Lane
-from ostinato.engine_runtime.request import Condition, Request
-from ostinato.engine_runtime.runtime import runtime
-from ostinato.engine_runtime.session import Session
-from ostinato.engine_runtime.stage import Stage
+from ostinato.engine_runtime.stream.request import Condition, Request
+from ostinato.engine_runtime.stream.session import Session
+from ostinato.engine_runtime.stream.sessions import runtime
+from ostinato.engine_runtime.stream.stage import Stage
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from ostinato.engine_runtime.config import MODES, ROW_MODES, Guidance, Sampling
-from ostinato.engine_runtime.knobs import DCW_MODES, WAVELETS, Knobs
-from ostinato.engine_runtime.request import Condition, Part, Request, Target
-from ostinato.engine_runtime.session import Session
+from ostinato.engine_runtime.controls.knobs import DCW_MODES, WAVELETS, Knobs
+from ostinato.engine_runtime.stream.request import Condition, Part, Request, Target
+from ostinato.engine_runtime.stream.session import Session
 from torch import Tensor
 
 from . import reference

@@ -15,12 +15,12 @@ from typing import Any
 PACKAGE = "ostinato"
 # by the module and the attribute; whatever else the package has is a leaf, which nobody holds while taking another
 ORDER = (
-    "trt.runtime opening",
+    "play.tensorrt opening",
     "stage playing",
     "live_vae _lock",
     "lane lock",
-    "trt.runtime _lock",
-    "trt.executor lock",
+    "play.tensorrt _lock",
+    "play.executor lock",
 )
 LEAF = len(ORDER)
 

@@ -14,10 +14,10 @@ from diffusers import AutoencoderOobleck
 from ostinato.engine_runtime.constants import HOP, LATENT_DIM
 from ostinato.engine_runtime.engines.base import Rows
 from ostinato.engine_runtime.engines.eager import EagerEngine
-from ostinato.engine_runtime.lora.factors import Factors, Targets
-from ostinato.engine_runtime.trt.profiles import Profile, Span
-from ostinato.engine_runtime.trt.sidecar import Sidecar
-from ostinato.engine_runtime.trt.spec import BuildSpec
+from ostinato.engine_runtime.engines.factors import Factors, Targets
+from ostinato.engine_runtime.engines.profiles import Profile, Span
+from ostinato.engine_runtime.trt.files.sidecar import Sidecar
+from ostinato.engine_runtime.trt.files.spec import BuildSpec
 from torch import Tensor
 
 OUTPUT: dict[str, Any] = {"name": "velocity", "dims": ["b", "2*t2", 64]}

@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 from ostinato.engine_runtime.engines.eager import EagerEngine
-from ostinato.engine_runtime.trt.engine import TrtEngine
-from ostinato.engine_runtime.trt.flavor import Flavor, to_tensorrt
-from ostinato.engine_runtime.trt.profiles import Profile
-from ostinato.engine_runtime.trt.runtime import TensorRT
-from ostinato.engine_runtime.trt.sidecar import Sidecar
-from ostinato.engine_runtime.trt.vae import TrtVae
+from ostinato.engine_runtime.engines.profiles import Profile
+from ostinato.engine_runtime.trt.files.sidecar import Sidecar
+from ostinato.engine_runtime.trt.library.flavor import Flavor, to_tensorrt
+from ostinato.engine_runtime.trt.play.engine import TrtEngine
+from ostinato.engine_runtime.trt.play.tensorrt import TensorRT
+from ostinato.engine_runtime.trt.play.vae import TrtVae
 from torch import Tensor
 
 from .trt_plan import LIBRARY, PROFILE, VaeHalf, describe, describe_vae, memory, rows_of

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
+from ..audio.decode import margin_frames
+from ..audio.live_vae import LiveVae
 from ..config import frames_of
 from ..constants import LATENT_DIM, LATENT_HZ
-from ..decode import margin_frames
 from ..engines.base import Engine
 from ..errors import InputError, check_range
-from ..live_vae import LiveVae
 from .case import AHEAD, WINDOW_SECONDS, Case
 from .origin import origin
 from .play import Steady, steady

@@ -10,7 +10,7 @@ from typing import Any
 from ..config import MODES, ROW_MODES, Sampling, StreamConfig, frames_of
 from ..constants import MAX_ROWS
 from ..errors import check_choice, check_whole
-from ..layer_profile import Workload
+from ..profile.layers import Workload
 
 TICKS = 100  # timed in each round, unless told otherwise
 BLOCK = 1000  # ticks that a soak compares at both ends

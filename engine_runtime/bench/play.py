@@ -16,13 +16,13 @@ from torch import Tensor
 
 from ..config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
 from ..constants import CONTEXT_DIM, LATENT_DIM
+from ..controls.knobs import Knobs
 from ..engines.base import Engine
 from ..errors import EngineError
-from ..knobs import Knobs
-from ..request import Condition, Request, Target
-from ..runtime import runtime
-from ..session import Session
-from ..stage import Finished
+from ..stream.request import Condition, Request, Target
+from ..stream.session import Session
+from ..stream.sessions import runtime
+from ..stream.stage import Finished
 from .case import Case
 
 POOL = 4  # conditions and noises that the requests share in turn

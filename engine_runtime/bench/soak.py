@@ -20,12 +20,12 @@ from torch import Tensor
 
 from ..config import MODES, SOLVERS, Guidance, Sampling, StreamConfig, frames_of
 from ..constants import CONTEXT_DIM, LATENT_DIM
+from ..controls.knobs import KNOBS, Knob, Knobs
 from ..engines.base import Engine
 from ..errors import check_whole
-from ..knobs import KNOBS, Knob, Knobs
-from ..request import Condition, Request, Target
-from ..runtime import runtime
-from ..session import Session
+from ..stream.request import Condition, Request, Target
+from ..stream.session import Session
+from ..stream.sessions import runtime
 from .case import BLOCK, SOAK_SECONDS, SOAK_TICKS
 
 DEPTHS = (1, 2, 4)

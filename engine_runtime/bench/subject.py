@@ -18,9 +18,9 @@ from ..engines.kinds import KINDS, make_engine
 from ..errors import InputError, check_choice
 from ..models.loading import load
 from ..models.sized import SIZES, sized_decoder
-from ..trt.folder import engines_home
+from ..trt.files.folder import engines_home
+from ..trt.files.sidecar import read_sidecar
 from ..trt.loader import Place, drop
-from ..trt.sidecar import read_sidecar
 
 GRAPH = "-graph"
 REFERENCES = ("eager", "compile", f"eager{GRAPH}", f"compile{GRAPH}")

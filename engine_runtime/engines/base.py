@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..constants import CONTEXT_DIM, LATENT_DIM, MAX_DEPTH, PATCH
 from ..errors import EngineLimitError
-from ..lora.factors import BUCKETS, Factors, Targets
+from .factors import BUCKETS, Factors, Targets
 
 Run = Callable[[Hashable, Callable[[], None]], None]
 

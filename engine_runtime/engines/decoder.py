@@ -13,7 +13,7 @@ from diffusers import AceStepTransformer1DModel
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor, nn
 
-from ..lora.factors import PLACES, Factors
+from .factors import PLACES, Factors
 
 
 class MaskedDecoder(nn.Module):

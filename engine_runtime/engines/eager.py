@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ..constants import MAX_ROWS, ROWS
 from ..errors import check_range
-from ..lora.factors import Targets
 from .base import Limits, Rows
 from .compiled.weights import lay_out
 from .decoder import MaskedDecoder
+from .factors import Targets
 
 LIMITS = Limits(batch=ROWS, frames=15_000, tokens=4_096)
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..engines.factors import Targets
 from ..errors import ModelError
 from ..models.names import Shape
 from ..models.weights import opened
-from .factors import Targets
 from .keys import Pair, Place, find
 from .scaling import MAX_ALPHA, PEFT_FILE, Scaling, read_scaling
 

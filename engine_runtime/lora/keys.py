@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from ..engines.factors import Targets
 from ..errors import ModelError
 from ..models.names import DIFFUSION, to_theirs
-from .factors import Targets
 
 Place = tuple[int, str]  # layer, kind
 

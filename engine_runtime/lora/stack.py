@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ..constants import MAX_STRENGTH
+from ..device.lane import Lane
+from ..engines.factors import Factors, Targets, bucket
 from ..errors import InputError, check_range
-from ..lane import Lane
 from .adapter import Adapter
-from .factors import Factors, Targets, bucket
 
 Mix = Sequence[tuple[Adapter, float]]  # adapters with their strengths
 

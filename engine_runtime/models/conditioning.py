@@ -8,11 +8,11 @@ from torch import Tensor
 
 from ..config import frame_at, frames_of
 from ..constants import LATENT_DIM, LATENT_HZ
+from ..device.memory import guarded
 from ..errors import InputError
-from ..memory import guarded
-from ..prompt import Prompt
-from ..request import Condition, check_tensor
+from ..stream.request import Condition, check_tensor
 from .loading import Model
+from .prompt import Prompt
 
 TIMBRE_FRAMES = 30 * LATENT_HZ
 MAX_TEXT_TOKENS, MAX_LYRIC_TOKENS = 256, 2048  # what the model was trained with

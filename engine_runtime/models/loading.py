@@ -15,14 +15,14 @@ import torch
 from diffusers import AceStepPipeline
 
 from ..constants import HOP, KINDS, LATENT_DIM, PRESETS, ROWS, SAMPLE_RATE
+from ..device.memory import guarded
 from ..engines.compiled.engine import CompiledEngine
 from ..engines.eager import EagerEngine, limits_of
 from ..engines.kinds import make_engine
+from ..engines.profiles import Profile, Span
+from ..engines.prove import prove
 from ..errors import InputError, ModelError
 from ..files import read_bytes
-from ..memory import guarded
-from ..trt.profiles import Profile, Span
-from ..trt.prove import prove
 from .checkpoint import load_checkpoint
 from .folder import load_folder
 from .presets import preset_folder

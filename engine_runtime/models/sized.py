@@ -9,8 +9,8 @@ from diffusers import AceStepTransformer1DModel, AutoencoderOobleck
 from torch import nn
 
 from ..constants import LATENT_DIM, SAMPLE_RATE
+from ..device.memory import guarded
 from ..errors import check_choice
-from ..memory import guarded
 from .quiet import quiet
 
 # The decoders' configurations as published; what all sizes share are diffusers' defaults.

@@ -8,18 +8,18 @@ import hashlib
 import torch
 from torch import nn
 
+from ..device.memory import guarded
 from ..engines.eager import EagerEngine
-from ..lora.factors import Targets
+from ..engines.factors import Targets
+from ..engines.prove import prove
 from ..lora.stack import Mix, label, merged
-from ..memory import guarded
 from ..models.loading import Model
-from ..runtime import runtime
-from .engine import TrtEngine
+from ..stream.sessions import runtime
+from .files.sidecar import read_sidecar
 from .loader import Place, busy, drop, missing, turned
-from .prove import prove
-from .refit import Refit, Source, check_refittable
-from .runtime import MakeRoom, tensorrt
-from .sidecar import read_sidecar
+from .play.engine import TrtEngine
+from .play.refit import Refit, Source, check_refittable
+from .play.tensorrt import MakeRoom, tensorrt
 
 
 class _Baked:

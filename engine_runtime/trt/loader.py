@@ -16,19 +16,19 @@ from pathlib import Path
 
 import torch
 
+from ..device.memory import guarded
+from ..engines.prove import Proof
 from ..errors import EngineError, EngineFileError, OstinatoError
-from ..memory import guarded
 from ..models.loading import Model
-from ..runtime import runtime
-from .engine import TrtEngine
-from .folder import plans
-from .health import Health, check_here, expects, health, here
-from .plan import read_plan
-from .prove import Proof
-from .record import PRECISIONS, weights_digest
-from .runtime import MakeRoom, tensorrt
-from .sidecar import Expect, Sidecar, check_fit, read_sidecar
-from .spec import is_name
+from ..stream.sessions import runtime
+from .export.record import PRECISIONS, weights_digest
+from .files.folder import plans
+from .files.plan import read_plan
+from .files.sidecar import Expect, Sidecar, check_fit, read_sidecar
+from .files.spec import is_name
+from .health.state import Health, check_here, expects, health, here
+from .play.engine import TrtEngine
+from .play.tensorrt import MakeRoom, tensorrt
 
 Say = Callable[[str], None]
 Known = Mapping[str, Expect | OstinatoError]
@@ -83,7 +83,7 @@ class Place:
         """What can be said of one engine, as one of this model, without opening it or loading its library.
 
         Args:
-            known: from `health.expects`.
+            known: from `health.state.expects`.
         """
         try:
             sidecar = read_sidecar(plan)

@@ -29,10 +29,10 @@ import comfy.utils  # noqa: E402
 import torch  # noqa: E402
 from comfy_extras.nodes_custom_sampler import Guider_Basic, Guider_DualCFG, Noise_RandomNoise  # noqa: E402
 from ostinato.engine_runtime.config import Sampling  # noqa: E402
-from ostinato.engine_runtime.models.core import CoreEngine  # noqa: E402
-from ostinato.engine_runtime.models.core_condition import References, core_condition  # noqa: E402
-from ostinato.engine_runtime.render import render, take_batch  # noqa: E402
-from ostinato.nodes import core, layout  # noqa: E402
+from ostinato.engine_runtime.models.comfy_condition import References, core_condition  # noqa: E402
+from ostinato.engine_runtime.models.comfy_model import CoreEngine  # noqa: E402
+from ostinato.engine_runtime.takes.render import render, take_batch  # noqa: E402
+from ostinato.nodes.shared import from_comfy, layout  # noqa: E402
 
 CPU = torch.device("cpu")
 DEEP = "diffusion_model.decoder.layers.0.mlp.up_proj.weight"
@@ -48,8 +48,8 @@ def conditioning(**more):
 
 def play(model, cond=None, engine=None):
     latent = {"samples": torch.zeros(1, 64, 20)}
-    engine, sources = engine or core.engine_of(model), layout.from_latent(latent, "the source")
-    condition = core.condition_of(engine, cond or conditioning(), None, None, sources)
+    engine, sources = engine or from_comfy.engine_of(model), layout.from_latent(latent, "the source")
+    condition = from_comfy.condition_of(engine, cond or conditioning(), None, None, sources)
     requests = take_batch(condition, Sampling(2), 1, 0, sources=sources)
     return render("border", engine, requests, 1)[0][0]
 
@@ -70,7 +70,7 @@ def refused_models(model):
     def changed(change):
         other = model.clone()
         change(other)
-        return said(lambda: core.engine_of(other))
+        return said(lambda: from_comfy.engine_of(other))
 
     foreign = torch.nn.Module()
     foreign.diffusion_model, foreign.device = torch.nn.Linear(2, 2), None
@@ -78,7 +78,7 @@ def refused_models(model):
     kind, scaled = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, type("Sampling", (), {})()
     bend = comfy.patcher_extension.PatcherInjection(lambda m: None, lambda m: None)
     return {
-        "the MODEL is a Module": said(lambda: core.engine_of(stranger)),
+        "the MODEL is a Module": said(lambda: from_comfy.engine_of(stranger)),
         "sampler_cfg_function": changed(lambda m: m.set_model_sampler_cfg_function(print)),
         "sampler_post_cfg_function": changed(lambda m: m.set_model_sampler_post_cfg_function(print)),
         "model_function_wrapper": changed(lambda m: m.set_model_unet_function_wrapper(print)),
@@ -96,11 +96,11 @@ def refused_models(model):
 
 
 def refused_conditionings(model):
-    engine = core.engine_of(model)
+    engine = from_comfy.engine_of(model)
     frames = [torch.zeros(20, 64)]
 
     def tried(cond):
-        return said(lambda: core.condition_of(engine, cond, None, None, frames))
+        return said(lambda: from_comfy.condition_of(engine, cond, None, None, frames))
 
     text, rest = conditioning()[0]
     extra = {"area": (1, 1, 0, 0), "mask": torch.ones(1, 4, 4), "strength": 0.5, "hooks": [1], "control": object()}
@@ -124,7 +124,7 @@ def refused_samplers(model):
             guider.set_conds(conditioning())
         made = comfy.samplers.ksampler(sampler, options or {})
         latent = {"samples": torch.zeros(1, 64, 20)}
-        return said(lambda: core.sampler_requests(Noise_RandomNoise(1), guider, made, sigmas, latent))
+        return said(lambda: from_comfy.sampler_requests(Noise_RandomNoise(1), guider, made, sigmas, latent))
 
     dual = Guider_DualCFG(model)
     dual.set_conds(conditioning(), conditioning(), conditioning())

@@ -158,7 +158,7 @@ _CORE = ("LoadAudio", "PreviewAny", "PreviewAudio", "SaveAudio", "SaveAudioMP3",
 
 def _stand_in(name: str, info: dict) -> type:
     """A core node's schema as the workflow reader needs it, from what the server says of it."""
-    from ostinato.nodes.comfy import io
+    from ostinato.nodes.shared.comfy import io
 
     inputs = []
     for group in ("required", "optional"):

@@ -4,7 +4,7 @@ import importlib.util
 
 import numpy as np
 import pytest
-from ostinato.engine_runtime import points
+from ostinato.engine_runtime.controls import points
 
 from .client import PromptError
 from .server import Unavailable, find_install

@@ -9,7 +9,7 @@ import gc
 from contextlib import contextmanager
 from types import SimpleNamespace
 from pack.engine_runtime.trt import loader
-from pack.nodes import managed
+from pack.nodes.shared import managed
 
 cpu = torch.device("cpu")
 MB = 1 << 20

@@ -3,8 +3,8 @@
 import time
 
 import pytest
-from ostinato.engine_runtime.trt.spec import DEFAULT_PROFILE, make_spec
-from ostinato.engine_runtime.trt.trust import Trust
+from ostinato.engine_runtime.trt.files.spec import DEFAULT_PROFILE, make_spec
+from ostinato.engine_runtime.trt.files.trust import Trust
 
 from ..engine_files import made_up, put
 from .client import PromptError

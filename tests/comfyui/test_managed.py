@@ -8,8 +8,8 @@ SCRIPT = """
 from pack.engine_runtime.config import Sampling
 from pack.engine_runtime.models.conditioning import encode_prompt
 from pack.engine_runtime.models.loading import eager_engine, load
-from pack.engine_runtime.prompt import Prompt
-from pack.engine_runtime.render import render, take_batch
+from pack.engine_runtime.models.prompt import Prompt
+from pack.engine_runtime.takes.render import render, take_batch
 from pack.nodes.load_model import managed
 
 cpu = torch.device("cpu")

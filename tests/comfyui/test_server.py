@@ -28,7 +28,7 @@ def headless(comfy, monkeypatch) -> dict[str, object]:
     monkeypatch.setenv("OSTINATO_DATA", str(comfy.server.base / "data"))
     monkeypatch.delenv("OSTINATO_ENGINES", raising=False)
     pack = importlib.import_module("ostinato.nodes")
-    if not importlib.import_module("ostinato.nodes.comfy").HEADLESS:
+    if not importlib.import_module("ostinato.nodes.shared.comfy").HEADLESS:
         pytest.skip("comfy_api can be imported here, so there is no headless schema to compare: use another Python")
     return {schema.node_id: schema for schema in (node.GET_SCHEMA() for node in pack.NODES)}
 

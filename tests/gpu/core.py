@@ -24,14 +24,14 @@ import comfy.sd  # noqa: E402
 import comfy.utils  # noqa: E402
 import torch  # noqa: E402
 from ostinato.engine_runtime.config import Sampling  # noqa: E402
+from ostinato.engine_runtime.models.comfy_condition import core_condition  # noqa: E402
+from ostinato.engine_runtime.models.comfy_model import CoreEngine  # noqa: E402
 from ostinato.engine_runtime.models.conditioning import encode_prompt  # noqa: E402
-from ostinato.engine_runtime.models.core import CoreEngine  # noqa: E402
-from ostinato.engine_runtime.models.core_condition import core_condition  # noqa: E402
 from ostinato.engine_runtime.models.loading import eager_engine, load  # noqa: E402
-from ostinato.engine_runtime.prompt import Prompt  # noqa: E402
-from ostinato.engine_runtime.render import render, take_batch  # noqa: E402
-from ostinato.nodes.core import schedule_of  # noqa: E402
+from ostinato.engine_runtime.models.prompt import Prompt  # noqa: E402
+from ostinato.engine_runtime.takes.render import render, take_batch  # noqa: E402
 from ostinato.nodes.load_model import managed  # noqa: E402
+from ostinato.nodes.shared.from_comfy import schedule_of  # noqa: E402
 
 MAKER = runpy.run_path(str(Path(__file__).parents[1] / "comfyui" / "ace15.py"))
 FRAMES, SEED = 50, 3

@@ -8,14 +8,14 @@ import weakref
 
 import pytest
 import torch
-from ostinato.engine_runtime.capture import MOST, Capture
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
+from ostinato.engine_runtime.device.capture import MOST, Capture
+from ostinato.engine_runtime.device.lane import Lane
 from ostinato.engine_runtime.engines.eager import LIMITS, EagerEngine
-from ostinato.engine_runtime.lane import Lane
 from ostinato.engine_runtime.lora.stack import stack
 from ostinato.engine_runtime.models.loading import load
-from ostinato.engine_runtime.request import Part, Request, Target
-from ostinato.engine_runtime.runtime import runtime
+from ostinato.engine_runtime.stream.request import Part, Request, Target
+from ostinato.engine_runtime.stream.sessions import runtime
 
 from ..adapters import made_adapter
 from ..helpers import made_up

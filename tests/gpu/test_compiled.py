@@ -8,13 +8,13 @@ from diffusers import AceStepTransformer1DModel
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.engines.compiled.engine import CompiledEngine
 from ostinato.engine_runtime.engines.eager import EagerEngine
+from ostinato.engine_runtime.engines.factors import BUCKETS
 from ostinato.engine_runtime.engines.kinds import make_engine
-from ostinato.engine_runtime.lora.factors import BUCKETS
+from ostinato.engine_runtime.engines.prove import fill
 from ostinato.engine_runtime.lora.stack import merged, stack
 from ostinato.engine_runtime.models.loading import load, torch_engine
-from ostinato.engine_runtime.request import Request
-from ostinato.engine_runtime.runtime import runtime
-from ostinato.engine_runtime.trt.prove import fill
+from ostinato.engine_runtime.stream.request import Request
+from ostinato.engine_runtime.stream.sessions import runtime
 
 from ..adapters import made_adapter
 from ..helpers import made_up

@@ -6,17 +6,17 @@ import itertools
 
 import pytest
 import torch
-from ostinato.engine_runtime.automation import Track
 from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
+from ostinato.engine_runtime.controls.automation import Track
+from ostinato.engine_runtime.controls.knobs import KNOBS, Knobs
 from ostinato.engine_runtime.engines.eager import LIMITS, EagerEngine
-from ostinato.engine_runtime.knobs import KNOBS, Knobs
-from ostinato.engine_runtime.log import Log
 from ostinato.engine_runtime.models.conditioning import encode_prompt
 from ostinato.engine_runtime.models.loading import load
-from ostinato.engine_runtime.prompt import Prompt
-from ostinato.engine_runtime.replay import replay
-from ostinato.engine_runtime.request import Part, Request, Target
-from ostinato.engine_runtime.runtime import runtime
+from ostinato.engine_runtime.models.prompt import Prompt
+from ostinato.engine_runtime.stream.request import Part, Request, Target
+from ostinato.engine_runtime.stream.sessions import runtime
+from ostinato.engine_runtime.takes.replay import replay
+from ostinato.engine_runtime.takes.take import Log
 from torch.profiler import ProfilerActivity, profile
 
 from ..helpers import drawn

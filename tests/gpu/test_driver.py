@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from ostinato.engine_runtime import capture, driver
+from ostinato.engine_runtime.device import capture, driver
 from ostinato.engine_runtime.engines.compiled import hopper
 from torch.nn import functional
 

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 import torch
-from ostinato.engine_runtime.decode import decode
-from ostinato.engine_runtime.live_vae import LiveVae
+from ostinato.engine_runtime.audio.decode import decode
+from ostinato.engine_runtime.audio.live_vae import LiveVae
 from ostinato.engine_runtime.models.loading import load
 
 pytestmark = pytest.mark.gpu

@@ -6,12 +6,12 @@ import pytest
 import torch
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.engines.eager import LIMITS, EagerEngine
-from ostinato.engine_runtime.layer_probe import TICK, profile_engine
-from ostinato.engine_runtime.layer_profile import Workload
 from ostinato.engine_runtime.lora.stack import merged, stack
 from ostinato.engine_runtime.models.loading import load
-from ostinato.engine_runtime.request import Request
-from ostinato.engine_runtime.runtime import runtime
+from ostinato.engine_runtime.profile.layers import Workload
+from ostinato.engine_runtime.profile.probe import TICK, profile_engine
+from ostinato.engine_runtime.stream.request import Request
+from ostinato.engine_runtime.stream.sessions import runtime
 
 from ..adapters import made_adapter
 from ..helpers import made_up

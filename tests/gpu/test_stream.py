@@ -4,14 +4,14 @@ import copy
 
 import pytest
 import torch
+from ostinato.engine_runtime.audio.decode import decode
 from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
-from ostinato.engine_runtime.decode import decode
 from ostinato.engine_runtime.engines.eager import LIMITS, EagerEngine
 from ostinato.engine_runtime.models.conditioning import encode_prompt
 from ostinato.engine_runtime.models.loading import eager_engine, load
-from ostinato.engine_runtime.prompt import Prompt
-from ostinato.engine_runtime.request import Condition, Request
-from ostinato.engine_runtime.runtime import runtime
+from ostinato.engine_runtime.models.prompt import Prompt
+from ostinato.engine_runtime.stream.request import Condition, Request
+from ostinato.engine_runtime.stream.sessions import runtime
 
 pytestmark = pytest.mark.gpu
 FRAMES = 125

@@ -7,19 +7,19 @@ wrong numbers every time. Each rule of the order is shown twice: it holds, and w
 import pytest
 import torch
 from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
+from ostinato.engine_runtime.device.lane import Lane
 from ostinato.engine_runtime.engines.eager import EagerEngine
+from ostinato.engine_runtime.engines.profiles import Profile, Span
+from ostinato.engine_runtime.engines.prove import fill, prove
 from ostinato.engine_runtime.errors import EngineError, MemoryShortage
-from ostinato.engine_runtime.lane import Lane
 from ostinato.engine_runtime.models.conditioning import encode_prompt
 from ostinato.engine_runtime.models.loading import load
-from ostinato.engine_runtime.prompt import Prompt
-from ostinato.engine_runtime.request import Request
-from ostinato.engine_runtime.runtime import runtime
-from ostinato.engine_runtime.tick import Tick
-from ostinato.engine_runtime.trt.executor import Executor
-from ostinato.engine_runtime.trt.keeper import Keeper
-from ostinato.engine_runtime.trt.profiles import Profile, Span
-from ostinato.engine_runtime.trt.prove import fill, prove
+from ostinato.engine_runtime.models.prompt import Prompt
+from ostinato.engine_runtime.stream.request import Request
+from ostinato.engine_runtime.stream.sessions import runtime
+from ostinato.engine_runtime.stream.tick import Tick
+from ostinato.engine_runtime.trt.play.executor import Executor
+from ostinato.engine_runtime.trt.play.keeper import Keeper
 
 from .. import trt_stand_in as stand_in
 from ..helpers import keeps_outputs

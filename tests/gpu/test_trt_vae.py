@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from ostinato.engine_runtime.decode import decode
+from ostinato.engine_runtime.audio.decode import decode
+from ostinato.engine_runtime.engines.profiles import Profile, Span
 from ostinato.engine_runtime.models.loading import load
-from ostinato.engine_runtime.trt.profiles import Profile, Span
-from ostinato.engine_runtime.trt.vae import TrtVae
+from ostinato.engine_runtime.trt.play.vae import TrtVae
 
 from .. import trt_stand_in as stand_in
 from ..trt_plan import VaeHalf

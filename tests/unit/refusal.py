@@ -12,7 +12,7 @@ import torch
 from ostinato.engine_runtime.config import Sampling
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.errors import OstinatoError
-from ostinato.engine_runtime.request import Condition, Request
+from ostinato.engine_runtime.stream.request import Condition, Request
 
 from ..helpers import play
 

@@ -13,7 +13,7 @@ import pytest
 from ostinato.cli.workflow import widget_of
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.engines.eager import LIMITS
-from ostinato.engine_runtime.prompt import Prompt
+from ostinato.engine_runtime.models.prompt import Prompt
 from ostinato.nodes.encode_prompt import EncodePrompt
 from ostinato.nodes.engine import Engine
 from ostinato.nodes.guidance import Guide
@@ -28,50 +28,52 @@ cli
 nodes
 bench.beside
 bench.run
-bench.calls bench.subject bench.soak bench.picture bench.origin
+bench.calls bench.subject bench.soak plots.bench bench.origin
 trt.bake
-trt.doctor trt.worker trt.builds trt.loader
-trt.health
-trt.check
-trt.source trt.assemble trt.stamp
-plot_curve plot_profile
-. render replay plot decode layer_probe bench.play live_vae
-models.audio models.conditioning models.core_condition models.core
-runtime models.loading trt.runtime trt.refit
-trt.engine trt.vae trt.export trt.onnxcheck trt.job trt.build trt.child
-trt.plan
-trt.trust
-trt.executor trt.prove trt.naming trt.folder
-trt.graphs trt.keeper trt.record trt.sidecar
-trt.recorder trt.graph trt.spec
-trt.flavor trt.preflight trt.profiles trt
-session
-stage
-player models.presets models.sized models.checkpoint models.folder lora.stack
+trt.health.doctor trt.build.worker trt.build.queue trt.loader
+trt.health.state
+trt.health.check
+trt.export.source trt.build.assemble trt.files.stamp
+plots.curve plots.profile
+. takes.render takes.replay plots.plot audio.decode profile.probe bench.play audio.live_vae
+audio.encode models.conditioning models.comfy_condition models.comfy_model
+stream.sessions models.loading trt.play.tensorrt trt.play.refit
+trt.play.engine trt.play.vae trt.export.export trt.export.onnxcheck trt.build.job trt.build.builder trt.library.child
+trt.files.plan
+trt.files.trust
+trt.play.executor engines.prove trt.export.naming trt.files.folder
+trt.play.cuda_graphs trt.play.keeper trt.export.record trt.files.sidecar
+trt.library.messages trt.export.modules trt.files.spec
+trt.library.flavor trt.library.preflight engines.profiles trt
+stream.session
+stream.stage
+stream.member models.presets models.sized models.checkpoint models.folder lora.stack
 lora.adapter models.parts models.tokenizer
-tick inbox log models.sizes models.weights models.quiet models.trained lora.keys
-controls models.names models.narrow
-seat
+stream.tick stream.inbox takes.take models.sizes models.weights models.quiet models.trained lora.keys
+stream.slot_buffers models.names models.narrow
+stream.prepared
 engines.kinds
-setting ring engines codec engines.compiled.engine engines.compiled.needs
-engines.eager engines.compiled.decoder engines.compiled.fused correction
+stream.knob_state stream.ring engines takes.codec engines.compiled.engine engines.compiled.needs
+engines.eager engines.compiled.decoder engines.compiled.fused numerics.correction
 engines.compiled.rows engines.compiled.attention engines.compiled.hopper
 engines.base engines.decoder models
 engines.compiled.weights engines.compiled.adapters engines.compiled.kernels
 engines.compiled.plain engines.compiled
-automation request analysis points
-curves bench.floor bench.report
-bench.case bench schedule guidance steps prompt stats upload snake lane
-capture
-driver memory lora lora.factors lora.scaling
+controls.automation stream.request controls.from_audio controls.points
+controls.curves bench.floor bench.report
+bench.case bench numerics.schedule numerics.guidance numerics.steps models.prompt stream.stats device.upload
+audio.snake device.lane
+device.capture
+device.driver device.memory lora engines.factors lora.scaling
 config
-knobs layer_kinds
-values layer_profile cache tensor_file
+controls.knobs profile.kinds
+controls.values profile.layers cache tensor_file
 files
-constants errors
+constants errors audio controls device numerics plots profile stream takes trt.build trt.export trt.files trt.health
+trt.library trt.play
 """
 RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in line.split()}
-BORDER = {"engine_runtime.models.core", "engine_runtime.models.core_condition"}
+BORDER = {"engine_runtime.models.comfy_model", "engine_runtime.models.comfy_condition"}
 PACK = {"engine_runtime", "nodes", "cli", "ostinato"}
 COMFYUI = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "execution", "folder_paths", "server", "nodes"}
 MODULES = sorted(p for top in ("cli", "nodes", "engine_runtime") for p in (ROOT / top).rglob("*.py"))

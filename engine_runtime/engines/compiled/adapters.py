@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...lora.factors import Factors
+from ..factors import Factors
 from .plain import Activation, quantized
 
 _SERIAL = itertools.count(1)

@@ -13,7 +13,7 @@ from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor
 from torch.nn import functional
 
-from ...lora.factors import Targets
+from ..factors import Targets
 from . import plain
 from .adapters import Resident
 from .plain import Activation, Tables

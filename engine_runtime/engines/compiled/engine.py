@@ -13,10 +13,10 @@ from diffusers import AceStepTransformer1DModel
 from torch import Tensor
 
 from ...constants import CONTEXT_DIM, LATENT_DIM, PATCH
-from ...lora.factors import Targets
-from ...memory import guarded
+from ...device.memory import guarded
 from ..base import Limits, Rows
 from ..eager import LIMITS
+from ..factors import Targets
 from . import plain
 from .adapters import Adapters
 from .decoder import Decoder

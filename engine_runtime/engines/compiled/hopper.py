@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ... import driver
+from ...device import driver
 from ...errors import EngineError
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ...lora.factors import Factors
 from ..base import Rows
+from ..factors import Factors
 from .adapters import Adapters, Resident
 from .weights import Weights
 

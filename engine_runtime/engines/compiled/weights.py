@@ -16,7 +16,7 @@ import torch
 from diffusers import AceStepTransformer1DModel
 from torch import Tensor, nn
 
-from ...lora.factors import PLACES
+from ..factors import PLACES
 from .plain import quantized
 
 

@@ -117,8 +117,8 @@ class BorderBuilds:
 
     def go(self, action, text):
         root = next(name for name in sys.modules if name.endswith("ostinato") and "custom_nodes" in name)
-        builds = importlib.import_module(f"{root}.engine_runtime.trt.builds")
-        State = importlib.import_module(f"{root}.engine_runtime.trt.job").State
+        builds = importlib.import_module(f"{root}.engine_runtime.trt.build.queue")
+        State = importlib.import_module(f"{root}.engine_runtime.trt.build.job").State
         if action == "pretend":
             self.real |= {"Job": builds.Job, "check": builds.preflight.check_packages}
             builds.Job, builds.preflight.check_packages = self, lambda names, flavor: None
@@ -133,7 +133,7 @@ class BorderBuilds:
         return ()
 
     def start(self, spec, folder, changed):
-        State = sys.modules[type(spec).__module__.replace(".spec", ".job")].State
+        State = sys.modules[type(spec).__module__.replace(".files.spec", ".build.job")].State
         job = SimpleNamespace(spec=spec, changed=changed, state=State.exporting, message="exporting", fraction=0.25)
         job.plan, job.error, job.over = folder / f"{spec.name}.plan", None, False
         job.cancel = lambda: setattr(job, "state", State.cancelled)

@@ -1,0 +1,119 @@
+"""Latents to audio, whole or in windows, at the level the VAE gives: no per-clip loudness.
+
+B clips, T frames of 64 channels, 1920 samples a frame at 48 kHz.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..constants import HOP, LATENT_DIM
+from ..device.memory import guarded
+from ..errors import InputError, check_range
+from ..stream.request import check_tensor
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderOobleck
+
+    from ..trt.play.vae import TrtVae
+
+    Vae: TypeAlias = AutoencoderOobleck | TrtVae
+
+FADE = 2  # frames over which neighbouring windows cross-fade
+
+
+def margin_frames(vae: Vae) -> int:
+    """Frames on each side that a decoded frame depends on: the decoder's reach, summed over its layers.
+
+    Each upsampling by `s` reaches one sample of its input to each side, each block's residual units (kernel 7,
+    dilations 1, 3 and 9) 39 samples at their own rate, the first and last convolutions 3.
+    """
+    rate, reach = 1.0, 3.0  # samples per frame; frames
+    for stride in vae.upsampling_ratios:
+        reach += 1.0 / rate
+        rate *= stride
+        reach += 39.0 / rate
+    return math.ceil(reach + 3.0 / rate)
+
+
+@torch.inference_mode()
+def decode(vae: Vae, latents: Tensor, window: int = 0) -> Tensor:
+    """Decode clips.
+
+    Args:
+        vae: the autoencoder, or a TensorRT engine of its decoder.
+        latents: `[B, T, 64]`.
+        window: frames per window, which bounds the memory; 0 decodes the whole in one pass.
+
+    Returns:
+        `[B, 2, 1920 * T]` float32 on the latents' device. A windowed decode equals the whole one to rounding, since
+        each window is decoded with the frames around it that it depends on.
+
+    Raises:
+        InputError: for latents that are not finite or have another width, or that an engine's profiles do not take.
+        MemoryShortage: when the device has no room.
+    """
+    check_tensor("the latent", latents, None, None, LATENT_DIM)
+    check_range("the window", window, 0, 1 << 30, "give the frames per window, or 0 for one pass")
+    frames = latents.shape[1]
+    if frames < 1:
+        raise InputError("the latent has 0 frames", "at least one is needed", "connect one that holds music")
+    with guarded(
+        f"decoding {latents.shape[0]} clips of {frames} frames found no room on {latents.device}",
+        "the VAE's workspace grows with the window",
+        "decode in smaller windows",
+    ):
+        if not 0 < window < frames:
+            return _run(vae, latents, 0, frames)
+        audio = torch.zeros(latents.shape[0], vae.config.audio_channels, frames * HOP, device=latents.device)
+        for start, weighted in windows(vae, latents, window):
+            audio[:, :, start * HOP : start * HOP + weighted.shape[2]] += weighted
+        return audio
+
+
+def decode_clips(
+    vae: Vae, clips: Sequence[Tensor], window: int = 0, between: Callable[[], None] = lambda: None
+) -> Tensor:
+    """Decode `[T, 64]` clips of one length, one at a time so that the memory is that of one: `[B, 2, samples]`.
+
+    Args:
+        between: called before each clip; what it raises ends the decode.
+    """
+    if not clips:
+        raise InputError("0 clips were given to decode", "at least one is needed", "connect a latent that holds one")
+    audio = []
+    for clip in clips:
+        between()
+        audio.append(decode(vae, clip[None], window))
+    return torch.cat(audio)
+
+
+def windows(vae: Vae, latents: Tensor, window: int) -> Iterator[tuple[int, Tensor]]:
+    """Windows of audio that sum to the whole: (first frame, `[B, 2, samples]` with its cross-fades applied)."""
+    frames = latents.shape[1]
+    fade = min(FADE, window // 2)
+    ramp = torch.linspace(0.0, 1.0, fade * HOP, device=latents.device)
+    for start in range(0, frames, window):
+        first, stop = max(0, start - fade), min(frames, start + window)
+        audio = _run(vae, latents, first, stop)
+        if first < start:
+            audio[:, :, : ramp.numel()] *= ramp
+        if stop < frames and fade:
+            audio[:, :, -ramp.numel() :] *= 1.0 - ramp
+        yield first, audio
+
+
+def _run(vae: Vae, latents: Tensor, start: int, stop: int) -> Tensor:
+    """Decode frames `start` to `stop` with those around them that they depend on, or as many as an engine needs."""
+    margin, least = margin_frames(vae), getattr(vae, "least", 1)
+    first, last = max(0, start - margin), min(latents.shape[1], stop + margin)
+    last = min(latents.shape[1], max(last, first + least))
+    first = max(0, min(first, last - least))
+    part = latents[:, first:last].transpose(1, 2).to(vae.device, vae.dtype)
+    audio = vae.decoder(part).float().to(latents.device)
+    return audio[:, :, (start - first) * HOP : (stop - first) * HOP]

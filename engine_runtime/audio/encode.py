@@ -1,0 +1,101 @@
+"""Audio in: checked, brought to 48 kHz stereo, encoded to a latent.
+
+Audio is `[channels, samples]` float32; a latent is `[T, 64]`.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+from scipy.signal import resample_poly
+from torch import Tensor
+
+from ..constants import HOP, MAX_SECONDS, SAMPLE_RATE
+from ..device.memory import guarded
+from ..errors import AudioError
+from ..models.loading import Model
+
+
+def prepare_audio(waveform: Tensor, sample_rate: int) -> Tensor:
+    """Check audio and bring it to 48 kHz stereo.
+
+    Args:
+        waveform: `[channels, samples]` or `[1, channels, samples]`, mono or stereo, any rate.
+        sample_rate: Hz.
+
+    Returns:
+        `[2, samples]` float32 on the CPU; mono is given to both channels.
+
+    Raises:
+        AudioError: for audio that is empty, silent, not finite, has more than two channels or is too long.
+    """
+    audio = waveform.detach().to("cpu", torch.float32)
+    if audio.ndim == 3 and audio.shape[0] == 1:
+        audio = audio[0]
+    if audio.ndim != 2 or audio.shape[0] not in (1, 2):
+        raise AudioError(
+            f"the audio has shape {list(waveform.shape)}", "allowed is one clip, mono or stereo", "mix it down first"
+        )
+    if not 1_000 <= sample_rate <= 768_000:
+        raise AudioError(f"the sample rate is {sample_rate} Hz", "allowed is 1000 to 768000", "load the file again")
+    if not 0 < audio.shape[1] <= MAX_SECONDS * sample_rate:
+        raise AudioError(
+            f"the audio is {audio.shape[1] / sample_rate:g} s long",
+            f"allowed is more than 0 and at most {MAX_SECONDS} s",
+            "give another clip or trim it",
+        )
+    if not bool(audio.isfinite().all()):
+        raise AudioError("the audio holds NaN or infinity", "only finite samples are allowed", "export it again")
+    if not bool(audio.any()):
+        raise AudioError("the audio is silent", "a source or a reference must be audible", "check the file")
+    if sample_rate != SAMPLE_RATE:
+        common = math.gcd(SAMPLE_RATE, sample_rate)
+        resampled = resample_poly(audio.numpy(), SAMPLE_RATE // common, sample_rate // common, axis=1)
+        audio = torch.from_numpy(np.ascontiguousarray(resampled, dtype=np.float32))
+    return audio.expand(2, -1).contiguous()
+
+
+@torch.inference_mode()
+def encode_audio(model: Model, waveform: Tensor, sample_rate: int, seed: int = 0) -> Tensor:
+    """Encode a source: `[T, 64]` float32 on the model's device, `T = samples // 1920` at 48 kHz.
+
+    The VAE's posterior is sampled, as the pipeline does, with a generator of its own, so that a seed repeats.
+    """
+    audio = prepare_audio(waveform, sample_rate)
+    if audio.shape[1] < HOP:
+        raise AudioError(f"the audio is {audio.shape[1]} samples long", f"one frame is {HOP}", "give a longer clip")
+    return _encode(model, audio, seed)
+
+
+@torch.inference_mode()
+def encode_timbre(model: Model, waveform: Tensor, sample_rate: int, seed: int = 0) -> Tensor:
+    """Encode a timbre reference: 10 s from its start, its second third and its end, `[750, 64]` in float32.
+
+    A clip under 30 s is repeated first, and the posterior is sampled, as the pipeline does both.
+    """
+    audio = prepare_audio(waveform, sample_rate)
+    cut = 10 * SAMPLE_RATE
+    audio = audio.repeat(1, math.ceil(3 * cut / audio.shape[1]))
+    cuts = [audio[:, start : start + cut] for start in (0, audio.shape[1] // 3, audio.shape[1] - cut)]
+    return _encode(model, torch.cat(cuts, dim=1), seed)
+
+
+def _encode(model: Model, audio: Tensor, seed: int) -> Tensor:
+    """A sample of the posterior, `[T, 64]` float32, from a generator of its own."""
+    model.ready()
+    vae = model.pipe.vae
+    generator = torch.Generator(vae.device).manual_seed(seed)
+    with _room(model):
+        posterior = vae.encode(audio[None].to(vae.device, vae.dtype)).latent_dist
+        return posterior.sample(generator)[0].T.float().contiguous()
+
+
+def _room(model: Model) -> AbstractContextManager[None]:
+    return guarded(
+        f"encoding audio found no room on {model.device}",
+        "the VAE's workspace grows with the clip",
+        "give a shorter clip, or unload other models",
+    )

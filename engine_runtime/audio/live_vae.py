@@ -1,0 +1,175 @@
+"""The VAE's decoder for live play: beside the tick, on a stream of its own, one launch a window.
+
+B clips, T latent frames of 64 channels, S = 1920 T samples; activations are `[B, C, 1, L]` with the channels last.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..constants import HOP
+from ..device.capture import Capture
+from ..stream.sessions import runtime
+from .snake import Bend, snake
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderOobleck
+
+SHAPES = 8  # whose buffers are kept; the one that was not used for longest goes first
+LONGEST = 256  # frames of what is replayed: a graph keeps its intermediate tensors, 3 MB a frame in bfloat16
+_settings = threading.Lock()  # cuDNN's are of the process
+
+
+class LiveVae:
+    """`AutoencoderOobleck.decoder` with its weight norms folded in, in place of the model for `audio.decode.decode`.
+
+    On a GPU a shape that comes again is replayed as a CUDA graph, on a stream of lower priority than the ticks'. Its
+    first sight holds the ticks up while kernels are tried: decode zeros of it before. The weights are a copy, 170 MB in
+    bfloat16 for ACE-Step 1.5.
+
+    Args:
+        vae: where its weights are, the decoding is done, in their precision.
+    """
+
+    def __init__(self, vae: AutoencoderOobleck) -> None:
+        self.config, self.device, self.dtype = vae.config, vae.device, vae.dtype
+        self.upsampling_ratios = vae.upsampling_ratios
+        self._layers = _Layers(vae)
+        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(self.device))  # which makes the weights
+        self._capture = Capture(self.device, most=SHAPES)
+        self._buffers: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+        self._lock = threading.Lock()  # one window at a time: the next overwrites the buffers
+
+    def decoder(self, latents: Tensor) -> Tensor:
+        """Audio `[B, 2, S]` of latents `[B, 64, T]`, in the weights' dtype; ordered on the caller's current stream."""
+        if self._stream is None:
+            with torch.no_grad():
+                return self._layers(latents)
+        # buffers that are written again must be no inference tensors
+        with self._lock, torch.inference_mode(False), torch.no_grad():
+            shape, caller = tuple(latents.shape), torch.cuda.current_stream(self.device)
+            self._stream.wait_stream(caller)
+            latents.record_stream(self._stream)
+            with torch.cuda.stream(self._stream):
+                done = self._layers(latents) if shape[2] > LONGEST else self._replayed(latents)
+            caller.wait_stream(self._stream)
+            done.record_stream(caller)
+            return done
+
+    def _replayed(self, latents: Tensor) -> Tensor:
+        """At a shape's first sight cuDNN tries its kernels, for those it guesses were 16 times slower, and all is
+        captured in the same thread, for it remembers by thread. It waits for the device, so no tick is captured then.
+        """
+        shape = tuple(latents.shape)
+        new = shape not in self._buffers
+        given, audio = self._made(shape)
+        given.copy_(latents)
+        with runtime().lane(self.device).lock if new else nullcontext():
+            for _ in range(1 + new):
+                self._capture.run((shape, given, audio), lambda: audio.copy_(self._tuned(given)))
+        return audio.clone()
+
+    def _tuned(self, latents: Tensor) -> Tensor:
+        settings = torch.backends.cudnn
+        with _settings:
+            before, settings.benchmark = settings.benchmark, True
+            try:
+                return self._layers(latents)
+            finally:
+                settings.benchmark = before
+
+    def _made(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Where latents and audio of this shape lie."""
+        if shape in self._buffers:
+            self._buffers[shape] = self._buffers.pop(shape)
+        else:
+            sizes = shape, (shape[0], self.config.audio_channels, shape[2] * HOP)
+            given, audio = (torch.zeros(size, dtype=self.dtype, device=self.device) for size in sizes)
+            self._buffers[shape] = given, audio
+            if len(self._buffers) > SHAPES:
+                del self._buffers[next(iter(self._buffers))]
+        return self._buffers[shape]
+
+
+class _Layers:
+    """The decoder's layers as plain tensors, and its forward pass."""
+
+    def __init__(self, vae: AutoencoderOobleck) -> None:
+        decoder = vae.decoder
+        self.first, self.last = _Conv(decoder.conv1), _Conv(decoder.conv2)
+        bends = [*(block.snake1 for block in decoder.block), decoder.snake1]
+        self.start, *after = (_bend(layer) for layer in bends)
+        self.blocks = []
+        for block, end in zip(decoder.block, after, strict=True):
+            units = [block.res_unit1, block.res_unit2, block.res_unit3]
+            follow = [*(_bend(unit.snake1) for unit in units[1:]), end]
+            made = [
+                (
+                    _Conv(unit.conv1),
+                    _bend(unit.snake2),
+                    _weight(unit.conv2)[:, :, 0].T.contiguous(),
+                    unit.conv2.bias,
+                    then,
+                )
+                for unit, then in zip(units, follow, strict=True)
+            ]
+            self.blocks.append((_Conv(block.conv_t1), _bend(units[0].snake1), made))
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        """Every bias is added by the snake that reads its convolution."""
+        x = self.first(latents[:, :, None].contiguous(memory_format=torch.channels_last))
+        _, bent = snake(x, self.first.bias, self.start)
+        for up, bend, units in self.blocks:
+            x, bent = snake(up(bent), up.bias, bend)
+            for conv, inner, weight, bias, then in units:
+                _, between = snake(conv(bent), conv.bias, inner)
+                # a convolution over one sample is a product
+                product = (_rows(between) @ weight).view(x.shape[0], 1, -1, weight.shape[1]).permute(0, 3, 1, 2)
+                x, bent = snake(x, bias, then, product)
+        return self.last(bent)[:, :, 0]
+
+
+class _Conv:
+    """A convolution over time, or a transposed one, as one over an image of height 1 with the channels last.
+
+    Without its bias, of zeros where the layer has none.
+    """
+
+    def __init__(self, layer: nn.Conv1d | nn.ConvTranspose1d) -> None:
+        self.weight = _weight(layer)[:, :, None].contiguous(memory_format=torch.channels_last)
+        self.bias = self.weight.new_zeros(layer.out_channels) if layer.bias is None else layer.bias.detach()
+        self.stride, self.padding = layer.stride[0], int(layer.padding[0])
+        self.dilation, self.up = layer.dilation[0], isinstance(layer, nn.ConvTranspose1d)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.up:
+            return F.conv_transpose2d(x, self.weight, None, (1, self.stride), (0, self.padding))
+        return F.conv2d(x, self.weight, None, (1, 1), (0, self.padding), (1, self.dilation))
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    """With its norm folded in, in float32."""
+    if not hasattr(layer, "weight_g"):
+        return layer.get_parameter("weight").detach()
+    v, g = (layer.get_parameter(name).detach() for name in ("weight_v", "weight_g"))
+    return torch._weight_norm(v.float(), g.float(), 0).to(v.dtype)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """`[B, C, 1, L]` as the matrix `[B L, C]` that it is in memory."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def _bend(layer: nn.Module) -> Bend:
+    alpha, beta = (layer.get_parameter(name).detach().float().flatten() for name in ("alpha", "beta"))
+    if layer.logscale:
+        alpha, beta = alpha.exp(), beta.exp()
+    return Bend(alpha.contiguous(), (beta + 1e-9).reciprocal().contiguous())

@@ -1,0 +1,61 @@
+"""Knobs that turn by themselves: numbers over ticks that a session plays back. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..constants import MAX_DEPTH
+from ..errors import InputError, check_choice, check_range, check_whole
+from .knobs import KNOBS
+
+DEPTH = "depth"  # structural: it goes through `Session.configure`, every other one through `Session.set`
+AUTOMATABLE = (DEPTH, *(name for name, knob in KNOBS.items() if not knob.options))
+
+
+@dataclass(frozen=True)
+class Track:
+    """One knob over the ticks of a session.
+
+    Attributes:
+        knob: one of `AUTOMATABLE`.
+        values: a number a tick; a switch is on from 0.5. Kept as a tuple of what the knob takes.
+        start: the tick of the first value; before it the track does nothing.
+        loop: begin again behind the last value, instead of holding it.
+    """
+
+    knob: str
+    values: Sequence[float]
+    start: int = 0
+    loop: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("the automated knob", self.knob, AUTOMATABLE)
+        check_whole("the track's start", self.start, 0, 1 << 53, "give the tick of its first value")
+        listed = getattr(self.values, "tolist", lambda: self.values)()
+        if not isinstance(listed, list | tuple) or not listed:
+            raise InputError(f"the track of {self.knob} has no values", "one a tick is needed", "give at least one")
+        object.__setattr__(self, "values", tuple(self._taken(number) for number in listed))
+
+    def at(self, tick: int) -> Any:
+        """The knob's value at a tick, counted from 0; None before the start."""
+        place = tick - self.start
+        if place < 0:
+            return None
+        return self.values[place % len(self.values) if self.loop else min(place, len(self.values) - 1)]
+
+    def _taken(self, number: Any) -> float:
+        """A number as the knob takes it, checked against its limits."""
+        if not isinstance(number, int | float):
+            raise InputError(f"the track of {self.knob} holds {number!r}", "allowed are numbers", "give one a tick")
+        if self.knob == DEPTH:
+            whole = int(number) if float(number).is_integer() else number
+            check_whole(DEPTH, whole, 1, MAX_DEPTH, "choose how many generations are in flight")
+            return whole
+        knob = KNOBS[self.knob]
+        if isinstance(knob.default, bool):
+            check_range(knob.name.replace("_", " "), number, 0.0, 1.0, "0 is off, 1 is on")
+            return number >= 0.5
+        knob.check(number)
+        return float(number)

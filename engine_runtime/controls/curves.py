@@ -1,0 +1,314 @@
+"""Curves: a number for every latent frame, made when the number of frames is known.
+
+Frame `i` of `n` lies at `i / 25` seconds, and at `i / (n-1)` of the whole length. Torch-free; all of it is float64
+until `Curve.values` hands out float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..constants import LATENT_HZ, MAX_SECONDS
+from ..errors import InputError, check_choice, check_range, check_whole
+
+Array = NDArray[np.float64]
+
+SHAPES = ("sine", "triangle", "square", "random")
+UNITS = ("Hz", "cycles")
+EDGES = ("hold", "wrap")
+
+MAX_FRAMES = MAX_SECONDS * LATENT_HZ
+MAX_CURVES = 8192  # that one is made of; each has up to 120 kB while it is drawn
+MAX_RATE = LATENT_HZ / 2  # Hz; what swings faster than every other frame looks like something slower
+STEP = 0.5  # the farthest a random walk goes from one cycle to the next, as a share of its range
+EXACT = 9  # decimals of a phase: an edge must not fall to the side that rounding picks
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A number for every frame.
+
+    Attributes:
+        make: `[frames]` float64, for a number of frames and the values of each part.
+        frames: the only length it has, where it was measured and not drawn; None where it fits any.
+        parts: the curves it is made of.
+        drawn_at: frames that its parts are asked for; None is as many as it is asked for itself.
+    """
+
+    make: Callable[..., Array]
+    frames: int | None = None
+    parts: tuple[Curve, ...] = field(default=(), repr=False)
+    drawn_at: int | None = None
+
+    def values(self, frames: int) -> NDArray[np.float32]:
+        """`[frames]` float32, finite.
+
+        Raises:
+            InputError: for another length than its only one, where it leaves what float32 can hold, and for a curve
+                of more than `MAX_CURVES`.
+        """
+        _check_length(frames)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return _narrowed(self._evaluate(frames))
+
+    def _evaluate(self, frames: int) -> Array:
+        """Make every part once, however many curves use it and however long their chain is, and drop it after the last.
+
+        Returns: `[frames]` float64.
+        """
+        root = (self, frames)
+        graph: dict[tuple[Curve, int], list[tuple[Curve, int]]] = {}
+        found = [root]
+        while found:
+            curve, asked = one = found.pop()
+            if one not in graph:
+                graph[one] = [(part, curve.drawn_at or asked) for part in curve.parts]
+                found += graph[one]
+            if len(graph) > MAX_CURVES:
+                raise InputError(
+                    "a curve is made of more curves than can be drawn", f"allowed are {MAX_CURVES}", "use fewer"
+                )
+        uses = Counter(part for parts in graph.values() for part in parts)
+        made: dict[tuple[Curve, int], Array] = {}
+        for one in TopologicalSorter(graph).static_order():
+            made[one] = one[0].make(one[1], *(made[part] for part in graph[one]))
+            uses.subtract(graph[one])
+            for part in {part for part in graph[one] if not uses[part]}:
+                del made[part]
+        return made[root]
+
+
+def _narrowed(values: Array) -> NDArray[np.float32]:
+    made = values.astype(np.float32)
+    if not np.isfinite(made).all():
+        at = int(np.argmin(np.isfinite(made))) / LATENT_HZ
+        raise InputError(
+            f"the curve is NaN or infinite at {at:g} s", "allowed are finite numbers", "look at what it is made of"
+        )
+    return made
+
+
+def constant(value: float) -> Curve:
+    """The same number everywhere."""
+    check_finite("the value", value)
+    return Curve(lambda frames: np.full(frames, float(value)))
+
+
+def ramp(start: float, end: float, begin: float = 0.0, until: float = 0.0) -> Curve:
+    """A straight line from `start` to `end`, held before `begin` and after `until` (seconds; 0 is the last frame)."""
+    for name, value in (("the start", start), ("the end", end)):
+        check_finite(name, value)
+    check_range("the beginning of a ramp", begin, 0, MAX_SECONDS, "give seconds")
+    check_range("the end of a ramp", until, 0, MAX_SECONDS, "give seconds, or 0 for the last frame")
+    if 0 < until <= begin:
+        raise InputError(f"a ramp runs from {begin:g} to {until:g} s", "its end comes after its beginning", "swap them")
+
+    def make(frames: int) -> Array:
+        first = begin * LATENT_HZ
+        last = until * LATENT_HZ if until else frames - 1
+        if last <= first:  # the music ends before the ramp begins
+            return np.full(frames, float(start))
+        return np.interp(np.arange(frames), [first, last], [start, end])
+
+    return Curve(make)
+
+
+def lfo(
+    shape: str, rate: float, unit: str = "Hz", phase: float = 0.0, low: float = 0.0, high: float = 1.0, seed: int = 0
+) -> Curve:
+    """A low-frequency oscillator between `low` and `high`.
+
+    Args:
+        shape: `sine` and `triangle` start half-way and rise, `square` starts high; `random` wanders smoothly.
+        rate: in Hz, or cycles over the whole length: what ends a whole number of cycles later loops without a seam.
+        phase: where in its cycle it starts, 0 to 1.
+        seed: of `random`; the same seed gives the same walk, and a longer one begins like a shorter one.
+    """
+    check_choice("the shape", shape, SHAPES)
+    check_choice("the unit", unit, UNITS)
+    check_range("the phase", phase, 0, 1, "give the share of a cycle")
+    check_range("the rate", rate, 0, MAX_RATE if unit == "Hz" else MAX_FRAMES / 2, "a curve has 25 frames a second")
+    check_whole("the seed", seed, 0, 2**64 - 1, "give another")
+
+    def make(frames: int) -> Array:
+        hz = rate if unit == "Hz" else rate * LATENT_HZ / frames
+        if hz > MAX_RATE:
+            raise InputError(
+                f"{rate:g} cycles are asked of {frames} frames", f"allowed are {frames // 2}", "lower the rate"
+            )
+        cycles = np.round(hz * np.arange(frames) / LATENT_HZ + phase, EXACT)
+        return _wander(cycles, seed) if shape == "random" else _SWINGS[shape](cycles % 1.0)
+
+    return between(Curve(make), low, high)
+
+
+def _triangle(phase: Array) -> Array:
+    return 1.0 - np.abs(((phase + 0.25) % 1.0) * 2.0 - 1.0)
+
+
+_SWINGS: dict[str, Callable[[Array], Array]] = {
+    "sine": lambda phase: 0.5 + 0.5 * np.sin(2.0 * math.pi * phase),
+    "triangle": _triangle,
+    "square": lambda phase: (phase < 0.5).astype(np.float64),
+}
+
+
+def _wander(cycles: Array, seed: int) -> Array:
+    """A random walk in [0, 1] with a step every cycle, folded back at the edges, and an S-curve between the steps.
+
+    Only whole bits of PCG64 are used, no library function that platforms round differently.
+    """
+    draws = np.random.Generator(np.random.PCG64(seed)).random(int(cycles[-1]) + 2)
+    steps = np.concatenate([draws[:1], (draws[1:] * 2.0 - 1.0) * STEP])
+    places = 1.0 - np.abs(1.0 - np.cumsum(steps) % 2.0)
+    at = cycles.astype(np.int64)
+    t = cycles - at
+    return places[at] + (places[at + 1] - places[at]) * t * t * (3.0 - 2.0 * t)
+
+
+def drawn(shape: Callable[[Array], Array], low: float = 0.0, high: float = 1.0) -> Curve:
+    """A curve from a function of the share of the length, 0 to 1, that gives 0 for `low` and 1 for `high`."""
+    return between(Curve(lambda frames: shape(np.linspace(0.0, 1.0, frames))), low, high)
+
+
+def arithmetic(a: Curve | float, b: Curve | float, operation: str, amount: Curve | float = 0.5) -> Curve:
+    """Two curves, frame by frame; a number stands for a constant.
+
+    Args:
+        amount: of `mix` alone: 0 is `a`, 1 is `b`.
+
+    Raises:
+        InputError: for curves of two lengths; when asked for values, for a division by zero.
+    """
+    check_choice("the operation", operation, _OPERATIONS)
+    parts = as_curve(a), as_curve(b), *([as_curve(amount)] if operation == "mix" else [])
+    return Curve(lambda frames, *values: _OPERATIONS[operation](*values), _common(*parts), parts)
+
+
+def _divide(a: Array, b: Array) -> Array:
+    if not b.all():
+        at = int(np.argmin(b != 0)) / LATENT_HZ
+        raise InputError(
+            f"the curve divides by 0 at {at:g} s", "allowed is any other divisor", "keep b away from 0, say by maximum"
+        )
+    return a / b
+
+
+def _mix(a: Array, b: Array, share: Array) -> Array:
+    return (1.0 - share) * a + share * b
+
+
+_OPERATIONS: dict[str, Callable[..., Array]] = {
+    "add": np.add,
+    "subtract": np.subtract,
+    "multiply": np.multiply,
+    "divide": _divide,
+    "minimum": np.minimum,
+    "maximum": np.maximum,
+    "mix": _mix,
+}
+OPERATIONS = tuple(_OPERATIONS)
+
+
+def between(curve: Curve, low: float, high: float) -> Curve:
+    """A curve from 0 to 1 brought to `low` to `high`; `low` may be the larger, which turns it upside down."""
+    for name, value in (("low", low), ("high", high)):
+        check_finite(name, value)
+    return Curve(lambda frames, values: low + (high - low) * values, curve.frames, (curve,))
+
+
+def fixed(values: Sequence[float] | NDArray[Any]) -> Curve:
+    """Measured values `[frames]`: a curve that has this length and no other."""
+    array = np.array(values, dtype=np.float64)
+    if array.ndim != 1 or not 0 < len(array) <= MAX_FRAMES:
+        raise InputError(
+            f"the values have shape {list(array.shape)}", f"allowed is [1 to {MAX_FRAMES} frames]", "cut them"
+        )
+    if not np.isfinite(array).all():
+        raise InputError("the values hold NaN or infinity", "allowed are finite numbers", "make them again")
+
+    def make(frames: int) -> Array:
+        if frames != len(array):
+            raise InputError(
+                f"the curve has {len(array)} frames ({len(array) / LATENT_HZ:g} s)",
+                f"{frames} frames ({frames / LATENT_HZ:g} s) are asked for",
+                "put Curve Resample after it",
+            )
+        return array
+
+    return Curve(make, len(array))
+
+
+def resample(curve: Curve, frames: int | None = None) -> Curve:
+    """A curve stretched to whatever length is asked for: linear, its first and last values stay first and last.
+
+    Args:
+        frames: the length it is drawn at before; None is its own. A curve that fits any length needs none then.
+    """
+    length = frames or curve.frames
+    if length is None:
+        return curve
+
+    _check_length(length)
+
+    def make(asked: int, drawn: Array) -> Array:
+        return np.interp(np.linspace(0.0, 1.0, asked), np.linspace(0.0, 1.0, length), _narrowed(drawn))
+
+    return Curve(make, None, (curve,), length)
+
+
+def shift(curve: Curve, seconds: float, edges: str = "hold") -> Curve:
+    """A curve moved later in time, or earlier below 0; between frames it is read linearly.
+
+    Args:
+        edges: `hold` repeats the first or last value in the gap, `wrap` fills it with what left on the other side.
+    """
+    check_range("the shift", seconds, -MAX_SECONDS, MAX_SECONDS, "give seconds")
+    check_choice("the edges", edges, EDGES)
+
+    def make(frames: int, values: Array) -> Array:
+        at = np.round(np.arange(frames) - seconds * LATENT_HZ, EXACT)
+        return np.interp(at, np.arange(frames), values, period=frames if edges == "wrap" else None)
+
+    return Curve(make, curve.frames, (curve,))
+
+
+def frames_in(seconds: float) -> int:
+    """Frames of a length in seconds; 0 stays 0, anything more is a frame at least."""
+    check_range("the length", seconds, 0, MAX_SECONDS, "give seconds")
+    return max(1, round(seconds * LATENT_HZ)) if seconds else 0
+
+
+def as_curve(value: Curve | float) -> Curve:
+    """A curve, or the constant that a number stands for."""
+    return value if isinstance(value, Curve) else constant(value)
+
+
+def check_finite(name: str, value: float) -> None:
+    """Raise `InputError` for NaN or infinity."""
+    if not math.isfinite(value):
+        raise InputError(f"{name} is {value}", "allowed are finite numbers", "give one")
+
+
+def _check_length(frames: int) -> None:
+    check_whole("the length of a curve in frames", frames, 1, MAX_FRAMES, "ask for 0.04 to 600 seconds")
+
+
+def _common(*curves: Curve) -> int | None:
+    """The only length that all of them have, if any has one."""
+    lengths = sorted({curve.frames for curve in curves if curve.frames is not None})
+    if len(lengths) > 1:
+        raise InputError(
+            f"the curves have {lengths[0]} and {lengths[-1]} frames",
+            "curves that meet have one length",
+            "put Curve Resample after one of them",
+        )
+    return lengths[0] if lengths else None

@@ -1,0 +1,244 @@
+"""What audio says about itself: loudness and beats, at the latent rate. Torch-free.
+
+Audio is `[channels, samples]` float, at any sample rate. Channels are never added up, for they may cancel.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..constants import HOP, LATENT_HZ, MAX_SECONDS, SAMPLE_RATE
+from ..errors import AudioError, InputError, check_range, check_whole
+from .curves import Curve, fixed
+
+Array = NDArray[Any]
+
+MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
+MIN_BPM, MAX_BPM = 40.0, 240.0
+MAX_MS = 60_000.0
+
+TRACK_RATE = 16_000  # Hz, what beats are looked for in
+FLUX_HZ = 100  # onset strengths per second
+WINDOW = 512  # samples of one spectrum at TRACK_RATE
+LAG = 0.010  # s, from the centre of the window in which the spectrum changes most to the onset that enters it
+LIKELY_BPM, SPREAD = 120.0, 0.9  # the tempo that people tap most, and octaves around it (Ellis 2007)
+OFF_TEMPO = 0.15  # of a beat: farther off, the first or last one is an accident
+TIGHTNESS = 100.0  # how much a beat off the tempo costs, against onsets of unit deviation (Ellis 2007)
+
+
+@dataclass(frozen=True)
+class Beats:
+    """Where the beats are.
+
+    Attributes:
+        bpm: beats a minute.
+        times: seconds, `[beats]`.
+    """
+
+    bpm: float
+    times: Array
+
+
+def frames_of(samples: int, sample_rate: int) -> int:
+    """Latent frames of a clip, as encoding it makes them: what is left over at the end is dropped."""
+    return max(1, math.ceil(samples * SAMPLE_RATE / sample_rate) // HOP)
+
+
+def envelope(audio: Array, sample_rate: int, attack: float = 10.0, release: float = 200.0) -> Curve:
+    """The loudness of a clip: RMS of each frame, followed at two speeds, its peak at 1. Silence gives zeros.
+
+    Args:
+        attack: time constant in ms while it gets louder; 0 follows at once.
+        release: the same while it gets quieter.
+    """
+    samples = checked(audio, sample_rate)
+    for name, value in (("attack", attack), ("release", release)):
+        check_range(f"the {name}", value, 0, MAX_MS, "give milliseconds")
+    frames = frames_of(samples.shape[1], sample_rate)
+    power = np.square(samples, dtype=np.float64).mean(axis=0)
+    edges = np.round(np.arange(frames + 1) * sample_rate / LATENT_HZ).astype(np.int64).clip(max=len(power))
+    sums = np.concatenate([[0.0], np.cumsum(power)])
+    loudness = np.sqrt((sums[edges[1:]] - sums[edges[:-1]]).clip(min=0) / np.maximum(np.diff(edges), 1))
+    up, down = _share(attack), _share(release)
+    level, followed = 0.0, np.empty(frames)
+    for i, now in enumerate(loudness):
+        level += (now - level) * (up if now > level else down)
+        followed[i] = level
+    peak = followed.max()
+    return fixed(followed / peak if peak > 0 else followed)
+
+
+def pulses(times: Array, frames: int, decay: float = 200.0) -> Array:
+    """1 at the frame nearest to each time (s), and `e` times less every `decay` ms after it: `[frames]` float64."""
+    check_range("the decay", decay, 0, MAX_MS, "give milliseconds")
+    at = np.unique(np.round(np.asarray(times, dtype=np.float64) * LATENT_HZ)).astype(np.int64)
+    index = np.arange(frames)
+    last = np.searchsorted(at, index, side="right") - 1
+    since = (index - at[last.clip(min=0)]) / LATENT_HZ * 1e3 if len(at) else index
+    fall = np.exp(-since / decay) if decay > 0 else (since == 0).astype(np.float64)
+    return np.where(last >= 0, fall, 0.0)
+
+
+def beat_grid(bpm: float, every: int = 1, offset: float = 0.0, decay: float = 200.0) -> Curve:
+    """A pulse every so many beats of a steady tempo, the first one `offset` seconds in; it fits any length."""
+    check_range("the tempo", bpm, MIN_BPM, MAX_BPM, "give beats a minute")
+    check_whole("every", every, 1, 64, "give a number of beats")
+    check_range("the offset", offset, -MAX_SECONDS, MAX_SECONDS, "give seconds")
+    check_range("the decay", decay, 0, MAX_MS, "give milliseconds")
+    period = every * 60.0 / bpm
+
+    def make(frames: int) -> Array:
+        return pulses(_grid(period, offset, frames / LATENT_HZ), frames, decay)
+
+    return Curve(make)
+
+
+def _grid(period: float, offset: float, seconds: float) -> Array:
+    """Times from 0 on; an offset below 0 skips the pulses that lie before the start."""
+    first = math.ceil(-offset / period) if offset < 0 else 0
+    count = max(0, math.ceil((seconds - offset) / period) - first)
+    return offset + period * (first + np.arange(count))
+
+
+def beat_curve(beats: Beats, frames: int, every: int = 1, offset: float = 0.0, decay: float = 200.0) -> Curve:
+    """A pulse at every so many found beats, all moved by `offset` seconds; it has the length of the clip."""
+    check_whole("every", every, 1, 64, "give a number of beats")
+    check_range("the offset", offset, -MAX_SECONDS, MAX_SECONDS, "give seconds")
+    times = beats.times[::every] + offset
+    return fixed(pulses(times[times >= 0], frames, decay))
+
+
+def find_beats(audio: Array, sample_rate: int, bpm: float = 0.0) -> Beats:
+    """The beats of a clip by dynamic programming over onset strength.
+
+    After D. Ellis, "Beat Tracking by Dynamic Programming", JNMR 36(1), 2007: spectral flux, the tempo at which it
+    repeats, and the chain of frames that are strong and that far apart. One steady tempo; music without beats gets
+    the chain that fits least badly.
+
+    Args:
+        bpm: the tempo, where it is known; 0 finds it, between 40 and 240.
+
+    Raises:
+        InputError: for silence, and for a clip too short to hold two beats.
+    """
+    if bpm:
+        check_range("the tempo", bpm, MIN_BPM, MAX_BPM, "give beats a minute, or 0 to find it")
+    flux = onset_strength(audio, sample_rate)
+    if not flux.any() or len(flux) < 2 * FLUX_HZ:
+        raise InputError(
+            f"no beat was found in {np.shape(audio)[1] / sample_rate:.2g} s of audio",
+            "a clip of 2 s or more with audible onsets is needed",
+            "give another clip, or the tempo and no audio",
+        )
+    period = 60.0 * FLUX_HZ / bpm if bpm else _period(flux)
+    at = _chain(flux, period)
+    found = bpm or (60.0 * FLUX_HZ * (len(at) - 1) / (at[-1] - at[0]) if len(at) > 1 else 60.0 * FLUX_HZ / period)
+    return Beats(float(found), (at / FLUX_HZ + LAG).clip(min=0))
+
+
+def onset_strength(audio: Array, sample_rate: int) -> Array:
+    """How much new sound there is, 100 times a second: what log spectra gain, over all bands and channels."""
+    from scipy.fft import rfft
+    from scipy.signal import resample_poly
+
+    samples = checked(audio, sample_rate)
+    common = math.gcd(TRACK_RATE, sample_rate)
+    hop = TRACK_RATE // FLUX_HZ
+    window = np.hanning(WINDOW + 1)[:-1].astype(np.float32)
+    total: Any = 0.0
+    for channel in samples:
+        low = resample_poly(channel, TRACK_RATE // common, sample_rate // common)
+        padded = np.pad(low, (WINDOW // 2 + hop, WINDOW // 2))  # a frame of silence before, so that frame 0 can gain
+        cut = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::hop]
+        loud = np.abs(rfft(cut * window, axis=1))
+        peak = loud.max()
+        if peak > 0:
+            spectra = np.log1p(loud * (1e2 / peak))
+            total = total + np.maximum(np.diff(spectra, axis=0), 0.0).sum(axis=1, dtype=np.float64)
+    if np.ndim(total) == 0:
+        return np.zeros(max(1, samples.shape[1] * FLUX_HZ // sample_rate))
+    edge = math.ceil(WINDOW / hop)  # that a clip begins is an onset too, but tells less than the others
+    total[:edge] = np.minimum(total[:edge], 0.5 * total[edge:].max(initial=0.0))
+    return total
+
+
+def _period(flux: Array) -> float:
+    """Frames from beat to beat: where the autocorrelation is highest, tempi near 120 preferred."""
+    from scipy.signal import correlate
+
+    centred = flux - flux.mean()
+    same = correlate(centred, centred, method="fft")[len(flux) - 1 :]
+    lags = np.arange(1, len(same))
+    octaves = np.log2(60.0 * FLUX_HZ / lags / LIKELY_BPM) / SPREAD
+    allowed = (lags >= 60.0 * FLUX_HZ / MAX_BPM) & (lags <= 60.0 * FLUX_HZ / MIN_BPM)
+    weighted = np.where(allowed, same[1:] * np.exp(-0.5 * octaves**2), -np.inf)
+    best = int(lags[np.argmax(weighted)])
+    before, here, after = same[best - 1], same[best], same[min(best + 1, len(same) - 1)]
+    bend = before - 2.0 * here + after
+    return best + (0.5 * (before - after) / bend if bend < 0 else 0.0)  # the top of a parabola
+
+
+def _chain(flux: Array, period: float) -> Array:
+    """The frames of the best chain of beats, in order."""
+    from scipy.ndimage import gaussian_filter1d
+
+    strength = gaussian_filter1d(flux / (flux.std() or 1.0), period / 32.0)
+    nearest, farthest = max(1, round(period / 2)), round(period * 2)
+    steps = np.arange(farthest, nearest - 1, -1)
+    cost = TIGHTNESS * np.log(steps / period) ** 2
+    score, before = strength.copy(), np.full(len(strength), -1)
+    floor = 0.01 * strength.max()
+    begun = False
+    for t in range(nearest, len(strength)):
+        usable = steps <= t
+        reached = score[t - steps[usable]] - cost[usable]
+        best = int(np.argmax(reached))
+        if not begun and strength[t] < floor:  # silence before the first beat is no part of the chain
+            continue
+        begun = True
+        if reached[best] > 0:
+            score[t] += reached[best]
+            before[t] = t - steps[usable][best]
+    tail = max(0, len(score) - farthest)
+    chain = [tail + int(np.argmax(score[tail:]))]
+    while before[chain[-1]] >= 0:
+        chain.append(int(before[chain[-1]]))
+    return _trimmed(np.array(chain[::-1]), strength, period)
+
+
+def _trimmed(beats: Array, strength: Array, period: float) -> Array:
+    """Without what is no beat at either end: one counted on into silence, or one off the tempo, such as the onset
+    that a clip makes by beginning."""
+    loud = np.flatnonzero(strength[beats] > 0.1 * strength[beats].mean())
+    beats = beats[loud[0] : loud[-1] + 1] if len(loud) else beats
+    steady = np.abs(np.diff(beats) - period) <= max(1.0, OFF_TEMPO * period)
+    if not steady.any():
+        return beats
+    kept = np.flatnonzero(steady)
+    return beats[kept[0] : kept[-1] + 2]
+
+
+def _share(ms: float) -> float:
+    """How much of the way a follower with this time constant goes in one frame."""
+    return 1.0 - math.exp(-1e3 / LATENT_HZ / ms) if ms > 0 else 1.0
+
+
+def checked(audio: Array, sample_rate: int) -> Array:
+    """`[channels, samples]` float32."""
+    if not MIN_RATE <= sample_rate <= MAX_RATE:
+        raise AudioError(f"the sample rate is {sample_rate} Hz", f"allowed is {MIN_RATE} to {MAX_RATE}", "resample it")
+    samples = np.asarray(audio, dtype=np.float32)
+    if samples.ndim != 2 or 0 in samples.shape:
+        raise AudioError(f"the audio has shape {list(samples.shape)}", "allowed is [channels, samples]", "give a clip")
+    if samples.shape[1] > MAX_SECONDS * sample_rate:
+        raise AudioError(
+            f"the audio is {samples.shape[1] / sample_rate:g} s long", f"allowed is {MAX_SECONDS} s", "trim it"
+        )
+    if not np.isfinite(samples).all():
+        raise AudioError("the audio holds NaN or infinity", "only finite samples are allowed", "export it again")
+    return samples

@@ -1,0 +1,188 @@
+"""What can be turned while music plays, with every default, limit and explanation written once. Torch-free.
+
+A hot knob changes the very next tick of every slot in flight. Nodes, command line, automation, logs and docs read
+their names, defaults and limits from here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any
+
+from ..constants import LATENT_DIM, MAX_CONDITIONS
+from ..errors import InputError, check_choice, check_flag
+from .values import Value, check_frames, check_value, fits_frames, is_constant, is_curve
+
+DCW_MODES = ("low", "high", "double", "pix")
+WAVELETS = ("haar", "db2", "db3", "db4", "sym4", "coif1")  # of PyWavelets, orthogonal and short
+
+
+@dataclass(frozen=True)
+class Knob:
+    """What one knob is.
+
+    Attributes:
+        limits: smallest and largest number, and what to do about another.
+        neutral: the number at which it does nothing and costs nothing; None where there is none.
+        channels: 64 where a curve may also be per channel.
+    """
+
+    name: str
+    help: str
+    default: Any
+    low: float = 0.0
+    high: float = 1.0
+    neutral: float | None = None
+    channels: int = 0
+    options: tuple[str, ...] = ()
+
+    @property
+    def spoken(self) -> str:
+        return self.name.replace("_", " ")
+
+    @property
+    def limits(self) -> tuple[float, float, str]:
+        return self.low, self.high, self.help[0].lower() + self.help[1:].rstrip(".")
+
+    @property
+    def default_text(self) -> str:
+        """For lists: what it is until it is turned."""
+        if self.default is None:
+            return "the request's"
+        return ("off", "on")[self.default] if isinstance(self.default, bool) else str(self.default)
+
+    @property
+    def range_text(self) -> str:
+        if self.takes_curve:
+            return f"{self.low:g} to {self.high:g}"
+        return ", ".join(self.options) or "on, off"
+
+    @property
+    def takes_curve(self) -> bool:
+        return not self.options and not isinstance(self.default, bool)
+
+    def parse(self, text: str) -> Any:
+        """A value of this knob from text. Raises `InputError` for what it does not take."""
+        value: Any = {"true": True, "on": True, "false": False, "off": False}.get(text.lower(), text)
+        if self.takes_curve:
+            with contextlib.suppress(ValueError):
+                value = float(text)
+        self.check(value)
+        return value
+
+    def is_still(self, value: Any) -> bool:
+        """Whether it does nothing at this value. Reads the device of a curve that lies on one."""
+        return self.neutral is not None and value is not None and is_constant(value, self.neutral)
+
+    def fits(self, value: Any, frames: int) -> bool:
+        """Whether it is a number, or a curve for music of this length."""
+        return not is_curve(value) or fits_frames(value, frames, self.channels)
+
+    def check_frames(self, value: Any, frames: int) -> None:
+        """Raise `InputError` for a curve of another length."""
+        check_frames(self.spoken, value, frames, self.channels)
+
+    def check(self, value: Any) -> None:
+        """Raise `InputError` for a value that this knob does not take."""
+        name = self.spoken
+        if value is None and self.default is None:
+            return
+        if self.options:
+            check_choice(name, value, self.options)
+        elif isinstance(self.default, bool):
+            check_flag(name, value)
+        elif value is None or isinstance(value, str | bool):
+            raise InputError(f"{name} is {value!r}", "allowed is a number or a curve", "give one")
+        else:
+            check_value(name, value, *self.limits, channels=self.channels)
+
+
+def _knob(help: str, default: Any, **limits: Any) -> Any:
+    return field(default=default, metadata={"help": help, **limits})
+
+
+@dataclass(frozen=True, eq=False)
+class Knobs:
+    """The hot knobs of a session. A value is a number, or a curve `[T]` with one number a frame.
+
+    The three of guidance are None until they are turned: each request then keeps its own.
+    """
+
+    velocity_scale: Value = _knob("How far each step goes; 1 is the model's own.", 1.0, high=4.0, neutral=1.0)
+    ode_noise: Value = _knob("Fresh noise added after each step of the ode solver, times sigma.", 0.0, neutral=0.0)
+    sde: Value = _knob(
+        "What the sde solver renoises: 1 its prediction, 0 the source, where there is one.", 1.0, neutral=1.0
+    )
+    guidance_scale: Value | None = _knob(
+        "How strongly the prompt is followed; 1 is off.", None, high=100.0, neutral=1.0
+    )
+    momentum: Value | None = _knob("Of the guidance, step to step; below 0 it damps repeated pushes.", None, low=-1.0)
+    rescale: Value | None = _knob("Brings a guided velocity back to its norm before guidance.", None, neutral=0.0)
+    target_strength: Value = _knob("Pull of each prediction toward the request's target.", 0.0, neutral=0.0)
+    channel_gain: Value = _knob(
+        "Gain of the latent channels that the decoder sees.", 1.0, high=10.0, neutral=1.0, channels=LATENT_DIM
+    )
+    blend: Value | None = _knob(
+        "Cross-fade along a request's conditions: 0 is the first, 1 the second, between is both.",
+        None,
+        high=MAX_CONDITIONS - 1.0,
+    )
+    dcw: bool = _knob("Wavelet correction of each step (DCW).", False)
+    dcw_mode: str = _knob("Bands that are corrected; pix corrects all at once.", "double", options=DCW_MODES)
+    dcw_low: Value = _knob("Push of the low band at noise; of all in mode pix.", 0.05, low=-1.0, neutral=0.0)
+    dcw_high: Value = _knob("Push of the high band near the end.", 0.02, low=-1.0, neutral=0.0)
+    dcw_wavelet: str = _knob("Wavelet over time that splits the bands.", "haar", options=WAVELETS)
+
+    def __post_init__(self) -> None:
+        for name, knob in KNOBS.items():
+            knob.check(getattr(self, name))
+
+    @staticmethod
+    def check(changes: Mapping[str, Any]) -> frozenset[str]:
+        """Check values by name; returns those that do nothing. Reads the device of curves that lie on one.
+
+        Raises:
+            InputError: for an unknown name or a value out of range.
+        """
+        check_names(changes)
+        for name, value in changes.items():
+            KNOBS[name].check(value)
+        return frozenset(name for name, value in changes.items() if KNOBS[name].is_still(value))
+
+    def with_checked(self, values: Mapping[str, Any], still: frozenset[str]) -> Knobs:
+        """These knobs with some changed to values that `check` has passed; what is held is not asked again."""
+        new = copy.copy(self)
+        new.__dict__.update(values, neutral=(self.neutral - values.keys()) | (still & values.keys()))
+        return new
+
+    def turned(self, **changes: Any) -> Knobs:
+        """These knobs with some of them changed.
+
+        Raises:
+            InputError: for an unknown name or a value out of range.
+        """
+        return self.with_checked(changes, self.check(changes))
+
+    def check_frames(self, frames: int) -> None:
+        """Raise `InputError` for a curve of another length."""
+        for name, knob in KNOBS.items():
+            knob.check_frames(getattr(self, name), frames)
+
+    @cached_property
+    def neutral(self) -> frozenset[str]:
+        """Names of the knobs that do nothing as they stand, found when they are set: the tick asks no device."""
+        return frozenset(name for name, knob in KNOBS.items() if knob.is_still(getattr(self, name)))
+
+
+KNOBS: dict[str, Knob] = {f.name: Knob(f.name, default=f.default, **f.metadata) for f in fields(Knobs)}
+
+
+def check_names(names: Any) -> None:
+    """Raise `InputError` for a knob that does not exist."""
+    unknown = [name for name in names if name not in KNOBS]
+    if unknown:
+        raise InputError(f"there is no knob {unknown[0]!r}", f"the knobs are {', '.join(KNOBS)}", "use one of them")

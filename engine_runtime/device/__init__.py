@@ -1,0 +1,1 @@
+"""CUDA: the stream everything runs on, captured graphs, the driver, uploads, memory."""

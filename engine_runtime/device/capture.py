@@ -1,0 +1,236 @@
+"""Work that comes again and again, captured as CUDA graphs and replayed."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+
+from ..errors import EngineError
+from . import driver
+from .memory import is_shortage
+
+log = logging.getLogger(__name__)
+MOST = 32  # scripts kept; the one that was not used for longest goes first
+Step = Callable[[], Any]
+
+
+class _Uncollected:
+    """Nothing is garbage-collected while any thread is inside: a graph that goes on a thread which captures breaks what
+    it captures.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._on = threading.Lock(), 0, False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._on = gc.isenabled()
+                gc.disable()
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside and self._on:
+                gc.enable()
+
+
+uncollected = _Uncollected()
+
+
+class Pool:
+    """Where the intermediate tensors of captured bodies lie that run one after another, on one stream.
+
+    It has a graph of its own: what a pool held that has lost its last graph, PyTorch uses for nothing else.
+    """
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+        self._graph: Step | None = None
+
+    @property
+    def handle(self) -> Any:
+        """Made when it is first asked for, on the stream."""
+        if self._graph is None:
+            handle, spare = torch.cuda.graph_pool_handle(), torch.zeros(1, device="cuda")
+            self._graph, self._handle = captured(spare.zero_, handle), handle
+        return self._handle
+
+
+class Capture:
+    """Runs bodies of work on the current stream: plainly at the first sight of a key, replayed from the second on.
+
+    A body reads and writes tensors that stay where they are, asks no device, and makes the same calls whenever its key
+    is the same. What cannot be captured in a body is handed to `outside`. On the CPU, or off, every run is plain.
+
+    Args:
+        most: scripts that are kept.
+        pool: of all that is captured for the stream; without it, one of its own.
+        name: of the bodies, for people.
+    """
+
+    def __init__(
+        self, device: torch.device, on: bool = True, most: int = MOST, pool: Pool | None = None, name: str = "ticks"
+    ) -> None:
+        self._name, self._most, self.pool = name, most, pool or Pool()
+        self._on = on and device.type == "cuda"
+        self._scripts: OrderedDict[Hashable, list[Step] | None] = OrderedDict()  # None: seen once
+        self._recording: _Recording | None = None  # while a body is being captured
+
+    def run(self, key: Hashable, body: Step) -> None:
+        """Run a body. `key` holds all that decides which calls it makes, and whatever else must live as long."""
+        if not self._on:
+            body()
+            return
+        script = self._scripts.get(key)
+        if script is None and key in self._scripts:
+            script = self._scripts[key] = self._record(body)
+        if script is None:
+            body()
+            self._scripts.setdefault(key)
+        else:
+            for step in script:
+                step()
+        self._scripts.move_to_end(key)
+        if len(self._scripts) > self._most:
+            self._scripts.popitem(last=False)
+
+    def clear(self) -> None:
+        """Forget all that was seen."""
+        self._scripts.clear()
+
+    def outside(self, call: Step) -> None:
+        """Do a part of the running body outside of any graph; `call` must not hold the owner of this object."""
+        if self._recording is None:
+            call()
+        else:
+            self._recording.outside(call)
+
+    def _record(self, body: Step) -> list[Step] | None:
+        """A script of the body, which is not run; None where it cannot be captured: then no body is, from now on."""
+        for room in (False, True):
+            try:
+                if room:  # a plain run has left its own workspace behind
+                    torch.cuda.empty_cache()
+                self._recording = _Recording(self.pool.handle)
+                return self._recording.of(body)
+            except Exception as error:
+                if not room and is_shortage(error):
+                    continue
+                log.warning("%s are not captured as CUDA graphs, and cost more of the host: %s", self._name, error)
+            finally:
+                self._recording = None
+            break
+        self._on = False
+        self._scripts.clear()
+        return None
+
+
+class _Recording:
+    """Graphs of one body on the current stream, and what runs between them.
+
+    `torch.cuda.graph` would wait for the device and empty the allocator's cache, while music plays.
+
+    Args:
+        pool: the handle of one.
+    """
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        self._steps: list[Step] = []
+        self._graph: torch.cuda.CUDAGraph | None = None  # the open one
+
+    def of(self, body: Step) -> list[Step]:
+        """What does the same as the body, which is not run."""
+        with uncollected:
+            try:
+                self._open()
+                body()
+                self._close()
+            except BaseException:
+                if self._graph is not None:
+                    end(self._graph, self._pool)
+                raise
+        return self._steps
+
+    def outside(self, call: Step) -> None:
+        self._close()
+        self._steps.append(call)
+        self._open()
+
+    def _open(self) -> None:
+        self._graph = _graph()
+        self._graph.capture_begin(self._pool, capture_error_mode="thread_local")  # other threads may go on allocating
+
+    def _close(self) -> None:
+        graph = self._graph
+        assert graph is not None
+        graph.capture_end()  # where this fails, the graph counts as open, and `end` puts right what is left of it
+        self._graph = None
+        _finish(graph)
+        self._steps.append(graph.replay)
+
+
+def captured(body: Step, pool: Any) -> Step:
+    """What replays a body, which is not run, on the current stream; it holds the graph.
+
+    Args:
+        pool: the handle of one.
+    """
+    return _Recording(pool).of(body)[0]
+
+
+def _graph() -> torch.cuda.CUDAGraph:
+    """One that can be edited before it is instantiated, where that is possible."""
+    return torch.cuda.CUDAGraph(keep_graph=True) if _editable() else torch.cuda.CUDAGraph()
+
+
+def _finish(graph: torch.cuda.CUDAGraph) -> None:
+    """Make a graph of `_graph`, whose capture has ended, ready to be replayed."""
+    if not _editable():
+        return
+    if not _failed:
+        try:
+            driver.memsets_to_kernels(graph.raw_cuda_graph(), torch.cuda.current_device())
+        except EngineError as error:  # the graph does what it did
+            _failed.append(error)
+            log.warning("graphs keep their memsets, and cost more of the host: %s", error)
+    graph.instantiate()
+
+
+@functools.cache
+def _editable() -> bool:
+    """PyTorch keeps a graph for it since 2.8."""
+    return not driver.missing() and hasattr(torch.cuda.CUDAGraph, "raw_cuda_graph")
+
+
+_failed: list[EngineError] = []  # why no graph is edited any more
+
+
+def end(graph: torch.cuda.CUDAGraph, pool: Any) -> None:
+    """End a capture into a pool that failed, on the current stream; the failure has its own report."""
+    try:
+        graph.capture_end()
+    except RuntimeError as error:
+        log.debug("a failed capture ended with: %s", error)
+        # PyTorch still believes that it goes on: it would free nothing that another stream has used, nor the pool, ...
+        try:
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+            torch._C._cuda_releasePool(torch.cuda.current_device(), pool)
+        except (AttributeError, RuntimeError) as other:
+            # an older PyTorch; or the capture failed before it took the pool, or after it gave it back: the graph then
+            # lets go of the pool itself, and to do so twice would end the process
+            log.debug("the pool of a failed capture was left as it is: %s", other)
+        # ... and refuse to draw random numbers until a capture has ended well
+        spare, well = torch.zeros(1, device="cuda"), torch.cuda.CUDAGraph()
+        well.capture_begin(capture_error_mode="thread_local")
+        spare.zero_()
+        well.capture_end()

@@ -1,0 +1,1 @@
+"""The formulas: schedule, steps, guidance, wavelet correction."""

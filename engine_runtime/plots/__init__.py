@@ -1,0 +1,1 @@
+"""Pictures of curves, profiles, runs and benchmarks."""

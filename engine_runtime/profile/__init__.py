@@ -1,0 +1,1 @@
+"""Where a tick's time goes, layer by layer."""

@@ -1,0 +1,127 @@
+"""Knobs as they reach the ring: their curves on the device, so that turning one costs copies there and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..controls.knobs import KNOBS, Knobs
+from ..controls.values import Value, is_curve
+from ..device.lane import Lane
+from ..numerics.correction import filters, to_band
+
+BANDS = ("dcw_low", "dcw_high")
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """Knobs that are turned, checked and on the device: made by whoever turns them, before anybody waits for it.
+
+    Attributes:
+        values: by name, as they were given.
+        still: those that do nothing at their new value.
+        curves: of the values that are curves, `[T, 1]` (`channel_gain`: `[T or 1, 64]`), float32 on the device.
+        hosts: of the factors of DCW that are curves, `[T]` on the host.
+        ready: behind the work that made them.
+    """
+
+    values: Mapping[str, Any]
+    still: frozenset[str]
+    curves: Mapping[str, Tensor]
+    hosts: Mapping[str, np.ndarray]
+    ready: torch.cuda.Event | None
+
+    @classmethod
+    def prepare(cls, changes: Mapping[str, Any], device: torch.device, lane: Lane) -> Change:
+        """Check and move, on the caller's current stream. The caller may reuse its buffers.
+
+        Raises:
+            InputError: for an unknown knob or a value out of range.
+        """
+        still = Knobs.check(changes)
+        values = {name: value.detach().clone() if is_curve(value) else value for name, value in changes.items()}
+        curved = {name: value for name, value in values.items() if is_curve(value)}
+        return cls(
+            values,
+            still,
+            {name: to_device(column(value, KNOBS[name].channels), device) for name, value in curved.items()},
+            {name: np.asarray(curved[name].cpu(), dtype=np.float64) for name in BANDS if name in curved},
+            lane.mark() if curved else None,
+        )
+
+    def check_frames(self, frames: int) -> None:
+        """Raise `InputError` for a curve of another length."""
+        for name in self.curves:
+            KNOBS[name].check_frames(self.values[name], frames)
+
+    def fitting(self, frames: int) -> Change:
+        """Without the curves of another length."""
+        fit = {name: value for name, value in self.values.items() if KNOBS[name].fits(value, frames)}
+        return self if len(fit) == len(self.values) else replace(self, values=fit)
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """All knobs, and what the tick needs of them.
+
+    Attributes:
+        curves: of the knobs that are curves, as in `Change`.
+        hosts: as in `Change`.
+        bands: of the factors of DCW that are curves, `[W, 1]`: one number a wavelet coefficient.
+        ready: events behind the work that made them; those that have passed are forgotten.
+    """
+
+    knobs: Knobs
+    curves: Mapping[str, Tensor] = field(default_factory=dict)
+    hosts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    bands: Mapping[str, Tensor] = field(default_factory=dict)
+    ready: tuple[torch.cuda.Event, ...] = ()
+
+    @classmethod
+    def of(cls, knobs: Knobs, device: torch.device, lane: Lane) -> Setting:
+        every = {name: getattr(knobs, name) for name in KNOBS}
+        return cls(Knobs()).turned(Change.prepare(every, device, lane), device, lane)
+
+    def turned(self, change: Change, device: torch.device, lane: Lane) -> Setting:
+        """With a change; asks no device. Bands are made anew where a factor or the wavelet changed."""
+        values = change.values
+        knobs = self.knobs.with_checked(values, change.still)
+        curves = {name: tensor for name, tensor in self.curves.items() if name not in values}
+        hosts = {name: host for name, host in self.hosts.items() if name not in values}
+        curves |= {name: tensor for name, tensor in change.curves.items() if name in values}
+        hosts |= {name: host for name, host in change.hosts.items() if name in values}
+        events = [*self.ready, *([change.ready] if change.ready is not None else [])]
+        bands = self.bands
+        if not values.keys().isdisjoint({*BANDS, "dcw_wavelet"}):
+            wavelet = filters(knobs.dcw_wavelet)
+            bands = {n: to_device(torch.from_numpy(to_band(h, wavelet))[:, None], device) for n, h in hosts.items()}
+            mark = lane.mark() if bands else None
+            events += [mark] if mark is not None else []
+        return Setting(knobs, curves, hosts, bands, tuple(event for event in events if not event.query()))
+
+    def value(self, name: str) -> Value | None:
+        """A number, or the curve on the device."""
+        return self.curves.get(name, getattr(self.knobs, name))
+
+    def tensors(self) -> Iterable[Tensor]:
+        return (*self.curves.values(), *self.bands.values())
+
+
+def column(value: Tensor, channels: int = 0) -> Tensor:
+    """A curve as `[T, 1]`; where it may be per channel, `[channels]` as `[1, channels]`."""
+    if value.ndim == 2:
+        return value
+    return value[None] if value.shape[0] == channels else value[:, None]
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A float32 copy on the device; from the CPU without waiting for the stream."""
+    tensor = tensor.detach().to(dtype=torch.float32)
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.contiguous().pin_memory()  # a copy from pageable memory would wait for the stream
+    return tensor.to(device, non_blocking=True)

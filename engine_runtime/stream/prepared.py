@@ -1,0 +1,115 @@
+"""A request with its tensors on the device, so that taking a slot costs copies on the device and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..constants import LATENT_DIM
+from ..controls.knobs import KNOBS
+from ..controls.values import Value, is_constant, is_curve
+from ..device.lane import Lane
+from ..engines.base import Engine
+from ..errors import InputError
+from ..numerics.steps import start
+from .knob_state import column, to_device
+from .request import Condition, Request
+
+GUIDANCE = {"guidance_scale": "scale", "momentum": "momentum", "rescale": "rescale"}  # knob: the request's own
+
+
+def noise(seed: int, frames: int) -> Tensor:
+    """Starting noise `[T, 64]` float32: drawn on the CPU as `[1, 64, T]`, ComfyUI's layout, so that seeds agree."""
+    generator = torch.Generator().manual_seed(seed % 2**64)
+    return torch.randn(1, LATENT_DIM, frames, generator=generator)[0].T.contiguous()
+
+
+@dataclass(frozen=True, eq=False)
+class Seat:
+    """A request, ready to be written into a ring.
+
+    Attributes:
+        latent: `[T, 64]` float32, the state at the first sigma.
+        noise: `[T, 64]` float32, what it began with; `source`, `mask` and `target` likewise, or None.
+        positive: tokens `[L, H]` and context `[T, 128]` of each condition.
+        negative: of the negative row.
+        weights: share of each condition, a number or `[T, 1]`.
+        guidance: the request's own scale, momentum and rescale, a number or `[T, 1]`, by the knobs' names.
+        still: which of these do nothing as they stand.
+        ready: behind the work that made them.
+    """
+
+    request: Request
+    latent: Tensor
+    noise: Tensor
+    source: Tensor | None
+    mask: Tensor | None
+    target: Tensor | None
+    positive: list[tuple[Tensor, Tensor]]
+    negative: tuple[Tensor, Tensor]
+    weights: list[Value]
+    guidance: dict[str, Value]
+    still: frozenset[str]
+    ready: torch.cuda.Event | None
+
+    def tensors(self) -> list[Tensor]:
+        """All that the lane will read."""
+        rows = [tensor for row in (*self.positive, self.negative) for tensor in row]
+        maybe = [self.source, self.mask, self.target, *self.weights, *self.guidance.values()]
+        return [self.latent, self.noise, *rows, *(m for m in maybe if isinstance(m, Tensor))]
+
+    @classmethod
+    def prepare(cls, request: Request, engine: Engine, lane: Lane) -> Seat:
+        """Draw the noise and move what is not on the device, on the caller's current stream.
+
+        Raises:
+            InputError: for a condition of another model.
+            EngineLimitError: for more frames or tokens than the engine takes.
+        """
+        device = engine.device
+        engine.limits.check(1, request.frames, request.tokens)
+        if request.first.tokens.shape[1] != engine.width:
+            raise InputError(
+                f"the condition is {request.first.tokens.shape[1]} wide",
+                f"this engine's model takes {engine.width}",
+                "encode the prompt with the model that the engine was made from",
+            )
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else to_device(tensor, device)
+
+        def value(given: Value) -> Value:
+            return to_device(column(given), device) if is_curve(given) else given
+
+        first = noise(request.sampling.seed, request.frames) if request.noise is None else request.noise
+        first = to_device(first, device)
+        source = moved(request.source)
+        share = None if request.initial_noise is None else value(request.initial_noise)
+        return cls(
+            request=request,
+            latent=start(first, source, request.sigmas[0], share),
+            noise=first,
+            source=source,
+            mask=moved(request.mask) if request.masked else None,
+            target=None if request.target is None else moved(request.target.latent),
+            positive=[(p.condition.tokens.to(device), p.condition.context.to(device)) for p in request.parts],
+            negative=_negative(request.first, lambda tensor: tensor.to(device)),
+            weights=[value(part.weight) for part in request.parts],
+            guidance={name: value(getattr(request.guidance, own)) for name, own in GUIDANCE.items()},
+            still=frozenset(name for name, own in GUIDANCE.items() if _still(name, getattr(request.guidance, own))),
+            ready=lane.mark(),
+        )
+
+
+def _still(name: str, value: Value) -> bool:
+    neutral = KNOBS[name].neutral
+    return neutral is not None and is_constant(value, neutral)
+
+
+def _negative(condition: Condition, move: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    tokens = condition.tokens if condition.null_tokens is None else condition.null_tokens
+    context = condition.context if condition.null_context is None else condition.null_context
+    return move(tokens), move(context)

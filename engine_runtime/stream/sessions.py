@@ -1,0 +1,146 @@
+"""The process-wide runtime: one lane a device, sessions by id."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..config import StreamConfig
+from ..controls.knobs import Knobs
+from ..device.lane import Lane
+from ..engines.base import Engine
+from ..errors import InputError, SessionError
+from .inbox import Listener
+from .session import Session
+from .stage import Stage
+
+
+class Runtime:
+    """Safe to reach from several threads. Use `runtime()`; a second object would mean a second stream.
+
+    Locks are taken in one order, which may leave some out; the tests watch it (`tests/locks.py`):
+
+        TensorRT.opening, Stage.playing, LiveVae._lock, Lane.lock, TensorRT._lock, Executor.lock, any other
+
+    Those others guard a few lines each, and nobody who holds one of them takes another. A tick may need room on the
+    device, and whoever makes room asks this object which engines play: so its lock is one of the others.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lanes: dict[torch.device, Lane] = {}
+        self._sessions: dict[str, Session] = {}
+        self._opening: dict[str, Engine] = {}  # ids that are taken, and what will play
+
+    def lane(self, device: torch.device) -> Lane:
+        """The device's one stream."""
+        with self._lock:
+            if device not in self._lanes:
+                self._lanes[device] = Lane(device)
+            return self._lanes[device]
+
+    def open(
+        self,
+        name: str,
+        engine: Engine,
+        config: StreamConfig,
+        knobs: Knobs | None = None,
+        log: Listener | None = None,
+    ) -> Session:
+        """Open a session.
+
+        Raises:
+            InputError: without an id.
+            SessionError: when the id is already open.
+        """
+        stage = Stage(engine, self.lane(engine.device), config)
+        return self._opened(name, stage, config, knobs, log)
+
+    def share(self, engine: Engine, config: StreamConfig, frames: int) -> Stage:
+        """A ring that several sessions `join`: all of `frames` T, with the rows, conditions and tokens of `config`."""
+        return Stage(engine, self.lane(engine.device), config, frames)
+
+    def join(self, name: str, stage: Stage, depth: int, knobs: Knobs | None = None, **live: Any) -> Session:
+        """Open a session with `depth` slots on a shared stage; `live` are further fields of its `StreamConfig`.
+
+        It records no take: the batch it plays in is everybody's, and is not repeated.
+
+        Raises:
+            EngineLimitError: where the other sessions leave it fewer rows.
+            InputError, SessionError: as `open`.
+        """
+        return self._opened(name, stage, replace(stage.config, depth=depth, **live), knobs, None)
+
+    def _opened(
+        self, name: str, stage: Stage, config: StreamConfig, knobs: Knobs | None, log: Listener | None
+    ) -> Session:
+        with self._lock:
+            if not name:
+                raise InputError("the session has no id", "an id is required", "name the session")
+            if name in self._sessions or name in self._opening:
+                raise SessionError(f"session {name!r} is open", "an id names one session", "close it or choose another")
+            self._opening[name] = stage.engine
+        try:
+            session = Session(name, stage, config, knobs, log)  # waits for the tick that runs
+        except BaseException:
+            with self._lock:
+                del self._opening[name]
+            raise
+        with self._lock:
+            del self._opening[name]
+            self._sessions[name] = session
+        return session
+
+    def session(self, name: str) -> Session:
+        with self._lock:
+            if name not in self._sessions:
+                known = ", ".join(sorted(self._sessions)) or "none"
+                raise SessionError(f"there is no session {name!r}", f"open are: {known}", "open it first")
+            return self._sessions[name]
+
+    def plays(self, engine: Engine) -> bool:
+        """Whether a session that is open, or just being opened, plays on this engine."""
+        with self._lock:
+            playing = [session.engine for session in self._sessions.values()]
+            return any(other is engine for other in (*playing, *self._opening.values()))
+
+    def close(self, name: str) -> None:
+        """Close a session; an unknown id is fine, so that clean-up may run twice."""
+        with self._lock:
+            session = self._sessions.pop(name, None)
+        if session is not None:
+            session.close()
+
+    @contextmanager
+    def playing(
+        self,
+        name: str,
+        engine: Engine,
+        config: StreamConfig,
+        knobs: Knobs | None = None,
+        log: Listener | None = None,
+    ) -> Iterator[Session]:
+        """A session that is closed whatever happens inside."""
+        session = self.open(name, engine, config, knobs, log)
+        try:
+            yield session
+        finally:
+            self.close(name)
+
+
+_runtime: Runtime | None = None
+_guard = threading.Lock()
+
+
+def runtime() -> Runtime:
+    """The one runtime of this process."""
+    global _runtime
+    with _guard:
+        if _runtime is None:
+            _runtime = Runtime()
+        return _runtime

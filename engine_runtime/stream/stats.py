@@ -1,0 +1,131 @@
+"""What a stream did and how fast: counters on the host, tick times from events that are read late, never waited for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+
+import torch
+
+from ..constants import LATENT_HZ
+
+KEPT = 4096  # tick times remembered
+
+
+@dataclass(frozen=True)
+class Stats:
+    """A snapshot of one session.
+
+    Attributes:
+        ticks: ticks run.
+        finished: latents handed out.
+        dropped: requests dropped from the queue or the ring.
+        tick_ms: the latest tick times in milliseconds, oldest first.
+        seconds: wall time spent in ticks and between them, from the first to the last.
+        audio_seconds: music in the finished latents.
+        depth, frames: the ring.
+        engine: its name.
+        fused: positive and negative rows in one pass (None in a ring that does not decode both at every step).
+        guidance: the ring's negative rows, as in `StreamConfig`.
+    """
+
+    ticks: int
+    finished: int
+    dropped: int
+    tick_ms: tuple[float, ...]
+    seconds: float
+    audio_seconds: float
+    depth: int
+    frames: int
+    engine: str
+    fused: bool | None
+    guidance: str = "off"
+
+    @property
+    def ms_per_tick(self) -> float:
+        """Median tick time in milliseconds; 0 before the first tick."""
+        ordered = sorted(self.tick_ms)
+        return ordered[len(ordered) // 2] if ordered else 0.0
+
+    @property
+    def latents_per_s(self) -> float:
+        return self.finished / self.seconds if self.seconds else 0.0
+
+    @property
+    def realtime(self) -> float:
+        """Seconds of music made per second of wall time."""
+        return self.audio_seconds / self.seconds if self.seconds else 0.0
+
+    def text(self) -> str:
+        passes = {"off": "unguided", "initialize": "guided, negatives at the first step"}.get(self.guidance)
+        passes = passes or f"guided, {'one pass' if self.fused else 'several passes'}"
+        return (
+            f"{self.finished} latents finished, {self.dropped} dropped, in {self.ticks} ticks\n"
+            f"{self.ms_per_tick:.1f} ms per tick (median), {self.latents_per_s:.2f} latents per second, "
+            f"{self.realtime:.1f} times real time\n"
+            f"ring of {self.depth}, {self.frames / LATENT_HZ:g} s each, {passes}, {self.engine}"
+        )
+
+
+class TickClock:
+    """Times ticks: event pairs on a stream, whose times are taken once they have passed, or the host's clock."""
+
+    def __init__(self, stream: torch.cuda.Stream | None) -> None:
+        self.stream = stream
+        self.ticks = 0
+        self.first: float | None = None
+        self.last = 0.0
+        self._ms: deque[float] = deque(maxlen=KEPT)
+        self._open: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._lock = threading.Lock()  # a step ends while another thread asks for figures
+        self._begin: float | torch.cuda.Event = 0.0
+        self._opening: torch.cuda.Event | None = None  # before the first tick
+        self._passed: torch.cuda.Event | None = None  # behind the last tick that is known to be over
+
+    def start(self) -> None:
+        now = time.perf_counter()
+        self.first = now if self.first is None else self.first
+        self._begin = now if self.stream is None else self._event(self.stream)
+        if self._opening is None and not isinstance(self._begin, float):
+            self._opening = self._begin
+
+    def stop(self) -> None:
+        self.ticks += 1
+        self.last = time.perf_counter()
+        if isinstance(self._begin, float):
+            self._ms.append(1e3 * (self.last - self._begin))
+        elif self.stream is not None:
+            self._open.append((self._begin, self._event(self.stream)))
+            self._harvest()
+
+    def tick_ms(self) -> tuple[float, ...]:
+        self._harvest()
+        return tuple(self._ms)
+
+    def settle(self) -> None:
+        """Wait for the last tick."""
+        if self._open:
+            self._open[-1][1].synchronize()
+            self._harvest()
+
+    @property
+    def seconds(self) -> float:
+        """From the first tick's start to the end of the last that is over."""
+        if self._opening is not None:
+            return 0.0 if self._passed is None else self._opening.elapsed_time(self._passed) / 1e3
+        return 0.0 if self.first is None else self.last - self.first
+
+    @staticmethod
+    def _event(stream: torch.cuda.Stream) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(stream)
+        return event
+
+    def _harvest(self) -> None:
+        with self._lock:
+            while self._open and self._open[0][1].query():
+                begin, end = self._open.popleft()
+                self._passed = end
+                self._ms.append(begin.elapsed_time(end))

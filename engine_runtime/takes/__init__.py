@@ -1,0 +1,1 @@
+"""Rendering requests, recording what a session was told, playing it again."""

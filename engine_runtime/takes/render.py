@@ -1,0 +1,156 @@
+"""A batch of generations through a ring of its own, start to end: what the Stream Denoise node does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import reduce
+from typing import Any
+
+from torch import Tensor
+
+from ..config import NO_GUIDANCE, Guidance, Sampling, StreamConfig, more_rows
+from ..controls.automation import Track
+from ..controls.knobs import Knobs
+from ..engines.base import Engine
+from ..engines.factors import required
+from ..errors import InputError, check_range
+from ..lora.stack import Mix, stack
+from ..stream.request import Condition, Part, Request
+from ..stream.sessions import runtime
+from ..stream.stats import Stats
+from .take import Log
+
+
+def seeds(first: int, count: int, step: int) -> list[int]:
+    """`count` seeds, `step` apart, within 64 bits."""
+    return [(first + i * step) % 2**64 for i in range(count)]
+
+
+def take_batch(
+    condition: Condition | tuple[Part, ...],
+    first: Sampling,
+    count: int,
+    seed_step: int,
+    guidance: Guidance | None = None,
+    sources: Sequence[Tensor] = (),
+    masks: Sequence[Tensor] | None = None,
+    noises: Sequence[Tensor] | None = None,
+    schedule: tuple[float, ...] | None = None,
+    **shared: Any,
+) -> list[Request]:
+    """`count` requests that differ in their seed, `seed_step` apart, and in their source where several are given.
+
+    Masks and noises go with the sources; a noise stands in for the one drawn from the seed. A schedule
+    stands in for the first sampling's. `shared` are further fields of all the requests.
+    """
+    check_range("count", count, 1, 1 << 16, "make at least one generation")
+    if len(sources) not in (0, 1, count):
+        raise InputError(
+            f"{len(sources)} sources were given for {count} generations",
+            f"allowed are none, 1 or {count}",
+            "change the count or the batch",
+        )
+    return [
+        Request(
+            condition,
+            replace(first, seed=seed),
+            guidance or NO_GUIDANCE,
+            sources[i % len(sources)] if sources else None,
+            noise=noises[i % len(noises)] if noises else None,
+            schedule=schedule,
+            mask=masks[i % len(masks)] if masks else None,
+            **shared,
+        )
+        for i, seed in enumerate(seeds(first.seed, count, seed_step))
+    ]
+
+
+@contextmanager
+def _awake(engine: Engine) -> Iterator[None]:
+    try:
+        engine.ready()
+        yield
+    finally:
+        engine.rest()
+
+
+def render(
+    name: str,
+    engine: Engine,
+    requests: Sequence[Request],
+    depth: int = StreamConfig.depth,
+    on_tick: Callable[[int, int], None] = lambda done, total: None,
+    knobs: Knobs | None = None,
+    tracks: Sequence[Track] = (),
+    log: Log | None = None,
+    adapters: Mix = (),
+) -> tuple[list[Tensor], Stats]:
+    """Play requests and return their latents in the order given, `[T, 64]` each, on the engine's device.
+
+    Args:
+        name: the session's id; it is open while this runs.
+        engine: the decoder.
+        requests: at least one, each only once.
+        depth: slots in the ring.
+        on_tick: told the steps done and to do, before each tick; what it raises ends the stream and is passed on.
+        knobs: hot knobs to start with.
+        tracks: knobs that turn by themselves.
+        log: made with `Log.of` for `stream_config` of these requests, to play the take again.
+        adapters: with their strengths; heard from the first tick.
+    """
+    order = {id(request): i for i, request in enumerate(requests)}
+    if not requests or len(order) < len(requests):
+        raise InputError(
+            f"{len(requests)} requests were given, {len(order)} of them different",
+            "allowed are one or more, each once",
+            "make a request of its own for every latent",
+        )
+    config = stream_config(requests, depth, knobs, tracks)
+    latents: dict[int, Tensor] = {}
+    total = sum(r.steps for r in requests)
+    with _awake(engine), runtime().playing(name, engine, config, knobs, log) as session:
+        if adapters:
+            lane = runtime().lane(engine.device)
+            session.adapt(stack(adapters, required(engine.targets), engine.dtype, engine.device, lane))
+        session.automate(tracks)
+        for finished in session.play(requests, lambda: on_tick(session.steps_done, total)):
+            latents[order[id(finished.request)]] = finished.take()
+        on_tick(session.steps_done, total)
+        session.settle()
+        if log is not None:
+            log.ticks = session.ticks
+            log.finished(list(latents.values()))
+        return [latents[i] for i in range(len(requests))], session.stats()
+
+
+def record(
+    name: str,
+    engine: Engine,
+    requests: Sequence[Request],
+    depth: int,
+    on_tick: Callable[[int, int], None],
+    knobs: Knobs,
+    tracks: Sequence[Track] = (),
+    adapters: Mix = (),
+) -> tuple[list[Tensor], Stats, Log]:
+    """`render`, and the take of it."""
+    log = Log.of(engine, stream_config(requests, depth, knobs, tracks), knobs)
+    return *render(name, engine, requests, depth, on_tick, knobs, tracks, log, adapters), log
+
+
+def stream_config(
+    requests: Sequence[Request], depth: int, knobs: Knobs | None = None, tracks: Sequence[Track] = ()
+) -> StreamConfig:
+    """The ring that a batch needs."""
+    moved = any(track.knob == "guidance_scale" for track in tracks)
+    hot = moved or (knobs or Knobs()).guidance_scale is not None
+    return StreamConfig(
+        depth=depth,
+        guidance=reduce(more_rows, (r.guidance.rows(hot) for r in requests)),
+        conditions=max(len(r.parts) for r in requests),
+        tokens=max(r.tokens for r in requests),
+        hot_guidance=moved,
+        spread=False,  # a batch is wanted soonest, not evenly
+    )

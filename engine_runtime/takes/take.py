@@ -1,0 +1,278 @@
+"""A take: what a session was built with, and every knob change and request with its tick; enough to play it again.
+
+One safetensors file: JSON in its metadata, the tensors beside it. Whoever wrote it, reading one takes at most
+`MAX_SIZE` for its tensors and 1 GB for its events.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, NotRequired, TypedDict
+
+import msgspec
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save
+from torch import Tensor
+
+from ..config import StreamConfig
+from ..constants import KINDS, MAX_ROWS, VERSION
+from ..controls.knobs import Knobs
+from ..device.memory import guarded, is_shortage
+from ..engines.base import Engine
+from ..engines.factors import Factors
+from ..errors import FileError, InputError, TakeError
+from ..files import parse_json, typed, write_whole
+from ..stream.request import Request
+from ..tensor_file import open_tensors
+from .codec import Reader, Writer, fingerprint
+
+FORMAT = 1  # raise it when a file made now would be misread by an older Ostinato
+METADATA = "ostinato.take"
+CONFIGURED, TURNED, SUBMITTED = "configured", "turned", "submitted"
+CLEARED, FAILED = "cleared", "failed"
+ADAPTED = "adapted"
+MAX_HEADER = 100_000_000  # bytes, the most that safetensors takes
+MAX_VALUES = 4_000_000  # in the JSON, each about a hundred bytes in memory; a turned knob is five
+MAX_SIZE = 4 << 30  # bytes of a file
+HEADER = ("engine", "config", "knobs", "recipe", "origin", "ticks", "latents")
+
+
+class Recipe(TypedDict):
+    """How an engine in PyTorch is loaded again, see `models.loading`."""
+
+    model: str
+    precision: str
+    device: str
+    max_rows: Annotated[int, msgspec.Meta(ge=1, le=MAX_ROWS)]
+    kind: NotRequired[Annotated[str, msgspec.Meta(pattern=rf"^({'|'.join(KINDS)})\Z")]]
+
+
+class Adapters(msgspec.Struct, forbid_unknown_fields=True):
+    """What plays from an event on, each with its digest, strength and name."""
+
+    digests: tuple[str, ...]
+    strengths: tuple[float, ...]
+    names: tuple[str, ...]
+
+
+class Header(msgspec.Struct, forbid_unknown_fields=True):
+    """The JSON of a file, `HEADER` and the events, each a tick, a kind and what came."""
+
+    format: int
+    engine: str
+    config: Any
+    knobs: Any
+    recipe: Recipe | None
+    origin: dict[str, str]
+    ticks: Annotated[int, msgspec.Meta(ge=0)]
+    latents: list[Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]]
+    events: list[tuple[int, str, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a session took in at the start of a step: changes by name, adapters, a request; that it was cleared before
+    the step, or that the step failed.
+    """
+
+    tick: int
+    kind: str
+    what: Any
+
+
+@dataclass(eq=False)
+class Log:
+    """Made with `Log.of` before a session opens, which then tells it what it takes in.
+
+    Telling costs an append: nothing is copied, no device is asked. Tensors are read when the take is saved; until then
+    the log holds those of every request, on whatever device they are. What requests share is held once.
+
+    Attributes:
+        engine: the engine's identity.
+        config, knobs: what the session was opened with.
+        recipe: how to load the engine again; None where only its maker can.
+        origin: what it was played on, to explain a difference.
+        ticks: steps played.
+        latents: fingerprints of the finished latents, in the order in which they finished.
+    """
+
+    engine: str
+    config: StreamConfig
+    knobs: Knobs
+    recipe: Recipe | None = None
+    origin: dict[str, str] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    ticks: int = 0
+    latents: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, engine: Engine, config: StreamConfig, knobs: Knobs | None = None) -> Log:
+        recipe = getattr(engine, "recipe", None)
+        return cls(engine.identity, config, knobs or Knobs(), recipe, origin_of(engine.device))
+
+    def configured(self, tick: int, changes: dict[str, Any]) -> None:
+        self._add(Event(tick, CONFIGURED, dict(changes)))
+
+    def turned(self, tick: int, changes: dict[str, Any]) -> None:
+        self._add(Event(tick, TURNED, dict(changes)))
+
+    def adapted(self, tick: int, lora: Factors | None) -> None:
+        """Adapters by their digests: a take does not hold their weights."""
+        given = {name: getattr(lora, name) if lora else () for name in Adapters.__struct_fields__}
+        self._add(Event(tick, ADAPTED, given))
+
+    def submitted(self, tick: int, request: Request) -> None:
+        self._add(Event(tick, SUBMITTED, request))
+
+    def cleared(self, tick: int) -> None:
+        self._add(Event(tick, CLEARED, {}))
+
+    def failed(self, tick: int) -> None:
+        self._add(Event(tick, FAILED, {}))
+
+    def finished(self, latents: Iterable[Tensor]) -> None:
+        """Note what finished, in that order. Waits for the device: call it after playing, not in a step."""
+        self.latents += [fingerprint(latent) for latent in latents]
+
+    def _add(self, event: Event) -> None:
+        self.ticks = max(self.ticks, event.tick + 1)  # first, for a save from another thread
+        self.events.append(event)
+
+    def save(self, path: Path) -> None:
+        """Write the take; the file is whole or not there.
+
+        Raises:
+            TakeError: where it cannot be written.
+        """
+        writer = Writer()
+        events = [[e.tick, e.kind, _packed(writer, e.what)] for e in list(self.events)]
+        header = {name: _packed(writer, getattr(self, name)) for name in HEADER}
+        text = json.dumps({"format": FORMAT, **header, "events": events}, separators=(",", ":"))
+        try:
+            _check_sizes(text, writer.tensors)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, save(writer.tensors, {METADATA: text}))
+        except (OSError, ValueError, FileError, SafetensorError) as error:
+            raise TakeError(
+                f"the take could not be written to {path}: {_reason(error)}",
+                f"its folder must be writable and have room, and its events must fit in {MAX_HEADER // 10**6} MB",
+                "choose another place or a shorter take",
+            ) from error
+
+    @classmethod
+    def load(cls, path: Path) -> Log:
+        """Read a take, checked whole; its tensors are on the CPU.
+
+        Raises:
+            TakeError: for anything else than a take that can be played.
+            MemoryShortage: where there is no room for its tensors.
+        """
+        with guarded(f"the take {path} found no room", "its tensors are read into memory", "free some"):
+            file = _opened(path)
+            try:
+                header = _header(file.metadata() or {})
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+                return _checked(header, Reader(tensors))
+            except InputError as error:
+                raise TakeError(f"in {path} {error.given}", error.allowed, error.remedy) from error
+            except Exception as error:  # a foreign or damaged file may fail any check, in its own way
+                if is_shortage(error):
+                    raise
+                raise TakeError(
+                    f"{path} is damaged: {type(error).__name__}: {_reason(error)}",
+                    "allowed is a take as Ostinato saved it",
+                    "copy it again",
+                ) from error
+
+
+def origin_of(device: torch.device) -> dict[str, str]:
+    """What rounds the numbers."""
+    cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
+    return {"ostinato": VERSION, "torch": str(torch.__version__), "device": name}
+
+
+def _packed(writer: Writer, value: Any) -> Any:
+    """As `Writer.pack`, with plain mappings."""
+    if isinstance(value, Mapping):
+        return {name: writer.pack(item) for name, item in value.items()}
+    return writer.pack(value)
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return open_tensors(path, MAX_HEADER, MAX_SIZE)
+    except InputError as error:
+        raise TakeError(error.given, error.allowed, error.remedy) from error
+
+
+def _header(metadata: Mapping[str, str]) -> Header:
+    text = metadata.get(METADATA, "null")
+    _check_sizes(text, {})
+    data = parse_json(text, "the header")
+    if not isinstance(data, dict) or not data:
+        raise InputError("there is no take", "allowed is a file that Save Take wrote", "choose another")
+    version = data.get("format")
+    if isinstance(version, int) and version > FORMAT:
+        reads = f"Ostinato {VERSION} reads up to {FORMAT}"
+        raise InputError(f"the format is {version}, of a newer Ostinato", reads, "update Ostinato")
+    return typed(data, "the header", Header)
+
+
+def _check_sizes(text: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise `InputError` for more than a take may have."""
+    values, size = sum(map(text.count, ",[{")), sum(tensor.nbytes for tensor in tensors.values())
+    if values > MAX_VALUES:
+        raise InputError(f"its events have {values} values", f"at most {MAX_VALUES} are read", "make a shorter take")
+    if size > MAX_SIZE - MAX_HEADER:
+        raise InputError(f"its tensors have {size} bytes", f"a take has at most {MAX_SIZE}", "make a shorter take")
+
+
+def _checked(header: Header, reader: Reader) -> Log:
+    """A log out of a file's data, each of whose events can be applied."""
+    if header.format != FORMAT:
+        raise InputError(f"the format is {header.format}", f"Ostinato {VERSION} reads {FORMAT}", "choose another")
+    config = reader.expect(StreamConfig, header.config)
+    log = Log(header.engine, config, reader.expect(Knobs, header.knobs), header.recipe, header.origin)
+    log.ticks, log.latents = header.ticks, header.latents
+    for tick, kind, what in header.events:
+        if kind == SUBMITTED:
+            event = Event(tick, kind, reader.expect(Request, what))
+        elif kind == ADAPTED:
+            event = Event(tick, kind, _adapters(what))
+        else:
+            event = Event(tick, kind, {name: reader.unpack(value) for name, value in what.items()})
+            if kind == TURNED:
+                Knobs.check(event.what)
+            elif kind == CONFIGURED:
+                config = replace(config, **_known(event.what))
+            elif kind not in (CLEARED, FAILED):
+                raise InputError(f"an event is {kind!r}", "it is not known here", "update Ostinato")
+        if not (log.events[-1].tick if log.events else 0) <= tick < log.ticks:
+            raise InputError(f"an event is at tick {tick}", f"ticks rise from 0 to {log.ticks}", "copy it again")
+        log.events.append(event)
+    return log
+
+
+def _known(changes: dict[str, Any]) -> dict[str, Any]:
+    names = [f.name for f in fields(StreamConfig)]
+    unknown = [name for name in changes if name not in names]
+    if unknown:
+        raise InputError(f"the ring's {unknown[0]!r} changes", f"it has {', '.join(names)}", "update Ostinato")
+    return changes
+
+
+def _adapters(what: dict[str, Any]) -> dict[str, Any]:
+    given = typed(what, "a change of adapters", Adapters)
+    if not len(given.digests) == len(given.strengths) == len(given.names):
+        raise InputError("its adapters do not fit", "each has a digest, a strength and a name", "copy it again")
+    return msgspec.structs.asdict(given)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__

@@ -1,0 +1,1 @@
+"""Building engines in a child process."""

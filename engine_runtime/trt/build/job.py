@@ -1,0 +1,284 @@
+"""A build as seen from the process that asked for it: a child process, its progress, Cancel, and how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from collections import deque
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, Any
+
+from ... import errors
+from ...errors import EngineBuildError, OstinatoError
+from ..files.folder import WORK, discard, engines_home, forget, ready_folder
+from ..files.spec import BuildSpec
+from ..files.trust import Trust
+from ..library.preflight import clause
+
+log = logging.getLogger(__name__)
+CHILD = Path(__file__).parents[1] / "library" / "child.py"
+PATIENCE = 10.0  # seconds between asking a child to end and ending it; it ignores the first while it renames
+TAIL = 40  # lines of a child's stderr that are kept
+
+
+class State(StrEnum):
+    """Where a build is."""
+
+    waiting = "waiting"
+    exporting = "exporting"
+    building = "building"
+    checking = "checking"
+    done = "done"
+    failed = "failed"
+    cancelled = "cancelled"
+
+
+_ENDS = (State.done, State.failed, State.cancelled)
+NEXT: dict[State, tuple[State, ...]] = {
+    State.waiting: (State.exporting, State.building, *_ENDS[1:]),
+    State.exporting: (State.building, *_ENDS[1:]),
+    State.building: (State.checking, *_ENDS[1:]),
+    State.checking: _ENDS,
+    State.done: (),
+    State.failed: (),
+    State.cancelled: (),
+}
+
+
+class Job:
+    """A running or finished build. Every attribute may be read from any thread.
+
+    Attributes:
+        spec: what is built. folder: where. trust: what the engine will be listed in.
+        state, fraction, message: where it is; `fraction` from 0 to 1 never falls.
+        error: why it failed; None otherwise.
+        plan: the finished engine; None until then.
+        unverified: why the finished engine was not checked before it was put in place; empty where it was.
+    """
+
+    def __init__(
+        self, spec: BuildSpec, folder: Path, trust: Trust, changed: Callable[[Job], None] = lambda _: None
+    ) -> None:
+        self.spec, self.folder, self.trust = spec, folder, trust
+        self.state, self.fraction, self.message = State.waiting, 0.0, "starting"
+        self.error: OstinatoError | None = None
+        self.plan: Path | None = None
+        self.unverified = ""
+        self._changed = changed
+        self._work = folder / f"{WORK}{uuid.uuid4().hex[:12]}"
+        self._lock, self._over = threading.RLock(), threading.Event()
+        self._asked = False  # to cancel
+        self._tail: deque[str] = deque(maxlen=TAIL)
+        self._said: dict[str, Any] = {}  # the child's last word
+        self._process: subprocess.Popen[str] | None = None
+
+    @classmethod
+    def start(
+        cls,
+        spec: BuildSpec,
+        folder: Path | None = None,
+        home: Path | None = None,
+        wait: bool = True,
+        changed: Callable[[Job], None] = lambda _: None,
+    ) -> Job:
+        """Start a build and return at once.
+
+        Args:
+            spec: what to build.
+            folder: the engines folder; None is `engines_home()`. home: of the key and manifest; None is `data_home()`.
+            wait: for another build that runs in the folder; else the job fails and says which runs.
+            changed: called after every change, from the job's own thread.
+
+        Raises:
+            EngineFileError: when the folder cannot be written to.
+        """
+        folder = ready_folder(folder if folder is not None else engines_home())
+        trust = Trust(home)
+        job = cls(spec, folder, trust, changed)
+        job._open({"spec": spec.as_json(), "folder": str(folder), "home": str(trust.home.absolute()), "wait": wait})
+        return job
+
+    def wait(self, timeout: float | None = None) -> State:
+        """Wait for the end, at most `timeout` seconds; the state by then."""
+        self._over.wait(timeout)
+        return self.state
+
+    def result(self) -> Path:
+        """Wait for the end; the finished engine. Raises the build's error, or `EngineBuildError` when cancelled."""
+        self._over.wait()
+        if self.error is not None:
+            raise self.error
+        if self.plan is None:
+            raise EngineBuildError(f"the build of {self.spec.name} was cancelled", "it left nothing", "start it again")
+        return self.plan
+
+    @property
+    def over(self) -> bool:
+        return self._over.is_set()
+
+    @property
+    def tail(self) -> str:
+        """The last lines of the child's stderr."""
+        return "\n".join(self._tail)
+
+    def cancel(self) -> State:
+        """End the child and what it started, and remove what it made so far; the engine that was there stays.
+
+        A build that is done, or that puts its finished files in place just now, stays done.
+        """
+        with self._lock:
+            process = self._process
+            if self.over or process is None:
+                return self.state
+            self._asked = True
+        _end(process, gently=True)
+        if not self._over.wait(PATIENCE):
+            _end(process, gently=False)
+        return self.wait()
+
+    def _open(self, task: dict[str, Any]) -> None:
+        options: dict[str, Any] = {"start_new_session": True} if os.name == "posix" else {}
+        if os.name == "nt":
+            options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW  # type: ignore[attr-defined]  # Windows has them
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            child_command("build"), stdin=pipe, stdout=pipe, stderr=pipe, text=True, encoding="utf-8",
+            errors="replace", cwd=self.folder, **options,
+        )  # fmt: skip
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            # stdin stays open: its end tells the child that nobody waits for it any more
+            self._process.stdin.write(json.dumps({**task, "work": self._work.name}) + "\n")
+            self._process.stdin.flush()
+        threading.Thread(target=self._follow, args=(self._process,), name="ostinato-build", daemon=True).start()
+
+    def _follow(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None and process.stderr is not None
+        errors_of = threading.Thread(target=self._keep, args=(process.stderr,), daemon=True)
+        errors_of.start()
+        for line in process.stdout:
+            try:
+                self._hear(json.loads(line))
+            except (ValueError, KeyError, TypeError):
+                log.warning("the build process said what is no message: %s", line.strip()[:200])
+        code = process.wait()
+        if code:
+            _end(process, gently=False)  # an exporting process may have outlived it
+        errors_of.join(timeout=5)
+        finished = discard(self._work, self.trust.has) if self._work.exists() else False
+        forget(self.folder, process.pid)
+        for stream in (process.stdin, process.stdout, process.stderr):
+            with contextlib.suppress(OSError):
+                stream.close()  # type: ignore[union-attr]  # all three are pipes
+        self._finish(code, finished)
+
+    def _keep(self, stream: IO[str]) -> None:
+        for line in stream:
+            self._tail.append(line.rstrip())
+            log.debug("build: %s", line.rstrip())
+
+    def _hear(self, said: dict[str, Any]) -> None:
+        if "state" not in said:
+            self._said = said
+            return
+        self._move(State(said["state"]), float(said["fraction"]), str(said["message"]))
+
+    def _move(self, state: State, fraction: float, message: str) -> None:
+        with self._lock:
+            if state != self.state and state not in NEXT[self.state]:
+                raise ValueError(f"{self.state.value} to {state.value}")
+            self.state, self.message = state, message
+            self.fraction = max(self.fraction, min(fraction, 1.0))
+        try:
+            self._changed(self)
+        except Exception:  # whoever watches must not stop the build
+            log.exception("a build's watcher failed")
+
+    def _finish(self, code: int, finished: bool) -> None:
+        if "plan" in self._said or finished:
+            self.plan = self.folder / f"{self.spec.name}.plan"
+            while self.state != State.checking:  # where the child was ended before it could say so
+                self.state = next(s for s in NEXT[self.state] if s not in _ENDS)
+            self.unverified = str(self._said.get("unverified", ""))
+            why = f", unverified: {self.unverified}" if self.unverified else ""
+            end, message = State.done, f"built {self.plan.name}{why}"
+        elif self._asked:
+            end, message = State.cancelled, "cancelled"
+        else:
+            self.error = revived(self._said) or ended(code, self._tail)
+            end, message = State.failed, str(self.error)
+        try:
+            self._move(end, 1.0 if end is State.done else self.fraction, message)
+        finally:
+            self._over.set()
+
+
+def child_command(what: str) -> list[str]:
+    """The command of a build process."""
+    return [sys.executable, "-u", str(CHILD), what]
+
+
+def ask(what: str, task: dict[str, Any], timeout: float = 120.0) -> dict[str, Any]:
+    """The answer of a short task in a child process. Raises its error, or `subprocess.TimeoutExpired`."""
+    done = subprocess.run(
+        child_command(what), input=json.dumps(task) + "\n", capture_output=True, text=True, encoding="utf-8",
+        errors="replace", timeout=timeout, check=False,
+    )  # fmt: skip
+    said: dict[str, Any] = json.loads(next(iter(done.stdout.splitlines()[-1:]), "{}"))
+    error = revived(said) or (ended(done.returncode, done.stderr.splitlines()) if done.returncode or not said else None)
+    if error is not None:
+        raise error
+    return said
+
+
+def revived(said: dict[str, Any]) -> OstinatoError | None:
+    """The error that a child sent, in its own type; None where it sent none."""
+    error = said.get("error")
+    if not isinstance(error, dict):
+        return None
+    kind = getattr(errors, str(error.get("type")), None)
+    if not (isinstance(kind, type) and issubclass(kind, OstinatoError)):
+        kind = EngineBuildError
+    made = kind(str(error["given"]), str(error["allowed"]), str(error["remedy"]))
+    if "reason" in error:
+        made.reason = error["reason"]  # type: ignore[attr-defined]  # of its kind
+    return made
+
+
+def ended(code: int, tail: Sequence[str]) -> EngineBuildError:
+    """An error for a child that ended without a word, from its exit status and the last lines of its stderr."""
+    last = clause(" / ".join(line for line in list(tail)[-6:] if line.strip()))
+    words = f"; its last words: {last}" if last else ""
+    if code == -getattr(signal, "SIGKILL", 9):
+        return EngineBuildError(
+            f"the build process was killed (signal 9){words}",
+            "so ends a program when the system's memory runs out",
+            "close other programs, or build on a machine with more memory",
+        )
+    try:
+        how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+    except ValueError:
+        how = f"signal {-code}"
+    return EngineBuildError(
+        f"the build process ended with {how}{words}",
+        "it ends with an engine or with a reason",
+        "run ostinato doctor, and report this message if it finds nothing",
+    )
+
+
+def _end(process: subprocess.Popen[str], gently: bool) -> None:
+    """Signal the child's whole process group; where there are none, the child, whose own child ends with its stdin."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if os.name == "posix":
+            os.killpg(process.pid, signal.SIGTERM if gently else signal.SIGKILL)
+        else:
+            process.kill()

@@ -1,0 +1,293 @@
+"""Inside the child process: export, build, check, put in place.
+
+Export and check run in children of their own, whose memory goes with them.
+
+A task comes as one line of JSON on stdin, which stays open: when it ends, the asker is gone and so is this. Messages
+leave as lines of JSON on stdout: `{"state", "fraction", "message"}`, and at last the task's own words, `{"plan", ...}`
+of a build, or `{"error": {"type", "given", "allowed", "remedy"}}`. Whatever libraries print goes to stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...errors import EngineError, EngineFileError, MemoryShortage, OstinatoError
+from ..files.folder import claim, commit, forget, ready_folder, refused_write, write_whole
+from ..files.sidecar import Expect, Sidecar, check_fit, parse, rewritten, sidecar_path
+from ..files.spec import BuildSpec
+from ..files.trust import Trust
+from ..health.state import here
+from ..library import preflight
+from .assemble import check_io, make_sidecar, read_record, read_written, write_plan
+from .builder import build
+from .job import State, child_command, ended, revived
+
+log = logging.getLogger(__name__)
+EXPORTED, BUILT = 0.6, 0.95  # shares of the whole by the end of each
+STEP = 0.005  # the least progress that is told
+Tell = Callable[[dict[str, Any]], None]
+Say = Callable[[State, float, str], None]
+
+
+def run(what: str) -> int:
+    """Do one task and say how it ended; the exit code."""
+    tell = _channel()
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    task = json.loads(sys.stdin.readline())
+    if "work" in task:
+        work = Path(task["folder"]) / task["work"]
+        threading.Thread(target=_watch, args=(work,), daemon=True).start()
+    try:
+        tell(_TASKS[what](task, tell))
+    except OstinatoError as error:
+        tell({"error": _packed(error)})
+        return 3
+    except OSError as error:  # of the exporter, which writes the largest files
+        tell({"error": _packed(refused_write(Path(error.filename or task.get("folder", ".")), error))})
+        return 3
+    except Exception as error:
+        from ...device.memory import is_shortage  # imports torch, which the building process does without
+
+        if not is_shortage(error):
+            raise
+        tell({"error": _packed(_shortage(what))})
+        return 3
+    return 0
+
+
+def _channel() -> Tell:
+    """Messages on what was stdout; from here on stdout is stderr, also for code that is not Python's."""
+    sys.stdout.flush()
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    lock = threading.Lock()
+
+    def tell(message: dict[str, Any]) -> None:
+        with lock, contextlib.suppress(BrokenPipeError):
+            out.write(json.dumps(message) + "\n")
+
+    return tell
+
+
+def _watch(work: Path) -> None:
+    """End with the asker, and take along what was made, unless the files are being put in place just now."""
+    with contextlib.suppress(OSError):
+        while os.read(0, 1 << 12):  # not sys.stdin, whose lock a thread would hold at the interpreter's end
+            pass
+    with _committing:
+        shutil.rmtree(work, ignore_errors=True)
+        forget(work.parent, os.getpid())
+        os._exit(4)
+
+
+_committing = threading.Lock()
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Neither Cancel nor the asker's end comes between the renames."""
+    with _committing:
+        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _packed(error: OstinatoError) -> dict[str, Any]:
+    data = {"type": type(error).__name__, "given": error.given, "allowed": error.allowed, "remedy": error.remedy}
+    return data | ({"reason": error.reason} if hasattr(error, "reason") else {})
+
+
+def _shortage(what: str) -> MemoryShortage:
+    return MemoryShortage(
+        f"the {what} found no memory",
+        "the weights and the engine are held at once",
+        "close other programs, or build on a machine with more memory",
+    )
+
+
+def _build(task: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    spec = BuildSpec.of(task["spec"])
+    folder = ready_folder(Path(task["folder"]))
+
+    def say(state: State, fraction: float, message: str) -> None:
+        tell({"state": state.value, "fraction": fraction, "message": message})
+
+    needed = preflight.BUILD_PACKAGES + (() if spec.onnx else preflight.EXPORT_PACKAGES)
+    preflight.check_packages(needed, spec.flavor)
+    preflight.check_gpu(spec.flavor, spec.refittable)
+    preflight.check_cuda(spec.flavor, spec.refittable)
+    library = str(preflight.check_library(spec.flavor).__version__)
+    trust = Trust(Path(task["home"]))
+    trust.ready()
+    with claim(folder, spec.name, task["wait"], trust.has, lambda who: say(State.waiting, 0.0, f"waits for {who}")):
+        work = folder / task["work"]
+        work.mkdir()
+        try:
+            return _in_order({**task, "library": library}, spec, folder, work, say)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _in_order(task: dict[str, Any], spec: BuildSpec, folder: Path, work: Path, say: Say) -> dict[str, Any]:
+    start = time.monotonic()
+    exported = _exported(task, spec, work, say)
+    stages = {"export": round(time.monotonic() - start, 1)}
+    plan = work / f"{spec.name}.plan"
+    sidecar = _built(Path(exported["onnx"]), spec, folder, plan, exported["peak_bytes"], stages, say)
+    say(State.checking, BUILT, "checking the engine")
+    begin = time.monotonic()
+    proof, unverified = _proven(task, sidecar, plan, folder, say)
+    stages = {**sidecar.stages, "check": round(time.monotonic() - begin, 1)}
+    sidecar = replace(sidecar, proof=proof, stages=stages, seconds=round(time.monotonic() - start, 1))
+    write_whole(sidecar_path(plan), rewritten(sidecar))
+    with _undisturbed():
+        Trust(Path(task["home"])).record(sidecar)
+        plan = commit(work, folder, spec.name)
+        if spec.keep_onnx and not spec.onnx:
+            for made in work.glob(f"{spec.name}.onnx*"):
+                os.replace(made, folder / made.name)
+    return {"plan": str(plan), "unverified": unverified}
+
+
+def _exported(task: dict[str, Any], spec: BuildSpec, work: Path, say: Say) -> dict[str, Any]:
+    """`{"onnx", "peak_bytes"}` of an export in a process of its own, or of the one that is given."""
+    if spec.onnx is not None:
+        return {"onnx": spec.onnx, "peak_bytes": None}
+    say(State.exporting, 0.0, f"exporting {spec.model or spec.size}")
+    return _child("export", task, lambda share, what: say(State.exporting, share * EXPORTED, what))
+
+
+def _built(
+    onnx: Path, spec: BuildSpec, folder: Path, plan: Path, peak: int | None, stages: dict[str, float], say: Say
+) -> Sidecar:
+    """Build and write `plan`; its memory is given back with this frame. The sidecar is not written yet."""
+    record = read_record(onnx, spec)
+    weights = sum(f.stat().st_size for f in (onnx, onnx.with_name(onnx.name + ".data")) if f.exists())
+    preflight.check_room(folder, int(weights * preflight.PLAN_FACTOR * len(spec.profiles)), "the engine")
+    preflight.check_memory(preflight.build_memory(weights, len(spec.profiles)))
+    begin = told = 0.0 if spec.onnx else EXPORTED
+    say(State.building, begin, f"building {spec.name}")
+
+    def progress(fraction: float) -> None:
+        nonlocal told
+        if (now := begin + fraction * (BUILT - begin)) - told >= STEP:
+            told = now
+            say(State.building, now, f"building {spec.name}")
+
+    built = build(onnx, record, spec, folder / f".timing-{spec.flavor}.cache", progress)
+    check_io(built, record)
+    peak = max(peak or 0, _peak() or 0) or None
+    sidecar = make_sidecar(spec, record, built, {**stages, "build": round(built.seconds, 1)}, peak)
+    write_plan(plan, built, sidecar)
+    return sidecar
+
+
+def _proven(
+    task: dict[str, Any], sidecar: Sidecar, plan: Path, folder: Path, say: Say
+) -> tuple[dict[str, Any] | None, str]:
+    """(figures of the check, why there are none) of a plan that is not in place yet.
+
+    Raises:
+        OstinatoError: when it is not what PyTorch computes; when there is no room to find out and it would take an
+            older engine's place.
+    """
+    if sidecar.spec.onnx is not None:
+        return None, "the model of its graph is not known, and ostinato doctor --engine FILE --model MODEL names it"
+    if preflight.driver_cuda() is None:
+        return None, "no NVIDIA driver answers on this machine"
+    asked = {**task, "sidecar": sidecar.as_json(), "plan": str(plan)}
+    try:
+        said = _child("check", asked, lambda _, what: say(State.checking, BUILT, what))
+    except MemoryShortage as error:
+        if (folder / plan.name).exists():
+            raise
+        return None, f"{error.given}; {error.allowed}"
+    return said.get("proof"), said.get("unverified", "")
+
+
+def _child(what: str, task: dict[str, Any], hear: Callable[[float, str], None]) -> dict[str, Any]:
+    """The last word of a task in a process of its own, whose memory goes with it; raises its error."""
+    process = subprocess.Popen(
+        child_command(what), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    )
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(json.dumps(task) + "\n")
+    process.stdin.flush()
+    last: dict[str, Any] = {}
+    for line in process.stdout:
+        last = json.loads(line)
+        if "state" in last:
+            hear(last["fraction"], last["message"])
+    code = process.wait()
+    error = revived(last) or (ended(code, ()) if code else None)
+    if error is not None:
+        raise error
+    return last
+
+
+def _peak() -> int | None:
+    """This process's largest resident set, in bytes; None where the system does not tell."""
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) << 10
+    return None
+
+
+def _export(task: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    from ..export.source import export_spec
+
+    def say(fraction: float, message: str) -> None:
+        tell({"state": State.exporting.value, "fraction": fraction, "message": message})
+
+    folder = Path(task["folder"])
+    onnx = export_spec(BuildSpec.of(task["spec"]), folder / task["work"], task["library"], say)
+    return {"onnx": str(onnx), "peak_bytes": _peak()}
+
+
+def _check(task: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    """`{"proof"}` of a plan that was just written, or `{"unverified"}`: why it cannot run in this place."""
+    from ..health.check import compare, this_gpu
+    from ..play.tensorrt import tensorrt
+
+    sidecar, plan = parse(task["sidecar"]), Path(task["plan"])
+    place = here(sidecar.flavor, sidecar.library)
+    if place.capability is None:
+        return {"unverified": "this PyTorch sees no CUDA device"}
+    try:
+        check_fit(sidecar, place)
+        tensorrt(sidecar.flavor)
+    except (EngineError, EngineFileError) as error:
+        return {"unverified": f"{error.given}; {error.allowed}"}
+
+    def read(expect: Expect) -> bytes:
+        check_fit(sidecar, expect, plan)
+        return read_written(plan, sidecar)
+
+    def say(what: str) -> None:
+        tell({"state": State.checking.value, "fraction": BUILT, "message": what})
+
+    return {"proof": compare(sidecar, place, this_gpu(), read, tell=say)}
+
+
+def _probe(task: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    from ..library.flavor import probe
+
+    return {"version": probe(task["flavor"]).version}
+
+
+_TASKS = {"build": _build, "export": _export, "check": _check, "probe": _probe}

@@ -1,0 +1,300 @@
+"""What is exported: the decoder and both halves of the VAE, written so that ONNX and TensorRT take them.
+
+B rows, T frames (even), N = T / 2 decoder tokens, L condition tokens, H condition width, r adapter rank.
+The modules share the weights of the models that they are made from, apart from the few that are laid out anew.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AceStepTransformer1DModel, AutoencoderOobleck
+from torch import Tensor, nn
+from torch.nn.utils.weight_norm import WeightNorm
+
+from ...constants import CONTEXT_DIM, HOP, LATENT_DIM, LATENT_HZ, MAX_SECONDS, PATCH
+from ...engines.factors import KINDS
+from ...errors import EngineBuildError
+
+GRAPH_VERSION = 1  # raise it when what is exported from the same weights changes
+MAX_FRAMES = MAX_SECONDS * LATENT_HZ  # rows of the rotary table
+
+# Where a graph of bfloat16 weights computes in float32, as the reference does; it goes into the recipe. The softmax is
+# one of them where it is written out, and else in the hands of the library's attention operator.
+ISLANDS = ("timestep sinusoid", "time embedding of 0", "rms norm statistics", "rotary product")
+
+Factors = dict[str, tuple[Tensor, Tensor]]  # kind -> A [r, in] and B [out, r] of one layer
+Project = Callable[[Tensor, str, nn.Linear], Tensor]
+
+
+class DecoderGraph(nn.Module):
+    """`MaskedDecoder` with operators that build: patch convolutions as matrix products, rotary angles from a table.
+
+    Args:
+        transformer: the reference model, on the CPU.
+        fused: whether the target has operators for attention and RMS norm (ONNX opset 23); else they are written out.
+
+    `time_embed_r` of 0, which is what inference asks of it, is a constant.
+
+    Attributes:
+        prefix: of its weights' names, before the model's own.
+        made: buffers that are computed from weights, and the parts of the model that they stand for; those that are
+            float32 whatever the weights are rounded where they are used.
+    """
+
+    patch_in: Tensor  # [hidden, 2 * 192]
+    patch_out: Tensor  # [2 * 64, hidden]
+    patch_out_bias: Tensor  # [2 * 64]
+    still: Tensor  # [1, hidden], float32
+    still_modulation: Tensor  # [1, 6, hidden], float32
+    frequency: Tensor  # [128], float32
+    cosine: Tensor  # [7500, head_dim / 2], float32
+    sine: Tensor
+
+    prefix = "model."
+    made: dict[str, tuple[str, ...]] = {
+        "patch_in": ("proj_in_conv.weight",),
+        "patch_out": ("proj_out_conv.weight",),
+        "patch_out_bias": ("proj_out_conv.bias",),
+        "still": ("time_embed_r",),
+        "still_modulation": ("time_embed_r",),
+        "frequency": (),
+        "cosine": (),
+        "sine": (),
+    }
+
+    def __init__(self, transformer: AceStepTransformer1DModel, fused: bool = True) -> None:
+        super().__init__()
+        self.model, self.fused = transformer, fused
+        conv_in, conv_out = transformer.proj_in_conv, transformer.proj_out_conv
+        with torch.no_grad():
+            # [out, in, patch] and [in, out, patch] as linear layers over a token's frames, one after the other
+            self.register_buffer("patch_in", conv_in.weight.permute(0, 2, 1).flatten(1))
+            self.register_buffer("patch_out", conv_out.weight.permute(2, 1, 0).flatten(0, 1))
+            self.register_buffer("patch_out_bias", conv_out.bias.repeat(PATCH))
+            self.register_buffer("frequency", _frequencies(transformer.time_embed.time_sinusoid.num_channels))
+            still, modulation = _time(transformer.time_embed_r, self._wave(torch.zeros(1)), torch.float32)
+            self.register_buffer("still", still)
+            self.register_buffer("still_modulation", modulation)
+            angles = _angles(transformer)
+            self.register_buffer("cosine", angles.cos())
+            self.register_buffer("sine", angles.sin())
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_attention_mask: Tensor,
+        context_latents: Tensor,
+        lora: Sequence[Tensor] = (),
+    ) -> Tensor:
+        """Shapes as in `Rows`; `lora` has A `[layers, r, in]` and B `[layers, out, r]` of each of `KINDS` in turn.
+
+        Returns the velocity `[B, T, 64]`.
+        """
+        model = self.model
+        dtype = model.condition_embedder.weight.dtype
+        temb, modulation = _time(model.time_embed, self._wave(timestep), dtype)
+        temb = (temb.float() + self.still).to(dtype)
+        modulation = (modulation.float() + self.still_modulation).to(dtype)
+        x = torch.cat([context_latents, hidden_states], dim=-1)
+        batch, tokens = x.shape[0], x.shape[1] // PATCH
+        x = F.linear(x.reshape(batch, tokens, PATCH * x.shape[2]), self.patch_in, model.proj_in_conv.bias)
+        condition = model.condition_embedder(encoder_hidden_states)
+        rotary = (self.cosine[:tokens].to(dtype).unsqueeze(1), self.sine[:tokens].to(dtype).unsqueeze(1))
+        band = self._band(tokens)
+        mask = encoder_attention_mask[:, None, None].expand(-1, -1, tokens, -1)  # an attention operator may ask for all
+        for i, (kind, layer) in enumerate(zip(model.layer_types, model.layers, strict=True)):
+            factors = {k: (lora[2 * j][i], lora[2 * j + 1][i]) for j, k in enumerate(KINDS)} if lora else {}
+            x = self._layer(
+                layer, x, modulation, rotary, band if kind == "sliding_attention" else None, condition, mask, factors
+            )
+        table = model.scale_shift_table + temb[:, None]
+        x = self._norm(x, model.norm_out) * (1 + table.narrow(1, 1, 1)) + table.narrow(1, 0, 1)
+        x = F.linear(x, self.patch_out, self.patch_out_bias)
+        return x.reshape(batch, PATCH * tokens, LATENT_DIM)
+
+    def _wave(self, t: Tensor) -> Tensor:
+        """The sinusoid of times `[B]`, `[B, 256]` float32.
+
+        Its frequencies are a table: at angles up to 1000 another rounding of them is heard in the fifth digit.
+        """
+        angle = (t.float() * self.model.time_embed.scale)[:, None] * self.frequency
+        return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+    def _layer(
+        self,
+        layer: Any,
+        x: Tensor,
+        modulation: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        band: Tensor | None,
+        condition: Tensor,
+        mask: Tensor,
+        factors: Factors,
+    ) -> Tensor:
+        """One block, `[B, N, hidden]` to the same; `rotary` is `[N, 1, head_dim / 2]` twice."""
+
+        def project(value: Tensor, kind: str, linear: nn.Linear) -> Tensor:
+            out = linear(value)
+            if kind in factors:
+                a, b = factors[kind]
+                out = out + (value @ a.mT) @ b.mT
+            return out
+
+        table = layer.scale_shift_table + modulation
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (table.narrow(1, i, 1) for i in range(6))
+        normed = self._norm(x, layer.self_attn_norm) * (1 + scale) + shift
+        x = x + self._attend("self", layer.self_attn, normed, normed, rotary, band, project) * gate
+        normed = self._norm(x, layer.cross_attn_norm)
+        x = x + self._attend("cross", layer.cross_attn, normed, condition, None, mask, project)
+        normed = self._norm(x, layer.mlp_norm) * (1 + mlp_scale) + mlp_shift
+        inner = F.silu(project(normed, "gate", layer.mlp.gate_proj)) * project(normed, "up", layer.mlp.up_proj)
+        return x + project(inner, "down", layer.mlp.down_proj) * mlp_gate
+
+    def _attend(
+        self,
+        place: str,
+        attention: Any,
+        x: Tensor,
+        source: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+        mask: Tensor | None,
+        project: Project,
+    ) -> Tensor:
+        heads, groups, width = attention.heads, attention.kv_heads, attention.head_dim
+        q = project(x, f"{place}_q", attention.to_q).unflatten(-1, (heads, width))
+        k = project(source, f"{place}_k", attention.to_k).unflatten(-1, (groups, width))
+        v = project(source, f"{place}_v", attention.to_v).unflatten(-1, (groups, width)).transpose(1, 2)
+        q, k = self._norm(q, attention.norm_q), self._norm(k, attention.norm_k)
+        if rotary is not None:
+            q, k = _rotate(q, *rotary), _rotate(k, *rotary)
+        q, k = q.transpose(1, 2), k.transpose(1, 2)  # [B, heads, N, head_dim]
+        if self.fused:
+            out = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, scale=attention.scaling, enable_gqa=heads != groups
+            )
+        else:
+            out = _attention(q, k, v, mask, attention.scaling)
+        return project(out.transpose(1, 2).flatten(2), f"{place}_o", attention.to_out[0])
+
+    def _norm(self, x: Tensor, norm: Any) -> Tensor:
+        """RMS norm over the last dimension; statistics in float32, and rounded before the gain."""
+        if self.fused:
+            return F.rms_norm(x, (x.shape[-1],), norm.weight, norm.eps)
+        wide = x.float()
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + norm.eps)).to(x.dtype) * norm.weight
+
+    def _band(self, tokens: int) -> Tensor:
+        """`[1, 1, N, N]` bool, True where `|i - j| <= sliding_window`."""
+        index = torch.arange(tokens)
+        return ((index[:, None] - index[None, :]).abs() <= self.model.config.sliding_window)[None, None]
+
+
+class VaeGraph(nn.Module):
+    """One half of the VAE: latents `[B, 64, T]` to audio `[B, 2, 1920 T]`, or audio to the mean of its latents.
+
+    It has weights of its own, with the weight norms folded in.
+
+    Args:
+        vae: the reference model, on the CPU.
+        part: `decoder` or `encoder`.
+    """
+
+    prefix = ""
+
+    def __init__(self, vae: AutoencoderOobleck, part: str) -> None:
+        super().__init__()
+        self.part = part
+        with torch.no_grad():
+            for norm, layer in _weight_norms(half := getattr(vae, part)):
+                setattr(layer, norm.name, norm.compute_weight(layer).detach())  # a copy takes no tensor with a history
+            folded = copy.deepcopy(half).requires_grad_(False)
+            names = {layer: name for name, layer in folded.named_modules()}
+            self.made: dict[str, tuple[str, ...]] = {}
+            for norm, layer in _weight_norms(folded):
+                nn.utils.remove_weight_norm(layer, norm.name)
+                place = f"{part}.{names[layer]}.{norm.name}"
+                self.made[place] = (f"{place}_g", f"{place}_v")
+        self.add_module(part, folded)
+
+    def forward(self, signal: Tensor) -> Tensor:
+        out = getattr(self, self.part)(signal)
+        return out if self.part == "decoder" else out.narrow(1, 0, LATENT_DIM)
+
+
+Graph = DecoderGraph | VaeGraph
+
+
+def check_decoder(model: AceStepTransformer1DModel) -> None:
+    """Raise `EngineBuildError` for a transformer whose sizes the graph does not follow."""
+    config = model.config
+    given = config.patch_size, config.in_channels, config.audio_acoustic_hidden_dim
+    if given != (needed := (PATCH, LATENT_DIM + CONTEXT_DIM, LATENT_DIM)):
+        raise EngineBuildError(
+            f"the decoder has patch size, input and output channels {given}", f"allowed are {needed}",
+            "choose an ACE-Step 1.5 model",
+        )  # fmt: skip
+
+
+def check_vae(model: AutoencoderOobleck) -> None:
+    """Raise `EngineBuildError` for a VAE of another rate, or whose strides do not give whole frames."""
+    strides = model.config.downsampling_ratios
+    if math.prod(strides) != HOP or any(stride % 2 for stride in strides):
+        raise EngineBuildError(
+            f"the VAE's strides are {list(strides)}", f"allowed are even ones whose product is {HOP}",
+            "choose an ACE-Step 1.5 model",
+        )  # fmt: skip
+
+
+def _weight_norms(module: nn.Module) -> list[tuple[WeightNorm, nn.Module]]:
+    """The weight norms below a module, with the layers that they belong to."""
+    hooks = ((hook, layer) for layer in module.modules() for hook in layer._forward_pre_hooks.values())
+    return [(hook, layer) for hook, layer in hooks if isinstance(hook, WeightNorm)]
+
+
+def _time(embed: Any, wave: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Time embedding `[B, hidden]` and modulation `[B, 6, hidden]` of a sinusoid, computed in `dtype`."""
+
+    def linear(x: Tensor, layer: nn.Linear) -> Tensor:
+        return F.linear(x, layer.weight.to(dtype), layer.bias.to(dtype))
+
+    one = linear(wave.to(dtype), embed.linear_1)
+    one = linear(F.silu(one), embed.linear_2)
+    return one, linear(F.silu(one), embed.time_proj).unflatten(1, (6, -1))
+
+
+def _frequencies(channels: int) -> Tensor:
+    """`[channels / 2]` float32, from 1 down to nearly 1 / 10000."""
+    half = channels // 2
+    return torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float32) / half)
+
+
+def _angles(model: AceStepTransformer1DModel) -> Tensor:
+    """`[MAX_FRAMES / 2, head_dim / 2]` float32: position times frequency."""
+    exponent = torch.arange(0, model.head_dim, 2, dtype=torch.float32) / model.head_dim
+    return torch.outer(torch.arange(MAX_FRAMES // PATCH, dtype=torch.float32), 1.0 / model.rope_theta**exponent)
+
+
+def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Rotary embedding of `[B, N, heads, head_dim]`: the two halves of a head are the parts of a complex number."""
+    half = x.shape[-1] // 2
+    a, b = x.narrow(-1, 0, half).float(), x.narrow(-1, half, half).float()
+    return torch.cat([a * cosine - b * sine, b * cosine + a * sine], dim=-1).to(x.dtype)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """`softmax(q k^T * scale + mask) v` with its softmax in float32; K and V are repeated for the heads they share."""
+    share = q.shape[1] // k.shape[1]
+    if share > 1:
+        k, v = (t[:, :, None].expand(-1, -1, share, -1, -1).flatten(1, 2) for t in (k, v))
+    scores = (q @ k.mT).float() * scale
+    if mask is not None:
+        scores = scores + torch.where(mask, 0.0, -math.inf)
+    return scores.softmax(-1).to(q.dtype) @ v

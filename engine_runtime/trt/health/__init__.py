@@ -1,0 +1,1 @@
+"""Whether an engine may play here."""

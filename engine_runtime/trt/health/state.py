@@ -1,0 +1,195 @@
+"""Whether an engine can play here, as a drop-down or `ostinato inspect` shows it; and the check that proves it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...errors import EngineBuildError, EngineFileError, InputError, OstinatoError, plain
+from ..build.job import ask
+from ..files.plan import examine, read_plan, verify
+from ..files.sidecar import Expect, Sidecar, check_fit, read_sidecar
+from ..files.spec import FLAVORS, check_name
+from ..files.trust import Trust
+from ..library.preflight import install, wheels
+
+if TYPE_CHECKING:
+    from ...models.loading import Model
+    from ..play.tensorrt import MakeRoom
+    from .check import Opened
+
+READY, STALE, UNUSABLE = "ready", "stale", "unusable"
+_STALE = ("flavor", "version", "gpu", "weights", "recipe")  # whole, and for another place or time
+
+
+@dataclass(frozen=True)
+class Health:
+    """What can be said of one engine without opening it.
+
+    Attributes:
+        state: `ready`; `stale` where a rebuild makes it ready; `unusable` where it is broken or not trusted.
+        error: why, for all but `ready`.
+        sidecar: where it could be read; without a proof for all but `ready`.
+        verified: it has passed its check on this very GPU.
+        whole: the file's bytes were hashed; else `ready` is said by its size, and they are hashed when it is opened.
+    """
+
+    plan: Path
+    state: str
+    error: OstinatoError | None = None
+    sidecar: Sidecar | None = None
+    verified: bool = False
+    whole: bool = False
+
+    @property
+    def reason(self) -> str:
+        """One word: of the `EngineFileError`, `library` where that cannot be used, empty when ready."""
+        return "" if self.error is None else getattr(self.error, "reason", "library")
+
+    def text(self) -> str:
+        """One line for a list."""
+        return f"{plain(self.plan.stem)}: {self.told() if self.error is None else f'{self.state}: {self.error}'}"
+
+    def told(self) -> str:
+        """Say what `ready` means here."""
+        return f"{READY}{'' if self.whole else ' by its size'}{'' if self.verified else ', unverified on this GPU'}"
+
+
+def library_of(flavor: str) -> str:
+    """The version of a flavor's library, found in a process of its own, for this one can hold one only.
+
+    Asked once for what is installed now.
+
+    Raises:
+        OstinatoError: when it cannot be used, with the remedy.
+    """
+    if importlib.util.find_spec(flavor) is None:
+        raise EngineBuildError(f"{flavor} is not installed", "its engines need it", f"run: {install(flavor)}")
+    found = _asked(flavor, tuple(sorted(wheels(flavor).items())))
+    if isinstance(found, OstinatoError):
+        raise found
+    return found
+
+
+@cache
+def _asked(flavor: str, installed: tuple[tuple[str, str], ...]) -> str | OstinatoError:
+    try:
+        return str(ask("probe", {"flavor": flavor})["version"])
+    except subprocess.TimeoutExpired as error:
+        return EngineBuildError(
+            f"{flavor} did not answer within {error.timeout:g} s", "importing it takes a few", "restart the computer"
+        )
+    except OstinatoError as error:
+        return error
+
+
+def here(flavor: str, library: str) -> Expect:
+    """What an engine must be to run in this place: library and, where there is one, GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return Expect(flavor, library)
+    return Expect(flavor, library, torch.cuda.get_device_capability(), torch.cuda.get_device_name())
+
+
+def expects() -> dict[str, Expect | OstinatoError]:
+    """`here` of each flavor, or why it cannot be used."""
+    found: dict[str, Expect | OstinatoError] = {}
+    for flavor in FLAVORS.values():
+        try:
+            found[flavor] = here(flavor, library_of(flavor))
+        except OstinatoError as error:
+            found[flavor] = error
+    return found
+
+
+def health(
+    plan: Path,
+    known: Mapping[str, Expect | OstinatoError],
+    trust: Trust | None = None,
+    folder: Path | None = None,
+    whole: bool = False,
+) -> Health:
+    """Judge one engine; whatever lies there, none of it is raised.
+
+    Args:
+        plan: NAME.plan.
+        known: from `expects`; with the weights and recipe that are needed, where they are known.
+        trust, folder: as in `read_plan`.
+        whole: hash the file too.
+    """
+    from ...engines.prove import Proof
+
+    trust = trust or Trust()
+    sidecar: Sidecar | None = None
+    try:
+        _check_name(plan)
+        sidecar = replace(read_sidecar(plan), proof=None) if os.path.exists(plan) else None
+        expect = known.get(sidecar.flavor, Expect()) if sidecar else Expect()
+        judge = Expect() if isinstance(expect, OstinatoError) else expect
+        sidecar = (verify if whole else examine)(plan, judge, trust, folder)
+    except EngineFileError as error:
+        return Health(plan, STALE if error.reason in _STALE else UNUSABLE, error, sidecar)
+    if isinstance(expect, OstinatoError):
+        return Health(plan, STALE, expect, sidecar)
+    proof = Proof.of(sidecar.proof)
+    return Health(plan, READY, None, sidecar, proof is not None and proof.gpu == expect.device, whole)
+
+
+def _check_name(plan: Path) -> None:
+    try:
+        check_name(plan.stem)
+    except InputError as error:
+        raise EngineFileError(error.given, error.allowed, "rename the engine and its sidecar", "name") from error
+
+
+def check_here(
+    plan: Path,
+    trust: Trust | None = None,
+    seed: int = 0,
+    tell: Callable[[str], None] = lambda _: None,
+    model: Model | None = None,
+    make_room: MakeRoom | None = None,
+    engine: Opened | None = None,
+) -> Sidecar:
+    """Open an engine on this GPU, compare it with eager at every corner of every profile, write down the figures.
+
+    The library is loaded only for a plan that is trusted and fits, because a process holds one library for good.
+
+    Args:
+        plan: NAME.plan.
+        trust: as in `read_plan`.
+        seed, tell, model, make_room, engine: as in `check.compare`.
+
+    Raises:
+        EngineFileError: when it may not be opened; a failed check removes an older proof of it.
+        EngineError, MemoryShortage: when it cannot be opened, or is not the reference.
+    """
+    from ...engines.prove import Refused
+    from .check import compare, this_gpu
+
+    trust = trust or Trust()
+    flavor = examine(plan, Expect(), trust).flavor
+    place = here(flavor, library_of(flavor))
+    sidecar = examine(plan, place, trust) if engine is None else engine.sidecar
+    if place.capability is None:
+        raise EngineBuildError("this PyTorch sees no CUDA device", "the check runs on a GPU", "run it where it plays")
+
+    def read(expect: Expect) -> bytes:
+        if engine is None:
+            return read_plan(plan, expect, trust)[0]
+        check_fit(sidecar, expect, plan)
+        return b""
+
+    try:
+        proof = compare(sidecar, place, this_gpu(), read, seed, tell, model, make_room, engine)
+    except Refused:
+        trust.write_proof(plan, None, sidecar)
+        raise
+    return trust.write_proof(plan, proof, sidecar)

@@ -1,0 +1,1 @@
+"""Plans in use: loading, executing, refitting."""

@@ -1,0 +1,61 @@
+"""CUDA graphs of one execution context, captured by hand: for a TensorRT that does not do it by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+import torch
+
+from ...device.capture import Step, captured
+from ...errors import EngineError
+from ..library.messages import LOG
+
+MOST = 32  # graphs kept; a ring has one for each pass, and one for each row that it decodes alone
+
+
+class Graphs:
+    """Replays what was enqueued before with the same shapes, addresses and profile.
+
+    A context must have run once with its shapes before it is captured, so the first launch of a key is a plain one, the
+    second captures. Whoever changes shapes, profile or weights calls `drop`.
+
+    Args:
+        allowed: else every launch is a plain one.
+    """
+
+    def __init__(self, allowed: bool) -> None:
+        self._allowed = allowed
+        self._seen: set[Hashable] = set()
+        self._captured: dict[Hashable, Step] = {}
+
+    @property
+    def full(self) -> bool:
+        """Keys keep coming, as when adapters change at every tick; time to drop them."""
+        return len(self._seen) >= MOST
+
+    def launch(self, key: Hashable, enqueue: Callable[[], None]) -> None:
+        """Enqueue on the current stream, by a graph where there is one."""
+        if self._allowed and torch.cuda.is_current_stream_capturing():  # the caller's graph takes it in
+            enqueue()
+            return
+        if self._allowed and key in self._seen and key not in self._captured:
+            self._capture(key, enqueue)
+        if key in self._captured:
+            self._captured[key]()
+        else:
+            enqueue()
+            self._seen.add(key)
+
+    def drop(self) -> list[Step]:
+        """Forget all; what holds the graphs is returned, for they may still be running."""
+        graphs = list(self._captured.values())
+        self._captured.clear()
+        self._seen.clear()
+        return graphs
+
+    def _capture(self, key: Hashable, enqueue: Callable[[], None]) -> None:
+        try:
+            self._captured[key] = captured(enqueue, torch.cuda.graph_pool_handle())
+        except (RuntimeError, EngineError) as error:
+            self._allowed = False
+            LOG.warning("no CUDA graph of the engine: %s", error)

@@ -1,0 +1,102 @@
+"""One half of a VAE on a TensorRT engine, where the model itself would stand.
+
+B clips, T latent frames of 64 channels, 1920 samples a frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+
+from ...constants import HOP
+from ...engines.profiles import smallest
+from ...engines.prove import Proof
+from ...errors import EngineError, EngineLimitError
+from ..files.sidecar import Sidecar
+from ..library.flavor import Flavor
+from .executor import Executor
+
+
+class TrtVae:
+    """The decoder or the encoder of an autoencoder, on an execution context of its own stream.
+
+    `audio.decode` takes it in place of the model. Any thread may call it, on any stream: its work lies between what
+    that stream does before and after.
+
+    Args:
+        executor: of the loaded plan.
+        flavor: its library.
+        sidecar: of the plan.
+
+    Attributes:
+        config, upsampling_ratios: as the model has them.
+        least: frames that its smallest profile asks for at least.
+        proof: the check that it has passed; None until there is one.
+    """
+
+    def __init__(self, executor: Executor, flavor: Flavor, sidecar: Sidecar) -> None:
+        if sidecar.export["kind"] == "decoder":
+            raise EngineError("the engine is not of a VAE", "its profiles have no tokens", "choose another")
+        self.executor, self.sidecar = executor, sidecar
+        self.device, self.dtype = executor.device, executor.dtypes[executor.outputs[0]]
+        self.config = SimpleNamespace(**sidecar.export["config"])
+        self.upsampling_ratios: list[int] = self.config.downsampling_ratios[::-1]
+        self.least = min(profile.frames.min for profile in sidecar.profiles)
+        self.proof = Proof.of(sidecar.proof)
+        self.identity = f"{flavor.name}:{flavor.version}:{sidecar.export['kind']}:{sidecar.plan_sha256}:{self.device}"
+        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+
+    def __call__(self, signal: Tensor) -> Tensor:
+        """Latents `[B, 64, T]` to audio `[B, 2, 1920 T]`, or audio to the mean of its posterior.
+
+        Args:
+            signal: in its dtype, on its device.
+
+        Returns:
+            A tensor of its own, ready in the order of the current stream.
+
+        Raises:
+            EngineLimitError: for sizes that no profile takes.
+        """
+        (name,), (out,) = self.executor.inputs, self.executor.outputs
+        profile = self._profile_for(name, tuple(signal.shape))
+        with self.executor.lock:  # the next run overwrites the output
+            return self._beside(lambda: self.executor.run({name: signal.contiguous()}, profile)[out].clone())
+
+    def decoder(self, latents: Tensor) -> Tensor:
+        """By the name that the model gives it."""
+        return self(latents)
+
+    def ready(self) -> None:
+        """Make the execution context, which takes the workspace; raises `MemoryShortage` where there is no room."""
+        _ = self.executor.context
+
+    def close(self) -> None:
+        """Give back everything, after what runs. Closing twice is allowed."""
+        self.executor.close()
+
+    def _profile_for(self, name: str, shape: tuple[int, ...]) -> int:
+        frames = shape[2] if name == "latents" else shape[2] // HOP
+        found = smallest(self.sidecar.profiles, shape[0], frames)
+        if found is None or (name != "latents" and shape[2] % HOP):
+            raise EngineLimitError(
+                f"{shape[0]} clips of {frames} frames were asked of the VAE's engine",
+                f"it takes {'; or '.join(map(str, self.sidecar.profiles))}",
+                "decode in windows that fit with the frames around them, or build one with a profile for them",
+            )
+        return found
+
+    def _beside(self, work: Callable[[], Tensor]) -> Tensor:
+        """Do it on the own stream, after what the current one did before and before what it does next."""
+        if self._stream is None:
+            return work()
+        current = torch.cuda.current_stream(self.device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            made = work()
+        current.wait_stream(self._stream)
+        made.record_stream(current)
+        return made

@@ -1,0 +1,1 @@
+"""What the nodes share and is no node."""

@@ -1,0 +1,152 @@
+"""What the control nodes carry to a stream, until the stream says how long the music is and curves can be drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...engine_runtime.config import Guidance
+from ...engine_runtime.constants import LATENT_DIM
+from ...engine_runtime.controls.knobs import KNOBS, Knobs
+from ...engine_runtime.errors import InputError
+from . import host
+from .values import is_curve, to_value
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from ...engine_runtime.controls.automation import Track
+    from ...engine_runtime.engines.factors import Targets
+    from ...engine_runtime.lora.stack import Mix
+    from ...engine_runtime.stream.request import Condition, Part
+
+GAIN = "channel_gain"
+Wanted = Mapping[str, Any]  # by the name of a knob or a field; numbers, or curves still without a length
+
+
+def turned(before: Wanted | None, changes: Wanted) -> dict[str, Any]:
+    """Knobs turned further; numbers are checked at once."""
+    for name, value in changes.items():
+        if not is_curve(value):
+            KNOBS[name].check(value)
+    return {**(before or {}), **changes}
+
+
+def gained(before: Wanted | None, gain: Any, first: int, last: int) -> dict[str, Any]:
+    """A further gain of the channels `first` to `last`."""
+    if first > last:
+        raise InputError(f"channels {first} to {last}", "the first must not lie behind the last", "swap them")
+    if not is_curve(gain):
+        KNOBS[GAIN].check(gain)
+    return {**(before or {}), GAIN: (*(before or {}).get(GAIN, ()), (gain, first, last))}
+
+
+def knobs_of(wanted: Wanted | None, frames: int) -> Knobs:
+    """Knobs for music of this length; what the command line sets goes before the nodes."""
+    given = {**(wanted or {}), **host.knobs()}
+    gains = given.pop(GAIN, ())
+    gains = gains if isinstance(gains, tuple) else ((gains, 0, LATENT_DIM - 1),)
+    drawn = {name: to_value(value, frames, name) if is_curve(value) else value for name, value in given.items()}
+    return Knobs(**drawn, **({GAIN: _gain(gains, frames)} if gains else {}))
+
+
+def check_heard(
+    knobs: Knobs, guidance: Guidance | None, shape: Wanted, parts: int, tracks: Sequence[Track], masked: bool
+) -> None:
+    """Raise `InputError` for a control that nothing in the request answers to."""
+    guided = guidance is not None and guidance.mode != "off"
+    moved = {track.knob for track in tracks}
+    pulled = "target_strength" in moved or "target_strength" not in knobs.neutral
+    for given, allowed, remedy in (
+        (pulled and "target" not in shape, "the knob target_strength is set without a target", "connect Target"),
+        (not pulled and "target" in shape, "a target pulls as far as target_strength says", "set it in Knobs"),
+        ((knobs.blend is not None or "blend" in moved) and parts == 1, "blend needs conditions", "Combine Conditions"),
+        (
+            (knobs.guidance_scale not in (None, 1.0) or "guidance_scale" in moved) and not guided,
+            "guidance_scale needs guidance",
+            "connect Guidance",
+        ),
+        (masked and "mask" in shape, "the source has a noise mask and Mask is connected", "disconnect one of them"),
+    ):
+        if given:
+            raise InputError("a control is set that would not be heard", allowed, remedy)
+
+
+def guided(fields: Wanted) -> dict[str, Any]:
+    """Guidance as the nodes carry it; numbers are checked at once."""
+    checked = Guidance(**{name: value for name, value in fields.items() if not is_curve(value)})
+    return {"scale": checked.scale, "mode": checked.mode, **fields}
+
+
+def guidance_of(wanted: Wanted | None, frames: int) -> Guidance | None:
+    if wanted is None:
+        return None
+    return Guidance(**{n: to_value(v, frames, f"guidance {n}") if is_curve(v) else v for n, v in wanted.items()})
+
+
+def wants_negative(wanted: Wanted | None, tracks: Sequence[Track] = ()) -> bool:
+    """Whether guidance may decode a negative condition."""
+    if wanted is None or wanted["mode"] in ("off", "self"):
+        return False
+    if any(track.knob == "guidance_scale" for track in tracks):
+        return True
+    return is_curve(wanted["scale"]) or wanted["scale"] != 1.0
+
+
+def shape_of(wanted: Wanted | None, frames: int) -> dict[str, Any]:
+    """Fields of a request, from the shape nodes."""
+    given = dict(wanted or {})
+    if (kept := given.get("mask")) is not None:
+        given["mask"] = _over_channels(to_value(kept, frames, "the mask"), frames)
+    if (share := given.get("initial_noise")) is not None:
+        given["initial_noise"] = to_value(share, frames, "initial noise")
+    return given
+
+
+def mix_of(adapters: Sequence[tuple[Path, float]], targets: Targets | None) -> Mix:
+    """Adapters as an engine with these targets takes them, read from their files."""
+    if not adapters:
+        return ()
+    from ...engine_runtime.engines.factors import required
+    from ...engine_runtime.lora.adapter import Adapter
+
+    layers = required(targets)
+    return [(Adapter.read(path, layers), strength) for path, strength in adapters]
+
+
+def parts_of(condition: Condition | tuple[Part, ...], weight: Any, start: float, end: float) -> tuple[Part, ...]:
+    """A condition as a part; parts already combined keep their spans, and their weights are multiplied."""
+    from dataclasses import replace
+
+    from ...engine_runtime.stream.request import Part
+
+    if not isinstance(condition, tuple):
+        return (Part(condition, to_value(weight, condition.frames, "the weight"), start, end),)
+    if (start, end) != (0.0, 1.0):
+        raise InputError(
+            f"conditions that are combined already are given the span {start:g} to {end:g}",
+            "each of them has its own",
+            "leave it at 0 to 1, or set it where the single condition is connected",
+        )
+    factor = to_value(weight, condition[0].condition.frames, "the weight")
+    return tuple(replace(part, weight=part.weight * factor) for part in condition)
+
+
+def _gain(gains: tuple, frames: int) -> Tensor:
+    """`[T, 64]`, or `[64]` where no gain is a curve."""
+    import torch
+
+    curved = any(is_curve(gain) for gain, _, _ in gains)
+    total = torch.ones(frames if curved else 1, LATENT_DIM)
+    for gain, first, last in gains:
+        value = to_value(gain, frames, "channel gain")
+        total[:, first : last + 1] *= value[:, None] if is_curve(gain) else value
+    return total if curved else total[0]
+
+
+def _over_channels(value: Any, frames: int) -> Tensor:
+    import torch
+
+    return torch.ones(frames, LATENT_DIM) * (value if isinstance(value, float) else value[:, None])

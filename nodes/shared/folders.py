@@ -1,0 +1,177 @@
+"""Files in ComfyUI's model folders; on the command line those below `COMFYUI_PATH` or `~/ComfyUI`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...engine_runtime.constants import PRESETS
+from ...engine_runtime.errors import EngineBuildError, InputError, plain
+from ...engine_runtime.trt.files.spec import FLAVORS, is_name
+from .comfy import HEADLESS
+
+if TYPE_CHECKING:
+    from ...engine_runtime.errors import OstinatoError
+    from ...engine_runtime.trt.files.sidecar import Expect
+    from ...engine_runtime.trt.health.state import Health
+
+log = logging.getLogger(__name__)
+ENGINES, LORAS = "ostinato_engines", "loras"
+MOST_TOLD = 50  # engines whose states a tooltip has
+MODELS = ("diffusers", "checkpoints", "diffusion_models")
+MODELS_SETTING = "OSTINATO_MODELS"  # more folders of models, separated as in PATH: whoever starts the server says which
+NOTHING = "none found"  # the only choice of a drop-down that would be empty
+
+
+def register() -> None:
+    """Tell ComfyUI of the pack's own model folder: where builds go, and `models/ostinato_engines`."""
+    import folder_paths
+
+    from ...engine_runtime.trt.files.folder import engines_home
+
+    folder_paths.add_model_folder_path(ENGINES, str(engines_home().absolute()), is_default=True)
+    folder_paths.add_model_folder_path(ENGINES, str(Path(folder_paths.models_dir) / ENGINES))
+    folder_paths.folder_names_and_paths[ENGINES][1].add(".plan")
+
+
+def roots(kind: str) -> list[Path]:
+    """Where files of one kind are, the first place first."""
+    if not HEADLESS:
+        import folder_paths
+
+        return [Path(root) for root in folder_paths.get_folder_paths(kind)]
+    comfyui = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "ComfyUI") / "models" / kind
+    if kind != ENGINES:
+        return [comfyui]
+    from ...engine_runtime.trt.files.folder import engines_home
+
+    return [engines_home().absolute(), comfyui]
+
+
+def model_source(name: str) -> str:
+    """The path of a model in the folders of models, or the name of a preset or hub id as it is.
+
+    On the command line any path will do. In ComfyUI the name comes from whoever reaches the server: only what lies in
+    the folders is looked at, and of anything else it is not even told whether it is there.
+
+    Raises:
+        InputError: in ComfyUI, for what is none of these.
+    """
+    from ...engine_runtime.models.loading import is_hub_id
+
+    name = name.strip()
+    if name in PRESETS or (HEADLESS and os.path.exists(name)):
+        return name
+    more = [Path(root).expanduser() for root in os.environ.get(MODELS_SETTING, "").split(os.pathsep) if root]
+    for root in (os.path.abspath(root) for root in (*(root for kind in MODELS for root in roots(kind)), *more)):
+        path = os.path.normpath(os.path.join(root, name))
+        mark = path if path.endswith(".safetensors") else os.path.join(path, "model_index.json")
+        if Path(path).is_relative_to(root) and os.path.isfile(mark):
+            return path
+    if HEADLESS or is_hub_id(name):
+        return name
+    raise InputError(
+        f"the model is {name!r}",
+        f"allowed are {', '.join(PRESETS)}, a hub id, and what lies in ComfyUI's folders {', '.join(MODELS)}",
+        f"put it there, or set {MODELS_SETTING} to its folder where ComfyUI is started",
+    )
+
+
+def engine_plans() -> list[Path]:
+    """The plans in the folders, by name, whatever their state."""
+    from ...engine_runtime.trt.files.folder import plans
+
+    found = {plan.stem: plan for root in reversed(roots(ENGINES)) for plan in plans(root)}
+    return [found[name] for name in sorted(found)]
+
+
+def engine_names() -> list[str]:
+    """List the engines that can be chosen, whatever their state. A schema calls it, so that it never raises."""
+    try:
+        return [plan.stem for plan in engine_plans() if is_name(plan.stem)]
+    except Exception:  # whatever a folder does, it must not take the nodes away
+        log.exception("the engines cannot be listed")
+        return []
+
+
+def told(state: Health) -> str:
+    """An engine and its state in one line."""
+    kind = "decoder" if state.sidecar is None else state.sidecar.export["kind"]
+    return state.text() + ("" if kind == "decoder" else f" (a {kind.replace('_', ' ')}, which no node plays)")
+
+
+def engine_states() -> str:
+    """Tell the state of each engine for a tooltip: by its files and the installed packages, whose libraries are not
+    asked, so that it comes at once. Empty on the command line, which shows none. It never raises, as `engine_names`."""
+    try:
+        return "" if HEADLESS else _told_states()
+    except Exception as error:
+        log.exception("the states of the engines cannot be told")
+        return f"\nTheir states cannot be told: {plain(error)}"
+
+
+def _told_states() -> str:
+    from ...engine_runtime.trt.files.folder import data_home
+    from ...engine_runtime.trt.files.sidecar import sidecar_path
+    from ...engine_runtime.trt.files.trust import MANIFEST
+
+    found = engine_plans()
+    files = found[:MOST_TOLD]
+    beside = [*map(sidecar_path, files), data_home() / MANIFEST]
+    text = _states(tuple(files), tuple(file_stamp(path) for path in (*files, *beside)))
+    return text + (f"\nand {len(found) - len(files)} more" if found[MOST_TOLD:] else "")
+
+
+@lru_cache(maxsize=1)
+def _states(plans: tuple[Path, ...], stamps: tuple[str, ...]) -> str:
+    """Made anew only when a file changes: ComfyUI asks for a node's schema many times a run."""
+    from ...engine_runtime.trt.health.state import health, here
+    from ...engine_runtime.trt.library.preflight import install, wheels
+
+    known: dict[str, Expect | OstinatoError] = {}
+    for flavor in FLAVORS.values() if plans else ():
+        missing = EngineBuildError(f"{flavor} is not installed", "its engines need it", f"run: {install(flavor)}")
+        known[flavor] = next((here(flavor, version) for version in wheels(flavor).values()), missing)
+    return "".join(f"\n{told(health(plan, known))}" for plan in plans)
+
+
+def file_stamp(path: Path) -> str:
+    """Changes when a file does; empty where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ""
+    return f"{found.st_mtime_ns} {found.st_size}"
+
+
+def adapter_names() -> list[str]:
+    """Names of the adapter files, with their folders."""
+    if not HEADLESS:
+        import folder_paths
+
+        return [name for name in folder_paths.get_filename_list(LORAS) if name.endswith(".safetensors")]
+    found = {p.relative_to(root).as_posix() for root in roots(LORAS) for p in root.rglob("*.safetensors")}
+    return sorted(found)
+
+
+def adapter_path(name: str) -> Path:
+    """The file of that name in the folders of adapters; on the command line also at that path, for in ComfyUI the name
+    comes from whoever reaches the server.
+
+    Raises:
+        InputError: where there is none.
+    """
+    places = [root / name for root in roots(LORAS)] if HEADLESS or name in adapter_names() else []
+    if HEADLESS:
+        places.append(Path(os.path.expanduser(name)))
+    found = next((place for place in places if os.path.isfile(place)), None)
+    if found is None:
+        raise InputError(
+            f"the adapter {name!r} is not there",
+            f"it was looked for in {', '.join(map(str, roots(LORAS)))}",
+            "put the file there, or give its path" if HEADLESS else "put the file there",
+        )
+    return found

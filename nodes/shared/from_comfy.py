@@ -1,0 +1,166 @@
+"""Where ComfyUI's MODEL, CONDITIONING and LATENT meet the stream's own parts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ...engine_runtime.errors import InputError
+from ...engine_runtime.numerics.schedule import total_steps
+from . import layout
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ...engine_runtime.config import Sampling
+    from ...engine_runtime.engines.base import Engine
+    from ...engine_runtime.stream.request import Condition, Part
+
+
+def is_core_model(value: Any) -> bool:
+    return hasattr(value, "model_options") and hasattr(value, "patches")
+
+
+def patcher_of(model: Any) -> Any:
+    """A MODEL that the stream can play, as the patcher whose weights stay where they were loaded."""
+    from ...engine_runtime.models.comfy_model import check_core, static
+
+    check_core(model)
+    return static(model)
+
+
+def engine_of(value: Any) -> Engine:
+    """An engine as it is; a MODEL as an engine on its weights."""
+    if not is_core_model(value):
+        return value
+    from ...engine_runtime.models.comfy_model import CoreEngine
+
+    return CoreEngine(value)
+
+
+def condition_of(
+    engine: Any, condition: Any, negative: list | None, guided: bool, sources: list[Tensor]
+) -> Condition | tuple[Part, ...]:
+    """A condition as it is; a CONDITIONING through the MODEL's own preparation, as long as the source.
+
+    `engine` is what `engine_of` gives; `guided` says whether a negative is wanted.
+    """
+    from ...engine_runtime.stream.request import Condition
+
+    if isinstance(condition, Condition | tuple):
+        if negative is not None:
+            raise InputError(
+                "a negative CONDITIONING is connected beside a condition of the pack's own",
+                "that one has its negative inside",
+                "disconnect it, or connect it to Stream Conditioning",
+            )
+        return condition
+    patcher = getattr(engine, "patcher", None)
+    if patcher is None:
+        raise InputError(
+            "a CONDITIONING is connected to an engine that was not made from a MODEL",
+            "ComfyUI's CONDITIONING plays on ComfyUI's MODEL",
+            "connect the MODEL, or use Encode Prompt",
+        )
+    if not sources:
+        raise InputError(
+            "a CONDITIONING is connected without a source",
+            "its length comes from a LATENT",
+            "connect Empty Ace Step 1.5 Latent Audio",
+        )
+    from ...engine_runtime.models.comfy_condition import core_condition
+
+    return core_condition(patcher, condition, negative if guided else None, sources[0].shape[0])
+
+
+def frames_of(condition: Condition | tuple[Part, ...]) -> int:
+    return condition[0].condition.frames if isinstance(condition, tuple) else condition.frames
+
+
+def schedule_of(engine: Any, sampling: Sampling) -> tuple[float, ...] | None:
+    """On a MODEL the sigmas of ComfyUI's `simple` scheduler; None leaves them to the sampling's own formula.
+
+    Both agree where the steps divide 1000, the entries of ComfyUI's table; else they differ by one entry at most.
+    """
+    if getattr(engine, "patcher", None) is None:
+        return None
+    import comfy.model_sampling
+    import comfy.samplers
+
+    table = comfy.model_sampling.ModelSamplingDiscreteFlow()
+    table.set_parameters(shift=sampling.shift, multiplier=1.0)
+    total = total_steps(sampling)
+    if total > len(table.sigmas):  # entries would repeat
+        return None
+    return tuple(comfy.samplers.simple_scheduler(table, total)[-(sampling.steps + 1) :].tolist())
+
+
+def batch_noise(source: dict[str, Any] | None, seeds: list[int]) -> list[Tensor] | None:
+    """ComfyUI's noise, `[T, 64]` each: for a batch from the first seed, for one of a batch's latents from each seed.
+
+    None where there is no batch: a generation's own seed says the same.
+    """
+    if source is None or (source["samples"].shape[0] == 1 and "batch_index" not in source):
+        return None
+    samples, index = source["samples"], source.get("batch_index")
+    drawn = [_noise(samples, seed, index) for seed in (seeds if len(samples) == 1 else seeds[:1])]
+    return [clip for noise in drawn for clip in layout.clips(noise)]
+
+
+def _noise(samples: Tensor, seed: int, index: Any) -> Tensor:
+    """ComfyUI's noise for a batch: without an index one draw of the batch's shape."""
+    import torch
+
+    if index is None:
+        return torch.randn(samples.shape, generator=torch.Generator().manual_seed(seed))
+    import comfy.sample
+
+    return comfy.sample.prepare_noise(samples, seed, index)
+
+
+def sampler_requests(noise: Any, guider: Any, sampler: Any, sigmas: Tensor, latent: dict[str, Any]) -> tuple:
+    """The engine and the requests that SamplerCustomAdvanced's inputs ask for."""
+    from ...engine_runtime.config import NO_GUIDANCE, Guidance
+    from ...engine_runtime.models.comfy_condition import core_condition
+    from ...engine_runtime.models.comfy_model import CoreEngine
+    from ...engine_runtime.numerics.schedule import explicit
+    from ...engine_runtime.stream.request import Request
+
+    check_sampler(sampler)
+    conds = guider_conds(guider)
+    sources, masks = layout.from_latent(latent, "the latent"), layout.masks_of(latent)
+    guidance = Guidance(scale=float(guider.cfg)) if "negative" in conds and guider.cfg != 1.0 else NO_GUIDANCE
+    engine = CoreEngine(guider.model_patcher)
+    negative = conds["negative"] if guidance.active else None
+    condition = core_condition(engine.patcher, conds["positive"], negative, sources[0].shape[0])
+    schedule, noises = explicit(sigmas.tolist()), layout.noises_of(latent, noise)
+    requests = [
+        Request(condition, guidance=guidance, source=source, noise=fresh, schedule=schedule, mask=masks and masks[i])
+        for i, (source, fresh) in enumerate(zip(sources, noises, strict=True))
+    ]
+    return engine, requests
+
+
+def check_sampler(sampler: Any) -> None:
+    name = getattr(getattr(sampler, "sampler_function", None), "__name__", type(sampler).__name__)
+    extra = {**getattr(sampler, "extra_options", {}), **getattr(sampler, "inpaint_options", {})}
+    if name != "sample_euler" or any(extra.values()):
+        asked = ", ".join(f"{k}={v}" for k, v in extra.items() if v)
+        raise InputError(
+            f"the sampler is {name.removeprefix('sample_')}{f' with {asked}' if asked else ''}",
+            "the ring steps with plain euler",
+            "choose euler in KSampler Select",
+        )
+
+
+def guider_conds(guider: Any) -> dict[str, list]:
+    """`{"positive": CONDITIONING, "negative": CONDITIONING}` of a Basic Guider or a CFG Guider."""
+    if type(guider).__name__ not in ("Guider_Basic", "CFGGuider"):
+        raise InputError(
+            f"the guider is a {type(guider).__name__}", "allowed are Basic Guider and CFG Guider", "use one of them"
+        )
+
+    def entry(cond: dict[str, Any]) -> tuple:
+        rest = {k: v for k, v in cond.items() if k not in ("cross_attn", "model_conds", "uuid")}
+        return cond.get("cross_attn"), rest
+
+    return {name: [entry(c) for c in conds] for name, conds in guider.original_conds.items()}

@@ -1,0 +1,211 @@
+"""What a running node may ask of whatever runs it: to show progress, whether to stop, which device, where files go.
+
+Inside ComfyUI the answers come from ComfyUI; the command line installs its own with `use`. With neither, as in a unit
+test, nothing is shown and nothing stops. Call these from the thread the node runs in: elsewhere ComfyUI would credit
+the progress to another node and a check would take the user's Cancel away from the prompt it was meant for. Only
+`show_text` and `ran_last` may be called from any thread and after the node has ended.
+"""
+
+from __future__ import annotations
+
+import time
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ...engine_runtime.errors import InputError
+
+MAX_PREFIX = 200  # characters
+MIN_INTERVAL = 0.1  # seconds between two progress messages of one node; each costs ComfyUI a thread and an event loop
+
+
+def _ignore_progress(done: int, total: int, node_id: str | None) -> None:
+    pass
+
+
+def _never_cancelled() -> None:
+    pass
+
+
+def _ignore_text(text: str, node_id: str | None) -> None:
+    pass
+
+
+def _always(node_id: str | None, node_type: str) -> bool:
+    return True
+
+
+def _no_room(size: int) -> None:
+    pass
+
+
+def _open(engine: Any, open_again: Callable[[], None]) -> None:
+    open_again()
+
+
+def _no_folder(prefix: str, suffix: str) -> Path:
+    raise InputError(f"{prefix}{suffix} has nowhere to go", "whoever runs the nodes has the folder", "run a workflow")
+
+
+@dataclass(frozen=True)
+class Host:
+    """`cancelled` raises to stop the node; `text` shows a line under it; `device` is auto, cpu or cuda.
+
+    `next_file` gives the path of a new file in the output folder, from a prefix and a suffix. `knobs` go before those
+    of the graph. `make_room` frees that many bytes on the GPU where it can. `bring` brings a built engine to the GPU
+    before it plays, with the function that opens it where it was closed for its room. `ran_last` says whether the
+    latest graph has a node of that id and type.
+    """
+
+    progress: Callable[[int, int, str | None], None] = _ignore_progress
+    cancelled: Callable[[], None] = _never_cancelled
+    text: Callable[[str, str | None], None] = _ignore_text
+    device: str = "auto"
+    next_file: Callable[[str, str], Path] = _no_folder
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+    make_room: Callable[[int], None] = _no_room
+    bring: Callable[[Any, Callable[[], None]], None] = _open
+    ran_last: Callable[[str | None, str], bool] = _always
+
+
+# a plain module value and not a contextvar: a node may ask from a thread it started
+_installed: Host | None = None
+
+
+@contextmanager
+def use(host: Host) -> Iterator[Host]:
+    """Install a host for the length of a block."""
+    global _installed
+    before, _installed = _installed, host
+    try:
+        yield host
+    finally:
+        _installed = before
+
+
+def current() -> Host:
+    return _installed or _default_host()
+
+
+def progress(done: int, total: int, node_id: str | None = None) -> None:
+    """Show `done` of `total` on the node; None means the node that is running."""
+    current().progress(done, total, node_id)
+
+
+def check_cancelled() -> None:
+    """Raises when the user pressed Cancel."""
+    current().cancelled()
+
+
+def ticker(hidden: Any) -> Callable[[int, int], None]:
+    """What a node calls before each tick: it lets Cancel through and shows how far the stream is."""
+
+    def tick(done: int, total: int) -> None:
+        check_cancelled()
+        progress(done, total, hidden.unique_id)
+
+    return tick
+
+
+def show_text(text: str, node_id: str | None) -> None:
+    """Show a line of text under the node."""
+    current().text(text, node_id)
+
+
+def make_room(size: int) -> None:
+    """Free `size` bytes on the GPU, where whoever runs the nodes can."""
+    current().make_room(size)
+
+
+def bring(engine: Any, open_again: Callable[[], None]) -> None:
+    """Bring a built engine to the GPU before it plays."""
+    current().bring(engine, open_again)
+
+
+def ran_last(node_id: str | None, node_type: str) -> bool:
+    """Whether a text for this node would reach it, and not one of another graph that has the same id."""
+    return current().ran_last(node_id, node_type)
+
+
+def knobs() -> Mapping[str, Any]:
+    """Hot knobs that were set from outside the graph."""
+    return current().knobs
+
+
+def device_choice() -> str:
+    return current().device
+
+
+def next_file(prefix: str, suffix: str) -> Path:
+    """Where a new file goes: numbered, below the output folder."""
+    return current().next_file(prefix, suffix)
+
+
+def check_prefix(prefix: str) -> None:
+    """Raise `InputError` for a folder and name that no file can have, or that would not print."""
+    if len(prefix) > MAX_PREFIX or any(unicodedata.category(c) in ("Cc", "Cs") for c in prefix):
+        raise InputError(
+            f"the file name prefix is {prefix!r}",
+            f"allowed are {MAX_PREFIX} characters, and none for control",
+            "give a short name",
+        )
+
+
+@cache
+def _default_host() -> Host:
+    from .comfy import HEADLESS
+
+    return Host() if HEADLESS else _comfyui_host()
+
+
+def _comfyui_host() -> Host:
+    import comfy.model_management
+    from comfy_api.latest import ComfyAPISync
+    from server import PromptServer
+
+    from .managed import bring
+
+    execution = ComfyAPISync().execution
+    return Host(
+        progress=_throttled(lambda done, total, node_id: execution.set_progress(done, total, node_id=node_id)),
+        cancelled=comfy.model_management.throw_exception_if_processing_interrupted,
+        text=PromptServer.instance.send_progress_text,
+        next_file=_comfyui_file,
+        make_room=lambda size: comfy.model_management.free_memory(size, comfy.model_management.get_torch_device()),
+        bring=bring,
+        ran_last=_in_latest_prompt,
+    )
+
+
+def _in_latest_prompt(node_id: str | None, node_type: str) -> bool:
+    from comfy_execution.progress import get_progress_state
+
+    prompt = get_progress_state().dynprompt
+    return prompt.has_node(node_id) and prompt.get_node(node_id)["class_type"] == node_type
+
+
+def _comfyui_file(prefix: str, suffix: str) -> Path:
+    check_prefix(prefix)
+
+    import folder_paths
+
+    folder, name, number, *_ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+    return Path(folder) / f"{name}_{number:05}_{suffix}"
+
+
+def _throttled(send: Callable[[int, int, str | None], Any]) -> Callable[[int, int, str | None], None]:
+    sent: dict[str | None, tuple[float, int]] = {}  # node -> time and count of its last message
+
+    def throttled(done: int, total: int, node_id: str | None) -> None:
+        now = time.monotonic()
+        when, count = sent.get(node_id, (-MIN_INTERVAL, -1))
+        if done < total and done > count and now - when < MIN_INTERVAL:  # a count that falls is a new run
+            return
+        sent[node_id] = (now, done)
+        send(done, total, node_id)
+
+    return throttled

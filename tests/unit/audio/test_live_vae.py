@@ -1,0 +1,43 @@
+"""The live decoder gives what the model's own gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import AutoencoderOobleck
+from ostinato.engine_runtime.audio.decode import decode
+from ostinato.engine_runtime.audio.live_vae import LiveVae
+
+from ...helpers import drawn
+
+
+@pytest.fixture(scope="module")
+def vae() -> AutoencoderOobleck:
+    """Odd widths and strides, and snakes that bend."""
+    torch.manual_seed(0)
+    made = AutoencoderOobleck(24, [2, 4, 4, 6, 10], [1, 2, 3, 4, 5], 12, 64, 2, 48000).eval().requires_grad_(False)
+    for name, parameter in made.named_parameters():
+        if name.endswith(("alpha", "beta")):
+            parameter.uniform_(-1.0, 1.0)
+    return made
+
+
+@pytest.mark.parametrize("frames", [1, 2, 7, 20])
+@pytest.mark.parametrize("clips", [1, 3])
+def test_equal_to_the_models_own(vae, frames, clips) -> None:
+    latents = drawn(frames, clips, frames, 64)
+    want, got = decode(vae, latents), decode(LiveVae(vae), latents)
+    assert got.shape == want.shape and want.abs().max() > 1e-3
+    torch.testing.assert_close(got, want, atol=1e-5 * want.abs().max().item(), rtol=1e-4)
+
+
+def test_windows_sum_to_the_whole(vae) -> None:
+    live, latents = LiveVae(vae), drawn(3, 1, 40, 64)
+    torch.testing.assert_close(decode(live, latents, window=11), decode(live, latents), atol=1e-5, rtol=1e-4)
+
+
+def test_the_model_is_left_as_it_was(vae) -> None:
+    before = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
+    LiveVae(vae).decoder(drawn(1, 1, 64, 5))
+    after = vae.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)

@@ -1,0 +1,146 @@
+"""What is done where CUDA's driver cannot be called, or not all of it."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from ostinato.engine_runtime.device import driver
+from ostinato.engine_runtime.engines.compiled import hopper
+from ostinato.engine_runtime.errors import EngineError
+
+
+def bindings(monkeypatch, version="13.0.3", load=lambda: (0, 13000)):
+    """Stand in for the package."""
+    package = SimpleNamespace(__version__=version)
+    package.driver = SimpleNamespace(cuDriverGetVersion=load)
+    package.nvrtc = SimpleNamespace(nvrtcVersion=lambda: (0, 13, 0))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setitem(sys.modules, "cuda", SimpleNamespace(bindings=package))
+    for name, module in (("", package), (".driver", package.driver), (".nvrtc", package.nvrtc)):
+        monkeypatch.setitem(sys.modules, f"cuda.bindings{name}", module)
+
+
+def unloaded():
+    raise RuntimeError("Failed to dlopen libcuda.so.1")
+
+
+def test_what_is_missing_is_said(monkeypatch):
+    missing = driver.missing.__wrapped__
+    bindings(monkeypatch)
+    assert missing() == ""
+    bindings(monkeypatch, "12.9.4")
+    assert "12.9.4" in missing()
+    bindings(monkeypatch, load=unloaded)
+    assert "Failed to dlopen" in missing()
+    bindings(monkeypatch, load=lambda: (35, 0))
+    assert "35" in missing()
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    assert "cuda-bindings" in missing()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "no CUDA device" in missing()
+
+
+def test_what_the_bindings_raise_is_an_error_of_ours(monkeypatch):
+    def old():
+        raise AttributeError("no cuGraphGetNodes")
+
+    monkeypatch.setattr(driver, "_driver", old)
+    for call in (lambda: driver.memsets_to_kernels(1, 0), lambda: driver.tiles(torch.zeros(4, 8), 4, 8)):
+        with pytest.raises(EngineError, match=r"no cuGraphGetNodes.*cuda-bindings 13"):
+            call()
+
+
+class Driver:
+    """A graph of nodes by name: what lies before each, and what is memset."""
+
+    def __init__(self, before, memsets, edges_fail=False):
+        self.before, self.memsets, self.edges_fail = before, memsets, edges_fail
+        self.CUgraphNodeType = SimpleNamespace(CU_GRAPH_NODE_TYPE_MEMSET="memset")
+        self.CUgraph, self.CUDA_KERNEL_NODE_PARAMS = (lambda graph: graph), SimpleNamespace
+
+    def cuGraphGetNodes(self, graph, count):
+        return 0, list(self.before)[:count], len(self.before)
+
+    def cuGraphNodeGetType(self, node):
+        return 0, "memset" if node in self.memsets else "kernel"
+
+    def cuGraphMemsetNodeGetParams(self, node):
+        return 0, self.memsets[node]
+
+    def cuGraphNodeGetDependencies(self, node, most):
+        return 0, [*self.before[node], *[None] * most][:most], None, min(most, len(self.before[node]))
+
+    def cuGraphNodeGetDependentNodes(self, node, most):
+        after = [other for other, nodes in self.before.items() if node in nodes]
+        return 0, [*after, *[None] * most][:most], None, min(most, len(after))
+
+    def cuGraphAddKernelNode(self, graph, before, count, launch):
+        name = f"fill {len(self.before)}"
+        assert len(before) == count and launch.kernelParams
+        self.before[name] = list(before)
+        return 0, name
+
+    def cuGraphAddDependencies(self, graph, source, target, data, count):
+        if self.edges_fail:
+            return (1,)
+        for a, b in zip(source, target, strict=True):
+            self.before[b].append(a)
+        return (0,)
+
+    def cuGraphDestroyNode(self, node):
+        del self.before[node]
+        for nodes in self.before.values():
+            nodes[:] = [other for other in nodes if other != node]
+        return (0,)
+
+
+def edited(monkeypatch, fake):
+    monkeypatch.setattr(driver, "_driver", lambda: fake)
+    monkeypatch.setattr(driver, "kernel", lambda *_: driver.Kernel("fill", 32, 0))
+    return driver.memsets_to_kernels(1, 0)
+
+
+def memset(width, size=1, height=1):
+    return SimpleNamespace(elementSize=size, width=width, height=height, dst=64, value=0)
+
+
+def test_a_small_memset_gives_its_place_to_a_kernel(monkeypatch):
+    before = {"a": [], "m": ["a"], "b": ["m"], "c": ["m", "a"], "n": ["c"], "w": ["n"], "h": ["w"]}
+    memsets = {"m": memset(4), "n": memset(driver.SMALL + 1), "w": memset(4, size=2), "h": memset(4, height=2)}
+    fake = Driver(before, memsets)
+    assert edited(monkeypatch, fake) == 1
+    assert fake.before == {
+        **{"a": [], "b": ["fill 7"], "c": ["a", "fill 7"], "n": ["c"], "w": ["n"], "h": ["w"]},
+        "fill 7": ["a"],
+    }
+
+
+def test_an_edit_that_fails_leaves_the_graph_as_it_was(monkeypatch):
+    fake = Driver({"a": [], "m": ["a"], "b": ["m"]}, {"m": memset(4)}, edges_fail=True)
+    with pytest.raises(EngineError):
+        edited(monkeypatch, fake)
+    assert fake.before == {"a": [], "m": ["a"], "b": ["m"]}
+
+
+def test_more_edges_than_are_read_are_refused(monkeypatch):
+    before = {**{f"{i}": [] for i in range(70)}, "m": [f"{i}" for i in range(70)]}
+    with pytest.raises(EngineError, match="64 edges"):
+        edited(monkeypatch, Driver(before, {"m": memset(4)}))
+
+
+@pytest.mark.parametrize("clusters", [0, EngineError("no compiler", "one is needed", "install it")])
+def test_the_gates_product_goes_without_the_kernel(monkeypatch, caplog, clusters):
+    def kernel(*_):
+        if isinstance(clusters, EngineError):
+            raise clusters
+        return SimpleNamespace(clusters=lambda size: clusters)
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(driver, "missing", lambda: "")
+    monkeypatch.setattr(driver, "kernel", kernel)
+    hopper._kernel.cache_clear()
+    x, weight = torch.ones(4, 64, dtype=torch.bfloat16), torch.ones(256, 64, dtype=torch.bfloat16)
+    assert hopper.swiglu(x, weight) is None and hopper.swiglu(x, weight) is None
+    assert len(caplog.records) == 1 and "slower" in caplog.text
+    hopper._kernel.cache_clear()

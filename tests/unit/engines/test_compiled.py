@@ -1,0 +1,358 @@
+"""The restructured decoder on the CPU: the reference's numbers, rows that keep a condition's keys, shared weights."""
+
+from __future__ import annotations
+
+import copy
+import sys
+
+import pytest
+import torch
+from ostinato.engine_runtime.config import Guidance, Sampling
+from ostinato.engine_runtime.device.lane import Lane
+from ostinato.engine_runtime.engines.compiled import needs
+from ostinato.engine_runtime.engines.compiled.engine import CompiledEngine
+from ostinato.engine_runtime.engines.compiled.plain import quantized
+from ostinato.engine_runtime.engines.compiled.weights import bind, places
+from ostinato.engine_runtime.engines.eager import EagerEngine
+from ostinato.engine_runtime.engines.factors import BUCKETS, PLACES
+from ostinato.engine_runtime.engines.kinds import KINDS, make_engine
+from ostinato.engine_runtime.errors import EngineError, InputError, MemoryShortage
+from ostinato.engine_runtime.lora.stack import merged, stack
+from ostinato.engine_runtime.models.loading import load, torch_engine
+from ostinato.engine_runtime.stream.request import Request
+from ostinato.nodes.engine import Engine
+
+from ...adapters import made_adapter
+from ...helpers import drawn, play
+
+CPU = torch.device("cpu")
+LANE = Lane(CPU)
+CLOSE = 1e-5  # in float32, from the reference
+
+
+@pytest.fixture(scope="module")
+def transformer(base):
+    """The built-in model's, with every norm's weight off 1."""
+    made = copy.deepcopy(base.pipe.transformer)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in made.named_parameters():
+        if "norm" in name:
+            parameter.data.copy_(0.5 + torch.rand(parameter.shape, generator=generator))
+    return made
+
+
+@pytest.fixture(scope="module")
+def engine(transformer):
+    return CompiledEngine(copy.deepcopy(transformer), "unit-test")
+
+
+@pytest.fixture(scope="module")
+def fp8(transformer):
+    return CompiledEngine(copy.deepcopy(transformer), "unit-test", fp8=True)
+
+
+def rows_of(engine, batch=3, frames=41, tokens=9, seed=0):
+    rows = engine.rows(batch, frames, tokens)
+    for i in range(batch):
+        own = max(1, tokens - 4 * i)
+        rows.write(i, drawn(seed + i, own, engine.width), drawn(seed + 10 + i, frames, 128))
+    rows.hidden_states.copy_(drawn(seed + 20, *rows.hidden_states.shape))
+    rows.timestep.copy_(torch.linspace(1.0, 0.2, batch))
+    return rows
+
+
+def factors(engine, mix, before=None):
+    return stack(mix, engine.targets, engine.dtype, engine.device, LANE, before)
+
+
+def relative(got, want):
+    return ((got - want).norm() / want.norm()).item()
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 1), (3, 41, 9), (4, 76, 17), (2, 150, 64)])
+def test_it_is_the_reference(transformer, engine, shape):
+    want = EagerEngine(transformer, "unit-test")
+    torch.testing.assert_close(engine(rows_of(engine, *shape)), want(rows_of(want, *shape)), atol=CLOSE, rtol=0)
+
+
+def test_a_row_nobody_wrote_is_the_reference_too(transformer, engine):
+    want = EagerEngine(transformer, "unit-test")
+    torch.testing.assert_close(engine(engine.rows(2, 10, 4)), want(want.rows(2, 10, 4)), atol=CLOSE, rtol=0)
+
+
+def test_float8_products_are_near(transformer, fp8):
+    want = EagerEngine(transformer, "unit-test")
+    assert 1e-3 < relative(fp8(rows_of(fp8)), want(rows_of(want))) < 0.06
+
+
+def test_it_plays_what_eager_plays(transformer, engine, base, conditions):
+    requests = [
+        Request(condition, Sampling(3 + i, seed=i), Guidance(1.0 + 2 * i))
+        for i, condition in enumerate(conditions(base, 25, 3))
+    ]
+    config = {"depth": 2, "guidance": "full"}
+    for got, want in zip(
+        play(engine, requests, **config), play(EagerEngine(transformer, "unit-test"), requests, **config), strict=True
+    ):
+        torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+
+
+def test_what_was_in_a_row_before_does_not_matter(engine):
+    rows, fresh = rows_of(engine, seed=5), engine.rows(3, 41, 9)
+    rows.keys_values.fill_(3.0)  # beyond a condition's own tokens nothing is read
+    for target in (rows, fresh):
+        for i in range(3):
+            target.write(i, drawn(i, 9 - 4 * i, engine.width), drawn(10 + i, 41, 128))
+        target.hidden_states.copy_(drawn(20, *target.hidden_states.shape))
+        target.timestep.fill_(0.5)
+    assert torch.equal(engine(rows), engine(fresh))
+
+
+def test_a_condition_is_taken_over_with_its_keys(engine):
+    rows, other = rows_of(engine), rows_of(engine, seed=5)
+    other.take(1, rows, 2)
+    other.hidden_states[1], other.timestep[1] = rows.hidden_states[2], rows.timestep[2]
+    torch.testing.assert_close(engine(other)[1], engine(rows)[2], atol=CLOSE, rtol=0)
+
+
+def test_a_part_is_a_view(engine):
+    rows = rows_of(engine)
+    part = rows.part(1, 3)
+    want = engine(rows)[1:]
+    torch.testing.assert_close(engine(part), want, atol=CLOSE, rtol=0)
+    part.write(0, drawn(7, 3, engine.width), drawn(8, 41, 128))
+    torch.testing.assert_close(engine(rows)[1:], engine(part), atol=CLOSE, rtol=0)
+    assert not torch.equal(engine(part), want)
+
+
+@pytest.mark.parametrize("rank", [1, *BUCKETS])
+def test_adapters_equal_merged_weights(transformer, engine, rank, tmp_path):
+    mix = [(made_adapter(tmp_path, engine.targets, rank), 0.7)]
+    other = copy.deepcopy(transformer)
+    other.load_state_dict(merged(other.state_dict(), mix, engine.targets), strict=False)
+    want = EagerEngine(other, "merged")
+    got = engine(rows_of(engine).adapted(factors(engine, mix)))
+    torch.testing.assert_close(got, want(rows_of(want)), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_an_adapter_of_one_kind(transformer, engine, fp8, kind, tmp_path):
+    mix = [(made_adapter(tmp_path, engine.targets, 3, kinds=[kind]), -1.0)]
+    eager = EagerEngine(transformer, "unit-test")
+    want, plain = eager(rows_of(eager).adapted(factors(eager, mix))), eager(rows_of(eager))
+    got = engine(rows_of(engine).adapted(factors(engine, mix)))
+    torch.testing.assert_close(got, want, atol=CLOSE, rtol=0)
+    assert relative(fp8(rows_of(fp8).adapted(factors(fp8, mix))), want) < 0.08
+    assert (want - plain).abs().max() > 100 * CLOSE
+
+
+def test_adapters_come_turn_and_go_in_place(engine, tmp_path):
+    adapter, other = (made_adapter(tmp_path, engine.targets, rank, seed=rank) for rank in (8, 20))
+    rows = rows_of(engine)
+    plain = engine(rows)
+    first = factors(engine, [(adapter, 1.0)])
+    rows = rows.adapted(first)
+    serial, loud = rows.captured_with, engine(rows)
+    assert rows.lora is first and serial is not None and not torch.equal(loud, plain)
+    rows = rows.adapted(factors(engine, [(adapter, 0.2)], first))
+    assert rows.captured_with == serial and not torch.equal(engine(rows), loud)
+    rows = rows.adapted(factors(engine, [(adapter, 0.0)], first))
+    assert rows.captured_with is None and torch.equal(engine(rows), plain)
+    rows = rows.adapted(first)
+    assert rows.captured_with == serial and torch.equal(engine(rows), loud)
+    rows = rows.adapted(factors(engine, [(other, 1.0)]))
+    assert rows.captured_with not in (None, serial)
+    rows = rows.adapted(None)
+    assert rows.captured_with is None and torch.equal(engine(rows), plain)
+
+
+def test_a_condition_that_comes_later_meets_the_adapters(engine, tmp_path):
+    mix = [(made_adapter(tmp_path, engine.targets, 4, kinds=["cross_k", "cross_v"]), 1.0)]
+    early = rows_of(engine).adapted(factors(engine, mix))
+    late = engine.rows(3, 41, 9).adapted(factors(engine, mix))
+    for i in range(3):
+        late.write(i, drawn(i, 9 - 4 * i, engine.width), drawn(10 + i, 41, 128))
+    late.hidden_states.copy_(early.hidden_states)
+    late.timestep.copy_(early.timestep)
+    assert torch.equal(engine(late), engine(early))
+
+
+def test_weights_are_held_once(transformer):
+    model = copy.deepcopy(transformer)
+    reference = EagerEngine(model, "unit-test")
+    before = reference(rows_of(reference))
+    made = bind(model, fp8=False)
+    for layer, theirs in zip(made.layers, model.layers, strict=True):
+        attention = theirs.self_attn
+        assert layer.qkv.values.data_ptr() == attention.to_q.weight.data_ptr()
+        assert layer.qkv.values[-1].data_ptr() == attention.to_v.weight[-1].data_ptr()
+        assert layer.gate_up.values[-1].data_ptr() == theirs.mlp.up_proj.weight[-1].data_ptr()
+        assert layer.down.values.data_ptr() == theirs.mlp.down_proj.weight.data_ptr()
+    assert made.cross_kv[-1].data_ptr() == model.layers[-1].cross_attn.to_v.weight[-1].data_ptr()
+    assert torch.equal(reference(rows_of(reference)), before)
+    laid = places(model)
+    assert bind(model, fp8=False).cross_kv.data_ptr() == made.cross_kv.data_ptr() and places(model) == laid
+
+
+def test_weights_that_a_host_moved_are_found_again(transformer):
+    model = copy.deepcopy(transformer)
+    moves = []
+
+    def move():
+        moves.append([parameter.data for parameter in model.parameters()])
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
+
+    engine = CompiledEngine(model, "unit-test", ready=move)
+    want = engine(rows_of(engine))
+    engine.ready()
+    weights = engine.decoder.weights
+    with torch.no_grad():
+        model.layers[0].self_attn.to_k.weight.mul_(2.0)
+    assert not torch.equal(engine(rows_of(engine)), want), "the engine plays on what the model no longer holds"
+    engine.rest()
+    assert engine.decoder._weights is None
+    engine.ready()
+    assert len(moves) == 2 and engine.decoder.weights is not weights
+
+
+def test_a_second_session_moves_nothing(transformer):
+    engine = CompiledEngine(copy.deepcopy(transformer), "unit-test", fp8=True)
+    engine.ready()
+    weights = engine.decoder.weights
+    engine.ready()
+    engine.rest()
+    assert engine.decoder.weights is weights
+    engine.rest()
+    assert engine.decoder._weights is None
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_what_a_machine_lacks_is_named(transformer, kind, monkeypatch):
+    with pytest.raises(EngineError, match=f"the {kind} engine was asked for on cpu"):
+        make_engine(kind, transformer, "unit-test")
+    cuda = monkeypatch.context
+    with cuda() as patch:
+        patch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+        patch.setattr(torch.cuda, "get_device_name", lambda device: "Old GPU")
+        with pytest.raises(EngineError, match=r"Old GPU has compute capability 7.5; the \w+ engine needs 8\.[09]"):
+            needs._check_device(kind, torch.device("cuda", 0), torch.bfloat16, needs.CAPABILITY[kind == "fp8"])
+    with cuda() as patch:
+        patch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+        with pytest.raises(EngineError, match="the weights are torch.float32"):
+            needs._check_device(kind, torch.device("cuda", 0), torch.float32, needs.CAPABILITY[kind == "fp8"])
+    with cuda() as patch:
+        patch.setattr(needs, "_check_device", lambda *given: None)
+        patch.setitem(sys.modules, "triton", None)
+        patch.delitem(sys.modules, f"{needs.__package__}.fused", raising=False)
+        with pytest.raises(EngineError, match="needs Triton.*triton-windows"):
+            make_engine(kind, transformer, "unit-test")
+
+
+def test_a_kernel_that_cannot_be_made_is_named(transformer, monkeypatch):
+    class Fused:
+        @staticmethod
+        def silu(h, fp8):
+            raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(needs, "_check_device", lambda *given: None)
+    monkeypatch.setattr(needs.importlib, "import_module", lambda *given: Fused)
+    with pytest.raises(EngineError, match=r"cannot make its kernels here \(Failed to find C compiler\)"):
+        make_engine("compiled", transformer, "unit-test")
+
+
+@pytest.mark.parametrize("sizes", [{"head_dim": 24}, {"num_attention_heads": 6}, {"attention_bias": True}])
+def test_a_model_of_other_sizes_is_refused(transformer, sizes):
+    other = type(transformer)(**{**transformer.config, **sizes})
+    with pytest.raises(EngineError, match="head widths of 16 to 128"):
+        needs._check_sizes("compiled", other)
+    needs._check_sizes("compiled", transformer)
+
+
+def test_another_kind_is_refused(transformer):
+    with pytest.raises(InputError, match="the kind of engine is 'fast'; allowed are eager, compiled, fp8"):
+        make_engine("fast", transformer, "unit-test")
+
+
+def test_no_room_is_said(transformer, monkeypatch):
+    engine = CompiledEngine(copy.deepcopy(transformer), "unit-test")
+
+    def full():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(engine.decoder, "bind", full)
+    with pytest.raises(MemoryShortage, match="found no room for its weights"):
+        engine.ready()
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_the_node_plays_eager_and_says_why(base, kind, caplog):
+    engine, info = Engine.execute(base, kind, 8).args
+    assert isinstance(engine, EagerEngine) and engine.limits.batch == 8
+    assert f"{kind} does not run here: the {kind} engine was asked for on cpu" in info
+    assert "eager plays instead" in caplog.text
+
+
+def test_the_node_plays_eager_where_memory_is_short(base, monkeypatch, caplog):
+    def full(*_):
+        raise MemoryShortage("the fp8 engine found no room", "1.4 GB are needed", "unload other models")
+
+    monkeypatch.setattr("ostinato.engine_runtime.models.loading.torch_engine", full)
+    engine, info = Engine.execute(base, "fp8", 8).args
+    assert isinstance(engine, EagerEngine) and "found no room" in info and "eager plays instead" in caplog.text
+
+
+def broken_silu(h, fp8):
+    """The gate is left out."""
+    up = h.chunk(2, -1)[1]
+    return quantized(up) if fp8 else (up, None)
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_an_engine_is_proven_before_it_plays(cache, kind, monkeypatch):
+    """With the operations of the CPU in place of the kernels; then with weights that are not the model's."""
+    from ostinato.engine_runtime.engines import kinds
+    from ostinato.engine_runtime.engines.compiled import plain
+
+    monkeypatch.setattr(kinds, "operations", lambda model, fp8: plain)
+    model = load("random-base", torch.device("cpu"), torch.bfloat16)
+    engine = torch_engine(model, kind, 4)
+    assert "within" in engine.summary() and engine.recipe["kind"] == kind and engine.decoder._weights is None
+    broken = type("Broken", (), {**vars(plain), "silu": staticmethod(broken_silu)})
+    monkeypatch.setattr(kinds, "operations", lambda model, fp8: broken)
+    with pytest.raises(EngineError, match="the engine is not the reference"):
+        torch_engine(model, kind, 4)
+
+
+@pytest.mark.parametrize(("error", "refused"), [(0.09, False), (0.15, True)])
+def test_float8_has_a_tolerance_of_its_own(cache, error, refused, monkeypatch):
+    """Twice that of bfloat16, whatever the weights are."""
+    from ostinato.engine_runtime.engines import kinds
+    from ostinato.engine_runtime.engines.compiled import plain
+
+    class Off(CompiledEngine):
+        """As far from the reference as that."""
+
+        def __call__(self, rows):
+            return EagerEngine(model.pipe.transformer, "x")(rows) * (1 + error)
+
+    monkeypatch.setattr(kinds, "operations", lambda model, fp8: plain)
+    monkeypatch.setattr(kinds, "CompiledEngine", Off)
+    model = load("random-base", torch.device("cpu"), torch.float32)
+    if refused:
+        with pytest.raises(EngineError, match=r"allowed is a relative difference of 0.12"):
+            torch_engine(model, "fp8", 4)
+    else:
+        assert "within 0.09 " in torch_engine(model, "fp8", 4).summary()
+    with pytest.raises(EngineError, match="allowed is a relative difference of 0.002"):
+        torch_engine(model, "compiled", 4)
+
+
+def test_rows_keep_the_weights_of_their_passes(transformer):
+    """A captured pass goes on reading them, also when another session's end lets the engine rest."""
+    engine = CompiledEngine(copy.deepcopy(transformer), "unit-test", fp8=True)
+    rows = rows_of(engine)
+    kept, want = rows.weights.layers[0].down.values.data_ptr(), engine(rows)
+    engine.ready()
+    engine.rest()
+    assert torch.equal(engine(rows), want) and rows.part(0, 1).weights.layers[0].down.values.data_ptr() == kept

@@ -1,0 +1,118 @@
+"""Every control against the independent reference: alone, combined, in company, over the stand-in engine."""
+
+from __future__ import annotations
+
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ostinato.engine_runtime.config import ROW_MODES, Guidance, Sampling
+from ostinato.engine_runtime.controls.knobs import Knobs
+from ostinato.engine_runtime.engines.base import Limits
+from ostinato.engine_runtime.stream.request import Part, Request, Target
+
+from ... import reference
+from ...helpers import StandIn, drawn, made_up, play
+from ...live import CLOSE, FEATURES, draft, expected, rows
+
+FRAMES = [1, 2, 7, 8, 25]
+RANDOM = st.randoms(use_true_random=False)
+
+
+def agree(requests: list[Request], knobs: Knobs, engine: StandIn, **config) -> None:
+    for latent, request in zip(play(engine, requests, knobs, **config), requests, strict=True):
+        assert latent.dtype == torch.float32 and latent.shape == (request.frames, 64)
+        np.testing.assert_allclose(latent, expected(request, lambda _: knobs), **CLOSE)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8])
+@pytest.mark.parametrize("form", ["scalar", "curve"])
+@pytest.mark.parametrize("name", FEATURES)
+def test_alone(name, form, steps):
+    """It does what the reference says, and over eight steps it does something."""
+    difference = 0.0
+    for seed, frames in enumerate([1, 7, 8]):
+        made, without = (draft(Random(seed), frames, names, form, steps=steps) for names in ([name], []))
+        request, knobs = made.made(), Knobs(**made.knobs)
+        agree([request], knobs, StandIn(), depth=1, **rows([request]))
+        without.request["condition"] = request.first
+        plain = expected(without.made(), lambda _: Knobs())
+        difference = max(difference, np.abs(expected(request, lambda _, knobs=knobs: knobs) - plain).max())
+    assert steps < 8 or difference > 0.01
+
+
+@st.composite
+def companies(draw, size):
+    """A request with `size` features and others with other ones beside it, all under the knobs of the first."""
+    random, frames = draw(RANDOM), draw(st.sampled_from(FRAMES))
+    names = draw(st.lists(st.sampled_from(list(FEATURES)), min_size=size, max_size=size, unique=True))
+    first = draft(random, frames, names)
+    made = [first.made()]
+    for _ in range(draw(st.integers(0, 3))):
+        made.append(draft(random, frames, random.sample(list(FEATURES), random.randint(0, 2))).made())
+    return made, Knobs(**first.knobs)
+
+
+@pytest.mark.parametrize(("size", "examples"), [(2, 250), (3, 100)], ids=["pairs", "triples"])
+def test_combined(size, examples):
+    @settings(max_examples=examples)
+    @given(companies(size), st.integers(1, 6), st.data())
+    def run(company, depth, data):
+        requests, knobs = company
+        config = rows(requests)
+        least = ROW_MODES.index(config["guidance"])
+        config["guidance"] = data.draw(st.sampled_from(ROW_MODES[least:]))
+        limits = Limits(data.draw(st.sampled_from([depth, 16, 64])), 4096, 1024)
+        engine = StandIn(limits, reuse=data.draw(st.booleans()))
+        agree(requests, knobs, engine, depth=depth, spread=data.draw(st.booleans()), **config)
+
+    run()
+
+
+def test_a_curve_of_64_is_of_channels():
+    """Also where the music has 64 frames."""
+    request, gain = Request(made_up(1, 64), Sampling(2)), torch.linspace(0.5, 1.5, 64)
+    got, by_frame = (play(StandIn(), [request], Knobs(channel_gain=g))[0] for g in (gain, gain[:, None].expand(64, 64)))
+    assert torch.equal(got, play(StandIn(), [request], Knobs(channel_gain=gain.expand(64, 64)))[0])
+    assert not torch.allclose(got, by_frame, atol=1e-3)
+
+
+def test_a_blend_of_a_single_condition_is_none():
+    one = made_up(1, 7)
+    plain, part = Request(one, Sampling(3)), Request((Part(one, 0.3),), Sampling(3))
+    want = play(StandIn(), [plain])[0]
+    for request in (plain, part):
+        assert torch.equal(play(StandIn(), [request], Knobs(blend=2.0))[0], want)
+
+
+@pytest.mark.parametrize("blend", [0.0, 1.0, 2.0])
+def test_a_whole_blend_is_that_condition(blend):
+    known = [made_up(i, 7, 1 + i, guided=False) for i in range(3)]
+    request = Request(tuple(Part(c, 0.5 + i) for i, c in enumerate(known)), Sampling(4, seed=3))
+    got = play(StandIn(), [request], Knobs(blend=blend), conditions=3)[0]
+    alone = play(StandIn(), [Request(known[int(blend)], Sampling(4, seed=3))])[0]
+    torch.testing.assert_close(got, alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["low", "high", "double", "pix"])
+def test_haar_bands_by_hand(mode):
+    """Of two frames the low band is their mean and the high band what is left."""
+    x, x0, t = np.full((2, 64), 5.0), np.full((2, 64), 1.0), 0.25
+    x[1] = 3.0  # d is 4 and 2: mean 3, and 1 and -1 beside it
+    low, high = 0.25 * 0.5 * 3.0, 0.75 * 0.2 * np.array([1.0, -1.0])
+    want = {"low": low, "high": high, "double": low + high, "pix": 0.5 * np.array([4.0, 2.0])}[mode] * np.ones(2)
+    got = reference.corrected(x, x0, t, Knobs(dcw=True, dcw_mode=mode, dcw_low=0.5, dcw_high=0.2))
+    np.testing.assert_allclose(got - x, np.repeat(want[:, None], 64, 1), atol=1e-12)
+
+
+def test_a_target_at_full_strength_is_reached():
+    """And a mask that keeps all is its source, whatever is between."""
+    target, source = drawn(1, 7, 64), drawn(2, 7, 64)
+    aim = Request(made_up(1, 7), Sampling(3), Guidance(3.0, mode="self"), target=Target(target))
+    keep = Request(made_up(1, 7), Sampling(3), source=source, mask=torch.zeros(7, 64))
+    got = play(StandIn(), [aim, keep], Knobs(target_strength=1.0))
+    torch.testing.assert_close(got[0], target, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(got[1], source, atol=1e-5, rtol=1e-5)

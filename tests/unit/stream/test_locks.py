@@ -1,0 +1,101 @@
+"""Opening, playing and making room meet in one order of locks, and never wait for each other in a circle."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from ostinato.engine_runtime.config import StreamConfig
+from ostinato.engine_runtime.stream.request import Request
+from ostinato.engine_runtime.stream.sessions import Runtime, runtime
+
+from ... import locks
+from ...helpers import StandIn, made_up
+
+SECONDS = 20  # far more than any of it takes
+
+
+class Crowded(StandIn):
+    """An engine that asks in a tick who else plays, as whoever makes room on the device does."""
+
+    def __call__(self, rows):
+        self.inside.set()
+        self.others.wait(SECONDS)
+        self.found = runtime().plays(self)
+        return super().__call__(rows)
+
+
+@pytest.fixture
+def crowded():
+    engine = Crowded()
+    engine.inside, engine.others, engine.found = threading.Event(), threading.Event(), None
+    return engine
+
+
+def test_a_tick_may_make_room_while_a_session_is_opened(crowded):
+    def step():
+        with runtime().playing("plays", crowded, StreamConfig(depth=1)) as session:
+            session.submit(Request(made_up(1, 8)))
+            session.step()
+
+    def open_another():
+        assert crowded.inside.wait(SECONDS)
+        threading.Timer(0.2, crowded.others.set).start()  # once this thread waits for the tick
+        runtime().open("comes", crowded, StreamConfig(depth=1))
+        runtime().close("comes")
+
+    threads = [threading.Thread(target=work, daemon=True) for work in (step, open_another)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(SECONDS)
+    assert not any(thread.is_alive() for thread in threads), "both wait for what the other holds"
+    assert crowded.found is True
+
+
+def test_an_engine_whose_session_is_being_opened_plays():
+    engine, here, told = StandIn(), Runtime(), threading.Event()
+
+    def ask():
+        while not here.plays(engine):
+            pass
+        told.set()
+
+    with here.lane(engine.device).lock:  # as a tick that runs has it
+        opens = threading.Thread(target=lambda: here.open("comes", engine, StreamConfig(depth=1)), daemon=True)
+        opens.start()
+        threading.Thread(target=ask, daemon=True).start()
+        assert told.wait(SECONDS)
+    opens.join(SECONDS)
+    assert here.session("comes").engine is engine
+    here.close("comes")
+    assert not here.plays(engine)
+
+
+def test_an_id_is_free_again_where_opening_failed():
+    here, engine = Runtime(), StandIn()
+    with pytest.raises(ValueError, match="depth"):
+        here.open("id", engine, StreamConfig(depth=engine.limits.batch + 1))
+    assert not here.plays(engine)
+    here.open("id", engine, StreamConfig(depth=1))
+    here.close("id")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "allowed"),
+    [
+        ("play.tensorrt opening", "lane lock", True),
+        ("lane lock", "play.tensorrt _lock", True),
+        ("lane lock", "runtime _registry", True),
+        ("runtime _registry", "lane lock", False),
+        ("play.tensorrt _lock", "lane lock", False),
+        ("lane lock", "stage playing", False),
+        ("stage lock", "runtime _registry", False),
+    ],
+)
+def test_the_watch_sees_the_other_order(first, second, allowed):
+    outer, inner = (locks.Watched(threading.RLock(), f"ostinato.{name}") for name in (first, second))
+    with outer, outer, inner:
+        pass
+    found, locks.violations[:] = list(locks.violations), []
+    assert bool(found) != allowed
