@@ -16,6 +16,7 @@ from ..engine_runtime.bench.case import AHEAD, SOAK_SECONDS, SOAK_TICKS, TICKS, 
 from ..engine_runtime.errors import InputError
 from ..engine_runtime.files import write_whole
 from ..engine_runtime.profile.layers import Workload
+from .terminal import FAILED, Bar, exit_codes
 
 if TYPE_CHECKING:
     from ..engine_runtime.bench.run import Plan
@@ -63,8 +64,6 @@ def bench(
 
     Numbers with commas are measured in every combination. The floor is the sum of the decoder's matrix products alone.
     """
-    from .main import exit_codes
-
     if context.invoked_subcommand is not None:
         return
     with exit_codes():
@@ -87,8 +86,6 @@ def show(
     plot: Annotated[Path | None, typer.Option(help="Write a PNG of the times over the floor.")] = None,
 ) -> None:
     """Show the table of a run that was kept."""
-    from .main import exit_codes
-
     with exit_codes():
         found = _load(run)
         if plot is not None:
@@ -107,8 +104,6 @@ def compare(
 
     Exits with 1 where a case is slower by more than 2 % and in every round of B than in every round of A, else with 0.
     """
-    from .main import FAILED, exit_codes
-
     with exit_codes():
         from ..engine_runtime.bench import report
 
@@ -133,8 +128,6 @@ def vae(
     as_json: AsJson = False,
 ) -> None:
     """Decode windows beside the stream, back to back or at a pace: their time, and by how much the ticks slow down."""
-    from .main import exit_codes
-
     with exit_codes():
         from ..engine_runtime.audio.live_vae import LiveVae
         from ..engine_runtime.bench.beside import beside
@@ -173,8 +166,6 @@ def soak(
     as_json: AsJson = False,
 ) -> None:
     """Play random requests under random knobs and depths; exits with 1 where memory grows or ticks slow down."""
-    from .main import FAILED, exit_codes
-
     with exit_codes():
         from ..engine_runtime.bench.origin import origin
         from ..engine_runtime.bench.soak import soak as run
@@ -217,8 +208,6 @@ def _where(device: str, precision: str) -> tuple[Any, Any]:
 
 
 def _bar() -> Any:
-    from .main import Bar
-
     return Bar(sys.stderr.isatty())
 
 

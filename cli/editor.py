@@ -11,8 +11,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from .schema import EditorNode, EditorWorkflow, Input, Subgraph
-from .workflow import (
+from .graph import (
     Catalogue,
     Graph,
     Link,
@@ -26,6 +25,7 @@ from .workflow import (
     typed,
     widget_default,
 )
+from .schema import EditorNode, EditorWorkflow, Input, Subgraph
 
 NEVER, BYPASS = 2, 4  # node modes
 NOTES = ("Note", "MarkdownNote")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..engine_runtime.errors import LONGEST, InputError, plain
+from .terminal import FAILED, INTERRUPTED, exit_codes
 
 if TYPE_CHECKING:
     from ..engine_runtime.trt.build.job import Job
@@ -78,8 +79,6 @@ def build(
 
     Several profiles are written with commas: --batch 1:1:4,4:8:16.
     """
-    from .main import INTERRUPTED, exit_codes
-
     with exit_codes():
         from ..engine_runtime.trt.files.spec import make_spec
 
@@ -164,8 +163,6 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Read an engine whole, show what it is and whether it can play here; exits with 1 where it cannot."""
-    from .main import FAILED, exit_codes
-
     with exit_codes():
         from ..engine_runtime.trt.health.state import READY, expects, health
 
@@ -252,8 +249,6 @@ def doctor(
 
     All engines are judged by their sidecars and sizes, and the one of --engine by its bytes.
     """
-    from .main import FAILED, exit_codes
-
     with exit_codes():
         from ..engine_runtime.trt.files.folder import engines_home
         from ..engine_runtime.trt.files.plan import accept as trust_by_hash

@@ -14,8 +14,8 @@ import torch
 from ..engine_runtime.errors import OstinatoError
 from ..nodes.shared.comfy import io
 from .core_nodes import keep
+from .graph import Catalogue, Graph, Link, Node, NodeType
 from .validate import running_order, validate
-from .workflow import Catalogue, Graph, Link, Node, NodeType
 
 STATS_TYPE = "OSTINATO_STATS"
 

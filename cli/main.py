@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..engine_runtime.errors import LONGEST, InputError, OstinatoError, plain, printable
+from ..engine_runtime.errors import plain, printable
 from .bench import app as bench
 from .engines import build, doctor, inspect
+from .terminal import FAILED, Bar, check_folder, exit_codes
 
 if TYPE_CHECKING:
     from .execute import Results
-    from .workflow import Catalogue, Node
+    from .graph import Catalogue
 
-REFUSED, FAILED, INTERRUPTED = 2, 1, 130  # exit codes
 
 app = typer.Typer(
     help="Play a music diffusion model live, from the command line.",
@@ -150,28 +148,11 @@ def main() -> None:
     app()
 
 
-@contextmanager
-def exit_codes() -> Iterator[None]:
-    """Turns the errors a user may meet into one sentence on stderr and an exit code; any other keeps its traceback."""
-    from .execute import Failure
-
-    try:
-        yield
-    except (OstinatoError, OSError) as error:
-        raise _exit(error, REFUSED if isinstance(error, InputError) else FAILED) from None
-    except Failure as failure:
-        if not failure.expected:
-            raise
-        raise _exit(failure, REFUSED if isinstance(failure.__cause__, InputError) else FAILED) from None
-    except KeyboardInterrupt:
-        raise _exit("stopped", INTERRUPTED) from None
-
-
 def all_types() -> Catalogue:
     """The pack's nodes and the core ones."""
     from ..nodes import NODES
     from .core_nodes import CORE_NODES
-    from .workflow import catalogue
+    from .graph import catalogue
 
     return catalogue(NODES, CORE_NODES)
 
@@ -194,46 +175,6 @@ def _run(path: Path, settings: list[str], out: Path, input_folder: Path | None, 
     with Bar(show_bar and sys.stderr.isatty()) as bar, use_folders(Folders(out, tuple(inputs))):
         with host.use(host.Host(progress=bar.progress, device=device, next_file=next_file, knobs=knobs)):
             return run_graph(graph, types, data if "nodes" in data else None, bar.start)
-
-
-def check_folder(out: Path) -> None:
-    """Refuse a folder that a file stands in the way of, before the music is made and not after."""
-    from .workflow import WorkflowError
-
-    blocked = next((path for path in (out, *out.parents) if os.path.exists(path) and not os.path.isdir(path)), None)
-    if blocked is not None:
-        raise WorkflowError(f"--out is {out} and {blocked} is a file", "files need a folder", "choose another --out")
-
-
-class Bar:
-    """One tqdm bar on stderr for what runs."""
-
-    def __init__(self, enabled: bool) -> None:
-        self.enabled = enabled
-        self.bar: Any = None
-
-    def __enter__(self) -> Bar:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def start(self, node: Node) -> None:
-        self.named(node.title)
-
-    def named(self, title: str) -> None:
-        if not self.enabled:
-            return
-        from tqdm import tqdm
-
-        self.__exit__()
-        self.bar = tqdm(desc=plain(title, 60), total=1, leave=False, file=sys.stderr)
-
-    def progress(self, done: int, total: int, node_id: str | None = None) -> None:
-        if self.bar is not None:
-            self.bar.total = total
-            self.bar.update(done - self.bar.n)
 
 
 def _as_json(path: Path, results: Results) -> str:
@@ -262,8 +203,3 @@ def _as_text(results: Results) -> str:
         )
     lines += [f"wrote {printable(file)}" for file in results.files]
     return "\n".join(lines or [f"ran {results.nodes} nodes; nothing was written"])
-
-
-def _exit(message: object, code: int) -> typer.Exit:
-    typer.echo(f"ostinato: {plain(message, 4 * LONGEST)}", err=True)
-    return typer.Exit(code)

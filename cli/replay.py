@@ -13,7 +13,8 @@ from ..engine_runtime.constants import KINDS, ROWS
 from ..engine_runtime.engines.base import Engine
 from ..engine_runtime.errors import TakeError
 from ..engine_runtime.lora.adapter import Adapter
-from ..engine_runtime.models.loading import Model, load, pick_device, pick_dtype, torch_engine
+from ..engine_runtime.models.engines import torch_engine
+from ..engine_runtime.models.loading import Model, load, pick_device, pick_dtype
 from ..engine_runtime.takes.replay import Replay, replay
 from ..engine_runtime.takes.take import Log
 from ..nodes.shared import layout

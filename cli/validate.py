@@ -10,7 +10,7 @@ from ..engine_runtime.controls.knobs import KNOBS, check_names
 from ..engine_runtime.errors import LONGEST, plain
 from ..engine_runtime.files import parse_json
 from ..nodes.shared.comfy import io
-from .workflow import Catalogue, Graph, Link, Node, NodeType, WorkflowError, check_input_name, is_widget, widget_of
+from .graph import Catalogue, Graph, Link, Node, NodeType, WorkflowError, check_input_name, is_widget, widget_of
 
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 SHOWN_OPTIONS = 20

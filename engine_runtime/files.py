@@ -1,4 +1,4 @@
-"""Files from outside read within bounds, and files of ours written whole or not at all.
+"""Files from outside read within bounds, and files of ours written whole or not at all, some of them in a cache.
 
 Everything that reads JSON or opens a file somebody else may have written goes through here. JSON is strict: no NaN or
 Infinity, no number beyond 64 bits, no lone surrogate, no more than `MAX_DEPTH` levels.
@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
+import logging
 import os
 import secrets
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import msgspec
+from platformdirs import user_cache_path
 
 from .errors import FileError, InputError
 
+log = logging.getLogger(__name__)
 CHUNK = 16 << 20  # bytes read or written at a time
 MAX_DEPTH = 100  # levels of JSON; a workflow has about ten
 _OPEN = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -161,3 +166,37 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+MAX_BYTES = 64 << 20  # of a file; a compiled kernel has 0.1 MB
+
+
+def cache_home() -> Path:
+    return Path(os.environ.get("OSTINATO_CACHE") or user_cache_path("ostinato"))
+
+
+def kept(name: str, make: Callable[[], bytes]) -> bytes:
+    """Return what `make` once returned, as long as its file is whole; a folder that cannot be used is no failure.
+
+    Args:
+        name: path in the cache; it names all that the bytes depend on.
+    """
+    path = cache_home() / name
+    try:
+        found = read_bytes(path, MAX_BYTES)
+        if _sum(found[32:]) == found[:32]:
+            return found[32:]
+        log.info("%s is damaged, and is made again", path)
+    except (OSError, InputError) as error:
+        log.debug("%s is not kept: %s", path, error)
+    made = make()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, _sum(made) + made)
+    except (OSError, FileError) as error:
+        log.info("%s cannot be kept, and is made anew each time: %s", path, error)
+    return made
+
+
+def _sum(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()

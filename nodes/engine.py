@@ -50,7 +50,7 @@ class Engine(io.ComfyNode):
     @classmethod
     def execute(cls, model, kind: str, max_rows: int) -> io.NodeOutput:
         from ..engine_runtime.errors import EngineError, MemoryShortage
-        from ..engine_runtime.models.loading import eager_engine, torch_engine
+        from ..engine_runtime.models.engines import eager_engine, torch_engine
 
         try:
             engine, why = torch_engine(model, kind, max_rows), ""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from graphs import CORE, GRAPHS
 from ostinato.cli import core_nodes
-from ostinato.cli.workflow import control_widgets, is_widget, widget_default
+from ostinato.cli.graph import control_widgets, is_widget, widget_default
 from ostinato.nodes import NODES
 
 FOLDER = Path(__file__).parent.parent / "example_workflows"

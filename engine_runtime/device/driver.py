@@ -15,8 +15,8 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from ..cache import kept
 from ..errors import EngineError
+from ..files import kept
 
 BINDINGS = 13  # those of CUDA 12 have other signatures
 SMALL = 1024  # bytes: a graph's memset up to here becomes a kernel; more is work for the copy engine

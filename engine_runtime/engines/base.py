@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..constants import CONTEXT_DIM, LATENT_DIM, MAX_DEPTH, PATCH
-from ..errors import EngineLimitError
+from ..constants import CONTEXT_DIM, LATENT_DIM, MAX_DEPTH, MAX_ROWS, PATCH, ROWS
+from ..errors import EngineLimitError, check_range
 from .factors import BUCKETS, Factors, Targets
 
 Run = Callable[[Hashable, Callable[[], None]], None]
@@ -185,3 +185,12 @@ class Engine(Protocol):
     def __call__(self, rows: Rows) -> Tensor:
         """Velocity dx/dt, `[B, T, 64]`, of rows made by `rows` or of a part of them."""
         ...
+
+
+LIMITS = Limits(batch=ROWS, frames=15_000, tokens=4_096)
+
+
+def limits_of(max_rows: int) -> Limits:
+    """The limits of an engine in PyTorch with `max_rows` rows in one execute, which bounds the memory of a tick."""
+    check_range("max rows", max_rows, 1, MAX_ROWS, "a slot needs one, or two with guidance")
+    return replace(LIMITS, batch=max_rows)

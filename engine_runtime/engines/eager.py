@@ -10,20 +10,10 @@ import torch
 from diffusers import AceStepTransformer1DModel
 from torch import Tensor
 
-from ..constants import MAX_ROWS, ROWS
-from ..errors import check_range
-from .base import Limits, Rows
+from .base import LIMITS, Limits, Rows
 from .compiled.weights import lay_out
 from .decoder import MaskedDecoder
 from .factors import Targets
-
-LIMITS = Limits(batch=ROWS, frames=15_000, tokens=4_096)
-
-
-def limits_of(max_rows: int) -> Limits:
-    """The eager engine's limits with `max_rows` rows in one execute, which bounds the memory of a tick."""
-    check_range("max rows", max_rows, 1, MAX_ROWS, "a slot needs one, or two with guidance")
-    return replace(LIMITS, batch=max_rows)
 
 
 class EagerEngine:
@@ -36,7 +26,7 @@ class EagerEngine:
         ready: brings the weights to the device, before a session opens.
 
     Attributes:
-        recipe: how `models.loading` makes it again; None where it cannot.
+        recipe: how `models.engines` makes it again; None where it cannot.
     """
 
     recipe: dict[str, Any] | None = None

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..constants import CONTEXT_DIM, LATENT_DIM, PATCH
 from ..device.lane import Lane
 from ..errors import EngineError
-from ..trt.library.preflight import driver_cuda
+from ..machine import driver_cuda
 from .base import Engine, Rows
 from .factors import Factors, Targets
 from .profiles import Profile

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from ..constants import ROWS
-from ..engines.eager import EagerEngine, limits_of
+from ..engines.base import limits_of
+from ..engines.eager import EagerEngine
 from ..errors import InputError, ModelError
 from . import names
 from .checkpoint import on_meta

@@ -9,18 +9,12 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import AceStepPipeline
 
-from ..constants import HOP, KINDS, LATENT_DIM, PRESETS, ROWS, SAMPLE_RATE
+from ..constants import HOP, LATENT_DIM, PRESETS, SAMPLE_RATE
 from ..device.memory import guarded
-from ..engines.compiled.engine import CompiledEngine
-from ..engines.eager import EagerEngine, limits_of
-from ..engines.kinds import make_engine
-from ..engines.profiles import Profile, Span
-from ..engines.prove import prove
 from ..errors import InputError, ModelError
 from ..files import read_bytes
 from .checkpoint import load_checkpoint
@@ -30,10 +24,9 @@ from .quiet import offline, quiet, reason
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
-_PROVEN = Profile(Span(1, 2, 4), Span(26, 250, 750), Span(9, 64, 128))  # what an engine is checked at
 _FETCHED = ["*.json", "*.safetensors", "*.txt"]  # of a hub repository; code and pickles stay there
 _HASHED = 24 << 20  # bytes of a config at most, whose contents tell a model from another
-_ROOM = ("the weights must fit beside what is loaded", "unload other models or use a smaller precision")
+ROOM = ("the weights must fit beside what is loaded", "unload other models or use a smaller precision")
 
 CHECKPOINT = ".safetensors"
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -61,57 +54,6 @@ class Model:
     @property
     def device(self) -> torch.device:
         return self.pipe.transformer.device
-
-
-def eager_engine(model: Model, max_rows: int = ROWS) -> EagerEngine:
-    """The eager engine on this model's transformer.
-
-    Args:
-        model: the loaded pipeline.
-        max_rows: rows it takes in one execute, which bounds the memory of a tick.
-    """
-    limits = limits_of(max_rows)
-    model.ready()
-    engine = EagerEngine(model.pipe.transformer, model.identity, limits, model.ready)
-    engine.recipe = _recipe(model, engine, max_rows)
-    return engine
-
-
-def torch_engine(model: Model, kind: str = KINDS[0], max_rows: int = ROWS) -> EagerEngine | CompiledEngine:
-    """An engine of a kind on this model's transformer. Any kind but eager has proven itself against eager.
-
-    Args:
-        model: the loaded pipeline.
-        kind: one of `engines.kinds.KINDS`.
-        max_rows: rows it takes in one execute.
-
-    Raises:
-        InputError: for another kind.
-        EngineError: for what this machine lacks, or `Refused` with the figures of a check that failed.
-        MemoryShortage: when the device has no room for it.
-    """
-    if kind == KINDS[0]:
-        return eager_engine(model, max_rows)
-    model.ready()
-    with guarded(f"the {kind} engine found no room on {model.device}", *_ROOM):
-        engine = make_engine(kind, model.pipe.transformer, model.identity, max_rows, model.ready)
-        assert isinstance(engine, CompiledEngine)
-        reference = EagerEngine(model.pipe.transformer, model.identity, engine.limits, model.ready)
-        try:
-            engine.proof = prove(engine, reference, _PROVEN, seed=0, products=engine.products).summary()
-        finally:
-            engine.rest()
-    engine.recipe = _recipe(model, engine, max_rows) | {"kind": kind}
-    return engine
-
-
-def _recipe(model: Model, engine: EagerEngine | CompiledEngine, max_rows: int) -> dict[str, Any]:
-    return {
-        "model": model.source,
-        "precision": str(engine.dtype).removeprefix("torch."),
-        "device": engine.device.type,
-        "max_rows": max_rows,
-    }
 
 
 def pick_device(choice: str) -> torch.device:
@@ -162,7 +104,7 @@ def load(
     """
     source = source.strip()
     path, is_path = _find(source, local, download, progress)
-    with guarded(f"loading {source} found no room on {device}", *_ROOM), quiet(), offline():
+    with guarded(f"loading {source} found no room on {device}", *ROOM), quiet(), offline():
         pipe = (load_checkpoint if path.suffix == CHECKPOINT else load_folder)(path, device, dtype)
     _check_format(pipe, source)
     config = pipe.transformer.config

@@ -25,9 +25,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
-from ..cache import cache_home
 from ..constants import LATENT_DIM, PRESETS, RANDOM, SAMPLE_RATE
 from ..errors import ModelError
+from ..files import cache_home
 from . import trained
 from .quiet import quiet
 

@@ -53,7 +53,7 @@ def stamp(who: str, engine: str | None) -> str:
 
 def torch_engine(who: str, fallback: Engine | None, model: Model) -> Engine:
     """The engine that is connected, else eager on the model; what `who` had open before is let go of."""
-    from ...engine_runtime.models.loading import eager_engine
+    from ...engine_runtime.models.engines import eager_engine
     from ...engine_runtime.trt.loader import drop
 
     drop(who)

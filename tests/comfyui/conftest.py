@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from ostinato.cli.graph import catalogue
 
 from . import ace15
 from .client import Client, Graph
@@ -122,7 +123,7 @@ def to_api(comfy: Comfy, object_info: dict[str, dict]) -> Callable[[Path], Graph
     from ostinato.nodes import NODES
 
     core = [_stand_in(name, info) for name, info in object_info.items() if name in _CORE]
-    types = workflow.catalogue(NODES, core)
+    types = catalogue(NODES, core)
 
     def convert(path: Path) -> Graph:
         graph = workflow.parse(json.loads(path.read_text(encoding="utf-8")), types).to_api()

@@ -7,7 +7,8 @@ from .inside import run
 SCRIPT = """
 from pack.engine_runtime.config import Sampling
 from pack.engine_runtime.models.conditioning import encode_prompt
-from pack.engine_runtime.models.loading import eager_engine, load
+from pack.engine_runtime.models.engines import eager_engine
+from pack.engine_runtime.models.loading import load
 from pack.engine_runtime.models.prompt import Prompt
 from pack.engine_runtime.takes.render import render, take_batch
 from pack.nodes.load_model import managed

@@ -27,7 +27,8 @@ from ostinato.engine_runtime.config import Sampling  # noqa: E402
 from ostinato.engine_runtime.models.comfy_condition import core_condition  # noqa: E402
 from ostinato.engine_runtime.models.comfy_model import CoreEngine  # noqa: E402
 from ostinato.engine_runtime.models.conditioning import encode_prompt  # noqa: E402
-from ostinato.engine_runtime.models.loading import eager_engine, load  # noqa: E402
+from ostinato.engine_runtime.models.engines import eager_engine  # noqa: E402
+from ostinato.engine_runtime.models.loading import load  # noqa: E402
 from ostinato.engine_runtime.models.prompt import Prompt  # noqa: E402
 from ostinato.engine_runtime.takes.render import render, take_batch  # noqa: E402
 from ostinato.nodes.load_model import managed  # noqa: E402

@@ -12,7 +12,8 @@ from ostinato.engine_runtime.engines.factors import BUCKETS
 from ostinato.engine_runtime.engines.kinds import make_engine
 from ostinato.engine_runtime.engines.prove import fill
 from ostinato.engine_runtime.lora.stack import merged, stack
-from ostinato.engine_runtime.models.loading import load, torch_engine
+from ostinato.engine_runtime.models.engines import torch_engine
+from ostinato.engine_runtime.models.loading import load
 from ostinato.engine_runtime.stream.request import Request
 from ostinato.engine_runtime.stream.sessions import runtime
 

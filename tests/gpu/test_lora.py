@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
-from ostinato.engine_runtime.engines.eager import LIMITS, EagerEngine
+from ostinato.engine_runtime.engines.base import LIMITS
+from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.lora.stack import merged, stack
 from ostinato.engine_runtime.models.loading import load
 from ostinato.engine_runtime.profile.layers import Workload

@@ -6,9 +6,11 @@ import pytest
 import torch
 from ostinato.engine_runtime.audio.decode import decode
 from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
-from ostinato.engine_runtime.engines.eager import LIMITS, EagerEngine
+from ostinato.engine_runtime.engines.base import LIMITS
+from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.models.conditioning import encode_prompt
-from ostinato.engine_runtime.models.loading import eager_engine, load
+from ostinato.engine_runtime.models.engines import eager_engine
+from ostinato.engine_runtime.models.loading import load
 from ostinato.engine_runtime.models.prompt import Prompt
 from ostinato.engine_runtime.stream.request import Condition, Request
 from ostinato.engine_runtime.stream.sessions import runtime

@@ -1,7 +1,7 @@
 """What is kept in the cache folder is made once, and again where it was damaged or the folder cannot be used."""
 
 import pytest
-from ostinato.engine_runtime.cache import cache_home, kept
+from ostinato.engine_runtime.files import cache_home, kept
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
-from ostinato.cli.workflow import widget_of
+from ostinato.cli.graph import widget_of
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
-from ostinato.engine_runtime.engines.eager import LIMITS
+from ostinato.engine_runtime.engines.base import LIMITS
 from ostinato.engine_runtime.models.prompt import Prompt
 from ostinato.nodes.encode_prompt import EncodePrompt
 from ostinato.nodes.engine import Engine
@@ -36,14 +36,14 @@ trt.health.check
 trt.export.source trt.build.assemble trt.files.stamp
 plots.curve plots.profile
 . takes.render takes.replay plots.plot audio.decode profile.probe bench.play audio.live_vae
-audio.encode models.conditioning models.comfy_condition models.comfy_model
+audio.encode models.conditioning models.comfy_condition models.comfy_model models.engines
 stream.sessions models.loading trt.play.tensorrt trt.play.refit
 trt.play.engine trt.play.vae trt.export.export trt.export.onnxcheck trt.build.job trt.build.builder trt.library.child
 trt.files.plan
 trt.files.trust
 trt.play.executor engines.prove trt.export.naming trt.files.folder
 trt.play.cuda_graphs trt.play.keeper trt.export.record trt.files.sidecar
-trt.library.messages trt.export.modules trt.files.spec
+trt.library.messages trt.export.modules trt.files.spec trt.library.process
 trt.library.flavor trt.library.preflight engines.profiles trt
 stream.session
 stream.stage
@@ -67,9 +67,10 @@ device.capture
 device.driver device.memory lora engines.factors lora.scaling
 config
 controls.knobs profile.kinds
-controls.values profile.layers cache tensor_file
+controls.values profile.layers tensor_file
 files
 constants errors audio controls device numerics plots profile stream takes trt.build trt.export trt.files trt.health
+machine
 trt.library trt.play
 """
 RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in line.split()}

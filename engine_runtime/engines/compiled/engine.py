@@ -14,8 +14,7 @@ from torch import Tensor
 
 from ...constants import CONTEXT_DIM, LATENT_DIM, PATCH
 from ...device.memory import guarded
-from ..base import Limits, Rows
-from ..eager import LIMITS
+from ..base import LIMITS, Limits, Rows
 from ..factors import Targets
 from . import plain
 from .adapters import Adapters
@@ -40,7 +39,7 @@ class CompiledEngine:
         fp8: products in float8.
 
     Attributes:
-        recipe: how `models.loading` makes it again; None where it cannot.
+        recipe: how `models.engines` makes it again; None where it cannot.
         proof: what its check found, for people.
         products: dtype of its layers' matrix products.
     """

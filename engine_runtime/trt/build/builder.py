@@ -14,8 +14,9 @@ from typing import Any
 
 from ...errors import EngineBuildError
 from ...files import check_regular
+from ...machine import driver_cuda
 from ..files.spec import BuildSpec
-from ..library.preflight import check_library, clause, driver_cuda
+from ..library.preflight import check_library, clause
 
 log = logging.getLogger(__name__)
 Progress = Callable[[float], None]  # 0 to 1

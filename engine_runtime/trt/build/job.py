@@ -8,24 +8,21 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any
 
-from ... import errors
 from ...errors import EngineBuildError, OstinatoError
 from ..files.folder import WORK, discard, engines_home, forget, ready_folder
 from ..files.spec import BuildSpec
 from ..files.trust import Trust
-from ..library.preflight import clause
+from ..library.process import child_command, ended, revived
 
 log = logging.getLogger(__name__)
-CHILD = Path(__file__).parents[1] / "library" / "child.py"
 PATIENCE = 10.0  # seconds between asking a child to end and ending it; it ignores the first while it renames
 TAIL = 40  # lines of a child's stderr that are kept
 
@@ -220,59 +217,6 @@ class Job:
             self._move(end, 1.0 if end is State.done else self.fraction, message)
         finally:
             self._over.set()
-
-
-def child_command(what: str) -> list[str]:
-    """The command of a build process."""
-    return [sys.executable, "-u", str(CHILD), what]
-
-
-def ask(what: str, task: dict[str, Any], timeout: float = 120.0) -> dict[str, Any]:
-    """The answer of a short task in a child process. Raises its error, or `subprocess.TimeoutExpired`."""
-    done = subprocess.run(
-        child_command(what), input=json.dumps(task) + "\n", capture_output=True, text=True, encoding="utf-8",
-        errors="replace", timeout=timeout, check=False,
-    )  # fmt: skip
-    said: dict[str, Any] = json.loads(next(iter(done.stdout.splitlines()[-1:]), "{}"))
-    error = revived(said) or (ended(done.returncode, done.stderr.splitlines()) if done.returncode or not said else None)
-    if error is not None:
-        raise error
-    return said
-
-
-def revived(said: dict[str, Any]) -> OstinatoError | None:
-    """The error that a child sent, in its own type; None where it sent none."""
-    error = said.get("error")
-    if not isinstance(error, dict):
-        return None
-    kind = getattr(errors, str(error.get("type")), None)
-    if not (isinstance(kind, type) and issubclass(kind, OstinatoError)):
-        kind = EngineBuildError
-    made = kind(str(error["given"]), str(error["allowed"]), str(error["remedy"]))
-    if "reason" in error:
-        made.reason = error["reason"]  # type: ignore[attr-defined]  # of its kind
-    return made
-
-
-def ended(code: int, tail: Sequence[str]) -> EngineBuildError:
-    """An error for a child that ended without a word, from its exit status and the last lines of its stderr."""
-    last = clause(" / ".join(line for line in list(tail)[-6:] if line.strip()))
-    words = f"; its last words: {last}" if last else ""
-    if code == -getattr(signal, "SIGKILL", 9):
-        return EngineBuildError(
-            f"the build process was killed (signal 9){words}",
-            "so ends a program when the system's memory runs out",
-            "close other programs, or build on a machine with more memory",
-        )
-    try:
-        how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-    except ValueError:
-        how = f"signal {-code}"
-    return EngineBuildError(
-        f"the build process ended with {how}{words}",
-        "it ends with an engine or with a reason",
-        "run ostinato doctor, and report this message if it finds nothing",
-    )
 
 
 def _end(process: subprocess.Popen[str], gently: bool) -> None:

@@ -24,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ... import machine
 from ...errors import EngineError, EngineFileError, MemoryShortage, OstinatoError
 from ..files.folder import claim, commit, forget, ready_folder, refused_write, write_whole
 from ..files.sidecar import Expect, Sidecar, check_fit, parse, rewritten, sidecar_path
@@ -31,9 +32,10 @@ from ..files.spec import BuildSpec
 from ..files.trust import Trust
 from ..health.state import here
 from ..library import preflight
+from ..library.process import child_command, ended, revived
 from .assemble import check_io, make_sidecar, read_record, read_written, write_plan
 from .builder import build
-from .job import State, child_command, ended, revived
+from .job import State
 
 log = logging.getLogger(__name__)
 EXPORTED, BUILT = 0.6, 0.95  # shares of the whole by the end of each
@@ -208,7 +210,7 @@ def _proven(
     """
     if sidecar.spec.onnx is not None:
         return None, "the model of its graph is not known, and ostinato doctor --engine FILE --model MODEL names it"
-    if preflight.driver_cuda() is None:
+    if machine.driver_cuda() is None:
         return None, "no NVIDIA driver answers on this machine"
     asked = {**task, "sidecar": sidecar.as_json(), "plan": str(plan)}
     try:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ... import machine
 from ...constants import PRESETS
 from ...errors import LONGEST, EngineBuildError, EngineFileError, OstinatoError, plain
 from ..files.folder import claim, dead_builds, plans
@@ -80,7 +81,7 @@ def _packages() -> list[Finding]:
 def _libraries(known: Mapping[str, Expect | OstinatoError]) -> list[Finding]:
     import torch
 
-    found, driver = [], preflight.driver_cuda()
+    found, driver = [], machine.driver_cuda()
     for flavor, expect in known.items():
         wheels = preflight.wheel_cuda(flavor)
         if isinstance(expect, OstinatoError):

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import EngineBuildError, EngineFileError, InputError, OstinatoError, plain
-from ..build.job import ask
 from ..files.plan import examine, read_plan, verify
 from ..files.sidecar import Expect, Sidecar, check_fit, read_sidecar
 from ..files.spec import FLAVORS, check_name
 from ..files.trust import Trust
 from ..library.preflight import install, wheels
+from ..library.process import ask
 
 if TYPE_CHECKING:
     from ...models.loading import Model

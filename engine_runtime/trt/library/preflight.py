@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import importlib
 import importlib.metadata
 import importlib.util
@@ -14,6 +12,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
+from ... import machine
 from ...errors import EngineBuildError
 
 OLDEST = {"tensorrt": (10, 13), "tensorrt_rtx": (1, 4)}
@@ -71,7 +70,7 @@ def check_library(flavor: str) -> Any:
 def check_gpu(flavor: str, refittable: bool, found: bool | None = None) -> None:
     """Raise `EngineBuildError` where the build needs a GPU and there is none; TensorRT-RTX mostly needs none."""
     if found is None:
-        found = driver_cuda() is not None
+        found = machine.driver_cuda() is not None
     if found or (flavor == "tensorrt_rtx" and not refittable):
         return
     raise EngineBuildError(
@@ -86,7 +85,7 @@ def check_cuda(
 ) -> None:
     """Raise `EngineBuildError` where the wheel's CUDA is not one, or, for a build on the GPU, not the driver's."""
     wheels = wheel_cuda(flavor) if wheels is None else wheels
-    driver = driver_cuda() if driver is None else driver
+    driver = machine.driver_cuda() if driver is None else driver
     on_gpu = flavor == "tensorrt" or refittable
     if problem := cuda_problem(flavor, wheels, None, driver if on_gpu else None):
         raise EngineBuildError(problem[0], "the library and the driver must be of one CUDA", problem[1])
@@ -141,16 +140,6 @@ def wheels(flavor: str) -> dict[str, str]:
     return found
 
 
-def driver_cuda() -> tuple[int, int] | None:
-    """The newest CUDA that the installed NVIDIA driver runs; None where no driver answers."""
-    version = ctypes.c_int(0)
-    with contextlib.suppress(OSError, AttributeError):
-        library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-        if library.cuInit(0) == 0 and library.cuDriverGetVersion(ctypes.byref(version)) == 0:
-            return version.value // 1000, version.value % 1000 // 10
-    return None
-
-
 def check_room(folder: Path, needed: int, what: str) -> None:
     """Raise `EngineBuildError` where the disk lacks `needed` bytes for `what`."""
     free = shutil.disk_usage(folder).free
@@ -164,7 +153,7 @@ def check_room(folder: Path, needed: int, what: str) -> None:
 
 def check_memory(needed: int, free: int | None = None) -> None:
     """Raise `EngineBuildError` where the machine lacks `needed` bytes of memory; unknown passes."""
-    free = free_memory() if free is None else free
+    free = machine.free_memory() if free is None else free
     if free is not None and free < needed:
         raise EngineBuildError(
             f"{size(free)} of memory are free",
@@ -181,21 +170,6 @@ def export_room(weights: int, profiles: int = 1) -> int:
 def build_memory(weights: int, profiles: int = 1) -> int:
     """Bytes of memory that a build is expected to take at most."""
     return int(weights * (MEMORY_FACTOR + 0.9 * (profiles - 1))) + GIB // 4
-
-
-def free_memory() -> int | None:
-    """Bytes that can be had without swapping, within the container's limit; None where the system does not tell."""
-    with contextlib.suppress(ImportError, OSError):
-        import psutil
-
-        free = int(psutil.virtual_memory().available)
-        with contextlib.suppress(OSError, ValueError):
-            limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
-            used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
-            stat = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text("ascii").splitlines())
-            free = min(free, limit - used + int(stat.get("inactive_file", 0)))
-        return max(free, 0)
-    return None
 
 
 def clause(text: str, most: int = 600) -> str:

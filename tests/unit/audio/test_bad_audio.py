@@ -12,7 +12,7 @@ from ostinato.engine_runtime.audio.encode import encode_audio, encode_timbre, pr
 from ostinato.engine_runtime.config import Sampling
 from ostinato.engine_runtime.constants import HOP
 from ostinato.engine_runtime.errors import AudioError
-from ostinato.engine_runtime.models.loading import eager_engine
+from ostinato.engine_runtime.models.engines import eager_engine
 from ostinato.engine_runtime.takes.render import render, take_batch
 
 from ..refusal import refused, with_one

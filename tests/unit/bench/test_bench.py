@@ -31,7 +31,7 @@ from ostinato.engine_runtime.bench.subject import Source, opened, references, so
 from ostinato.engine_runtime.controls.knobs import KNOBS
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.errors import EngineError, InputError
-from ostinato.engine_runtime.models.loading import eager_engine
+from ostinato.engine_runtime.models.engines import eager_engine
 from ostinato.engine_runtime.models.sized import SIZES, sized_decoder
 from ostinato.engine_runtime.plots.bench import SIZE, plot_floor
 from ostinato.engine_runtime.stream.sessions import runtime

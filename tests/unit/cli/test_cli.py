@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from ostinato.cli import main
+from ostinato.cli import main, terminal
 from ostinato.cli.core_nodes import CORE_NODES, Folders, next_file, use_folders
 from ostinato.cli.execute import run_graph
-from ostinato.cli.workflow import catalogue, parse
+from ostinato.cli.graph import catalogue
+from ostinato.cli.workflow import parse
 from ostinato.engine_runtime.errors import InputError
 from ostinato.nodes.shared import host
 from PIL import Image
@@ -277,7 +278,7 @@ def test_progress_in_comfyui_is_not_sent_for_every_tick():
 
 
 def test_a_bar_shows_the_running_node_on_a_terminal(capsys):
-    with main.Bar(enabled=True) as bar:
+    with terminal.Bar(enabled=True) as bar:
         bar.start(parse(player(), TYPES).nodes["2"])
         bar.progress(3, 4, "2")
         assert (bar.bar.n, bar.bar.total) == (3, 4)

@@ -18,7 +18,7 @@ import torch
 from ostinato.cli import core_nodes, main
 from ostinato.cli.core_nodes import CORE_NODES, Folders, LoadAudio, next_file, use_folders, write_audio
 from ostinato.cli.execute import write_images
-from ostinato.cli.workflow import catalogue
+from ostinato.cli.graph import catalogue
 from ostinato.engine_runtime import files
 from ostinato.engine_runtime.errors import AudioError, FileError, InputError
 from ostinato.nodes.shared import host

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from ostinato.cli import main
 from ostinato.cli.core_nodes import CORE_NODES
 from ostinato.cli.editor import MAX_PARTS
+from ostinato.cli.graph import Link, catalogue
 from ostinato.cli.validate import running_order, validate
-from ostinato.cli.workflow import MAX_BYTES, Link, catalogue, load_json, parse
+from ostinato.cli.workflow import MAX_BYTES, load_json, parse
 from ostinato.engine_runtime.errors import InputError, OstinatoError
 from ostinato.nodes.curves import CurvePoints
 from typer.testing import CliRunner

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ostinato.cli.core_nodes import CORE_NODES
+from ostinato.cli.graph import Graph, Link, WorkflowError, catalogue
 from ostinato.cli.validate import running_order, types_match, validate
-from ostinato.cli.workflow import Graph, Link, WorkflowError, catalogue, parse
+from ostinato.cli.workflow import parse
 from ostinato.nodes.shared import headless_io
 
 from .toy_nodes import KNOB_VALUES, KNOBS, TOYS, api, editor, raw, socket

@@ -12,7 +12,8 @@ from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.engines.base import Rows
 from ostinato.engine_runtime.errors import MemoryShortage
 from ostinato.engine_runtime.models.conditioning import encode_prompt
-from ostinato.engine_runtime.models.loading import eager_engine, load
+from ostinato.engine_runtime.models.engines import eager_engine
+from ostinato.engine_runtime.models.loading import load
 from ostinato.engine_runtime.models.prompt import Prompt
 from ostinato.engine_runtime.stream import stage as stage_module
 from ostinato.engine_runtime.stream.request import Request

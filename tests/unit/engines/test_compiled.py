@@ -18,7 +18,8 @@ from ostinato.engine_runtime.engines.factors import BUCKETS, PLACES
 from ostinato.engine_runtime.engines.kinds import KINDS, make_engine
 from ostinato.engine_runtime.errors import EngineError, InputError, MemoryShortage
 from ostinato.engine_runtime.lora.stack import merged, stack
-from ostinato.engine_runtime.models.loading import load, torch_engine
+from ostinato.engine_runtime.models.engines import torch_engine
+from ostinato.engine_runtime.models.loading import load
 from ostinato.engine_runtime.stream.request import Request
 from ostinato.nodes.engine import Engine
 
@@ -297,7 +298,7 @@ def test_the_node_plays_eager_where_memory_is_short(base, monkeypatch, caplog):
     def full(*_):
         raise MemoryShortage("the fp8 engine found no room", "1.4 GB are needed", "unload other models")
 
-    monkeypatch.setattr("ostinato.engine_runtime.models.loading.torch_engine", full)
+    monkeypatch.setattr("ostinato.engine_runtime.models.engines.torch_engine", full)
     engine, info = Engine.execute(base, "fp8", 8).args
     assert isinstance(engine, EagerEngine) and "found no room" in info and "eager plays instead" in caplog.text
 

@@ -11,11 +11,12 @@ import torch
 from ostinato.cli.main import app
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.device.lane import Lane
-from ostinato.engine_runtime.engines.eager import LIMITS, EagerEngine
+from ostinato.engine_runtime.engines.base import LIMITS
+from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.engines.factors import KINDS, Targets
 from ostinato.engine_runtime.errors import InputError, TakeError
 from ostinato.engine_runtime.lora.stack import merged, stack
-from ostinato.engine_runtime.models.loading import eager_engine
+from ostinato.engine_runtime.models.engines import eager_engine
 from ostinato.engine_runtime.stream.request import Request
 from ostinato.engine_runtime.stream.sessions import runtime
 from ostinato.engine_runtime.takes.replay import replay

@@ -14,7 +14,8 @@ import pytest
 import torch
 from diffusers import AceStepTransformer1DModel, AutoencoderOobleck
 from ostinato.engine_runtime.errors import InputError, ModelError
-from ostinato.engine_runtime.models.loading import eager_engine, load
+from ostinato.engine_runtime.models.engines import eager_engine
+from ostinato.engine_runtime.models.loading import load
 from ostinato.engine_runtime.models.presets import preset_folder
 from safetensors.torch import load_file, save_file
 

@@ -16,7 +16,8 @@ from ostinato.engine_runtime.config import Guidance, Sampling
 from ostinato.engine_runtime.errors import ModelError
 from ostinato.engine_runtime.models import presets
 from ostinato.engine_runtime.models.conditioning import encode_prompt
-from ostinato.engine_runtime.models.loading import eager_engine, load
+from ostinato.engine_runtime.models.engines import eager_engine
+from ostinato.engine_runtime.models.loading import load
 from ostinato.engine_runtime.models.presets import preset_folder
 from ostinato.engine_runtime.models.prompt import Prompt
 from ostinato.engine_runtime.stream.request import Request

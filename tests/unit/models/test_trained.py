@@ -8,7 +8,8 @@ import torch
 from ostinato.engine_runtime.audio.decode import decode
 from ostinato.engine_runtime.config import Guidance, Sampling
 from ostinato.engine_runtime.models.conditioning import encode_prompt
-from ostinato.engine_runtime.models.loading import Model, eager_engine, load
+from ostinato.engine_runtime.models.engines import eager_engine
+from ostinato.engine_runtime.models.loading import Model, load
 from ostinato.engine_runtime.models.presets import preset_folder
 from ostinato.engine_runtime.models.prompt import Prompt
 from ostinato.engine_runtime.models.trained import HOME, merge

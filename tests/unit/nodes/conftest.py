@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from ostinato.engine_runtime.engines.factors import Targets
-from ostinato.engine_runtime.models.loading import eager_engine
+from ostinato.engine_runtime.models.engines import eager_engine
 from ostinato.engine_runtime.trt import bake, loader
 from ostinato.engine_runtime.trt.build import queue
 from ostinato.engine_runtime.trt.files.sidecar import Expect

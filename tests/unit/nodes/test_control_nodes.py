@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 from ostinato.cli import main, validate
-from ostinato.cli.workflow import is_widget, widget_default
+from ostinato.cli.graph import is_widget, widget_default
 from ostinato.engine_runtime.controls import curves
 from ostinato.engine_runtime.controls.automation import AUTOMATABLE
 from ostinato.engine_runtime.controls.knobs import KNOBS

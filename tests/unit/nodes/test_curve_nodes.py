@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ostinato.cli import main
 from ostinato.cli.core_nodes import CORE_NODES
+from ostinato.cli.graph import Link, WorkflowError, catalogue, is_widget, widget_default, widget_of
 from ostinato.cli.validate import apply_settings, running_order, validate
-from ostinato.cli.workflow import Link, WorkflowError, catalogue, is_widget, parse, widget_default, widget_of
+from ostinato.cli.workflow import parse
 from ostinato.engine_runtime.controls import curves, from_audio, points
 from ostinato.engine_runtime.errors import InputError
 from ostinato.nodes import NODES

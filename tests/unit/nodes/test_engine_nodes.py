@@ -16,7 +16,7 @@ from ostinato.engine_runtime.engines.factors import Targets
 from ostinato.engine_runtime.engines.prove import Refused
 from ostinato.engine_runtime.errors import EngineBuildError, EngineError, EngineFileError, InputError
 from ostinato.engine_runtime.lora.stack import merged
-from ostinato.engine_runtime.models.loading import eager_engine
+from ostinato.engine_runtime.models.engines import eager_engine
 from ostinato.engine_runtime.trt import bake, loader
 from ostinato.engine_runtime.trt.build import queue
 from ostinato.engine_runtime.trt.build.job import State

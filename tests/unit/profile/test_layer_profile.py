@@ -10,7 +10,7 @@ import torch
 from ostinato.cli.main import app
 from ostinato.engine_runtime.engines.profiles import Profile, Span
 from ostinato.engine_runtime.errors import InputError, OstinatoError
-from ostinato.engine_runtime.models.loading import eager_engine
+from ostinato.engine_runtime.models.engines import eager_engine
 from ostinato.engine_runtime.plots.profile import plot_profile
 from ostinato.engine_runtime.profile import probe
 from ostinato.engine_runtime.profile.kinds import of_layer, of_operator

@@ -15,7 +15,8 @@ from ostinato.engine_runtime.engines.base import Limits
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.errors import EngineLimitError, InputError, OstinatoError
 from ostinato.engine_runtime.models.conditioning import encode_prompt
-from ostinato.engine_runtime.models.loading import eager_engine, pick_device, pick_dtype
+from ostinato.engine_runtime.models.engines import eager_engine
+from ostinato.engine_runtime.models.loading import pick_device, pick_dtype
 from ostinato.engine_runtime.models.prompt import Prompt
 from ostinato.engine_runtime.stream.request import Condition, Request
 from ostinato.engine_runtime.takes.render import render, take_batch

@@ -7,7 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling
-from ostinato.engine_runtime.models.loading import eager_engine
+from ostinato.engine_runtime.models.engines import eager_engine
 from ostinato.engine_runtime.stream.request import Request
 
 from ...helpers import StandIn, drawn, made_up, play

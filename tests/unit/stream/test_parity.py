@@ -15,7 +15,8 @@ from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling
 from ostinato.engine_runtime.constants import HOP, SAMPLE_RATE
 from ostinato.engine_runtime.engines.decoder import MaskedDecoder
 from ostinato.engine_runtime.models.conditioning import encode_prompt
-from ostinato.engine_runtime.models.loading import eager_engine, load
+from ostinato.engine_runtime.models.engines import eager_engine
+from ostinato.engine_runtime.models.loading import load
 from ostinato.engine_runtime.models.prompt import Prompt
 from ostinato.engine_runtime.stream.request import Request
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.engines.base import Limits, Rows
 from ostinato.engine_runtime.errors import InputError, MemoryShortage, SessionError
-from ostinato.engine_runtime.models.loading import eager_engine
+from ostinato.engine_runtime.models.engines import eager_engine
 from ostinato.engine_runtime.stream import sessions as runtime_module
 from ostinato.engine_runtime.stream.request import Condition, Request
 from ostinato.engine_runtime.stream.session import Session

@@ -19,7 +19,7 @@ from ostinato.engine_runtime.controls.knobs import Knobs
 from ostinato.engine_runtime.engines.base import Limits
 from ostinato.engine_runtime.errors import EngineLimitError, InputError, MemoryShortage, OstinatoError, SessionError
 from ostinato.engine_runtime.lora.stack import stack
-from ostinato.engine_runtime.models.loading import eager_engine
+from ostinato.engine_runtime.models.engines import eager_engine
 from ostinato.engine_runtime.stream.request import Part, Request, Target
 from ostinato.engine_runtime.stream.sessions import runtime
 from ostinato.engine_runtime.takes.take import Log

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from ostinato.engine_runtime.config import Sampling, StreamConfig
-from ostinato.engine_runtime.models.loading import eager_engine
+from ostinato.engine_runtime.models.engines import eager_engine
 from ostinato.engine_runtime.plots import plot
 from ostinato.engine_runtime.stream import stats as stats_module
 from ostinato.engine_runtime.stream.prepared import noise

@@ -9,7 +9,7 @@ import torch
 from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.device.lane import Lane
 from ostinato.engine_runtime.engines.base import Limits, Rows
-from ostinato.engine_runtime.models.loading import eager_engine
+from ostinato.engine_runtime.models.engines import eager_engine
 from ostinato.engine_runtime.stream.request import Part, Request
 from ostinato.engine_runtime.stream.tick import Tick
 

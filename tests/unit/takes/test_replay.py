@@ -22,7 +22,8 @@ from ostinato.engine_runtime.controls.automation import Track
 from ostinato.engine_runtime.controls.knobs import DCW_MODES, KNOBS, WAVELETS, Knobs
 from ostinato.engine_runtime.engines.base import Engine
 from ostinato.engine_runtime.errors import InputError, MemoryShortage, TakeError
-from ostinato.engine_runtime.models.loading import eager_engine, load
+from ostinato.engine_runtime.models.engines import eager_engine
+from ostinato.engine_runtime.models.loading import load
 from ostinato.engine_runtime.stream.request import Request
 from ostinato.engine_runtime.stream.session import Session
 from ostinato.engine_runtime.stream.sessions import runtime

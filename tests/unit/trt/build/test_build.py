@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 from ostinato.cli import main
+from ostinato.engine_runtime import machine
 from ostinato.engine_runtime.engines.profiles import Profile, Span, parse_profiles, smallest
 from ostinato.engine_runtime.errors import EngineBuildError, EngineFileError, ModelError
 from ostinato.engine_runtime.trt.build import worker
 from ostinato.engine_runtime.trt.build.builder import Fraction
-from ostinato.engine_runtime.trt.build.job import NEXT, Job, State, ended
+from ostinato.engine_runtime.trt.build.job import NEXT, Job, State
 from ostinato.engine_runtime.trt.export.onnxcheck import Case, check_export
 from ostinato.engine_runtime.trt.export.record import weights_digest
 from ostinato.engine_runtime.trt.files.folder import HOLDER, claim
@@ -28,6 +29,7 @@ from ostinato.engine_runtime.trt.files.sidecar import Expect, read_sidecar
 from ostinato.engine_runtime.trt.files.spec import SHORTEST, BuildSpec, make_spec
 from ostinato.engine_runtime.trt.files.trust import Trust
 from ostinato.engine_runtime.trt.library import preflight
+from ostinato.engine_runtime.trt.library.process import ended
 from typer.testing import CliRunner
 
 from ....engine_files import made_up, put
@@ -199,7 +201,7 @@ def test_a_graph_of_another_precision_is_refused(folder, graph):
 
 @builds
 def test_a_refittable_build_needs_a_gpu(folder, graph):
-    if preflight.driver_cuda() is not None:
+    if machine.driver_cuda() is not None:
         pytest.skip("this machine has a GPU")
     job = start(folder, of(graph, DYNAMIC, "refit", refittable=True))
     assert job.wait(60) is State.failed and "no NVIDIA driver" in job.error.given
@@ -405,10 +407,11 @@ spec = importlib.util.spec_from_file_location(name, path + "/__init__.py", submo
 sys.modules[name] = module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 job = importlib.import_module(name + ".engine_runtime.trt.build.job")
+process = importlib.import_module(name + ".engine_runtime.trt.library.process")
 from pathlib import Path
 spec = job.BuildSpec.of(json.loads(sys.argv[1]))
 made = job.Job.start(spec, Path({str(tmp_path / "engines")!r}), Path({str(tmp_path / "home")!r}))
-print(made.wait(100).value, job.CHILD, made.error, "ostinato" in sys.modules)
+print(made.wait(100).value, process.CHILD, made.error, "ostinato" in sys.modules)
 """
     spec = json.dumps(of(graph, FIXED, "packed").as_json())
     done = subprocess.run([sys.executable, "-c", code, spec], capture_output=True, text=True, cwd=tmp_path)

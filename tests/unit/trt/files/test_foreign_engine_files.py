@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from ostinato.cli import main
-from ostinato.engine_runtime import cache as caching
+from ostinato.engine_runtime import files
 from ostinato.engine_runtime.bench import report
 from ostinato.engine_runtime.errors import EngineBuildError, EngineFileError, InputError, ModelError, OstinatoError
 from ostinato.engine_runtime.models.presets import preset_folder
@@ -121,7 +121,7 @@ def _record(path: Path) -> object:
 
 
 def _kept(path: Path) -> object:
-    made = caching.kept(path.name, lambda: b"anew")
+    made = files.kept(path.name, lambda: b"anew")
     assert made == b"anew"
     return made
 
@@ -377,7 +377,7 @@ def test_a_full_cache_folder_is_told(bytes_free, tmp_path, monkeypatch):
     try:
         with pytest.raises(ModelError, match="could not be written") as caught:
             preset_folder("random")
-        assert caching.kept("a", lambda: bytes(200_000)) == bytes(200_000)
+        assert files.kept("a", lambda: bytes(200_000)) == bytes(200_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     check_sentence(caught.value)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from ostinato.engine_runtime import machine as this_machine
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.engines.profiles import Profile, Span
 from ostinato.engine_runtime.engines.prove import Proof, Refused
@@ -21,7 +22,7 @@ from ostinato.engine_runtime.trt.files.plan import read_plan
 from ostinato.engine_runtime.trt.files.sidecar import Expect
 from ostinato.engine_runtime.trt.files.trust import Trust
 from ostinato.engine_runtime.trt.health import check
-from ostinato.engine_runtime.trt.library import preflight
+from ostinato.engine_runtime.trt.library import preflight, process
 from ostinato.engine_runtime.trt.play import tensorrt
 
 from .... import trt_stand_in as stand_in
@@ -43,7 +44,7 @@ def machine(plan, base, monkeypatch):
     """A machine that builds the stand-in's plan and has a GPU for it; what its checking process is told and says."""
     said = []
     library = stand_in.library(rtx=True)
-    monkeypatch.setattr(preflight, "driver_cuda", lambda: (13, 0))
+    monkeypatch.setattr(this_machine, "driver_cuda", lambda: (13, 0))
     monkeypatch.setattr(preflight, "check_room", lambda *_: None)
     monkeypatch.setattr(worker, "here", lambda *_: HERE)
     monkeypatch.setattr(check, "this_gpu", lambda: torch.device("cpu"))
@@ -155,7 +156,7 @@ def test_bytes_that_changed_meanwhile_are_not_opened(plan, machine, place, monke
 
 
 CANNOT = {
-    "no driver": ("no NVIDIA driver answers", (preflight, "driver_cuda", lambda: None)),
+    "no driver": ("no NVIDIA driver answers", (this_machine, "driver_cuda", lambda: None)),
     "no CUDA in PyTorch": (
         "this PyTorch sees no CUDA device",
         (worker, "here", lambda *_: Expect("tensorrt_rtx", LIBRARY)),
@@ -222,7 +223,7 @@ def test_a_task_that_finds_no_memory_says_so_in_its_own_type(monkeypatch):
     monkeypatch.setattr(worker.sys, "stdin", io.StringIO("{}\n"))
     monkeypatch.setitem(worker._TASKS, "check", fails)
     assert worker.run("check") == 3
-    error = job.revived(told[0])
+    error = process.revived(told[0])
     assert type(error) is MemoryShortage and error.given == "the check found no memory"
     check_sentence(error)
 

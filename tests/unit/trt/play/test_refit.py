@@ -12,11 +12,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from ostinato.engine_runtime.device.lane import Lane
-from ostinato.engine_runtime.engines.eager import LIMITS, EagerEngine
+from ostinato.engine_runtime.engines.base import LIMITS
+from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.engines.factors import Targets
 from ostinato.engine_runtime.errors import EngineError, InputError
 from ostinato.engine_runtime.lora.stack import stack
-from ostinato.engine_runtime.models.loading import eager_engine
+from ostinato.engine_runtime.models.engines import eager_engine
 from ostinato.engine_runtime.trt.library.flavor import Flavor
 from ostinato.engine_runtime.trt.library.messages import Errors
 from ostinato.engine_runtime.trt.play.executor import Executor

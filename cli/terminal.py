@@ -1,0 +1,81 @@
+"""What the commands share: exit codes, one sentence for an error, a folder for files, a progress bar."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ..engine_runtime.errors import LONGEST, InputError, OstinatoError, plain
+
+if TYPE_CHECKING:
+    from .graph import Node
+
+REFUSED, FAILED, INTERRUPTED = 2, 1, 130  # exit codes
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turns the errors a user may meet into one sentence on stderr and an exit code; any other keeps its traceback."""
+    from .execute import Failure
+
+    try:
+        yield
+    except (OstinatoError, OSError) as error:
+        raise _exit(error, REFUSED if isinstance(error, InputError) else FAILED) from None
+    except Failure as failure:
+        if not failure.expected:
+            raise
+        raise _exit(failure, REFUSED if isinstance(failure.__cause__, InputError) else FAILED) from None
+    except KeyboardInterrupt:
+        raise _exit("stopped", INTERRUPTED) from None
+
+
+def check_folder(out: Path) -> None:
+    """Refuse a folder that a file stands in the way of, before the music is made and not after."""
+    from .graph import WorkflowError
+
+    blocked = next((path for path in (out, *out.parents) if os.path.exists(path) and not os.path.isdir(path)), None)
+    if blocked is not None:
+        raise WorkflowError(f"--out is {out} and {blocked} is a file", "files need a folder", "choose another --out")
+
+
+class Bar:
+    """One tqdm bar on stderr for what runs."""
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled
+        self.bar: Any = None
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def start(self, node: Node) -> None:
+        self.named(node.title)
+
+    def named(self, title: str) -> None:
+        if not self.enabled:
+            return
+        from tqdm import tqdm
+
+        self.__exit__()
+        self.bar = tqdm(desc=plain(title, 60), total=1, leave=False, file=sys.stderr)
+
+    def progress(self, done: int, total: int, node_id: str | None = None) -> None:
+        if self.bar is not None:
+            self.bar.total = total
+            self.bar.update(done - self.bar.n)
+
+
+def _exit(message: object, code: int) -> typer.Exit:
+    typer.echo(f"ostinato: {plain(message, 4 * LONGEST)}", err=True)
+    return typer.Exit(code)
