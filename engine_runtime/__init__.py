@@ -1,6 +1,11 @@
-"""Everything that is not ComfyUI. Data runs one way, and a module imports only what stands to its right:
+"""Everything that is not ComfyUI, in folders that import only those below them; pyproject.toml has their order.
 
-    runtime -> session -> tick -> ring -> engines -> request, schedule, guidance, steps -> config, lane, errors
-
-`models/` loads a model and prepares its conditions and sources; `decode` turns latents into audio; `stats` measures.
+bench, plots, profile      measuring, and pictures
+trt                        engines of TensorRT and TensorRT-RTX
+takes, audio               rendering, recording and replaying; latents to audio and back
+lora, models               adapters; weights, prompts and conditions
+stream                     generations in flight: request, ring, tick, stage, session
+engines, numerics          decoders behind one contract; the formulas
+config, controls, device   defaults; knobs and curves; CUDA
+files, machine, errors, constants
 """

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,14 +17,25 @@ from ..device.memory import guarded
 from ..errors import InputError, check_range
 from ..stream.request import check_tensor
 
-if TYPE_CHECKING:
-    from diffusers import AutoencoderOobleck
-
-    from ..trt.play.vae import TrtVae
-
-    Vae: TypeAlias = AutoencoderOobleck | TrtVae
-
 FADE = 2  # frames over which neighbouring windows cross-fade
+
+
+class Vae(Protocol):
+    """What decodes latents: the model's own autoencoder, its live decoder, or an engine of it.
+
+    Attributes:
+        config: has `audio_channels`.
+        upsampling_ratios: of its layers; their product is the samples of a frame.
+    """
+
+    config: Any
+    upsampling_ratios: list[int]
+    device: torch.device
+    dtype: torch.dtype
+
+    def decoder(self, latents: Tensor) -> Tensor:
+        """Audio `[B, 2, 1920 T]` of latents `[B, 64, T]`, both in `dtype` on `device`."""
+        ...
 
 
 def margin_frames(vae: Vae) -> int:

@@ -1,8 +1,13 @@
-"""Who may import whom, what an import costs, and that a node's defaults are the dataclasses' own."""
+"""Who may import whom, what an import costs, and that a node's defaults are the dataclasses' own.
+
+The order of folders stands in pyproject.toml, where import-linter reads it.
+"""
 
 from __future__ import annotations
 
 import ast
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,140 +25,90 @@ from ostinato.nodes.guidance import Guide
 from ostinato.nodes.stream_denoise import StreamDenoise
 
 ROOT = Path(__file__).resolve().parents[2]
-
-# A module imports only what stands on a later line. `cli` and `nodes` stand for all their modules, which may import
-# each other; in engine_runtime every module has its own line, and what shares a line does not know of each other.
-ORDER = """
-cli
-nodes
-bench.beside
-bench.run
-bench.calls bench.subject bench.soak plots.bench bench.origin
-trt.bake
-trt.health.doctor trt.build.worker trt.build.queue trt.loader
-trt.health.state
-trt.health.check
-trt.export.source trt.build.assemble trt.files.stamp
-plots.curve plots.profile
-. takes.render takes.replay plots.plot audio.decode profile.probe bench.play audio.live_vae
-audio.encode models.conditioning models.comfy_condition models.comfy_model models.engines
-stream.sessions models.loading trt.play.tensorrt trt.play.refit
-trt.play.engine trt.play.vae trt.export.export trt.export.onnxcheck trt.build.job trt.build.builder trt.library.child
-trt.files.plan
-trt.files.trust
-trt.play.executor engines.prove trt.export.naming trt.files.folder
-trt.play.cuda_graphs trt.play.keeper trt.export.record trt.files.sidecar
-trt.library.messages trt.export.modules trt.files.spec trt.library.process
-trt.library.flavor trt.library.preflight engines.profiles trt
-stream.session
-stream.stage
-stream.member models.presets models.sized models.checkpoint models.folder lora.stack
-lora.adapter models.parts models.tokenizer
-stream.tick stream.inbox takes.take models.sizes models.weights models.quiet models.trained lora.keys
-stream.slot_buffers models.names models.narrow
-stream.prepared
-engines.kinds
-stream.knob_state stream.ring engines takes.codec engines.compiled.engine engines.compiled.needs
-engines.eager engines.compiled.decoder engines.compiled.fused numerics.correction
-engines.compiled.rows engines.compiled.attention engines.compiled.hopper
-engines.base engines.decoder models
-engines.compiled.weights engines.compiled.adapters engines.compiled.kernels
-engines.compiled.plain engines.compiled
-controls.automation stream.request controls.from_audio controls.points
-controls.curves bench.floor bench.report
-bench.case bench numerics.schedule numerics.guidance numerics.steps models.prompt stream.stats device.upload
-audio.snake device.lane
-device.capture
-device.driver device.memory lora engines.factors lora.scaling
-config
-controls.knobs profile.kinds
-controls.values profile.layers tensor_file
-files
-constants errors audio controls device numerics plots profile stream takes trt.build trt.export trt.files trt.health
-machine
-trt.library trt.play
-"""
-RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in line.split()}
-BORDER = {"engine_runtime.models.comfy_model", "engine_runtime.models.comfy_condition"}
+FOLDERS = ("cli", "nodes", "engine_runtime")
+BORDER = {"engine_runtime/models/comfy_model.py", "engine_runtime/models/comfy_condition.py"}
 PACK = {"engine_runtime", "nodes", "cli", "ostinato"}
 COMFYUI = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "execution", "folder_paths", "server", "nodes"}
-MODULES = sorted(p for top in ("cli", "nodes", "engine_runtime") for p in (ROOT / top).rglob("*.py"))
+FILES = sorted(path.relative_to(ROOT).as_posix() for top in FOLDERS for path in (ROOT / top).rglob("*.py"))
 
 
-def imports(path: Path) -> Iterator[tuple[int, str, bool]]:
-    """(line, dotted name, whether it is relative) of every import, also those inside functions."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def check_contracts(path: Path) -> tuple[int, str]:
+    """Run import-linter on the pack in a folder `ostinato` of this path; its exit code and words."""
+    code = "from importlinter.cli import lint_imports_command; lint_imports_command(['--no-cache', '--no-logo'])"
+    environment = {**os.environ, "PYTHONPATH": str(path), "COLUMNS": "500"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the pack in a folder `ostinato`, to be broken."""
+    pytest.importorskip("importlinter", reason="import-linter is not installed: pip install 'ostinato[test]'")
+    home = tmp_path_factory.mktemp("copy")
+    for top in FOLDERS:
+        shutil.copytree(ROOT / top, home / "ostinato" / top, ignore=shutil.ignore_patterns("__pycache__", "results"))
+    shutil.copy(ROOT / "__init__.py", home / "ostinato")
+    return home
+
+
+def test_folders_import_only_those_below_them(copy: Path) -> None:
+    code, said = check_contracts(copy)
+    assert code == 0, said
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "words"),
+    [
+        ("engine_runtime/stream/ring.py", "from ..takes import render", "engine_runtime.stream is not allowed to"),
+        (
+            "engine_runtime/stream/ring.py",
+            "from . import tick",
+            "No cycles are allowed in ostinato.engine_runtime.stream",
+        ),
+        ("engine_runtime/trt/play/engine.py", "from ..build import job", "trt.play is not allowed to"),
+        ("engine_runtime/takes/codec.py", "from ..audio import decode", "engine_runtime.takes is not allowed to"),
+        ("nodes/lora.py", "from ..cli import main", "ostinato.nodes is not allowed to"),
+        ("engine_runtime/errors.py", "def f():\n    from . import config", "engine_runtime.errors is not allowed to"),
+        ("engine_runtime/new.py", "", "engine_runtime.new"),
+    ],
+)
+def test_an_import_against_the_order_is_found(copy: Path, file: str, line: str, words: str) -> None:
+    path = copy / "ostinato" / file
+    was = path.read_text(encoding="utf-8") if path.exists() else None
+    try:
+        path.write_text(f"{was or ''}\n{line}\n", encoding="utf-8")
+        code, said = check_contracts(copy)
+    finally:
+        path.unlink() if was is None else path.write_text(was, encoding="utf-8")
+    assert code == 1 and words in said, said
+
+
+def absolute_imports(text: str) -> Iterator[tuple[int, str]]:
+    """(line, first part of the name) of every import that is not relative, also those inside functions."""
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name, False) for alias in node.names)
+            yield from ((node.lineno, alias.name.split(".")[0]) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:
-            yield node.lineno, node.module or "", False
-        elif isinstance(node, ast.ImportFrom):
-            folder = path.relative_to(ROOT).parts[: -node.level]
-            base = ".".join((*folder, node.module) if node.module else folder)
-            for alias in node.names:  # `from . import layout` names a module, `from .layout import f` does not
-                whole = f"{base}.{alias.name}"
-                file = ROOT / whole.replace(".", "/")
-                is_module = file.is_dir() or file.with_suffix(".py").exists()
-                yield node.lineno, whole if is_module else base, True
+            yield node.lineno, (node.module or "").split(".")[0]
 
 
-def place(dotted: str) -> str:
-    """The name by which a module stands in ORDER."""
-    top, _, rest = dotted.partition(".")
-    return (rest or ".") if top == "engine_runtime" else top
+def test_the_reader_of_imports_sees_each_form() -> None:
+    text = "import os, comfy.utils\nfrom . import x\nfrom ..a import y\ndef f():\n    from server.b import Y\n"
+    assert list(absolute_imports(text)) == [(1, "os"), (1, "comfy"), (5, "server")]
 
 
-def name_of(path: Path) -> str:
-    dotted = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    return dotted.removesuffix(".__init__")
+@pytest.mark.parametrize("file", FILES)
+def test_imports_within_the_pack_are_relative_and_comfyui_is_known_at_the_border(file: str) -> None:
+    for line, top in absolute_imports((ROOT / file).read_text(encoding="utf-8")):
+        assert top not in PACK, f"{file}:{line} imports {top} by an absolute name"
+        assert file.startswith("nodes/") or file in BORDER or top not in COMFYUI, f"{file}:{line} imports {top}"
 
 
-def test_every_module_has_its_place() -> None:
-    known = {place(name_of(path)) for path in MODULES}
-    assert known - RANK.keys() == set(), "write the new module into ORDER"
-    assert RANK.keys() - known == set(), "ORDER names a module that is gone"
-
-
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_imports_run_one_way(path: Path) -> None:
-    here = place(name_of(path))
-    for line, dotted, relative in imports(path):
-        top = dotted.split(".")[0]
-        if relative:
-            inside = here == place(dotted) and here in ("cli", "nodes")
-            assert inside or RANK[place(dotted)] > RANK[here], f"{path.name}:{line}: {here} imports {dotted}"
-        else:
-            assert top not in PACK, f"{path.name}:{line} imports {dotted} by an absolute name"
-            border = name_of(path).startswith("nodes") or name_of(path) in BORDER
-            assert border or top not in COMFYUI, f"{path.name}:{line} imports {dotted}"
-
-
-@pytest.mark.parametrize("name", sorted(BORDER))
-def test_the_border_imports_comfyui_only_inside_functions(name: str) -> None:
-    tree = ast.parse((ROOT / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8"))
-    top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    named = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
-    named |= {node.module for node in top if isinstance(node, ast.ImportFrom) and not node.level}
-    assert not {(module or "").split(".")[0] for module in named} & COMFYUI
-
-
-def test_the_reader_of_imports_sees_each_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
-    folder = tmp_path / "engine_runtime" / "models"
-    folder.mkdir(parents=True)
-    (folder.parent / "session.py").touch()
-    probe = folder / "probe.py"
-    probe.write_text(
-        "import comfy.utils\nfrom ..session import X\nfrom .. import session\nfrom . import tiny\n"
-        "def f():\n    from ...nodes import host\n    from server import Y\n"
-    )
-    assert {name for _, name, _ in imports(probe)} == {
-        "comfy.utils",
-        "engine_runtime.session",
-        "engine_runtime.models",
-        "nodes",
-        "server",
-    }
+@pytest.mark.parametrize("file", sorted(BORDER))
+def test_the_border_imports_comfyui_only_inside_functions(file: str) -> None:
+    body = ast.parse((ROOT / file).read_text(encoding="utf-8")).body
+    top = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert not {name for _, name in absolute_imports(ast.unparse(ast.Module(top, [])))} & COMFYUI
 
 
 @pytest.mark.parametrize(
