@@ -1,8 +1,8 @@
 """Puts trained weights where the package has them: python -m tools.tiny.ship VAE DIT_FOLDER
 
-VAE is a vae.safetensors, DIT_FOLDER has net.safetensors and turbo.safetensors. Raise
-`VERSION` in engine_runtime/models/trained.py with it; tests/unit/test_trained.py compares the package's classes with
-the trainer's networks.
+VAE is a vae.safetensors, DIT_FOLDER has net.safetensors and turbo.safetensors. Raise `VERSION` in
+engine_runtime/models/trained.py with it; tests/unit/models/test_trained.py compares the package's classes with the
+trainer's networks.
 """
 
 from __future__ import annotations

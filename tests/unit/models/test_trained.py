@@ -14,12 +14,12 @@ from ostinato.engine_runtime.models.presets import preset_folder
 from ostinato.engine_runtime.models.prompt import Prompt
 from ostinato.engine_runtime.models.trained import HOME, merge
 from ostinato.engine_runtime.stream.request import Request
+from ostinato.tools.tiny import detect, net
+from ostinato.tools.tiny.listen import Heard, Reference, hear
+from ostinato.tools.tiny.vae import load_vae
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ....tools.tiny import detect, net
-from ....tools.tiny.listen import Heard, Reference, hear
-from ....tools.tiny.vae import load_vae
 from ...helpers import play
 
 CPU = torch.device("cpu")
