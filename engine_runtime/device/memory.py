@@ -13,8 +13,12 @@ from ..errors import MemoryShortage
 
 # PyTorch's CPU allocator, oneDNN, the C++ library, CUDA's libraries and safetensors say it in plain errors.
 _WORDS = (
-    *("can't allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc"),
-    *("could not create a primitive", "Cannot allocate memory"),
+    "can't allocate memory",
+    "could not create a primitive",
+    "Cannot allocate memory",
+    "out of memory",
+    "ALLOC_FAILED",
+    "bad_alloc",
 )
 
 

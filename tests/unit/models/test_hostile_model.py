@@ -340,6 +340,7 @@ def test_a_name_that_is_no_text(folder: Path) -> None:
     refused(place, "not valid UTF-8")  # safetensors opens no such path
 
 
+TWICE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
 
@@ -348,7 +349,7 @@ BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "
     [
         {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated", "invert": False}},
         {"normalizer": {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}},
-        {"normalizer": {"type": "Sequence", "normalizers": []}},
+        {"normalizer": {"type": "Sequence", "normalizers": [TWICE] * 40}},
         {"post_processor": {"type": "Sequence", "processors": [BYTES] * 1000}},
         {"decoder": {"type": "Fuse"}},
         {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}},
@@ -364,13 +365,17 @@ def test_a_tokenizer_of_steps_that_may_not_end(folder: Path, values: dict) -> No
     refused(folder, "the tokenizer in")
 
 
-def test_a_tokenizer_pads_and_cuts_as_it_is_asked(folder: Path) -> None:
-    """A file that says how long every text is would make one of 2^40 tokens."""
-    padding = {"strategy": {"Fixed": 1 << 40}, "direction": "Left", "pad_id": 0, "pad_type_id": 0, "pad_token": "a"}
-    truncation = {"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 0}
-    edit(folder / "tokenizer" / "tokenizer.json", padding=padding | {"pad_to_multiple_of": None}, truncation=truncation)
-    words = read_tokenizer(folder / "tokenizer").backend_tokenizer
-    assert words.padding is None and words.truncation is None
+PADDING = {"strategy": {"Fixed": 1 << 40}, "direction": "Left", "pad_id": 0, "pad_type_id": 0, "pad_token": "a"}
+TRUNCATION = {"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 0}
+
+
+@pytest.mark.parametrize("values", [{"padding": PADDING | {"pad_to_multiple_of": None}}, {"truncation": TRUNCATION}])
+def test_a_tokenizer_pads_and_cuts_as_it_is_asked(folder: Path, values: dict) -> None:
+    """Not as its file says, which could make any text one of 2^40 tokens."""
+    edit(folder / "tokenizer" / "tokenizer.json", **values)
+    words = read_tokenizer(folder / "tokenizer")
+    assert words("piano").input_ids == read_tokenizer(preset_folder("random") / "tokenizer")("piano").input_ids
+    assert "max_length" not in words.init_kwargs
 
 
 def test_a_word_beyond_the_text_encoder(folder: Path) -> None:
