@@ -131,8 +131,9 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         inner = Tokenizer.from_buffer(data)
         inner.no_padding()
         inner.no_truncation()
-        added = sorted(inner.get_added_tokens_decoder().items())
-        end = next((t.content for _, t in added if t.content == _END), added[-1][1].content if added else None)
+        added = [token.content for _, token in sorted(inner.get_added_tokens_decoder().items())]
+        end = _END if _END in added else next(reversed(added or sorted(inner.get_vocab())), None)
+        # transformers asks for a token to pad with, which a text by itself never is
         return _with_end(PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=end, pad_token=end))
     except Exception as error:  # tokenizers and transformers raise many kinds
         raise ModelError(
@@ -186,6 +187,8 @@ def find_tokenizer(given: str | Path | None = None) -> PreTrainedTokenizerBase:
 
 def _with_end(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     ids = tokenizer("a").input_ids
+    if not ids:
+        raise InputError("it makes no words of a text", "each letter is one at least", "check its vocabulary")
     if tokenizer.convert_tokens_to_ids(_END) == _QWEN_END and ids[-1:] != [_QWEN_END]:
         end = TemplateProcessing(single=f"$A {_END}", special_tokens=[(_END, _QWEN_END)])
         tokenizer.backend_tokenizer.post_processor = end

@@ -94,7 +94,8 @@ def loads_or_refuses(path: Path, root: Path) -> None:
 
 
 @pytest.fixture
-def root(cache: None) -> Iterator[Path]:
+def root(turbo) -> Iterator[Path]:
+    """A folder for a test; a model has been loaded before, for the first load imports much."""
     with tempfile.TemporaryDirectory() as place:
         yield Path(place)
 
@@ -220,19 +221,20 @@ def test_other_things_in_the_place_of_files(fresh: Callable, root: Path, data: A
 
 
 @pytest.fixture(scope="module")
-def whole(turbo) -> bytes:
+def whole(turbo, tmp_path_factory) -> Path:
     """A checkpoint in ComfyUI's layout."""
-    return save(
-        comfyui_names(turbo.pipe), {"model_version": "turbo", "config": '{"transformer": {"sliding_window": 16}}'}
-    )
+    path = tmp_path_factory.mktemp("whole") / "turbo.safetensors"
+    config = {"model_version": "turbo", "config": '{"transformer": {"sliding_window": 16}}'}
+    path.write_bytes(save(comfyui_names(turbo.pipe), config))
+    return path
 
 
 @budget(6)
 @given(st.data())
-def test_a_damaged_checkpoint(whole: bytes, root: Path, data: Any) -> None:
+def test_a_damaged_checkpoint(whole: Path, root: Path, data: Any) -> None:
     words = read_tokenizer(preset_folder("random") / "tokenizer")
     path = root / "turbo.safetensors"
-    path.write_bytes(rewritten(data.draw, whole))
+    path.write_bytes(rewritten(data.draw, whole.read_bytes()))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "find_tokenizer", lambda given: words)
         loads_or_refuses(path, root)
@@ -240,7 +242,7 @@ def test_a_damaged_checkpoint(whole: bytes, root: Path, data: Any) -> None:
 
 @budget(30)
 @given(st.data())
-def test_metadata_of_any_make(whole: bytes, root: Path, data: Any) -> None:
+def test_metadata_of_any_make(data: Any) -> None:
     """What a file says of itself in its header, which is text that may hold JSON."""
     from ostinato.engine_runtime.models.sizes import known_from
 

@@ -378,6 +378,14 @@ def test_a_tokenizer_pads_and_cuts_as_it_is_asked(folder: Path, values: dict) ->
     assert "max_length" not in words.init_kwargs
 
 
+def test_a_tokenizer_without_a_word_of_its_own_pads(folder: Path) -> None:
+    edit(folder / "tokenizer" / "tokenizer.json", added_tokens=[])
+    words = read_tokenizer(folder / "tokenizer")
+    assert words(["a", "a b"], padding="longest", return_tensors="pt").input_ids.shape[0] == 2
+    edit(folder / "tokenizer" / "tokenizer.json", model={"type": "BPE", "vocab": {}, "merges": []})
+    refused(folder, "no words")
+
+
 def test_a_word_beyond_the_text_encoder(folder: Path) -> None:
     """Its number counts, for ids may have gaps."""
     path = folder / "tokenizer" / "tokenizer.json"
