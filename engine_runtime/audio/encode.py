@@ -62,7 +62,7 @@ def prepare_audio(waveform: Tensor, sample_rate: int) -> Tensor:
 def encode_audio(model: Model, waveform: Tensor, sample_rate: int, seed: int = 0) -> Tensor:
     """Encode a source: `[T, 64]` float32 on the model's device, `T = samples // 1920` at 48 kHz.
 
-    The VAE's posterior is sampled, as in ACE-Step's pipeline; `seed` repeats the sample.
+    The VAE's posterior is sampled, as the model's pipeline does; `seed` repeats the sample.
 
     Raises:
         AudioError: as `prepare_audio`, and for less than one frame.
@@ -78,7 +78,7 @@ def encode_audio(model: Model, waveform: Tensor, sample_rate: int, seed: int = 0
 def encode_timbre(model: Model, waveform: Tensor, sample_rate: int, seed: int = 0) -> Tensor:
     """Encode a timbre reference: 10 s each from its start, its second third and its end, `[750, 64]` float32.
 
-    As in ACE-Step's pipeline, a clip under 30 s is repeated first, and the posterior is sampled.
+    As in the model's pipeline, a clip under 30 s is repeated first, and the posterior is sampled.
 
     Raises:
         AudioError: as `prepare_audio`.

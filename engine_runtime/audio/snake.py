@@ -44,7 +44,7 @@ def snake(x: Tensor, bias: Tensor, bend: Bend, more: Tensor | None = None) -> tu
 
 @functools.cache
 def _kernel() -> Any:
-    """Compile the Triton kernel; returns None where Triton is not installed."""
+    """Define the Triton kernel; returns None where Triton is not installed."""
     try:
         import triton
         import triton.language as tl
