@@ -19,20 +19,23 @@ ROW_MODES = ("off", "initialize", "full")  # from fewer rows to more
 
 @dataclass(frozen=True, eq=False)
 class Guidance:
-    """Adaptive projected guidance of one request (arXiv 2410.02416; over time, as the ACE-Step base model).
+    """Adaptive projected guidance of one request (APG, arXiv 2410.02416; over time, as in the ACE-Step base model).
 
-    `scale`, `momentum` and `rescale` may be curves, and a session's knobs of the same names go before them.
+    `scale`, `momentum` and `rescale` may be curves; a session's knobs of the same names override them.
 
     Attributes:
         scale: 1 is no guidance.
         start, end: the part of the schedule, as `1 - t`, in which it acts.
         momentum: carried from step to step.
         eta: share kept of the part parallel to the prediction.
-        norm_limit: longest guidance step of a channel.
+        norm_limit: largest norm of a channel's guidance step.
         rescale: 1 gives the guided velocity the norm it had before (arXiv 2305.08891, section 3.4).
-        mode: where the negative velocity comes from: `full` decodes it at every step, `initialize` at the first step
-            and keeps it, `self` takes the slot's initial noise and decodes nothing (residual guidance, arXiv
-            2312.12491, section 3.2), `off` is no guidance whatever the scale.
+        mode: source of the negative velocity: `full` decodes it at every step, `initialize` at the first step and keeps
+            it, `self` takes the slot's initial noise and decodes nothing (residual guidance, arXiv 2312.12491, section
+            3.2), `off` is no guidance whatever the scale.
+
+    Raises:
+        InputError: for a value out of range.
     """
 
     scale: Value = 7.0
@@ -62,22 +65,25 @@ class Guidance:
 
     @cached_property
     def active(self) -> bool:
-        """Whether it does anything by its own scale."""
+        """Return true where it has an effect at its own scale."""
         return self.mode != "off" and not is_constant(self.scale, 1.0)
 
     @property
     def decodes(self) -> bool:
-        """Whether its mode decodes a negative condition."""
+        """Return true where its mode decodes a negative condition."""
         return self.mode in ("initialize", "full")
 
     def rows(self, hot: bool = False) -> str:
-        """What it needs of a ring, one of `ROW_MODES`; `hot` where the scale may be turned while it plays."""
+        """Return the rows it needs of a ring, one of `ROW_MODES`; `hot` where a knob may change the scale while it
+        plays.
+        """
         return self.mode if self.decodes and (self.active or hot) else "off"
 
     def acts_at(self, t: float) -> bool:
-        """Whether time `t` in [0, 1] lies in the interval.
+        """Return true where sigma `t` in [0, 1] lies in the interval.
 
-        `t` is rounded to float32 first, as the model's own schedule is: an edge such as 0.1 falls on the same side.
+        `t` is rounded to float32 first, as the model's own schedule is: an edge such as 0.1 then falls on the same
+        side.
         """
         return self.mode != "off" and self.start <= 1.0 - struct.unpack("f", struct.pack("f", t))[0] <= self.end
 
@@ -87,7 +93,11 @@ NO_GUIDANCE = Guidance(scale=1.0, mode="off")
 
 @dataclass(frozen=True)
 class Sampling:
-    """How one request walks from noise to a latent: `ode` by Euler's method, `sde` with fresh noise at each step."""
+    """The way of one request from noise to a latent: `ode` is Euler's method, `sde` adds fresh noise at each step.
+
+    Raises:
+        InputError: for a value out of range.
+    """
 
     steps: int = 8
     shift: float = 3.0
@@ -105,22 +115,22 @@ class Sampling:
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """What a ring is built for; changing any of it but the queue and the spread rebuilds the ring.
+    """The structure of a ring; changing any of it but the queue and the spread rebuilds the ring.
 
     Attributes:
         depth: slots in the ring.
         guidance: rows for the negative condition: `off` has none, `initialize` decodes them one by one at a request's
-            first step, `full` at every step. They change the batch, so they are there from the start or not at all:
-            a slot's result then does not depend on its company.
+            first step, `full` at every step. They are part of the batch's shape, which is constant: so a slot's result
+            does not depend on the other slots.
         conditions: positive rows a slot, one for each condition that a request may have.
-        tokens: length L of the condition buffers, 0 to take it from the requests at hand.
-        queue: requests that may wait; a further one drops the oldest, and the drop is counted.
+        tokens: length L of the condition buffers, 0 to take it from the first requests.
+        queue: requests that may wait; one more drops the oldest, and the drop is counted.
         spread: admit one request every `steps / depth` ticks, so that latents finish evenly; off fills at once.
-        hot_guidance: give requests the rows that their mode needs whatever their scale, since it will be turned.
-        length_change: what a request of another length does to those in flight: `finish` waits until they are out,
+        hot_guidance: give requests the rows that their mode needs at any scale, because a knob will change it.
+        length_change: effect of a request of another length on those in flight: `finish` waits until they are done,
             `drop` drops them, counted.
-        captured: replay ticks that come again as CUDA graphs, where the engine allows it; off lets a profiler see into
-            them. The latents are the same.
+        captured: replay repeated ticks as CUDA graphs, where the engine allows it; turn it off to profile them. The
+            latents are the same.
     """
 
     depth: int = 4
@@ -156,12 +166,17 @@ class StreamConfig:
 
 
 def more_rows(a: str, b: str) -> str:
-    """The one of two row modes that has more rows."""
+    """Return the one of two row modes that has more rows."""
     return max(a, b, key=ROW_MODES.index)
 
 
 def frames_of(seconds: float) -> int:
-    """Latent frames that hold `seconds` of audio: `ceil(25 * seconds)`, blind to float noise (0.28 s is 7 frames)."""
+    """Count the latent frames that hold `seconds` of audio: `ceil(25 * seconds)`, up to float error (0.28 s is 7
+    frames).
+
+    Raises:
+        InputError: unless `seconds` is more than 0 and at most `MAX_SECONDS`.
+    """
     if not math.isfinite(seconds) or seconds <= 0:
         raise InputError(f"seconds is {seconds:g}", "allowed is more than 0", "give the length of the music")
     if seconds > MAX_SECONDS:
@@ -172,5 +187,5 @@ def frames_of(seconds: float) -> int:
 
 
 def frame_at(seconds: float) -> int:
-    """The latent frame that holds a moment: `floor(25 * seconds)`, blind to float noise (1.16 s is frame 29)."""
+    """Return the latent frame that holds a moment: `floor(25 * seconds)`, up to float error (1.16 s is frame 29)."""
     return math.floor(round(seconds * LATENT_HZ, 6))

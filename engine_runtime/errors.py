@@ -11,15 +11,15 @@ LONGEST = 500  # characters of each part of a message
 def plain(text: object, most: int = LONGEST) -> str:
     """Make text that may come from a file fit for a terminal: one line of at most `most` characters.
 
-    What does not print (control characters, terminal commands, changes of direction, lone surrogates) is written as its
-    escape, such as `\\x1b`; the middle of longer text is left out.
+    Characters that do not print (control characters, terminal commands, changes of direction, lone surrogates) become
+    escapes such as `\\x1b`; of longer text the middle is left out.
     """
     line = printable(" ".join(str(text).split()))
     return line if len(line) <= most else f"{line[: most * 2 // 3]} ... {line[len(line) - most // 4 :]}"
 
 
 def printable(text: str) -> str:
-    """What does not print, as its escape."""
+    """Replace each character that does not print by its escape."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -28,7 +28,7 @@ class OstinatoError(Exception):
 
     Args:
         given: what was found ("depth is 9").
-        allowed: what would have been right ("allowed is 1 to 8").
+        allowed: what is right ("allowed is 1 to 8").
         remedy: what to do about it ("lower the depth").
     """
 
@@ -45,7 +45,7 @@ class FileError(OstinatoError):
     """A file that could not be written.
 
     Args:
-        full: the disk had no room.
+        full: true where the disk had no room.
     """
 
     def __init__(self, given: str, allowed: str, remedy: str, full: bool = False) -> None:
@@ -77,9 +77,8 @@ class EngineFileError(OstinatoError):
     """An engine file or sidecar that is broken, stale, foreign or not trusted.
 
     Args:
-        reason: one word for it, for programs: `missing`, `unreadable`, `outside`, `empty`, `truncated`, `sidecar`,
-            `name`, `flavor`, `version`, `gpu`, `kind`, `weights`, `recipe`, `tampered`, `untrusted`, `key`, `folder`,
-            `full`.
+        reason: one word, for programs: `missing`, `unreadable`, `outside`, `empty`, `truncated`, `sidecar`, `name`,
+            `flavor`, `version`, `gpu`, `kind`, `weights`, `recipe`, `tampered`, `untrusted`, `key`, `folder`, `full`.
     """
 
     def __init__(self, given: str, allowed: str, remedy: str, reason: str = "sidecar") -> None:
@@ -92,10 +91,10 @@ class EngineBuildError(OstinatoError):
 
 
 class EngineError(OstinatoError):
-    """A TensorRT library that cannot be used, or a call of it that failed.
+    """A TensorRT library that cannot be used, a CUDA driver call that failed, or an engine that cannot run here.
 
     Args:
-        text: what the library's error recorder said.
+        text: the message of the library's error recorder.
     """
 
     def __init__(self, given: str, allowed: str, remedy: str, text: str = "") -> None:
@@ -104,7 +103,7 @@ class EngineError(OstinatoError):
 
 
 class MemoryShortage(OstinatoError):
-    """The device had no room; the runtime stays usable."""
+    """A device that had no room; the runtime stays usable."""
 
 
 def check_range(name: str, value: float, low: float, high: float, remedy: str) -> None:
@@ -114,13 +113,14 @@ def check_range(name: str, value: float, low: float, high: float, remedy: str) -
 
 
 def check_whole(name: str, value: float, low: int, high: int, remedy: str) -> None:
-    """`check_range` for a number that must be whole."""
+    """Raise `InputError` unless `value` is a whole number from `low` to `high`."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise InputError(f"{name} is {value!r}", "only whole numbers are allowed", remedy)
     check_range(name, value, low, high, remedy)
 
 
 def check_flag(name: str, value: bool) -> None:
+    """Raise `InputError` unless `value` is true or false."""
     if not isinstance(value, bool):
         raise InputError(f"{name} is {value!r}", "allowed are true and false", "choose one of them")
 
@@ -132,5 +132,7 @@ def check_choice(name: str, value: str, allowed: Collection[str]) -> None:
 
 
 def _text(value: float) -> str:
-    """Whole numbers in full: a seed of 2**64 and the largest one allowed differ only in the last digits."""
+    """Write a number; whole numbers in full, since a seed of 2**64 and the largest allowed differ only in the last
+    digits.
+    """
     return str(value) if isinstance(value, int) else f"{value:g}"

@@ -1,7 +1,7 @@
-"""Files from outside read within bounds, and files of ours written whole or not at all, some of them in a cache.
+"""Bounded reads of files from outside, whole writes of our own, and a cache of bytes.
 
-Everything that reads JSON or opens a file somebody else may have written goes through here. JSON is strict: no NaN or
-Infinity, no number beyond 64 bits, no lone surrogate, no more than `MAX_DEPTH` levels.
+All code that reads JSON, or opens a file that somebody else may have written, goes through here. JSON is strict: no NaN
+or Infinity, no number beyond 64 bits, no lone surrogate, no more than `MAX_DEPTH` levels.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 def open_file(path: Path, flags: int = 0) -> int:
-    """Open a regular file for reading, without waiting for what a FIFO or a device may send; its descriptor.
+    """Open a regular file for reading and return its descriptor. Never waits for a FIFO or a device to send.
 
     Raises:
         OSError: where the system refuses.
@@ -46,12 +46,17 @@ def open_file(path: Path, flags: int = 0) -> int:
 
 
 def check_regular(path: Path) -> None:
-    """Raise what `open_file` raises, for a file that a library is about to open by its name."""
+    """Raise as `open_file` does, for a file that a library is about to open by name."""
     os.close(open_file(path))
 
 
 def read_bytes(path: Path, most: int, flags: int = 0) -> bytes:
-    """Read a regular file of at most `most` bytes. Raises what `open_file` does, and `InputError` for a larger one."""
+    """Read a regular file of at most `most` bytes.
+
+    Raises:
+        OSError: as `open_file`.
+        InputError: as `open_file`, and for a larger file.
+    """
     with os.fdopen(open_file(path, flags), "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         data = b"" if size > most else file.read(most + 1)
@@ -67,15 +72,15 @@ def parse_json(data: bytes | str, what: str) -> Any: ...
 @overload
 def parse_json(data: bytes | str, what: str, kind: type[T]) -> T: ...
 def parse_json(data: bytes | str, what: str, kind: Any = Any) -> Any:
-    """Turn JSON text into plain data, or into a dataclass or other type whose fields are checked.
+    """Convert JSON text to plain data, or to a dataclass or other type whose fields are checked.
 
     Args:
         data: UTF-8 bytes or text.
-        what: how an error calls it.
-        kind: the type it must have.
+        what: the name of the data in an error.
+        kind: the type to convert to.
 
     Raises:
-        InputError: for what is no strict JSON, and for a field of the wrong type, by its place.
+        InputError: for what is not strict JSON, and for a field of the wrong type, with its place.
     """
     try:
         found = msgspec.json.decode(data)
@@ -88,7 +93,7 @@ def parse_json(data: bytes | str, what: str, kind: Any = Any) -> Any:
 
 
 def typed(data: Any, what: str, kind: type[T]) -> T:
-    """Turn plain data into a type whose fields are checked; raises `InputError` by the place of one that is wrong."""
+    """Convert plain data to a type whose fields are checked; raises `InputError` with the place of a wrong field."""
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
@@ -96,7 +101,7 @@ def typed(data: Any, what: str, kind: type[T]) -> T:
 
 
 def read_json(path: Path, most: int, kind: Any = Any) -> Any:
-    """Read a JSON file of at most `most` bytes; raises what `read_bytes` and `parse_json` raise."""
+    """Read a JSON file of at most `most` bytes; raises as `read_bytes` and `parse_json` do."""
     return parse_json(read_bytes(path, most), path.name, kind)
 
 
@@ -118,13 +123,13 @@ def _too_deep(what: str) -> InputError:
 
 
 def write_whole(path: Path, data: bytes | memoryview, mode: int | None = None) -> None:
-    """Write a file so that it is there whole, or as it was before, whoever else writes it and whenever the power goes.
+    """Write a file whole or leave the old one, even if another process writes it too or the power fails.
 
     Args:
-        mode: permissions; None is what the user's umask gives.
+        mode: permissions; None for those of the user's umask.
 
     Raises:
-        FileError: when it cannot be written; `full` where there was no room.
+        FileError: when it cannot be written; its `full` is true where the disk had no room.
     """
     made = path.parent / f".ostinato-{secrets.token_hex(8)}"
     try:
@@ -147,7 +152,7 @@ def write_whole(path: Path, data: bytes | memoryview, mode: int | None = None) -
 
 
 def refused_write(path: Path, error: BaseException) -> FileError:
-    """Say why a file could not be written."""
+    """Make the error that says why a file could not be written."""
     why = getattr(error, "strerror", None) or str(error)
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return FileError(
@@ -158,7 +163,7 @@ def refused_write(path: Path, error: BaseException) -> FileError:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable, where the system can."""
+    """Make renames in a folder durable, on systems that can."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -172,14 +177,18 @@ MAX_BYTES = 64 << 20  # of a file; a compiled kernel has 0.1 MB
 
 
 def cache_home() -> Path:
+    """Return the cache folder: `OSTINATO_CACHE`, or the user's own."""
     return Path(os.environ.get("OSTINATO_CACHE") or user_cache_path("ostinato"))
 
 
 def kept(name: str, make: Callable[[], bytes]) -> bytes:
-    """Return what `make` once returned, as long as its file is whole; a folder that cannot be used is no failure.
+    """Return cached bytes, or make and cache them where there are none or their checksum is wrong.
+
+    A cache folder that cannot be used is logged, not raised.
 
     Args:
-        name: path in the cache; it names all that the bytes depend on.
+        name: path in the cache; it must name all that the bytes depend on.
+        make: computes the bytes; its errors are passed on.
     """
     path = cache_home() / name
     try:

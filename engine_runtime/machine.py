@@ -1,4 +1,4 @@
-"""What this machine has: the CUDA that its driver runs, and free memory."""
+"""The machine: the CUDA that its driver runs, and free memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def driver_cuda() -> tuple[int, int] | None:
-    """The newest CUDA that the installed NVIDIA driver runs; None where no driver answers."""
+    """Return the newest CUDA (major, minor) that the installed NVIDIA driver runs; None where no driver answers."""
     version = ctypes.c_int(0)
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
@@ -19,7 +19,9 @@ def driver_cuda() -> tuple[int, int] | None:
 
 
 def free_memory() -> int | None:
-    """Bytes that can be had without swapping, within the container's limit; None where the system does not tell."""
+    """Return the bytes that can be had without swapping, within the container's limit; None where the system does not
+    tell.
+    """
     with contextlib.suppress(ImportError, OSError):
         import psutil
 

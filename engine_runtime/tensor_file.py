@@ -1,4 +1,4 @@
-"""Safetensors files that somebody else may have written, opened within bounds."""
+"""Bounded opening of safetensors files that somebody else may have written."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _LENGTH = 8  # bytes before the header that say how long it is, little-endian
 
 
 def open_tensors(path: Path, most_header: int = MAX_HEADER, most: int | None = None) -> Any:
-    """Open a safetensors file: what `safetensors.safe_open` gives, for PyTorch.
+    """Open a safetensors file; returns the open file of `safetensors.safe_open`, for PyTorch.
 
     Args:
         path: a regular file.
-        most_header: bytes that its header may have; the library keeps it several times over.
-        most: bytes that the file may have.
+        most_header: largest header in bytes; the library keeps it several times over.
+        most: largest file in bytes.
 
     Raises:
-        InputError: for what is no such file.
+        InputError: for what is no such file, or is larger.
     """
     try:
         with os.fdopen(open_file(path), "rb", buffering=0) as file:

@@ -1,4 +1,4 @@
-"""Latents to audio, whole or in windows, at the level the VAE gives: no per-clip loudness.
+"""Latents to audio, whole or in windows, at the level of the VAE's output: loudness is not normalised per clip.
 
 B clips, T frames of 64 channels, 1920 samples a frame at 48 kHz.
 """
@@ -21,7 +21,7 @@ FADE = 2  # frames over which neighbouring windows cross-fade
 
 
 class Vae(Protocol):
-    """What decodes latents: the model's own autoencoder, its live decoder, or an engine of it.
+    """A decoder of latents: the model's own autoencoder, its live decoder, or a TensorRT engine of it.
 
     Attributes:
         config: has `audio_channels`.
@@ -34,15 +34,15 @@ class Vae(Protocol):
     dtype: torch.dtype
 
     def decoder(self, latents: Tensor) -> Tensor:
-        """Audio `[B, 2, 1920 T]` of latents `[B, 64, T]`, both in `dtype` on `device`."""
+        """Decode latents `[B, 64, T]` to audio `[B, 2, 1920 T]`, both in `dtype` on `device`."""
         ...
 
 
 def margin_frames(vae: Vae) -> int:
-    """Frames on each side that a decoded frame depends on: the decoder's reach, summed over its layers.
+    """Count the frames on each side that a decoded frame depends on: the reach of the decoder's layers, summed.
 
-    Each upsampling by `s` reaches one sample of its input to each side, each block's residual units (kernel 7,
-    dilations 1, 3 and 9) 39 samples at their own rate, the first and last convolutions 3.
+    To each side, an upsampling by `s` reaches one sample of its input, a block's residual units (kernel 7, dilations 1,
+    3 and 9) reach 39 samples at their own rate, the first and last convolutions 3.
     """
     rate, reach = 1.0, 3.0  # samples per frame; frames
     for stride in vae.upsampling_ratios:
@@ -62,11 +62,11 @@ def decode(vae: Vae, latents: Tensor, window: int = 0) -> Tensor:
         window: frames per window, which bounds the memory; 0 decodes the whole in one pass.
 
     Returns:
-        `[B, 2, 1920 * T]` float32 on the latents' device. A windowed decode equals the whole one to rounding, since
-        each window is decoded with the frames around it that it depends on.
+        `[B, 2, 1920 * T]` float32 on the latents' device. A windowed decode equals the whole one up to rounding: each
+            window is decoded together with the frames around it that it depends on.
 
     Raises:
-        InputError: for latents that are not finite or have another width, or that an engine's profiles do not take.
+        InputError: for latents that are not finite or have another width, or that no profile of an engine takes.
         MemoryShortage: when the device has no room.
     """
     check_tensor("the latent", latents, None, None, LATENT_DIM)
@@ -90,10 +90,13 @@ def decode(vae: Vae, latents: Tensor, window: int = 0) -> Tensor:
 def decode_clips(
     vae: Vae, clips: Sequence[Tensor], window: int = 0, between: Callable[[], None] = lambda: None
 ) -> Tensor:
-    """Decode `[T, 64]` clips of one length, one at a time so that the memory is that of one: `[B, 2, samples]`.
+    """Decode `[T, 64]` clips of one length to `[B, 2, samples]`, one at a time, so that memory is used for one.
 
     Args:
         between: called before each clip; what it raises ends the decode.
+
+    Raises:
+        InputError: for no clip, and as `decode`.
     """
     if not clips:
         raise InputError("0 clips were given to decode", "at least one is needed", "connect a latent that holds one")
@@ -105,7 +108,7 @@ def decode_clips(
 
 
 def windows(vae: Vae, latents: Tensor, window: int) -> Iterator[tuple[int, Tensor]]:
-    """Windows of audio that sum to the whole: (first frame, `[B, 2, samples]` with its cross-fades applied)."""
+    """Yield windows of audio that sum to the whole: (first frame, `[B, 2, samples]` with its cross-fades applied)."""
     frames = latents.shape[1]
     fade = min(FADE, window // 2)
     ramp = torch.linspace(0.0, 1.0, fade * HOP, device=latents.device)
@@ -120,7 +123,7 @@ def windows(vae: Vae, latents: Tensor, window: int) -> Iterator[tuple[int, Tenso
 
 
 def _run(vae: Vae, latents: Tensor, start: int, stop: int) -> Tensor:
-    """Decode frames `start` to `stop` with those around them that they depend on, or as many as an engine needs."""
+    """Decode frames `start` to `stop`, together with those around them that they depend on or that an engine needs."""
     margin, least = margin_frames(vae), getattr(vae, "least", 1)
     first, last = max(0, start - margin), min(latents.shape[1], stop + margin)
     last = min(latents.shape[1], max(last, first + least))

@@ -1,4 +1,4 @@
-"""Audio in: checked, brought to 48 kHz stereo, encoded to a latent.
+"""Audio to latents: check it, bring it to 48 kHz stereo, encode it.
 
 Audio is `[channels, samples]` float32; a latent is `[T, 64]`.
 """
@@ -27,10 +27,10 @@ def prepare_audio(waveform: Tensor, sample_rate: int) -> Tensor:
         sample_rate: Hz.
 
     Returns:
-        `[2, samples]` float32 on the CPU; mono is given to both channels.
+        `[2, samples]` float32 on the CPU; mono is copied to both channels.
 
     Raises:
-        AudioError: for audio that is empty, silent, not finite, has more than two channels or is too long.
+        AudioError: for audio that is empty, silent, not finite, too long or of more than two channels.
     """
     audio = waveform.detach().to("cpu", torch.float32)
     if audio.ndim == 3 and audio.shape[0] == 1:
@@ -62,7 +62,11 @@ def prepare_audio(waveform: Tensor, sample_rate: int) -> Tensor:
 def encode_audio(model: Model, waveform: Tensor, sample_rate: int, seed: int = 0) -> Tensor:
     """Encode a source: `[T, 64]` float32 on the model's device, `T = samples // 1920` at 48 kHz.
 
-    The VAE's posterior is sampled, as the pipeline does, with a generator of its own, so that a seed repeats.
+    The VAE's posterior is sampled, as the model's pipeline does; `seed` repeats the sample.
+
+    Raises:
+        AudioError: as `prepare_audio`, and for less than one frame.
+        MemoryShortage: when the device has no room.
     """
     audio = prepare_audio(waveform, sample_rate)
     if audio.shape[1] < HOP:
@@ -72,9 +76,13 @@ def encode_audio(model: Model, waveform: Tensor, sample_rate: int, seed: int = 0
 
 @torch.inference_mode()
 def encode_timbre(model: Model, waveform: Tensor, sample_rate: int, seed: int = 0) -> Tensor:
-    """Encode a timbre reference: 10 s from its start, its second third and its end, `[750, 64]` in float32.
+    """Encode a timbre reference: 10 s each from its start, its second third and its end, `[750, 64]` float32.
 
-    A clip under 30 s is repeated first, and the posterior is sampled, as the pipeline does both.
+    As in the model's pipeline, a clip under 30 s is repeated first, and the posterior is sampled.
+
+    Raises:
+        AudioError: as `prepare_audio`.
+        MemoryShortage: when the device has no room.
     """
     audio = prepare_audio(waveform, sample_rate)
     cut = 10 * SAMPLE_RATE
@@ -84,7 +92,7 @@ def encode_timbre(model: Model, waveform: Tensor, sample_rate: int, seed: int = 
 
 
 def _encode(model: Model, audio: Tensor, seed: int) -> Tensor:
-    """A sample of the posterior, `[T, 64]` float32, from a generator of its own."""
+    """Sample the posterior with a generator of its own: `[T, 64]` float32."""
     model.ready()
     vae = model.pipe.vae
     generator = torch.Generator(vae.device).manual_seed(seed)

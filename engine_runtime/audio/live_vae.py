@@ -1,4 +1,4 @@
-"""The VAE's decoder for live play: beside the tick, on a stream of its own, one launch a window.
+"""The VAE's decoder for live play: beside the tick, on its own stream, one graph launch a window.
 
 B clips, T latent frames of 64 channels, S = 1920 T samples; activations are `[B, C, 1, L]` with the channels last.
 """
@@ -27,14 +27,15 @@ _settings = threading.Lock()  # cuDNN's are of the process
 
 
 class LiveVae:
-    """`AutoencoderOobleck.decoder` with its weight norms folded in, in place of the model for `audio.decode.decode`.
+    """`AutoencoderOobleck.decoder` with its weight norms folded in; `audio.decode.decode` takes it in place of the
+    model.
 
-    On a GPU a shape that comes again is replayed as a CUDA graph, on a stream of lower priority than the ticks'. Its
-    first sight holds the ticks up while kernels are tried: decode zeros of it before. The weights are a copy, 170 MB in
-    bfloat16 for ACE-Step 1.5.
+    On a GPU a repeated shape is replayed as a CUDA graph, on a stream of lower priority than the ticks'. The first
+    decode of a shape holds the ticks up while kernels are tried: decode zeros of that shape before playing. The weights
+    are a copy, 170 MB in bfloat16 for ACE-Step 1.5.
 
     Args:
-        vae: where its weights are, the decoding is done, in their precision.
+        vae: the source of the weights; its device and dtype are used.
     """
 
     def __init__(self, vae: AutoencoderOobleck) -> None:
@@ -49,7 +50,9 @@ class LiveVae:
         self._lock = threading.Lock()  # one window at a time: the next overwrites the buffers
 
     def decoder(self, latents: Tensor) -> Tensor:
-        """Audio `[B, 2, S]` of latents `[B, 64, T]`, in the weights' dtype; ordered on the caller's current stream."""
+        """Decode latents `[B, 64, T]` to audio `[B, 2, S]` in the weights' dtype, ordered on the caller's current
+        stream.
+        """
         if self._stream is None:
             with torch.no_grad():
                 return self._layers(latents)
@@ -65,8 +68,11 @@ class LiveVae:
             return done
 
     def _replayed(self, latents: Tensor) -> Tensor:
-        """At a shape's first sight cuDNN tries its kernels, for those it guesses were 16 times slower, and all is
-        captured in the same thread, for it remembers by thread. It waits for the device, so no tick is captured then.
+        """Decode by replay; the first decode of a shape tries kernels and captures.
+
+        cuDNN tries its kernels then: those it guesses were 16 times slower. It remembers the choice by thread, so the
+        capture runs in the same one. Trying waits for the device, so the lane's lock keeps ticks from being captured
+        meanwhile.
         """
         shape = tuple(latents.shape)
         new = shape not in self._buffers
@@ -87,7 +93,7 @@ class LiveVae:
                 settings.benchmark = before
 
     def _made(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Where latents and audio of this shape lie."""
+        """Return the buffers of this shape, for latents and audio."""
         if shape in self._buffers:
             self._buffers[shape] = self._buffers.pop(shape)
         else:
@@ -124,7 +130,7 @@ class _Layers:
             self.blocks.append((_Conv(block.conv_t1), _bend(units[0].snake1), made))
 
     def __call__(self, latents: Tensor) -> Tensor:
-        """Every bias is added by the snake that reads its convolution."""
+        """Decode `[B, 64, T]` to `[B, 2, S]`. Each convolution's bias is added by the snake that follows it."""
         x = self.first(latents[:, :, None].contiguous(memory_format=torch.channels_last))
         _, bent = snake(x, self.first.bias, self.start)
         for up, bend, units in self.blocks:
@@ -138,9 +144,9 @@ class _Layers:
 
 
 class _Conv:
-    """A convolution over time, or a transposed one, as one over an image of height 1 with the channels last.
+    """A convolution over time, plain or transposed, run as one over an image of height 1 with the channels last.
 
-    Without its bias, of zeros where the layer has none.
+    A call leaves the bias out; `bias` is zeros where the layer has none.
     """
 
     def __init__(self, layer: nn.Conv1d | nn.ConvTranspose1d) -> None:
@@ -156,7 +162,7 @@ class _Conv:
 
 
 def _weight(layer: nn.Module) -> Tensor:
-    """With its norm folded in, in float32."""
+    """Return a layer's weight with its norm folded in, computed in float32."""
     if not hasattr(layer, "weight_g"):
         return layer.get_parameter("weight").detach()
     v, g = (layer.get_parameter(name).detach() for name in ("weight_v", "weight_g"))
@@ -164,11 +170,12 @@ def _weight(layer: nn.Module) -> Tensor:
 
 
 def _rows(x: Tensor) -> Tensor:
-    """`[B, C, 1, L]` as the matrix `[B L, C]` that it is in memory."""
+    """View `[B, C, 1, L]`, channels last, as the matrix `[B L, C]`."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
 def _bend(layer: nn.Module) -> Bend:
+    """Read a snake layer's frequency and reciprocal width, in float32."""
     alpha, beta = (layer.get_parameter(name).detach().float().flatten() for name in ("alpha", "beta"))
     if layer.logscale:
         alpha, beta = alpha.exp(), beta.exp()

@@ -1,6 +1,6 @@
-"""Snake, `x + sin(a x)^2 / b` (arXiv 2006.08195), over channels that lie last in memory: `[B, C, 1, L]`.
+"""Snake, `x + sin(a x)^2 / b` (arXiv 2006.08195), over `[B, C, 1, L]` with the channels last in memory.
 
-Arithmetic is float32. Without Triton the same is done by PyTorch's own operations, which reads and writes more.
+Arithmetic is float32. Without Triton, PyTorch's own operations do the same with more memory traffic.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Bend(NamedTuple):
 
 
 def snake(x: Tensor, bias: Tensor, bend: Bend, more: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """`y = x + bias`, or `x + more + bias`, and snake of it.
+    """Compute `y = x + bias`, or `x + more + bias`, and snake of `y`.
 
     Args:
         x, more: `[B, C, 1, L]`.
@@ -44,7 +44,7 @@ def snake(x: Tensor, bias: Tensor, bend: Bend, more: Tensor | None = None) -> tu
 
 @functools.cache
 def _kernel() -> Any:
-    """The Triton kernel; None where Triton is not installed."""
+    """Define the Triton kernel; returns None where Triton is not installed."""
     try:
         import triton
         import triton.language as tl

@@ -1,1 +1,1 @@
-"""What can be turned while music plays: values, knobs, curves, automation. Most of it needs no torch."""
+"""Values that change while music plays: knobs, curves, automation. Most of it needs no torch."""

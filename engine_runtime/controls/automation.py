@@ -1,4 +1,4 @@
-"""Knobs that turn by themselves: numbers over ticks that a session plays back. Torch-free."""
+"""Automation of knobs: a number per tick that a session plays back. Torch-free."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ AUTOMATABLE = (DEPTH, *(name for name, knob in KNOBS.items() if not knob.options
 
 @dataclass(frozen=True)
 class Track:
-    """One knob over the ticks of a session.
+    """The values of one knob over the ticks of a session.
 
     Attributes:
         knob: one of `AUTOMATABLE`.
-        values: a number a tick; a switch is on from 0.5. Kept as a tuple of what the knob takes.
+        values: one number a tick; a switch is on from 0.5. Kept as a tuple of checked values.
         start: the tick of the first value; before it the track does nothing.
-        loop: begin again behind the last value, instead of holding it.
+        loop: repeat from the first value after the last, instead of holding the last.
+
+    Raises:
+        InputError: for another knob, no values, or a value out of the knob's range.
     """
 
     knob: str
@@ -39,14 +42,14 @@ class Track:
         object.__setattr__(self, "values", tuple(self._taken(number) for number in listed))
 
     def at(self, tick: int) -> Any:
-        """The knob's value at a tick, counted from 0; None before the start."""
+        """Return the knob's value at a tick, counted from 0; None before the start."""
         place = tick - self.start
         if place < 0:
             return None
         return self.values[place % len(self.values) if self.loop else min(place, len(self.values) - 1)]
 
     def _taken(self, number: Any) -> float:
-        """A number as the knob takes it, checked against its limits."""
+        """Convert a number to the knob's type and check it against the knob's range."""
         if not isinstance(number, int | float):
             raise InputError(f"the track of {self.knob} holds {number!r}", "allowed are numbers", "give one a tick")
         if self.knob == DEPTH:

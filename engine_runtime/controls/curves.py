@@ -1,7 +1,7 @@
-"""Curves: a number for every latent frame, made when the number of frames is known.
+"""Curves: one number for every latent frame, computed once the number of frames is known.
 
-Frame `i` of `n` lies at `i / 25` seconds, and at `i / (n-1)` of the whole length. Torch-free; all of it is float64
-until `Curve.values` hands out float32.
+Frame `i` of `n` lies at `i / 25` seconds, and at `i / (n-1)` of the whole length. Torch-free; float64 until
+`Curve.values` returns float32.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Curve:
     """A number for every frame.
 
     Attributes:
-        make: `[frames]` float64, for a number of frames and the values of each part.
-        frames: the only length it has, where it was measured and not drawn; None where it fits any.
-        parts: the curves it is made of.
-        drawn_at: frames that its parts are asked for; None is as many as it is asked for itself.
+        make: computes `[frames]` float64 from a number of frames and the values of each part.
+        frames: its only length, for a measured curve; None for a curve that fits any length.
+        parts: the curves it is computed from.
+        drawn_at: number of frames at which its parts are computed; None for its own.
     """
 
     make: Callable[..., Array]
@@ -49,20 +49,20 @@ class Curve:
     drawn_at: int | None = None
 
     def values(self, frames: int) -> NDArray[np.float32]:
-        """`[frames]` float32, finite.
+        """Compute the curve: `[frames]` float32, finite.
 
         Raises:
-            InputError: for another length than its only one, where it leaves what float32 can hold, and for a curve
-                of more than `MAX_CURVES`.
+            InputError: for a length that is not its only one, for a value that float32 cannot hold, and for a curve
+                made of more than `MAX_CURVES`.
         """
         _check_length(frames)
         with np.errstate(over="ignore", invalid="ignore"):
             return _narrowed(self._evaluate(frames))
 
     def _evaluate(self, frames: int) -> Array:
-        """Make every part once, however many curves use it and however long their chain is, and drop it after the last.
+        """Compute `[frames]` float64, in a loop: a chain of parts may be longer than Python's stack.
 
-        Returns: `[frames]` float64.
+        Each part is computed once, however many curves use it, and dropped after its last use.
         """
         root = (self, frames)
         graph: dict[tuple[Curve, int], list[tuple[Curve, int]]] = {}
@@ -97,13 +97,14 @@ def _narrowed(values: Array) -> NDArray[np.float32]:
 
 
 def constant(value: float) -> Curve:
-    """The same number everywhere."""
+    """Make a curve with the same number everywhere."""
     check_finite("the value", value)
     return Curve(lambda frames: np.full(frames, float(value)))
 
 
 def ramp(start: float, end: float, begin: float = 0.0, until: float = 0.0) -> Curve:
-    """A straight line from `start` to `end`, held before `begin` and after `until` (seconds; 0 is the last frame)."""
+    """Make a straight line from `start` to `end`, held before `begin` and after `until` (seconds; 0 is the last frame).
+    """
     for name, value in (("the start", start), ("the end", end)):
         check_finite(name, value)
     check_range("the beginning of a ramp", begin, 0, MAX_SECONDS, "give seconds")
@@ -124,13 +125,13 @@ def ramp(start: float, end: float, begin: float = 0.0, until: float = 0.0) -> Cu
 def lfo(
     shape: str, rate: float, unit: str = "Hz", phase: float = 0.0, low: float = 0.0, high: float = 1.0, seed: int = 0
 ) -> Curve:
-    """A low-frequency oscillator between `low` and `high`.
+    """Make a low-frequency oscillator between `low` and `high`.
 
     Args:
         shape: `sine` and `triangle` start half-way and rise, `square` starts high; `random` wanders smoothly.
-        rate: in Hz, or cycles over the whole length: what ends a whole number of cycles later loops without a seam.
-        phase: where in its cycle it starts, 0 to 1.
-        seed: of `random`; the same seed gives the same walk, and a longer one begins like a shorter one.
+        rate: in Hz, or cycles over the whole length; a whole number of cycles loops without a seam.
+        phase: start within the cycle, 0 to 1.
+        seed: of `random`; the same seed gives the same walk, and a longer walk begins like a shorter one.
     """
     check_choice("the shape", shape, SHAPES)
     check_choice("the unit", unit, UNITS)
@@ -162,9 +163,9 @@ _SWINGS: dict[str, Callable[[Array], Array]] = {
 
 
 def _wander(cycles: Array, seed: int) -> Array:
-    """A random walk in [0, 1] with a step every cycle, folded back at the edges, and an S-curve between the steps.
+    """Walk at random in [0, 1]: one step per cycle, folded back at the edges, with an S-curve between steps.
 
-    Only whole bits of PCG64 are used, no library function that platforms round differently.
+    The draws come from whole bits of PCG64: library functions round differently from platform to platform.
     """
     draws = np.random.Generator(np.random.PCG64(seed)).random(int(cycles[-1]) + 2)
     steps = np.concatenate([draws[:1], (draws[1:] * 2.0 - 1.0) * STEP])
@@ -175,18 +176,20 @@ def _wander(cycles: Array, seed: int) -> Array:
 
 
 def drawn(shape: Callable[[Array], Array], low: float = 0.0, high: float = 1.0) -> Curve:
-    """A curve from a function of the share of the length, 0 to 1, that gives 0 for `low` and 1 for `high`."""
+    """Make a curve from a function of the position in the whole, 0 to 1, whose value 0 means `low` and 1 means `high`.
+    """
     return between(Curve(lambda frames: shape(np.linspace(0.0, 1.0, frames))), low, high)
 
 
 def arithmetic(a: Curve | float, b: Curve | float, operation: str, amount: Curve | float = 0.5) -> Curve:
-    """Two curves, frame by frame; a number stands for a constant.
+    """Combine two curves frame by frame; a number stands for a constant.
 
     Args:
+        operation: one of `OPERATIONS`.
         amount: of `mix` alone: 0 is `a`, 1 is `b`.
 
     Raises:
-        InputError: for curves of two lengths; when asked for values, for a division by zero.
+        InputError: for curves of two lengths; for a division by zero, once values are computed.
     """
     check_choice("the operation", operation, _OPERATIONS)
     parts = as_curve(a), as_curve(b), *([as_curve(amount)] if operation == "mix" else [])
@@ -219,14 +222,14 @@ OPERATIONS = tuple(_OPERATIONS)
 
 
 def between(curve: Curve, low: float, high: float) -> Curve:
-    """A curve from 0 to 1 brought to `low` to `high`; `low` may be the larger, which turns it upside down."""
+    """Scale a curve from [0, 1] to [`low`, `high`]; `low` may be the larger, which turns it upside down."""
     for name, value in (("low", low), ("high", high)):
         check_finite(name, value)
     return Curve(lambda frames, values: low + (high - low) * values, curve.frames, (curve,))
 
 
 def fixed(values: Sequence[float] | NDArray[Any]) -> Curve:
-    """Measured values `[frames]`: a curve that has this length and no other."""
+    """Make a curve from measured values `[frames]`; it has this length and no other."""
     array = np.array(values, dtype=np.float64)
     if array.ndim != 1 or not 0 < len(array) <= MAX_FRAMES:
         raise InputError(
@@ -248,10 +251,11 @@ def fixed(values: Sequence[float] | NDArray[Any]) -> Curve:
 
 
 def resample(curve: Curve, frames: int | None = None) -> Curve:
-    """A curve stretched to whatever length is asked for: linear, its first and last values stay first and last.
+    """Stretch a curve to any length, linearly; its first and last values stay first and last.
 
     Args:
-        frames: the length it is drawn at before; None is its own. A curve that fits any length needs none then.
+        frames: length at which the curve is computed before; None for its own. A curve that fits any length is returned
+            unchanged then.
     """
     length = frames or curve.frames
     if length is None:
@@ -266,7 +270,7 @@ def resample(curve: Curve, frames: int | None = None) -> Curve:
 
 
 def shift(curve: Curve, seconds: float, edges: str = "hold") -> Curve:
-    """A curve moved later in time, or earlier below 0; between frames it is read linearly.
+    """Move a curve later in time, or earlier below 0; values between frames are linear.
 
     Args:
         edges: `hold` repeats the first or last value in the gap, `wrap` fills it with what left on the other side.
@@ -282,13 +286,13 @@ def shift(curve: Curve, seconds: float, edges: str = "hold") -> Curve:
 
 
 def frames_in(seconds: float) -> int:
-    """Frames of a length in seconds; 0 stays 0, anything more is a frame at least."""
+    """Convert seconds to frames; 0 gives 0, anything more at least 1."""
     check_range("the length", seconds, 0, MAX_SECONDS, "give seconds")
     return max(1, round(seconds * LATENT_HZ)) if seconds else 0
 
 
 def as_curve(value: Curve | float) -> Curve:
-    """A curve, or the constant that a number stands for."""
+    """Return a curve unchanged, and a number as a constant curve."""
     return value if isinstance(value, Curve) else constant(value)
 
 
@@ -303,7 +307,7 @@ def _check_length(frames: int) -> None:
 
 
 def _common(*curves: Curve) -> int | None:
-    """The only length that all of them have, if any has one."""
+    """Return the one length that these curves share; None where each fits any length."""
     lengths = sorted({curve.frames for curve in curves if curve.frames is not None})
     if len(lengths) > 1:
         raise InputError(

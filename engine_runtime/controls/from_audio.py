@@ -1,6 +1,6 @@
-"""What audio says about itself: loudness and beats, at the latent rate. Torch-free.
+"""Loudness and beats of audio, at the latent rate. Torch-free.
 
-Audio is `[channels, samples]` float, at any sample rate. Channels are never added up, for they may cancel.
+Audio is `[channels, samples]` float, at any sample rate. Channels are never summed, since they may cancel.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TIGHTNESS = 100.0  # how much a beat off the tempo costs, against onsets of unit
 
 @dataclass(frozen=True)
 class Beats:
-    """Where the beats are.
+    """The beats of a clip.
 
     Attributes:
         bpm: beats a minute.
@@ -45,16 +45,16 @@ class Beats:
 
 
 def frames_of(samples: int, sample_rate: int) -> int:
-    """Latent frames of a clip, as encoding it makes them: what is left over at the end is dropped."""
+    """Count the latent frames that a clip encodes to; a rest at the end that fills no frame is dropped."""
     return max(1, math.ceil(samples * SAMPLE_RATE / sample_rate) // HOP)
 
 
 def envelope(audio: Array, sample_rate: int, attack: float = 10.0, release: float = 200.0) -> Curve:
-    """The loudness of a clip: RMS of each frame, followed at two speeds, its peak at 1. Silence gives zeros.
+    """Measure the loudness of a clip: the RMS of each frame, smoothed, scaled to a peak of 1. Silence gives zeros.
 
     Args:
         attack: time constant in ms while it gets louder; 0 follows at once.
-        release: the same while it gets quieter.
+        release: time constant in ms while it gets quieter.
     """
     samples = checked(audio, sample_rate)
     for name, value in (("attack", attack), ("release", release)):
@@ -74,7 +74,9 @@ def envelope(audio: Array, sample_rate: int, attack: float = 10.0, release: floa
 
 
 def pulses(times: Array, frames: int, decay: float = 200.0) -> Array:
-    """1 at the frame nearest to each time (s), and `e` times less every `decay` ms after it: `[frames]` float64."""
+    """Make pulses `[frames]` float64: 1 at the frame nearest to each time (s), then falling by a factor of e per
+    `decay` ms.
+    """
     check_range("the decay", decay, 0, MAX_MS, "give milliseconds")
     at = np.unique(np.round(np.asarray(times, dtype=np.float64) * LATENT_HZ)).astype(np.int64)
     index = np.arange(frames)
@@ -85,7 +87,7 @@ def pulses(times: Array, frames: int, decay: float = 200.0) -> Array:
 
 
 def beat_grid(bpm: float, every: int = 1, offset: float = 0.0, decay: float = 200.0) -> Curve:
-    """A pulse every so many beats of a steady tempo, the first one `offset` seconds in; it fits any length."""
+    """Make a pulse every `every` beats of a steady tempo, the first one after `offset` seconds; it fits any length."""
     check_range("the tempo", bpm, MIN_BPM, MAX_BPM, "give beats a minute")
     check_whole("every", every, 1, 64, "give a number of beats")
     check_range("the offset", offset, -MAX_SECONDS, MAX_SECONDS, "give seconds")
@@ -99,14 +101,16 @@ def beat_grid(bpm: float, every: int = 1, offset: float = 0.0, decay: float = 20
 
 
 def _grid(period: float, offset: float, seconds: float) -> Array:
-    """Times from 0 on; an offset below 0 skips the pulses that lie before the start."""
+    """List the times of pulses from 0 on; an offset below 0 skips those before the start."""
     first = math.ceil(-offset / period) if offset < 0 else 0
     count = max(0, math.ceil((seconds - offset) / period) - first)
     return offset + period * (first + np.arange(count))
 
 
 def beat_curve(beats: Beats, frames: int, every: int = 1, offset: float = 0.0, decay: float = 200.0) -> Curve:
-    """A pulse at every so many found beats, all moved by `offset` seconds; it has the length of the clip."""
+    """Make a pulse at every `every`-th beat that was found, all moved by `offset` seconds; it has the length of the
+    clip.
+    """
     check_whole("every", every, 1, 64, "give a number of beats")
     check_range("the offset", offset, -MAX_SECONDS, MAX_SECONDS, "give seconds")
     times = beats.times[::every] + offset
@@ -114,14 +118,14 @@ def beat_curve(beats: Beats, frames: int, every: int = 1, offset: float = 0.0, d
 
 
 def find_beats(audio: Array, sample_rate: int, bpm: float = 0.0) -> Beats:
-    """The beats of a clip by dynamic programming over onset strength.
+    """Find the beats of a clip by dynamic programming over onset strength.
 
     After D. Ellis, "Beat Tracking by Dynamic Programming", JNMR 36(1), 2007: spectral flux, the tempo at which it
-    repeats, and the chain of frames that are strong and that far apart. One steady tempo; music without beats gets
-    the chain that fits least badly.
+    repeats, and the chain of strong frames about one beat apart. It assumes one steady tempo; music without beats gets
+    the chain that fits best.
 
     Args:
-        bpm: the tempo, where it is known; 0 finds it, between 40 and 240.
+        bpm: the tempo, if known; 0 finds it, between 40 and 240.
 
     Raises:
         InputError: for silence, and for a clip too short to hold two beats.
@@ -142,7 +146,7 @@ def find_beats(audio: Array, sample_rate: int, bpm: float = 0.0) -> Beats:
 
 
 def onset_strength(audio: Array, sample_rate: int) -> Array:
-    """How much new sound there is, 100 times a second: what log spectra gain, over all bands and channels."""
+    """Measure spectral flux, 100 times a second: the gain of the log spectrum, summed over bands and channels."""
     from scipy.fft import rfft
     from scipy.signal import resample_poly
 
@@ -168,7 +172,7 @@ def onset_strength(audio: Array, sample_rate: int) -> Array:
 
 
 def _period(flux: Array) -> float:
-    """Frames from beat to beat: where the autocorrelation is highest, tempi near 120 preferred."""
+    """Return the frames from beat to beat: the peak of the autocorrelation, weighted toward tempi near 120."""
     from scipy.signal import correlate
 
     centred = flux - flux.mean()
@@ -184,7 +188,7 @@ def _period(flux: Array) -> float:
 
 
 def _chain(flux: Array, period: float) -> Array:
-    """The frames of the best chain of beats, in order."""
+    """Return the frames of the best chain of beats, in order."""
     from scipy.ndimage import gaussian_filter1d
 
     strength = gaussian_filter1d(flux / (flux.std() or 1.0), period / 32.0)
@@ -212,8 +216,9 @@ def _chain(flux: Array, period: float) -> Array:
 
 
 def _trimmed(beats: Array, strength: Array, period: float) -> Array:
-    """Without what is no beat at either end: one counted on into silence, or one off the tempo, such as the onset
-    that a clip makes by beginning."""
+    """Drop false beats at both ends: those in silence, and those off the tempo, such as the onset of the clip's
+    beginning.
+    """
     loud = np.flatnonzero(strength[beats] > 0.1 * strength[beats].mean())
     beats = beats[loud[0] : loud[-1] + 1] if len(loud) else beats
     steady = np.abs(np.diff(beats) - period) <= max(1.0, OFF_TEMPO * period)
@@ -224,12 +229,16 @@ def _trimmed(beats: Array, strength: Array, period: float) -> Array:
 
 
 def _share(ms: float) -> float:
-    """How much of the way a follower with this time constant goes in one frame."""
+    """Return the share of the way that a follower with this time constant goes in one frame."""
     return 1.0 - math.exp(-1e3 / LATENT_HZ / ms) if ms > 0 else 1.0
 
 
 def checked(audio: Array, sample_rate: int) -> Array:
-    """`[channels, samples]` float32."""
+    """Check a clip and return it as `[channels, samples]` float32.
+
+    Raises:
+        AudioError: for another shape, a sample rate or length out of range, NaN or infinity.
+    """
     if not MIN_RATE <= sample_rate <= MAX_RATE:
         raise AudioError(f"the sample rate is {sample_rate} Hz", f"allowed is {MIN_RATE} to {MAX_RATE}", "resample it")
     samples = np.asarray(audio, dtype=np.float32)

@@ -1,7 +1,7 @@
-"""What can be turned while music plays, with every default, limit and explanation written once. Torch-free.
+"""Knobs, the values that change while music plays: every default, limit and explanation, written once. Torch-free.
 
-A hot knob changes the very next tick of every slot in flight. Nodes, command line, automation, logs and docs read
-their names, defaults and limits from here.
+A hot knob changes the very next tick of every slot in flight. Nodes, command line, automation, logs and docs read their
+names, defaults and limits from here.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ WAVELETS = ("haar", "db2", "db3", "db4", "sym4", "coif1")  # of PyWavelets, orth
 
 @dataclass(frozen=True)
 class Knob:
-    """What one knob is.
+    """The description of one knob.
 
     Attributes:
-        limits: smallest and largest number, and what to do about another.
-        neutral: the number at which it does nothing and costs nothing; None where there is none.
+        help: one sentence for people.
+        default: a number, a switch, an option, or None for the request's own value.
+        low, high: range of its number.
+        neutral: the number at which it has no effect and costs nothing; None where there is none.
         channels: 64 where a curve may also be per channel.
+        options: the choices of a knob that takes a word.
     """
 
     name: str
@@ -46,11 +49,12 @@ class Knob:
 
     @property
     def limits(self) -> tuple[float, float, str]:
+        """Return the last arguments of `check_range`: smallest and largest number, and the remedy."""
         return self.low, self.high, self.help[0].lower() + self.help[1:].rstrip(".")
 
     @property
     def default_text(self) -> str:
-        """For lists: what it is until it is turned."""
+        """Describe the default, for lists."""
         if self.default is None:
             return "the request's"
         return ("off", "on")[self.default] if isinstance(self.default, bool) else str(self.default)
@@ -66,7 +70,11 @@ class Knob:
         return not self.options and not isinstance(self.default, bool)
 
     def parse(self, text: str) -> Any:
-        """A value of this knob from text. Raises `InputError` for what it does not take."""
+        """Convert text to a value of this knob.
+
+        Raises:
+            InputError: for a value that it does not take.
+        """
         value: Any = {"true": True, "on": True, "false": False, "off": False}.get(text.lower(), text)
         if self.takes_curve:
             with contextlib.suppress(ValueError):
@@ -75,11 +83,11 @@ class Knob:
         return value
 
     def is_still(self, value: Any) -> bool:
-        """Whether it does nothing at this value. Reads the device of a curve that lies on one."""
+        """Return true for a value without effect. Waits for the device of a curve that lies on one."""
         return self.neutral is not None and value is not None and is_constant(value, self.neutral)
 
     def fits(self, value: Any, frames: int) -> bool:
-        """Whether it is a number, or a curve for music of this length."""
+        """Return true for a number, and for a curve that fits music of this many frames."""
         return not is_curve(value) or fits_frames(value, frames, self.channels)
 
     def check_frames(self, value: Any, frames: int) -> None:
@@ -109,7 +117,7 @@ def _knob(help: str, default: Any, **limits: Any) -> Any:
 class Knobs:
     """The hot knobs of a session. A value is a number, or a curve `[T]` with one number a frame.
 
-    The three of guidance are None until they are turned: each request then keeps its own.
+    Knobs that are None until they are set leave each request its own value.
     """
 
     velocity_scale: Value = _knob("How far each step goes; 1 is the model's own.", 1.0, high=4.0, neutral=1.0)
@@ -143,7 +151,8 @@ class Knobs:
 
     @staticmethod
     def check(changes: Mapping[str, Any]) -> frozenset[str]:
-        """Check values by name; returns those that do nothing. Reads the device of curves that lie on one.
+        """Check values by name; returns the names whose value has no effect. Waits for the device of curves that lie on
+        one.
 
         Raises:
             InputError: for an unknown name or a value out of range.
@@ -154,13 +163,17 @@ class Knobs:
         return frozenset(name for name, value in changes.items() if KNOBS[name].is_still(value))
 
     def with_checked(self, values: Mapping[str, Any], still: frozenset[str]) -> Knobs:
-        """These knobs with some changed to values that `check` has passed; what is held is not asked again."""
+        """Return a copy with values that `check` has passed; nothing is checked again, so no device is asked.
+
+        Args:
+            still: names whose value has no effect, as `check` returned them.
+        """
         new = copy.copy(self)
         new.__dict__.update(values, neutral=(self.neutral - values.keys()) | (still & values.keys()))
         return new
 
     def turned(self, **changes: Any) -> Knobs:
-        """These knobs with some of them changed.
+        """Return a copy with some knobs changed.
 
         Raises:
             InputError: for an unknown name or a value out of range.
@@ -174,7 +187,7 @@ class Knobs:
 
     @cached_property
     def neutral(self) -> frozenset[str]:
-        """Names of the knobs that do nothing as they stand, found when they are set: the tick asks no device."""
+        """Return the names of the knobs without effect. Found when knobs are set, so that a tick asks no device."""
         return frozenset(name for name, knob in KNOBS.items() if knob.is_still(getattr(self, name)))
 
 

@@ -1,4 +1,4 @@
-"""A curve through control points, by the rule of ComfyUI's curve widget."""
+"""Curves through control points, by the rule of ComfyUI's curve widget."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ INTERPOLATIONS = ("monotone_cubic", "linear")
 def through(
     control: Sequence[Sequence[float]], interpolation: str = "monotone_cubic", low: float = 0.0, high: float = 1.0
 ) -> Curve:
-    """A curve through control points, as ComfyUI's curve widget draws it: `[[x, y], ...]`, both 0 to 1.
+    """Make a curve through control points `[[x, y], ...]`, both 0 to 1, as ComfyUI's curve widget draws it.
 
-    x is the share of the length; y 0 is `low` and y 1 is `high`. The ends are held. Two points at one x are a jump.
+    x is the position in the whole length; y 0 is `low` and y 1 is `high`. The ends are held. Two points at one x are a
+    jump.
+
+    Raises:
+        InputError: for what are not such points, or more of them than `MAX_FRAMES`.
     """
     check_choice("the interpolation", interpolation, INTERPOLATIONS)
     table = _table(control)
@@ -30,7 +34,7 @@ def through(
 
 
 def _table(control: Any) -> Array:
-    """`[n, 2]`, sorted by x."""
+    """Check the points and return them as `[n, 2]` float64, sorted by x."""
     try:
         table = np.array(control, dtype=np.float64)
     except (TypeError, ValueError):
@@ -45,7 +49,7 @@ def _table(control: Any) -> Array:
 
 
 def _monotone_slopes(table: Array) -> Array:
-    """A slope per point that keeps the cubic monotone between points: `[n]`.
+    """Compute a slope `[n]` per point that keeps the cubic monotone between points.
 
     Fritsch and Carlson (1980): the mean of the two secants, 0 at a turn; then, where the two slopes of an interval are
     together longer than 3 secants, both are shortened. ComfyUI's widget does this from left to right.
@@ -65,7 +69,7 @@ def _monotone_slopes(table: Array) -> Array:
 
 
 def _hermite(at: Array, table: Array, slopes: Array) -> Array:
-    """The cubic through the points with these slopes, the ends held."""
+    """Evaluate the cubic Hermite spline through the points with these slopes, the ends held."""
     x, y = table.T
     if len(x) == 1:
         return np.full_like(at, y[0])

@@ -1,4 +1,4 @@
-"""A number that holds for all frames, or a curve with one number a frame. Torch-free: curves are only asked."""
+"""Values of knobs: a number for all frames, or a curve with one number a frame. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Value: TypeAlias = Union[float, "Tensor"]  # or a curve `[T]`, float
 
 
 def is_curve(value: Any) -> TypeIs[Tensor]:
-    """Whether it is a tensor, and not a number."""
+    """Return true for a tensor, false for a number."""
     return hasattr(value, "isfinite")
 
 
 def check_value(name: str, value: Value, low: float, high: float, remedy: str, channels: int = 0) -> None:
-    """Raise `InputError` unless every number lies from `low` to `high`; NaN never passes. Reads a curve's device once.
+    """Raise `InputError` unless every number lies from `low` to `high`; NaN never passes. Waits for a curve's device.
 
     Args:
         channels: where not 0, a curve may also be `[channels]` or `[T, channels]`.
@@ -44,7 +44,7 @@ def check_value(name: str, value: Value, low: float, high: float, remedy: str, c
 
 
 def fits_frames(curve: Any, frames: int, channels: int = 0) -> bool:
-    """Whether a curve has one number a frame, or one a channel."""
+    """Return true where a curve has one number a frame, or one a channel."""
     return curve.shape[0] == frames or tuple(curve.shape) == (channels,)
 
 
@@ -61,7 +61,9 @@ def check_frames(name: str, value: Any, frames: int, channels: int = 0) -> None:
 
 
 def is_constant(value: Value, number: float) -> bool:
-    """Whether the value is `number` everywhere. Reads a curve's device once: asked when a value is set, never later."""
+    """Return true where the value is `number` everywhere. Waits for a curve's device: call it when a value is set, not
+    later.
+    """
     if is_curve(value):
         return bool((value == number).all())
     return bool(value == number)

@@ -1,1 +1,1 @@
-"""CUDA: the stream everything runs on, captured graphs, the driver, uploads, memory."""
+"""CUDA: the stream all ticks run on, captured graphs, the driver, uploads, memory."""

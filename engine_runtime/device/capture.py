@@ -1,4 +1,4 @@
-"""Work that comes again and again, captured as CUDA graphs and replayed."""
+"""Work that repeats, captured as CUDA graphs and replayed."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ Step = Callable[[], Any]
 
 
 class _Uncollected:
-    """Nothing is garbage-collected while any thread is inside: a graph that goes on a thread which captures breaks what
-    it captures.
+    """A context in which no thread collects garbage, however many threads are inside.
+
+    A graph that is freed on a capturing thread breaks the capture.
     """
 
     def __init__(self) -> None:
@@ -47,9 +48,9 @@ uncollected = _Uncollected()
 
 
 class Pool:
-    """Where the intermediate tensors of captured bodies lie that run one after another, on one stream.
+    """A memory pool for the intermediate tensors of graphs that run one after another on one stream.
 
-    It has a graph of its own: what a pool held that has lost its last graph, PyTorch uses for nothing else.
+    It holds a graph of its own: once a pool has lost its last graph, PyTorch reuses its memory for nothing else.
     """
 
     def __init__(self) -> None:
@@ -58,7 +59,7 @@ class Pool:
 
     @property
     def handle(self) -> Any:
-        """Made when it is first asked for, on the stream."""
+        """Return PyTorch's handle of the pool. The pool is made at the first call, on the current stream."""
         if self._graph is None:
             handle, spare = torch.cuda.graph_pool_handle(), torch.zeros(1, device="cuda")
             self._graph, self._handle = captured(spare.zero_, handle), handle
@@ -66,15 +67,17 @@ class Pool:
 
 
 class Capture:
-    """Runs bodies of work on the current stream: plainly at the first sight of a key, replayed from the second on.
+    """A runner of work on the current stream: plain at the first sight of a key, replayed as CUDA graphs from the
+    second on.
 
-    A body reads and writes tensors that stay where they are, asks no device, and makes the same calls whenever its key
-    is the same. What cannot be captured in a body is handed to `outside`. On the CPU, or off, every run is plain.
+    A body reads and writes tensors that keep their addresses, never waits for the device, and makes the same calls
+    whenever its key is the same. A part that cannot be captured goes through `outside`. On the CPU, or with `on` false,
+    every run is plain.
 
     Args:
-        most: scripts that are kept.
-        pool: of all that is captured for the stream; without it, one of its own.
-        name: of the bodies, for people.
+        most: number of scripts kept; the one unused for longest goes first.
+        pool: shared by all that is captured for the stream; a new one by default.
+        name: of the bodies, in log messages.
     """
 
     def __init__(
@@ -86,7 +89,11 @@ class Capture:
         self._recording: _Recording | None = None  # while a body is being captured
 
     def run(self, key: Hashable, body: Step) -> None:
-        """Run a body. `key` holds all that decides which calls it makes, and whatever else must live as long."""
+        """Run a body.
+
+        Args:
+            key: all that decides which calls the body makes, and every object that must live as long as its graphs.
+        """
         if not self._on:
             body()
             return
@@ -104,18 +111,23 @@ class Capture:
             self._scripts.popitem(last=False)
 
     def clear(self) -> None:
-        """Forget all that was seen."""
+        """Forget every key and free its graphs."""
         self._scripts.clear()
 
     def outside(self, call: Step) -> None:
-        """Do a part of the running body outside of any graph; `call` must not hold the owner of this object."""
+        """Run a part of the body outside of any graph, now and at every replay; `call` must not hold this object's
+        owner.
+        """
         if self._recording is None:
             call()
         else:
             self._recording.outside(call)
 
     def _record(self, body: Step) -> list[Step] | None:
-        """A script of the body, which is not run; None where it cannot be captured: then no body is, from now on."""
+        """Capture a body without running it; returns its script.
+
+        Where it cannot be captured, return None and capture nothing from then on.
+        """
         for room in (False, True):
             try:
                 if room:  # a plain run has left its own workspace behind
@@ -135,12 +147,12 @@ class Capture:
 
 
 class _Recording:
-    """Graphs of one body on the current stream, and what runs between them.
+    """A capture of one body on the current stream: its graphs, and the calls between them.
 
-    `torch.cuda.graph` would wait for the device and empty the allocator's cache, while music plays.
+    `torch.cuda.graph` is not used: it waits for the device and empties the allocator's cache, while music plays.
 
     Args:
-        pool: the handle of one.
+        pool: handle of a `Pool`.
     """
 
     def __init__(self, pool: Any) -> None:
@@ -149,7 +161,7 @@ class _Recording:
         self._graph: torch.cuda.CUDAGraph | None = None  # the open one
 
     def of(self, body: Step) -> list[Step]:
-        """What does the same as the body, which is not run."""
+        """Capture a body without running it; returns the steps that replay it."""
         with uncollected:
             try:
                 self._open()
@@ -180,16 +192,16 @@ class _Recording:
 
 
 def captured(body: Step, pool: Any) -> Step:
-    """What replays a body, which is not run, on the current stream; it holds the graph.
+    """Capture a body without running it, on the current stream; returns a call that replays it and holds the graph.
 
     Args:
-        pool: the handle of one.
+        pool: handle of a `Pool`.
     """
     return _Recording(pool).of(body)[0]
 
 
 def _graph() -> torch.cuda.CUDAGraph:
-    """One that can be edited before it is instantiated, where that is possible."""
+    """Make a graph, editable before it is instantiated where PyTorch and the driver allow that."""
     return torch.cuda.CUDAGraph(keep_graph=True) if _editable() else torch.cuda.CUDAGraph()
 
 
@@ -208,7 +220,7 @@ def _finish(graph: torch.cuda.CUDAGraph) -> None:
 
 @functools.cache
 def _editable() -> bool:
-    """PyTorch keeps a graph for it since 2.8."""
+    """Return true where the bindings are there and PyTorch (2.8 or newer) keeps graphs for editing."""
     return not driver.missing() and hasattr(torch.cuda.CUDAGraph, "raw_cuda_graph")
 
 
@@ -216,7 +228,7 @@ _failed: list[EngineError] = []  # why no graph is edited any more
 
 
 def end(graph: torch.cuda.CUDAGraph, pool: Any) -> None:
-    """End a capture into a pool that failed, on the current stream; the failure has its own report."""
+    """End a failed capture into a pool, on the current stream. Raises nothing: the caller reports the failure."""
     try:
         graph.capture_end()
     except RuntimeError as error:

@@ -1,6 +1,6 @@
-"""What PyTorch has no call for: CUDA C++ compiled where it is first needed, copy engine maps, graphs edited.
+"""Calls of the CUDA driver that PyTorch lacks: compiling CUDA C++, tensor maps for the copy engine, editing graphs.
 
-By `cuda.bindings`, which PyTorch for CUDA 13 brings along. Without it `missing` says so, and nobody calls the rest.
+They need `cuda.bindings`, which PyTorch for CUDA 13 installs. Check `missing` before calling any of them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 
 def _typed(call: T) -> T:
-    """Whatever the bindings raise, as where a driver is too old for a call, becomes an `EngineError`."""
+    """Wrap a call so that what the bindings raise, as under a driver too old for the call, becomes an `EngineError`."""
 
     @functools.wraps(call)
     def typed(*args: Any, **kwargs: Any) -> Any:
@@ -49,7 +49,7 @@ def _typed(call: T) -> T:
 
 @functools.cache
 def missing() -> str:
-    """Why none of this can be used, for people; an empty text where it can."""
+    """Say for people why this module cannot be used; an empty text where it can."""
     if not torch.cuda.is_available():
         return "there is no CUDA device"
     try:
@@ -67,11 +67,12 @@ def missing() -> str:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A compiled function.
+    """A compiled CUDA function.
 
     Attributes:
         function: the driver's handle.
-        threads: of a block. shared: bytes of shared memory of a block, beside what it declares itself.
+        threads: per block.
+        shared: bytes of dynamic shared memory per block.
     """
 
     function: Any
@@ -80,7 +81,11 @@ class Kernel:
 
     @_typed
     def launch(self, blocks: int, *arguments: Any) -> None:
-        """On the current stream; `arguments` are integers (C's int) and what `tiles` returns."""
+        """Launch on the current stream.
+
+        Args:
+            arguments: integers (C's int), and maps from `tiles`.
+        """
         driver, held = _driver(), [ctypes.c_int(a) if isinstance(a, int) else a for a in arguments]
         places = [ctypes.addressof(a) if isinstance(a, ctypes.c_int) else int(a.getPtr()) for a in held]
         pointers = (ctypes.c_void_p * len(places))(*places)
@@ -93,7 +98,7 @@ class Kernel:
 
     @_typed
     def clusters(self, size: int) -> int:
-        """How many clusters of so many blocks the device holds at once."""
+        """Return how many clusters of `size` blocks the device can hold at once."""
         driver = _driver()
         config, shape = driver.CUlaunchConfig(), driver.CUlaunchAttribute()
         shape.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
@@ -107,12 +112,12 @@ class Kernel:
 @functools.cache
 @_typed
 def kernel(source: str, name: str, device: int, threads: int, shared: int = 0, options: Sequence[str] = ()) -> Kernel:
-    """A function for a device, compiled in about half a second, and once on a machine: the cache folder keeps it.
+    """Compile a function for a device, in about half a second; the cache folder keeps the result.
 
     The device's context must be current in this thread, as after any work of PyTorch on it.
 
     Raises:
-        EngineError: with the compiler's or the driver's own words.
+        EngineError: with the message of the compiler or the driver.
     """
     from cuda.bindings import nvrtc
 
@@ -153,9 +158,9 @@ def _compiled(source: str, name: str, flags: Sequence[str]) -> bytes:
 
 @_typed
 def tiles(tensor: Tensor, rows: int, columns: int) -> Any:
-    """A map of a contiguous `[M, K]` of bfloat16 or float16 in tiles, for Hopper's copy engine, swizzled by 128 bytes.
+    """Map a contiguous `[M, K]` of bfloat16 or float16 in tiles for Hopper's copy engine (TMA), swizzled by 128 bytes.
 
-    What a tile has beyond the tensor is read as zeros and is not written.
+    Beyond the tensor's edge a tile reads zeros and writes nothing.
     """
     driver = _driver()
     kinds = driver.CUtensorMapDataType
@@ -183,10 +188,10 @@ def tiles(tensor: Tensor, rows: int, columns: int) -> Any:
 
 @_typed
 def memsets_to_kernels(graph: int, device: int) -> int:
-    """Let a kernel do what each small memset of a captured graph does; returns how many there were.
+    """Replace each small memset node of a captured graph by a kernel node; returns how many there were.
 
-    cuBLAS clears a few bytes in front of many products, and a node of another kind splits the launch of a graph. On an
-    H100, with 148 of 520 nodes: 0.1 to 0.2 ms less in a tick of 21 ms, and 0.4 to 0.8 ms less of the host.
+    cuBLAS clears a few bytes before many products, and a node of another kind splits the launch of a graph. Measured on
+    an H100, 148 of 520 nodes: 0.1 to 0.2 ms less per tick of 21 ms, and 0.4 to 0.8 ms less on the host.
 
     Args:
         graph: a `cudaGraph_t` that has not been instantiated.
@@ -225,7 +230,11 @@ def _replaced(graph: Any, node: Any, memset: Any, fill: Kernel) -> None:
 
 
 def _neighbours(get: Any, node: Any) -> list[Any]:
-    """Of a node in a graph: `get` returns its status, nodes, what their edges are like, and how many."""
+    """List the nodes at the other end of a node's edges.
+
+    Args:
+        get: a driver call that returns its status, the nodes, the edges' data and their count.
+    """
     most = 64  # PyTorch captures one stream: nearly always one
     nodes, _, count = _check(get(node, most))
     if count == most:
@@ -240,7 +249,11 @@ def _driver() -> Any:
 
 
 def _check(result: tuple[Any, ...]) -> Any:
-    """What a call returned beside its status."""
+    """Return the result of a driver call without its status.
+
+    Raises:
+        EngineError: where the status is not success.
+    """
     status, *rest = result
     if int(status):
         raise EngineError(f"CUDA's driver answered {status!r}", "it must accept what it is given", "report it")

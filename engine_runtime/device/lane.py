@@ -1,4 +1,4 @@
-"""The one stream that a device's ticks run on, and how other streams meet it: by events, never by waiting."""
+"""The one stream that a device's ticks run on. Other streams meet it through events, never by a host wait."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .capture import Pool
 
 
 class Lane:
-    """A CUDA stream of its own on a GPU; on the CPU every method does nothing.
+    """A CUDA stream of its own on a GPU; on the CPU its methods do nothing.
 
     Work is handed in with `mark` (on the caller's stream) and `wait` (on the lane), and handed out with `done` and
-    `take` (on the caller's stream). Whoever ticks holds `lock`. On the hot path events are recorded on streams by name:
-    PyTorch takes 20 us to say which one is current.
+    `take` (on the caller's stream). Whoever ticks holds `lock`. The hot path names the stream that records an event:
+    asking PyTorch for the current one takes 20 us.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -26,7 +26,7 @@ class Lane:
         self._pool: weakref.ref[Pool] | None = None
 
     def pool(self) -> Pool:
-        """For ticks captured on the lane: one that is made while another is there shares its memory."""
+        """Return the memory pool of ticks captured on the lane; all that are alive at one time share it."""
         found = None if self._pool is None else self._pool()
         if found is None:
             found = Pool()
@@ -38,25 +38,25 @@ class Lane:
         return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
 
     def mark(self) -> torch.cuda.Event | None:
-        """An event behind everything that is enqueued on the current stream."""
+        """Record an event after all work enqueued on the current stream."""
         return None if self.stream is None else _behind(torch.cuda.current_stream(self.device))
 
     def done(self) -> torch.cuda.Event | None:
-        """An event behind everything that is enqueued on the lane."""
+        """Record an event after all work enqueued on the lane."""
         return None if self.stream is None else _behind(self.stream)
 
     def wait(self, event: torch.cuda.Event | None) -> None:
-        """Order later work of the lane after `event`."""
+        """Make later work of the lane wait for `event`."""
         if self.stream is not None and event is not None:
             self.stream.wait_event(event)
 
     def keep(self, tensor: torch.Tensor) -> None:
-        """Keep a tensor of another stream from being reused before the lane's work on it is done."""
+        """Keep another stream's tensor from being reused before the lane's work on it is done."""
         if self.stream is not None:
             tensor.record_stream(self.stream)
 
     def take(self, tensor: torch.Tensor, event: torch.cuda.Event | None) -> torch.Tensor:
-        """Hand a tensor made on the lane to the current stream."""
+        """Hand a tensor made on the lane to the current stream, after `event`."""
         if self.stream is not None and event is not None:
             current = torch.cuda.current_stream(self.device)
             current.wait_event(event)

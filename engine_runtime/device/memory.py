@@ -23,7 +23,9 @@ _WORDS = (
 
 
 def is_shortage(error: BaseException | None) -> bool:
-    """Whether an error, or what it came from, means that there was no room; not where that has been said."""
+    """Return true where an error, or its cause, means that memory ran out; false for a `MemoryShortage`, already
+    reported.
+    """
     if error is None or isinstance(error, MemoryShortage):
         return False
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
@@ -37,7 +39,7 @@ def is_shortage(error: BaseException | None) -> bool:
 
 @contextmanager
 def guarded(given: str, allowed: str, remedy: str) -> Iterator[None]:
-    """Turn such an error into a `MemoryShortage` with this sentence."""
+    """Turn an error of memory that ran out into a `MemoryShortage` with this message."""
     try:
         yield
     except Exception as error:

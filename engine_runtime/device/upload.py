@@ -1,4 +1,4 @@
-"""Small tables of numbers that go to the device again and again, each in one asynchronous copy."""
+"""Small tables of numbers that go to the device every few ticks, each in one asynchronous copy."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ SPARE = 4  # pinned copies at first; the host is seldom further ahead of the dev
 
 
 class Upload:
-    """Fills a device tensor from pinned memory that no copy in flight reads.
+    """A device tensor filled from pinned memory that no copy in flight reads.
 
     Args:
-        target: on the CPU it is filled at once.
-        stream: the one that is current when it is filled.
+        target: the tensor; on the CPU it is filled at once.
+        stream: the current stream at the time of each fill.
     """
 
     def __init__(self, target: Tensor, stream: torch.cuda.Stream | None) -> None:
@@ -26,7 +26,11 @@ class Upload:
         self._spare = deque(self._made() for _ in range(SPARE)) if target.is_cuda else None
 
     def put(self, numbers: Sequence[Any]) -> None:
-        """Numbers of the target's shape, nested as `numpy` takes them."""
+        """Fill the target.
+
+        Args:
+            numbers: of the target's shape, as nested sequences or an array.
+        """
         if self._spare is None:
             self._target.copy_(torch.tensor(numbers, dtype=self._target.dtype))
             return

@@ -21,13 +21,13 @@ Run = Callable[[Hashable, Callable[[], None]], None]
 
 
 def at_once(key: Hashable, body: Callable[[], None]) -> None:
-    """Run a body, whatever its key."""
+    """Run a body at once, whatever its key."""
     body()
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an engine takes at most: rows B, frames T, condition tokens L, rank of all adapters together."""
+    """The most an engine takes: rows B, frames T, condition tokens L, and the summed rank of all adapters."""
 
     batch: int
     frames: int
@@ -35,7 +35,7 @@ class Limits:
     rank: int = field(default=BUCKETS[-1], repr=False)  # takes name an engine by what decides its batches
 
     def check(self, batch: int, frames: int, tokens: int) -> None:
-        """Raise `EngineLimitError` naming the first limit that is passed."""
+        """Raise `EngineLimitError` for the first size that is out of range."""
         for name, given, most in (
             ("rows", batch, self.batch),
             ("frames", frames, self.frames),
@@ -49,7 +49,7 @@ class Limits:
                 )
 
     def depth_in_one_pass(self, guided: bool) -> int:
-        """The largest ring depth whose rows run in one execute; 0 when not even one slot does."""
+        """Return the largest ring depth whose rows run in one execute; 0 when a single slot's do not."""
         return min(MAX_DEPTH, self.batch // (2 if guided else 1))
 
 
@@ -64,8 +64,8 @@ class Rows:
         encoder_attention_mask: `[B, L]` bool, True on a condition's own tokens.
         context_latents: `[B, T, 128]`, engine dtype.
         lengths: `[B]` tokens of each row, on the host.
-        active: `[B]` bool, on the host: rows whose velocity the coming tick uses; an engine may skip the others.
-        lora: what adapters add to the decoder for all of these rows; None for none.
+        active: `[B]` bool, on the host: rows whose velocity the next tick uses; an engine may skip the others.
+        lora: adapters' factors, the same for all rows; None for none.
     """
 
     hidden_states: Tensor
@@ -81,7 +81,7 @@ class Rows:
     def allocate(
         cls, batch: int, frames: int, tokens: int, width: int, dtype: torch.dtype, device: torch.device
     ) -> Rows:
-        """Zeroed rows; T is rounded up to the patch size. A row nobody wrote attends one zero token."""
+        """Allocate zeroed rows; T is rounded up to the patch size. A row not yet written attends one zero token."""
         frames += -frames % PATCH
         rows = cls(
             torch.zeros(batch, frames, LATENT_DIM, dtype=dtype, device=device),
@@ -96,7 +96,7 @@ class Rows:
         return rows
 
     def part(self, start: int, stop: int) -> Rows:
-        """Views of rows `start` to `stop`."""
+        """Return views of rows `start` to `stop`."""
         own = {f.name: getattr(self, f.name) for f in fields(self)}
         views: dict[str, Any] = {
             k: held[start:stop] for k, held in own.items() if isinstance(held, Tensor | np.ndarray)
@@ -105,30 +105,35 @@ class Rows:
 
     @property
     def captured_with(self) -> Hashable:
-        """What a call that is captured over these rows holds of their adapters: it serves while this is the same."""
+        """Identify the adapters that a captured call over these rows has read; the capture is valid while this is the
+        same.
+        """
         return self.lora
 
     @property
     def settled_with(self) -> Hashable:
-        """What `settle` reads beside these buffers."""
+        """Identify all that `settle` reads besides these buffers."""
         return None
 
     def adapted(self, lora: Factors | None) -> Rows:
-        """The same buffers with other adapters; between two ticks, on the lane, behind `Factors.ready`."""
+        """Return the same buffers with other adapters.
+
+        Call it between two ticks, on the lane, after `Factors.ready`.
+        """
         return replace(self, lora=lora)
 
     def take(self, row: int, other: Rows, theirs: int) -> None:
-        """Take over a condition that is written in other rows of the same frames and tokens."""
+        """Copy a condition from a row of other rows, of the same frames and tokens."""
         for name in ("encoder_hidden_states", "encoder_attention_mask", "context_latents", "lengths"):
             getattr(self, name)[row] = getattr(other, name)[theirs]
 
     def write(self, row: int, tokens: Tensor, context: Tensor, run: Run = at_once) -> None:
-        """Put one condition into a row.
+        """Write one condition into a row.
 
         Args:
             tokens: `[l, H]`, `l <= L`; the rest of the row is zeroed and masked.
             context: `[t, 128]`, `t <= T`; the rest is zeroed.
-            run: runs all that need not be told where these lie; a graph may hold it, by its key.
+            run: runs the part that does not depend on the addresses of these; it may replay a graph of it, by the key.
         """
         length = tokens.shape[0]
         for place, given in ((self.encoder_hidden_states[row], tokens), (self.context_latents[row], context)):
@@ -139,7 +144,7 @@ class Rows:
         run((row, length, self.settled_with), lambda: self.settle(row, length))
 
     def settle(self, row: int, length: int) -> None:
-        """What follows from a row's own `length` tokens, once they are in their place; of the device alone."""
+        """Mask and zero what lies beyond a row's first `length` tokens, once those are written. Device work only."""
         mask, tokens = self.encoder_attention_mask[row], self.encoder_hidden_states[row]
         mask.fill_(True)
         if length < len(mask):
@@ -150,8 +155,7 @@ class Rows:
 class Engine(Protocol):
     """A decoder that maps rows to velocity, stream-ordered, without a host join.
 
-    The velocity it returns may live in a buffer that its next call overwrites: whatever must outlive that call is
-    copied first.
+    Its next call may overwrite the velocity it returned: copy what must outlive that call.
     """
 
     limits: Limits
@@ -164,26 +168,28 @@ class Engine(Protocol):
 
     @property
     def capturable(self) -> bool:
-        """Whether calls may be captured in a CUDA graph, after a plain one of the same shape."""
+        """Return true where calls may be captured in a CUDA graph, after a plain one of the same shape."""
         ...
 
     def ready(self) -> None:
-        """Bring the weights to the device, before a session opens; a host that manages memory may have taken them."""
+        """Bring the weights to the device before a session opens; a host that manages memory may have moved them."""
         ...
 
     def rest(self) -> None:
-        """Let go of weights that such a host owns, after the session has closed; `ready` comes before the next one."""
+        """Release weights that such a host owns, after the session has closed; `ready` comes before the next one."""
         ...
 
     def rows(self, batch: int, frames: int, tokens: int) -> Rows:
-        """Allocate the resident rows of a ring; raises `EngineLimitError` for what does not fit.
+        """Allocate the resident rows of a ring. `batch` may exceed the limit: the caller then executes parts that do
+        not.
 
-        `batch` may pass the limit: the caller then executes parts that do not.
+        Raises:
+            EngineLimitError: for more frames or tokens than the limits.
         """
         ...
 
     def __call__(self, rows: Rows) -> Tensor:
-        """Velocity dx/dt, `[B, T, 64]`, of rows made by `rows` or of a part of them."""
+        """Compute the velocity dx/dt, `[B, T, 64]`, of rows made by `rows`, or of a part of them."""
         ...
 
 
@@ -191,6 +197,10 @@ LIMITS = Limits(batch=ROWS, frames=15_000, tokens=4_096)
 
 
 def limits_of(max_rows: int) -> Limits:
-    """The limits of an engine in PyTorch with `max_rows` rows in one execute, which bounds the memory of a tick."""
+    """Return the limits of a PyTorch engine with `max_rows` rows in one execute, which bounds the memory of a tick.
+
+    Raises:
+        InputError: for rows out of range.
+    """
     check_range("max rows", max_rows, 1, MAX_ROWS, "a slot needs one, or two with guidance")
     return replace(LIMITS, batch=max_rows)

@@ -19,8 +19,8 @@ from .factors import PLACES, Factors
 class MaskedDecoder(nn.Module):
     """`diffusers.AceStepTransformer1DModel` run layer by layer, so that padding in the condition is not attended.
 
-    The model's own forward passes no mask to cross-attention. With a mask of ones this gives what that forward gives
-    (`r == t`, as at inference). The sinusoid of the time embedding is taken in float32 whatever the weights' dtype.
+    The model's own forward passes no mask to cross-attention. With a mask of ones both give the same (`r == t`, as at
+    inference). The sinusoid of the time embedding is float32 whatever the weights' dtype.
     """
 
     def __init__(self, transformer: AceStepTransformer1DModel) -> None:
@@ -38,7 +38,7 @@ class MaskedDecoder(nn.Module):
         context_latents: Tensor,
         lora: Factors | None = None,
     ) -> Tensor:
-        """Shapes as in `Rows`; returns the velocity `[B, T, 64]`. Without factors no kernel is added."""
+        """Compute the velocity `[B, T, 64]`; shapes as in `Rows`. Without factors no kernel is added."""
         model = self.model
         temb, modulation = self._time(timestep)
         x = torch.cat([context_latents, hidden_states], dim=-1)
@@ -60,7 +60,7 @@ class MaskedDecoder(nn.Module):
         return model.proj_out_conv(x.transpose(1, 2)).transpose(1, 2)
 
     def _layers(self, lora: Factors | None) -> nn.ModuleList:
-        """The model's own, or their twin that adds these factors until it is given others in this thread."""
+        """Return the model's own layers, or their twin, set to add these factors in this thread."""
         if lora is None or lora.silent:
             return self.model.layers
         if self._adapted is None:
@@ -70,7 +70,7 @@ class MaskedDecoder(nn.Module):
         return layers
 
     def _time(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum of both time embeddings: `[B, hidden]`, and the modulation `[B, 6, hidden]`."""
+        """Sum both time embeddings: `[B, hidden]`, and the modulation `[B, 6, hidden]`."""
         parts = []
         for embed, value in ((self.model.time_embed, t), (self.model.time_embed_r, torch.zeros_like(t))):
             wave = embed.time_sinusoid(value.float() * embed.scale).to(embed.linear_1.weight.dtype)
@@ -80,8 +80,10 @@ class MaskedDecoder(nn.Module):
         return temb + temb_r, modulation + modulation_r
 
     def _tables(self, x: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """Rotary tables and the band of the sliding layers. They depend on the shape alone, and are kept: a captured
-        pass goes on reading them. The band is the larger, N^2 bytes: 0.6 MB for a minute of music.
+        """Return the rotary tables and the band mask of the sliding layers.
+
+        They depend on the shape alone, and are kept because a captured pass goes on reading them. The band is the
+        larger, N^2 bytes: 0.6 MB for a minute of music.
         """
         key = (x.shape[1], x.device, x.dtype)
         if key not in self._tables_of:
@@ -98,7 +100,7 @@ def _rotary(model: AceStepTransformer1DModel, x: Tensor) -> tuple[Tensor, Tensor
 
 
 def _band(model: AceStepTransformer1DModel, x: Tensor) -> Tensor:
-    """`[1, 1, N, N]` bool, True where `|i - j| <= sliding_window`."""
+    """Make the band mask `[1, 1, N, N]` bool, True where `|i - j| <= sliding_window`."""
     index = torch.arange(x.shape[1], device=x.device)
     return ((index[:, None] - index[None, :]).abs() <= model.config.sliding_window)[None, None]
 
@@ -110,7 +112,7 @@ class _Current(threading.local):
 
 
 class _Adapted(nn.Module):
-    """A linear layer, and beside it `(x A^T) B^T` of one layer and kind."""
+    """A linear layer plus the low-rank term `(x A^T) B^T` of its layer and kind."""
 
     def __init__(self, linear: nn.Module, layer: int, kind: str, current: _Current) -> None:
         super().__init__()
@@ -126,7 +128,9 @@ class _Adapted(nn.Module):
 
 
 def _twin(layers: nn.ModuleList) -> tuple[nn.ModuleList, _Current]:
-    """Layers with the very weights of these, also when others are put in their place, and a place for factors."""
+    """Copy the layers, sharing their weights even after those are replaced, with a term for factors at each linear
+    layer.
+    """
     tensors = {id(t): t for t in (*layers.parameters(), *layers.buffers())}
     current, twin = _Current(), copy.deepcopy(layers, tensors)
     for own, theirs in zip(twin.modules(), layers.modules(), strict=True):

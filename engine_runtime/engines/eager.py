@@ -17,16 +17,16 @@ from .factors import Targets
 
 
 class EagerEngine:
-    """`MaskedDecoder` run as it is.
+    """`MaskedDecoder` without compilation.
 
     Args:
         transformer: the reference model; its dtype and device become the engine's.
-        identity: what the weights are.
+        identity: names the weights.
         limits: rows, frames and tokens it accepts.
         ready: brings the weights to the device, before a session opens.
 
     Attributes:
-        recipe: how `models.engines` makes it again; None where it cannot.
+        recipe: arguments with which `models.engines` makes it again; None where it cannot.
     """
 
     recipe: dict[str, Any] | None = None
@@ -50,7 +50,7 @@ class EagerEngine:
 
     @property
     def capturable(self) -> bool:
-        """On a GPU: weights stay where they are while a session plays, tables as long as the engine."""
+        """Return true on a GPU: weights keep their addresses while a session plays, tables as long as the engine."""
         return self.device.type == "cuda"
 
     def ready(self) -> None:
@@ -59,7 +59,7 @@ class EagerEngine:
             lay_out(self.decoder.model)
 
     def rest(self) -> None:
-        """They stay there."""
+        """Do nothing: the weights stay on the device."""
 
     def rows(self, batch: int, frames: int, tokens: int) -> Rows:
         self.limits.check(min(batch, self.limits.batch), frames, tokens)
@@ -70,7 +70,7 @@ class EagerEngine:
             return self._row_by_row(rows) if self.device.type == "cpu" else self._decode(rows)
 
     def _row_by_row(self, rows: Rows) -> Tensor:
-        """Each row alone and without padding: a CPU's matrix product rounds a row by its place in the batch."""
+        """Decode each row alone and without padding: a CPU's matrix product rounds a row by its place in the batch."""
         velocity = torch.zeros_like(rows.hidden_states)
         for i, length in enumerate(rows.lengths.tolist()):
             if not rows.active[i]:

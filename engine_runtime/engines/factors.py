@@ -1,4 +1,4 @@
-"""What an engine adds to its linear layers: one stacked pair of low-rank factors for each kind of layer.
+"""Low-rank factors of adapters: one stacked pair for each kind of linear layer of an engine.
 
 r is the rank of all adapters together, rounded up to a bucket; a layer's output gains `(x A^T) B^T`.
 """
@@ -37,7 +37,7 @@ class Targets:
     """The linear layers of a decoder that an adapter may change.
 
     Attributes:
-        layers: how many decoder layers there are.
+        layers: number of decoder layers.
         kinds: width in and width out of each kind, in the order of `KINDS`.
     """
 
@@ -46,7 +46,7 @@ class Targets:
 
     @classmethod
     def of(cls, transformer: nn.Module) -> Targets:
-        """Those of `diffusers.AceStepTransformer1DModel`."""
+        """Read the targets of a `diffusers.AceStepTransformer1DModel`."""
         layers = transformer.get_submodule("layers")
         assert isinstance(layers, nn.ModuleList)
         weights = {kind: layers[0].get_parameter(f"{place}.weight") for kind, place in PLACES.items()}
@@ -54,7 +54,7 @@ class Targets:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any] | None) -> Targets | None:
-        """From the `lora` entry of an export record; None for a graph without those inputs."""
+        """Read the `lora` entry of an export record; returns None for a graph without those inputs."""
         if record is None:
             return None
         return cls(int(record["layers"]), {kind: (int(a), int(b)) for kind, (a, b) in record["kinds"].items()})
@@ -63,7 +63,7 @@ class Targets:
         return {"layers": self.layers, "kinds": {kind: list(widths) for kind, widths in self.kinds.items()}}
 
     def parameter(self, layer: int, kind: str) -> str:
-        """Name of a layer's weight in the reference model."""
+        """Name a layer's weight in the reference model."""
         return f"layers.{layer}.{PLACES[kind]}.weight"
 
 
@@ -71,17 +71,17 @@ class Targets:
 class Factors:
     """Factors of all adapters together, on an engine's device.
 
-    Made by `stack`; never written again, so sessions may share them and an engine may keep their addresses.
+    Made by `stack` and never written again, so sessions may share them and an engine may keep their addresses.
 
     Attributes:
-        targets: whose layers they fit.
+        targets: the layers they fit.
         rank: r; 1 with no adapter, else one of `BUCKETS`.
         a: `[layers, r, in]` of each kind.
-        b: `[layers, out, r]` of each kind; strength and alpha are in it.
+        b: `[layers, out, r]` of each kind, multiplied by strength and alpha.
         used: kinds that any adapter changes; the others are zeros.
-        silent: they change nothing: no adapter, or none with a strength.
+        silent: true where they change nothing: no adapter, or only strengths of 0.
         digests, strengths, names: of the adapters, in their order.
-        ready: behind the copies that made them.
+        ready: event after the copies that made them.
     """
 
     targets: Targets
@@ -104,16 +104,18 @@ class Factors:
         return next(iter(self.a.values())).device
 
     def inputs(self) -> dict[str, Tensor]:
-        """By the names of an exported graph's inputs: `lora_self_q_a`, `lora_self_q_b`, ..."""
+        """Return the factors by the input names of an exported graph: `lora_self_q_a`, `lora_self_q_b`, ..."""
         sides = {"a": self.a, "b": self.b}
         return {f"lora_{kind}_{side}": given[kind] for kind in self.targets.kinds for side, given in sides.items()}
 
     def tensors(self) -> list[Tensor]:
-        """All that a lane will read."""
+        """List every tensor that a lane will read."""
         return [*self.a.values(), *self.b.values()]
 
     def check(self, targets: Targets | None, dtype: torch.dtype, device: torch.device, most: int = BUCKETS[-1]) -> None:
-        """Raise `InputError` unless an engine with these targets, which takes ranks up to `most`, can take them."""
+        """Raise `InputError` unless an engine with these targets, dtype, device and largest rank (`most`) can take
+        them.
+        """
         targets = required(targets)
         if (self.targets, self.dtype, self.device) != (targets, dtype, device):
             raise InputError(
@@ -130,7 +132,7 @@ class Factors:
 
 
 def required(targets: Targets | None) -> Targets:
-    """An engine's targets; raises `InputError` where it takes no adapters."""
+    """Return an engine's targets; raises `InputError` where it takes no adapters."""
     if targets is None:
         raise InputError(
             "adapters were given to an engine that takes none",
@@ -141,7 +143,7 @@ def required(targets: Targets | None) -> Targets:
 
 
 def bucket(rank: int) -> int:
-    """The rank that a stack of this many is padded to; 0 gives 1.
+    """Round a rank up to the bucket that factors are padded to; 0 gives 1.
 
     Raises:
         InputError: above the largest bucket.

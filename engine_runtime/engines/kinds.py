@@ -1,4 +1,4 @@
-"""The engines that run the reference transformer's weights in PyTorch, by their names."""
+"""The engines that run the reference transformer's weights in PyTorch, by name."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def make_engine(
     max_rows: int = ROWS,
     ready: Callable[[], None] = lambda: None,
 ) -> EagerEngine | CompiledEngine:
-    """An engine of a kind on these weights; never another kind than was asked for.
+    """Make an engine of the given kind on these weights; never falls back to another kind.
 
     Args:
         kind: one of `KINDS`.
-        transformer: the reference model, on the device and in the dtype the engine is to have.
-        identity: what the weights are.
+        transformer: the reference model, on the device and in the dtype for the engine.
+        identity: names the weights.
         max_rows: rows in one execute.
         ready: brings the weights to the device, before a session opens.
 
     Raises:
-        InputError: for a kind that is none of these, or rows out of range.
-        EngineError: saying what this machine lacks for it.
+        InputError: for another kind, or rows out of range.
+        EngineError: for what this machine lacks.
     """
     check_choice("the kind of engine", kind, KINDS)
     limits = limits_of(max_rows)

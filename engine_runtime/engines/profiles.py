@@ -1,4 +1,7 @@
-"""What shapes an engine takes: spans of rows, frames, condition tokens and adapter rank, as minimum:optimum:maximum."""
+"""Profiles: the shapes an engine takes, as spans of rows, frames, condition tokens and adapter rank.
+
+A span is written minimum:optimum:maximum.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ _NUMBER = re.compile(r"\d{1,9}(?:\.\d{1,6})?")
 
 
 class Span(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Minimum, optimum and maximum of one quantity, a list in JSON; all the same where it is fixed."""
+    """Minimum, optimum and maximum of one quantity, a list in JSON; all three equal where it is fixed."""
 
     min: int
     opt: int
@@ -61,7 +64,11 @@ class Span(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 
 
 def parse_span(name: str, text: str, most: int) -> Span:
-    """`1:4:16`, or one whole number for a fixed size. Raises `InputError` naming `name`."""
+    """Parse `1:4:16`, or one whole number for a fixed size.
+
+    Raises:
+        InputError: for other text, or numbers outside 1 to `most`; it names `name`.
+    """
     numbers = [int(number) if number == int(number) else number for number in _numbers(name, text)]
     for number in numbers:
         check_whole(name, number, 1, most, "the largest allowed is a limit of the runtime")
@@ -69,11 +76,14 @@ def parse_span(name: str, text: str, most: int) -> Span:
 
 
 def parse_seconds(text: str, patch: int = PATCH) -> Span:
-    """Seconds as frames, 25 to a second; a count that the patch does not divide is rounded up, as T is padded.
+    """Parse seconds into frames, 25 to a second, rounded up to a multiple of the patch, as T is padded.
 
     Args:
         text: `2:10:60`, or one number.
         patch: frames per decoder token; 1 for a VAE.
+
+    Raises:
+        InputError: for other text, or seconds out of range.
     """
     frames = []
     for seconds in _numbers("seconds", text):
@@ -110,7 +120,7 @@ class Profile:
         batch: rows B of a decoder, clips of a VAE.
         frames: latent frames T; even for a decoder.
         tokens: condition tokens L; None for a VAE.
-        rank: of the adapters an engine with LoRA inputs takes; None without.
+        rank: of the adapters that an engine with LoRA inputs takes; None for an engine without.
     """
 
     batch: Span
@@ -119,21 +129,22 @@ class Profile:
     rank: Span | None = None
 
     def covers(self, batch: int, frames: int, tokens: int | None = None, rank: int | None = None) -> bool:
-        """Whether these sizes fit; a size that is None is not asked about."""
+        """Return true where these sizes fit; a size of None is not checked."""
         spans = ((self.batch, batch), (self.frames, frames), (self.tokens, tokens), (self.rank, rank))
         return all(n is None or (span is not None and span.holds(n)) for span, n in spans)
 
     @property
     def cost(self) -> int:
-        """What its largest shape holds, to choose the smallest fit by: attended pairs of frames and tokens."""
+        """Estimate the cost of the largest shape, for choosing the cheapest fit: attended pairs of frames and tokens.
+        """
         frames, tokens = self.frames.max, self.tokens.max if self.tokens else 0
         return self.batch.max * frames * (frames + tokens)
 
     def shapes(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Shape, Shape, Shape]]:
-        """Minimum, optimum and maximum shape of each input of an export record.
+        """Compute the minimum, optimum and maximum shape of each input of an export record.
 
         Raises:
-            InputError: for a dynamic dimension that this profile says nothing of.
+            InputError: for a dynamic dimension that this profile has no span for.
         """
         return {one["name"]: self._shape(one["name"], one["dims"]) for one in inputs}
 
@@ -169,7 +180,7 @@ class Profile:
 def smallest(
     profiles: Sequence[Profile], batch: int, frames: int, tokens: int | None = None, rank: int | None = None
 ) -> int | None:
-    """Index of the cheapest profile that covers these sizes; None when none does."""
+    """Return the index of the cheapest profile that covers these sizes; None when none does."""
     fitting = [(p.cost, i) for i, p in enumerate(profiles) if p.covers(batch, frames, tokens, rank)]
     return min(fitting)[1] if fitting else None
 
@@ -177,7 +188,12 @@ def smallest(
 def parse_profiles(
     batch: str, seconds: str, tokens: str | None, rank: str | None, patch: int = PATCH
 ) -> tuple[Profile, ...]:
-    """Profiles of the command line: each text may hold several spans with commas between; a single one serves all."""
+    """Parse profiles from the command line: each text holds spans with commas between; a single span serves all
+    profiles.
+
+    Raises:
+        InputError: for a span that does not parse, or counts of spans that do not match.
+    """
     made: dict[str, list[Span]] = {"batch": [parse_span("batch", t, MAX_ROWS) for t in batch.split(",")]}
     made["frames"] = [parse_seconds(t, patch) for t in seconds.split(",")]
     if tokens is not None:

@@ -1,6 +1,6 @@
-"""An engine proves itself before it plays: seeded rows at the corners of a profile, against a reference engine.
+"""Checks of an engine before it plays: seeded rows at the corners of a profile, compared with a reference engine.
 
-B rows, T frames, L condition tokens, H condition width. Any kind of engine.
+B rows, T frames, L condition tokens, H condition width. Works for any kind of engine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .profiles import Profile
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a velocity may lie from the reference's.
+    """The largest allowed difference of a velocity from the reference's.
 
     Attributes:
         relative: L2 norm of the difference over that of the reference.
@@ -49,9 +49,14 @@ _BY_NAME = {str(dtype).removeprefix("torch."): limit for dtype, limit in TOLERAN
 
 @dataclass(frozen=True)
 class Corner:
-    """What came out at one corner: `max_abs` and `relative` (L2) from the reference, whose largest value is `peak`.
+    """The figures of one corner: differences from the reference, as in `Tolerance`.
 
-    `tokens` are 0 for a VAE.
+    Attributes:
+        tokens: 0 for a VAE.
+        max_abs: largest difference.
+        relative: L2 norm of the difference over that of the reference.
+        peak: largest magnitude of the reference.
+        finite: false where the engine gave NaN or infinity; the other figures are then 0, but for `peak`.
     """
 
     name: str
@@ -78,14 +83,15 @@ class Corner:
 
 @dataclass(frozen=True)
 class Proof:
-    """A check that was made, for the sidecar.
+    """The record of a check, for the sidecar.
 
     Attributes:
         engine, reference: identities of the two engines.
-        gpu: name of the device, `cpu` without one. driver: newest CUDA version that its driver runs.
+        gpu: name of the device, `cpu` without one.
+        driver: newest CUDA version that its driver runs.
         date: UTC, ISO 8601.
         seed: of the inputs.
-        dtype: name of the coarser one of the two, or of the engine's products; what the figures must keep to is by it.
+        dtype: name of the coarser of the two engines' dtypes, or of the engine's products; it decides the tolerance.
         corners: the figures.
     """
 
@@ -100,7 +106,7 @@ class Proof:
 
     @property
     def tolerance(self) -> Tolerance:
-        """By the table as it is now, whatever a file says."""
+        """Return the tolerance of today's table; a file cannot widen it."""
         return _BY_NAME[self.dtype]
 
     @property
@@ -112,7 +118,7 @@ class Proof:
 
     @classmethod
     def of(cls, data: Mapping[str, Any] | None) -> Proof | None:
-        """The inverse of `as_json`; None for what is no proof, or not one that was passed."""
+        """Read what `as_json` wrote; returns None for anything else, and for a check that was not passed."""
         try:
             given = dict(data or {})
             corners = tuple(Corner(**corner) for corner in given.pop("corners"))
@@ -157,16 +163,16 @@ def prove(
     Both get the same bits: inputs are rounded to the coarser of their dtypes. The reference runs row by row.
 
     Args:
-        engine: what is to be proven.
+        engine: the engine to check.
         reference: the eager engine on the same weights and device.
         profile: one of the engine's own.
         seed: of the inputs.
         lane: of the device; needed where either engine may play meanwhile.
-        products: of what dtype the engine's are, where that is not its own.
+        products: dtype of the engine's matrix products, where it is not the engine's own.
 
     Raises:
         Refused: with the figures, for values that are not finite or out of tolerance.
-        MemoryShortage: and whatever else an engine raises, passed on.
+        MemoryShortage: where the device has no room; other errors of an engine are passed on too.
     """
     dtype = min((engine.dtype, reference.dtype), key=lambda d: -torch.finfo(d).eps)
     lane = lane or Lane(engine.device)
@@ -182,7 +188,11 @@ def prove(
 def concluded(
     engine: str, reference: str, device: torch.device, seed: int, dtype: torch.dtype, figures: Iterable[Corner]
 ) -> Proof:
-    """The proof that these figures make, of two identities; raises `Refused` where one is out of tolerance."""
+    """Make the proof of these figures; raises `Refused` where one is out of tolerance.
+
+    Args:
+        engine, reference: identities.
+    """
     driver = driver_cuda() if device.type == "cuda" else None
     proof = Proof(
         engine,
@@ -200,7 +210,7 @@ def concluded(
 
 
 def corners(profile: Profile) -> Iterator[tuple[str, int, int, int, int | None]]:
-    """(name, rows, frames, tokens, adapters' rank or None) of each different corner."""
+    """Yield (name, rows, frames, tokens, adapters' rank or None) of each different corner."""
     seen = set()
     for name, at in (("minimum", "min"), ("optimum", "opt"), ("maximum", "max")):
         batch, frames = getattr(profile.batch, at), getattr(profile.frames, at)
@@ -212,7 +222,7 @@ def corners(profile: Profile) -> Iterator[tuple[str, int, int, int, int | None]]
 
 
 def gpu_name(device: torch.device) -> str:
-    """The device's own name; `cpu` for the CPU."""
+    """Return the device's own name; `cpu` for the CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
@@ -231,7 +241,7 @@ def _corner(
 
 
 def compared(at: tuple[str, int, int, int, int | None], got: Tensor, want: Tensor) -> Corner:
-    """The figures of one corner; both are float32 of one shape and device. Waits for the device."""
+    """Compute the figures of one corner; `got` and `want` are float32 of one shape and device. Waits for the device."""
     gap, peak = got - want, want.abs().max().item()
     if not bool(got.isfinite().all()):
         return Corner(*at, 0.0, 0.0, peak, finite=False)
@@ -241,9 +251,9 @@ def compared(at: tuple[str, int, int, int, int | None], got: Tensor, want: Tenso
 def fill(
     targets: tuple[Rows, ...], batch: int, frames: int, tokens: int, width: int, dtype: torch.dtype, seed: int
 ) -> None:
-    """Write the same seeded rows into each: noise, times over the whole schedule, conditions of several lengths.
+    """Write the same seeded rows into each target: noise, times over the whole schedule, conditions of several lengths.
 
-    The first row's condition has all L tokens, the last one's a single one where there are several rows.
+    The first row's condition has all L tokens; with several rows, the last one's has a single token.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -264,7 +274,7 @@ def fill(
 
 
 def _factors(targets: Targets, rank: int, dtype: torch.dtype, engine: Engine, seed: int) -> Factors:
-    """Seeded adapters of every kind of layer, each about a tenth of what the layer itself gives."""
+    """Make seeded adapters for every kind of layer, each adding about a tenth of the layer's own output."""
     generator = torch.Generator().manual_seed(~seed % 2**63)
 
     def drawn(scale: float, *shape: int) -> Tensor:

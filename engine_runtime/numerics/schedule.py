@@ -13,10 +13,10 @@ MIN_DENOISE = 1e-4  # steps / denoise grows without bound below
 
 
 def sigmas(sampling: Sampling) -> tuple[float, ...]:
-    """`t_i = linspace(t_0, 0, n + 1)`, shifted by `s * t / (1 + (s - 1) * t)`; `t_0` is 1, or `n / int(n / d)`.
+    """Compute `t_i = linspace(t_0, 0, n + 1)`, shifted by `s * t / (1 + (s - 1) * t)`; `t_0` is 1, or `n / int(n / d)`.
 
-    A denoise `d < 1` takes the tail of a longer schedule, as ComfyUI's samplers do: of `int(n / d)` steps the last
-    `n`. A denoise of 0 is taken as `MIN_DENOISE`.
+    A denoise `d < 1` takes the last `n` of `int(n / d)` steps, as ComfyUI's samplers do. A denoise of 0 counts as
+    `MIN_DENOISE`.
 
     Returns:
         `n + 1` floats, strictly falling, the last exactly 0.
@@ -27,17 +27,22 @@ def sigmas(sampling: Sampling) -> tuple[float, ...]:
 
 
 def total_steps(sampling: Sampling) -> int:
-    """Steps of the schedule whose tail is played: `int(n / d)`, at least `n`."""
+    """Return the length of the schedule whose last `n` steps are played: `int(n / d)`, at least `n`."""
     return max(sampling.steps, int(sampling.steps / max(sampling.denoise, MIN_DENOISE)))
 
 
 def shifted(t: float, shift: float) -> float:
-    """`s * t / (1 + (s - 1) * t)` (SD3, arXiv 2403.03206, equation 23), in a form that is exactly 1 at `t = 1`."""
+    """Compute `s * t / (1 + (s - 1) * t)` (SD3, arXiv 2403.03206, equation 23), in a form that is exactly 1 at `t = 1`.
+    """
     return shift * t / (shift * t + (1.0 - t))
 
 
 def explicit(values: Sequence[float]) -> tuple[float, ...]:
-    """Check a schedule given by hand: two finite values in [0, 1] or more, strictly falling, ending in 0."""
+    """Check a schedule given by hand and return it as floats.
+
+    Raises:
+        InputError: unless it has 2 to `MAX_STEPS + 1` finite values in [0, 1] that fall strictly to exactly 0.
+    """
     if len(values) > MAX_STEPS + 1:
         raise InputError(f"there are {len(values)} sigmas", f"allowed are at most {MAX_STEPS} steps", "take fewer")
     given = tuple(float(v) for v in values)

@@ -1,7 +1,7 @@
 """Solver steps as pure functions.
 
 D slots, T frames, C = 64 channels; t falls from 1 (noise) to 0; per-slot scalars have shape `[D, 1, 1]`, per-slot
-curves `[D, T, 1]`. Where a function takes `on`, a slot that is off keeps its bits.
+curves `[D, T, 1]`. Where a function takes `on` (`[D, 1, 1]` bool), a slot that is off keeps its bits.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ T_MIN = 1e-6  # below any step of a schedule; keeps a free slot's t = 0 out of t
 
 
 def start(noise: Tensor, source: Tensor | None, t0: float, share: Tensor | float | None = None) -> Tensor:
-    """`x = noise`, or with a source and `t0 < 1`: `x = t0 * noise + (1 - t0) * source` (rectified flow, 2209.03003).
+    """Return `noise`, or with a source and `t0 < 1`: `t0 * noise + (1 - t0) * source` (rectified flow, arXiv
+    2209.03003).
 
     Args:
         noise: `[T, C]` float32.
         source: `[T, C]` or None.
         t0: the first sigma.
-        share: of noise, a number or `[T, 1]`; goes before `t0`.
+        share: share of noise, a number or `[T, 1]`; overrides `t0`.
     """
     if source is None or (share is None and t0 >= 1.0):
         return noise
@@ -28,65 +29,71 @@ def start(noise: Tensor, source: Tensor | None, t0: float, share: Tensor | float
 
 
 def clean(seen: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
-    """`x0 = x - t * v`, the predicted clean latent (rectified flow); `seen` is what the decoder's latent stood for."""
+    """Compute `x0 = x - t * v`, the predicted clean latent (rectified flow, arXiv 2209.03003).
+
+    Args:
+        seen: `x`, the state that the decoder's input was made of, `[D, T, C]`.
+        velocity: `v`, `[D, T, C]`.
+        t: sigma, `[D, 1, 1]`.
+    """
     return seen - t * velocity
 
 
 def toward(x0: Tensor, other: Tensor, share: Tensor, on: Tensor) -> Tensor:
-    """`(1 - a) * x0 + a * other` where `on`: x0 targets, and the source under the sde solver."""
+    """Compute `(1 - a) * x0 + a * other` where `on`: for x0 targets, and for the source under the sde solver."""
     return torch.where(on, (1.0 - share) * x0 + share * other, x0)
 
 
 def blended_velocity(x: Tensor, x0: Tensor, velocity: Tensor, t: Tensor, on: Tensor) -> Tensor:
-    """`(x - x0) / t` where `on`: the velocity that leads from the state to a prediction that was changed."""
+    """Compute `(x - x0) / t` where `on`: the velocity from the state to a prediction that was changed."""
     return torch.where(on, (x - x0) / t.clamp_min(T_MIN), velocity)
 
 
 def euler(x: Tensor, velocity: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-    """`x += (t' - t) * v`, in place (Euler's method on dx/dt = v). A slot with `t' == t` stays as it is."""
+    """Compute `x += (t' - t) * v`, in place (Euler's method on dx/dt = v). A slot with `t' == t` keeps its bits."""
     return x.add_(velocity * (t_next - t))
 
 
 def injected(x: Tensor, eps: Tensor, amount: Tensor, t_next: Tensor, on: Tensor) -> Tensor:
-    """`x + t' * c * eps` where `on`: fresh noise after an Euler step, none at the last."""
+    """Compute `x + t' * c * eps` where `on`: fresh noise after an Euler step; none at the last, where `t'` is 0."""
     return torch.where(on, x + (t_next * amount) * eps, x)
 
 
 def renoised(x: Tensor, x0: Tensor, eps: Tensor, t_next: Tensor, on: Tensor) -> Tensor:
-    """`t' * eps + (1 - t') * x0` where `on`: the sde step (ACE-Step 1.5's `infer_method` sde)."""
+    """Compute `t' * eps + (1 - t') * x0` where `on`: the sde step (ACE-Step 1.5's `infer_method` sde)."""
     return torch.where(on, t_next * eps + (1.0 - t_next) * x0, x)
 
 
 def followed(mask: Tensor, strength: Tensor) -> Tensor:
-    """`k + (1 - s) * (1 - k)`: a mask followed by a strength; at 1 it is the mask, bit for bit, at 0 ones."""
+    """Compute `k + (1 - s) * (1 - k)`, a mask at strength `s`: the mask itself, bit for bit, at 1; ones at 0."""
     return mask + (1.0 - strength) * (1.0 - mask)
 
 
 def masked_input(x: Tensor, mask: Tensor, original: Tensor, noise: Tensor, t: Tensor, on: Tensor) -> Tensor:
-    """`k * x + (1 - k) * (t * e + (1 - t) * o)`: what the decoder sees of an inpainting slot.
+    """Compute `k * x + (1 - k) * (t * e + (1 - t) * o)`, the decoder's input of an inpainting slot.
 
     Args:
         x: state, `[D, T, C]`.
         mask: `k`, 1 where music is made anew, `[D, T, C]`.
         original, noise: `o` and the fixed `e`, `[D, T, C]`.
-        t: `[D, 1, 1]`.
-        on: whether the slot has a mask, `[D, 1, 1]` bool.
+        t: sigma, `[D, 1, 1]`.
+        on: true where the slot has a mask, `[D, 1, 1]` bool.
     """
     kept = t * noise + (1.0 - t) * original
     return torch.where(on, mask * x + (1.0 - mask) * kept, x)
 
 
 def masked_clean(x0: Tensor, mask: Tensor, original: Tensor, on: Tensor) -> Tensor:
-    """`k * x0 + (1 - k) * o` where `on`.
+    """Compute `k * x0 + (1 - k) * o` where `on`.
 
-    The step is then taken from the state and not from what the decoder saw, as ComfyUI's inpainting samplers do: they
+    The step is then taken from the state and not from the decoder's input, as ComfyUI's inpainting samplers do; the two
     differ where a mask is soft.
     """
     return torch.where(on, mask * x0 + (1.0 - mask) * original, x0)
 
 
 def composed(velocities: Tensor, weights: Tensor) -> Tensor:
-    """`sum(v_i w_i) / sum(w_i)` per frame (composable diffusion, arXiv 2206.01714, with normalised weights).
+    """Compute `sum(v_i w_i) / sum(w_i)` per frame (composable diffusion, arXiv 2206.01714, with normalised weights).
 
     Where all weights are 0 the first condition counts alone.
 

@@ -1,1 +1,1 @@
-"""Rendering requests, recording what a session was told, playing it again."""
+"""Takes: rendering requests, recording what a session receives, replaying it."""

@@ -1,4 +1,4 @@
-"""Requests, knobs and configs as JSON, with the tensors that they hold beside it, each once."""
+"""Requests, knobs and configs as JSON; the tensors in them are stored beside it, each once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLAIN = {"bool": bool, "str": str}  # fields that no range check looks at
 
 
 def fingerprint(tensor: Tensor) -> str:
-    """sha256 of dtype, shape and bits. Waits for the tensor's device."""
+    """Hash a tensor's dtype, shape and bits with SHA-256. Waits for the tensor's device."""
     host = tensor.detach().cpu().contiguous()
     digest = hashlib.sha256(f"{host.dtype} {list(host.shape)} ".encode())
     digest.update(host.reshape(-1).view(torch.uint8).numpy().data)
@@ -29,13 +29,22 @@ def fingerprint(tensor: Tensor) -> str:
 
 
 class Writer:
-    """Makes JSON values, and gathers in `tensors` what they refer to, on the CPU, by fingerprint."""
+    """A converter of objects to JSON values.
+
+    Attributes:
+        tensors: the tensors that the values refer to, on the CPU, by fingerprint.
+    """
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
         self._known: dict[int, tuple[Tensor, str]] = {}  # id -> the tensor, so that the id stays its own, and its name
 
     def pack(self, value: Any) -> Any:
+        """Convert a value to JSON values.
+
+        Raises:
+            TypeError: for a type that is not in `KINDS`.
+        """
         if isinstance(value, str):
             return value.encode(errors="replace").decode()  # strict JSON has no half of a surrogate pair
         if value is None or isinstance(value, bool | int | float):
@@ -61,7 +70,14 @@ class Writer:
 
 
 class Reader:
-    """The way back. What does not fit raises `InputError`, or whatever the object's own checks raise."""
+    """A converter of JSON values back to objects.
+
+    Args:
+        tensors: by fingerprint.
+
+    Raises:
+        InputError: for a tensor whose fingerprint is not its name.
+    """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.tensors = tensors
@@ -70,6 +86,11 @@ class Reader:
             raise InputError(f"tensor {damaged[0][:16]} is damaged", "its name is that of its bits", "copy it again")
 
     def unpack(self, data: Any) -> Any:
+        """Convert JSON values back to an object.
+
+        Raises:
+            InputError: for an unknown object or field or a missing tensor, and whatever the object's own checks raise.
+        """
         if isinstance(data, list):
             return tuple(self.unpack(item) for item in data)
         if not isinstance(data, dict):
@@ -79,7 +100,7 @@ class Reader:
         return self._object(data)
 
     def expect(self, kind: type, data: Any) -> Any:
-        """Unpack an object of one kind."""
+        """Unpack an object; raises `InputError` unless it is of this kind."""
         if not isinstance(value := self.unpack(data), kind):
             raise InputError(
                 f"a {type(value).__name__} stands for a {kind.__name__}", "it must be one", "copy it again"

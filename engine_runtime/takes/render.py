@@ -1,4 +1,4 @@
-"""A batch of generations through a ring of its own, start to end: what the Stream Denoise node does."""
+"""Rendering of a batch of requests through a ring of its own, start to end, as the Stream Denoise node does."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .take import Log
 
 
 def seeds(first: int, count: int, step: int) -> list[int]:
-    """`count` seeds, `step` apart, within 64 bits."""
+    """List `count` seeds, `step` apart, modulo 2^64."""
     return [(first + i * step) % 2**64 for i in range(count)]
 
 
@@ -40,10 +40,18 @@ def take_batch(
     schedule: tuple[float, ...] | None = None,
     **shared: Any,
 ) -> list[Request]:
-    """`count` requests that differ in their seed, `seed_step` apart, and in their source where several are given.
+    """Make `count` requests that differ in their seed and, where several are given, in their source.
 
-    Masks and noises go with the sources; a noise stands in for the one drawn from the seed. A schedule
-    stands in for the first sampling's. `shared` are further fields of all the requests.
+    Args:
+        first: sampling of the first request; the others add `seed_step` to its seed.
+        sources: none, one for all, or one for each request, `[T, 64]`.
+        masks: as many as sources, `[T, 64]`.
+        noises: as many as sources, `[T, 64]`; used instead of the noise drawn from the seed.
+        schedule: sigmas, used instead of those of `first`.
+        shared: further fields of all requests.
+
+    Raises:
+        InputError: for another number of sources.
     """
     check_range("count", count, 1, 1 << 16, "make at least one generation")
     if len(sources) not in (0, 1, count):
@@ -94,11 +102,15 @@ def render(
         engine: the decoder.
         requests: at least one, each only once.
         depth: slots in the ring.
-        on_tick: told the steps done and to do, before each tick; what it raises ends the stream and is passed on.
+        on_tick: called before each tick with the steps done and the total; what it raises ends the stream and is passed
+            on.
         knobs: hot knobs to start with.
-        tracks: knobs that turn by themselves.
-        log: made with `Log.of` for `stream_config` of these requests, to play the take again.
-        adapters: with their strengths; heard from the first tick.
+        tracks: automation of knobs.
+        log: made with `Log.of` for `stream_config` of these requests; records the take.
+        adapters: adapters and their strengths, from the first tick.
+
+    Raises:
+        InputError: for no request, or one given twice.
     """
     order = {id(request): i for i, request in enumerate(requests)}
     if not requests or len(order) < len(requests):
@@ -135,7 +147,7 @@ def record(
     tracks: Sequence[Track] = (),
     adapters: Mix = (),
 ) -> tuple[list[Tensor], Stats, Log]:
-    """`render`, and the take of it."""
+    """Play requests as `render` does, and return the take too."""
     log = Log.of(engine, stream_config(requests, depth, knobs, tracks), knobs)
     return *render(name, engine, requests, depth, on_tick, knobs, tracks, log, adapters), log
 
@@ -143,7 +155,7 @@ def record(
 def stream_config(
     requests: Sequence[Request], depth: int, knobs: Knobs | None = None, tracks: Sequence[Track] = ()
 ) -> StreamConfig:
-    """The ring that a batch needs."""
+    """Return the configuration of the ring that a batch needs."""
     moved = any(track.knob == "guidance_scale" for track in tracks)
     hot = moved or (knobs or Knobs()).guidance_scale is not None
     return StreamConfig(

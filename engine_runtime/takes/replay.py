@@ -1,4 +1,4 @@
-"""A take played again: the same changes and requests before the same steps."""
+"""Replay of a take: the same changes and requests before the same steps."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _names = itertools.count(1)
 
 @dataclass(frozen=True, eq=False)
 class Replay:
-    """What a replay made, in the order of finishing.
+    """The result of a replay, in the order of finishing.
 
     Attributes:
         latents: `[T, 64]` on the CPU; more than the take's where it ended with some in flight.
         expected: fingerprints of the take's latents.
-        changed: what stands under this replay that was otherwise under the take, as "name: then, now", and the steps of
+        changed: differences from the take's origin (engine, versions, device) as "name: then, now", and the steps of
             the take that failed.
     """
 
@@ -42,7 +42,7 @@ class Replay:
 
     @cached_property
     def differing(self) -> list[int]:
-        """Places, from 0, of the take's latents that came out otherwise or not at all."""
+        """List the indices, from 0, of the take's latents that differ or are missing."""
         made = [fingerprint(latent) for latent in self.latents]
         return [i for i, wanted in enumerate(self.expected) if i >= len(made) or made[i] != wanted]
 
@@ -54,15 +54,17 @@ def replay(
     force: bool = False,
     adapters: Iterable[Adapter] = (),
 ) -> Replay:
-    """Play a take again, and on until nothing is in flight. Steps in which nothing is in flight change nothing, and are
-    left out: a take may say that there are as many as it likes.
+    """Play a take again, and on until nothing is in flight.
+
+    Steps with nothing in flight change nothing and are skipped, so that a file with a huge tick number costs nothing.
 
     Args:
         log: the take.
         engine: the one it was played on, loaded again.
-        on_tick: told the take's steps done and to do, before each; what it raises ends the replay and is passed on.
-        force: play on another engine all the same.
-        adapters: those that the take plays with, read for this engine.
+        on_tick: called before each step with the take's steps done and the total; what it raises ends the replay and is
+            passed on.
+        force: replay on another engine too.
+        adapters: the take's adapters, read for this engine.
 
     Raises:
         TakeError: for another engine, or without an adapter of the take.

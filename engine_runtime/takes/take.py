@@ -1,6 +1,6 @@
-"""A take: what a session was built with, and every knob change and request with its tick; enough to play it again.
+"""A take: a session's configuration, and every knob change and request with its tick; enough to play it again.
 
-One safetensors file: JSON in its metadata, the tensors beside it. Whoever wrote it, reading one takes at most
+One safetensors file: JSON in its metadata, the tensors beside it. Reading any file, even a hostile one, uses at most
 `MAX_SIZE` for its tensors and 1 GB for its events.
 """
 
@@ -43,7 +43,7 @@ HEADER = ("engine", "config", "knobs", "recipe", "origin", "ticks", "latents")
 
 
 class Recipe(TypedDict):
-    """How an engine in PyTorch is loaded again, see `models.loading`."""
+    """The arguments that load a PyTorch engine again, see `models.loading`."""
 
     model: str
     precision: str
@@ -53,7 +53,7 @@ class Recipe(TypedDict):
 
 
 class Adapters(msgspec.Struct, forbid_unknown_fields=True):
-    """What plays from an event on, each with its digest, strength and name."""
+    """The adapters that play from an event on, each with its digest, strength and name."""
 
     digests: tuple[str, ...]
     strengths: tuple[float, ...]
@@ -61,7 +61,7 @@ class Adapters(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Header(msgspec.Struct, forbid_unknown_fields=True):
-    """The JSON of a file, `HEADER` and the events, each a tick, a kind and what came."""
+    """The JSON of a file: the fields of `HEADER`, and the events, each a tick, a kind and its data."""
 
     format: int
     engine: str
@@ -76,8 +76,12 @@ class Header(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Event:
-    """What a session took in at the start of a step: changes by name, adapters, a request; that it was cleared before
-    the step, or that the step failed.
+    """One thing that a session took in at the start of a step, or that happened to it.
+
+    Attributes:
+        tick: the step, from 0.
+        kind: `CONFIGURED`, `TURNED`, `ADAPTED`, `SUBMITTED`, `CLEARED` (before the step) or `FAILED` (the step itself).
+        what: changes by name, the adapters, or the request; empty for the last two kinds.
     """
 
     tick: int
@@ -87,16 +91,17 @@ class Event:
 
 @dataclass(eq=False)
 class Log:
-    """Made with `Log.of` before a session opens, which then tells it what it takes in.
+    """A take in the making, or one that was read. Make it with `Log.of` before opening the session that reports to it.
 
-    Telling costs an append: nothing is copied, no device is asked. Tensors are read when the take is saved; until then
-    the log holds those of every request, on whatever device they are. What requests share is held once.
+    A report costs an append: nothing is copied, no device is asked. Tensors are read when the take is saved; until then
+    the log holds those of every request, on their own device. Shared tensors are held once.
 
     Attributes:
         engine: the engine's identity.
-        config, knobs: what the session was opened with.
-        recipe: how to load the engine again; None where only its maker can.
-        origin: what it was played on, to explain a difference.
+        config, knobs: those the session was opened with.
+        recipe: arguments to load the engine again; None where only its maker can.
+        origin: versions and device it was played on, to explain a difference.
+        events: in the order in which they happened.
         ticks: steps played.
         latents: fingerprints of the finished latents, in the order in which they finished.
     """
@@ -112,6 +117,7 @@ class Log:
 
     @classmethod
     def of(cls, engine: Engine, config: StreamConfig, knobs: Knobs | None = None) -> Log:
+        """Make an empty log for a session on this engine."""
         recipe = getattr(engine, "recipe", None)
         return cls(engine.identity, config, knobs or Knobs(), recipe, origin_of(engine.device))
 
@@ -122,7 +128,7 @@ class Log:
         self._add(Event(tick, TURNED, dict(changes)))
 
     def adapted(self, tick: int, lora: Factors | None) -> None:
-        """Adapters by their digests: a take does not hold their weights."""
+        """Note adapters by their digests: a take does not hold their weights."""
         given = {name: getattr(lora, name) if lora else () for name in Adapters.__struct_fields__}
         self._add(Event(tick, ADAPTED, given))
 
@@ -136,7 +142,7 @@ class Log:
         self._add(Event(tick, FAILED, {}))
 
     def finished(self, latents: Iterable[Tensor]) -> None:
-        """Note what finished, in that order. Waits for the device: call it after playing, not in a step."""
+        """Note the latents that finished, in order. Waits for the device: call it after playing, not in a step."""
         self.latents += [fingerprint(latent) for latent in latents]
 
     def _add(self, event: Event) -> None:
@@ -144,7 +150,7 @@ class Log:
         self.events.append(event)
 
     def save(self, path: Path) -> None:
-        """Write the take; the file is whole or not there.
+        """Write the take, whole or not at all.
 
         Raises:
             TakeError: where it cannot be written.
@@ -166,10 +172,10 @@ class Log:
 
     @classmethod
     def load(cls, path: Path) -> Log:
-        """Read a take, checked whole; its tensors are on the CPU.
+        """Read a take and check all of it; its tensors are on the CPU.
 
         Raises:
-            TakeError: for anything else than a take that can be played.
+            TakeError: for anything but a take that can be played.
             MemoryShortage: where there is no room for its tensors.
         """
         with guarded(f"the take {path} found no room", "its tensors are read into memory", "free some"):
@@ -191,14 +197,14 @@ class Log:
 
 
 def origin_of(device: torch.device) -> dict[str, str]:
-    """What rounds the numbers."""
+    """Name the versions and the device, which decide how numbers are rounded."""
     cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
     return {"ostinato": VERSION, "torch": str(torch.__version__), "device": name}
 
 
 def _packed(writer: Writer, value: Any) -> Any:
-    """As `Writer.pack`, with plain mappings."""
+    """Pack a value as `Writer.pack` does, or each value of a mapping."""
     if isinstance(value, Mapping):
         return {name: writer.pack(item) for name, item in value.items()}
     return writer.pack(value)
@@ -225,7 +231,7 @@ def _header(metadata: Mapping[str, str]) -> Header:
 
 
 def _check_sizes(text: str, tensors: Mapping[str, Tensor]) -> None:
-    """Raise `InputError` for more than a take may have."""
+    """Raise `InputError` for more values or bytes than a take may have."""
     values, size = sum(map(text.count, ",[{")), sum(tensor.nbytes for tensor in tensors.values())
     if values > MAX_VALUES:
         raise InputError(f"its events have {values} values", f"at most {MAX_VALUES} are read", "make a shorter take")
@@ -234,7 +240,7 @@ def _check_sizes(text: str, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _checked(header: Header, reader: Reader) -> Log:
-    """A log out of a file's data, each of whose events can be applied."""
+    """Make a log of a file's data, and check that each of its events can be applied."""
     if header.format != FORMAT:
         raise InputError(f"the format is {header.format}", f"Ostinato {VERSION} reads {FORMAT}", "choose another")
     config = reader.expect(StreamConfig, header.config)

@@ -1,4 +1,4 @@
-"""Adapters' factors at addresses that stay, so that a captured pass reads the strengths of its own tick."""
+"""Adapters' factors at fixed addresses, so that a captured pass reads the strengths of its own tick."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ CONDITION_KINDS = frozenset(("cross_k", "cross_v"))  # of the condition; their p
 
 
 class Resident:
-    """A copy of factors of one rank for the same kinds of layer; `load` puts others of that shape in its place.
+    """A copy of factors; `load` replaces them by others of the same rank and kinds, at the same addresses.
 
     Attributes:
-        serial: unlike that of any other, also of one that is gone.
+        serial: unique in the process, never used again.
     """
 
     def __init__(self, factors: Factors, fp8: bool) -> None:
@@ -37,7 +37,7 @@ class Resident:
         self.load(factors)
 
     def load(self, factors: Factors) -> None:
-        """Enqueue the copies, on the current stream; A that is the same as before stays."""
+        """Enqueue the copies on the current stream; an unchanged A is not copied again."""
         rank = factors.rank
         for kind in factors.used:
             values, step = self.a[kind]
@@ -55,14 +55,14 @@ class Resident:
         return any(kind in self.b for kind in kinds)
 
     def added_keys(self, kind: str, condition: Tensor) -> Tensor:
-        """What a kind adds of every layer to `condition @ weight.T`: `[layers, l, out]` for `[l, H]`."""
+        """Compute what a kind adds, in every layer, to `condition @ weight.T`: `[layers, l, out]` for `[l, H]`."""
         a, b = self.a[kind][0], self.b[kind]
         low = functional.linear(condition, a.flatten(0, 1)).unflatten(1, a.shape[:2]).transpose(0, 1)
         return torch.bmm(low, b.transpose(1, 2))
 
 
 class Adapters:
-    """The adapters of some rows: what is in `resident` while they are `on`, and kept while not."""
+    """The adapters of some rows. `resident` acts while `on`, and is kept while off."""
 
     def __init__(self, fp8: bool) -> None:
         self.fp8, self.on = fp8, False
@@ -73,7 +73,7 @@ class Adapters:
         return self.resident if self.on else None
 
     def put(self, factors: Factors | None) -> bool:
-        """Take other factors; returns whether a condition's keys or values change by it."""
+        """Replace the factors; returns true where a condition's keys or values change by it."""
         before = self.active is not None and self.active.touches(*CONDITION_KINDS)
         self.on = factors is not None and not factors.silent
         if factors is not None and self.on:

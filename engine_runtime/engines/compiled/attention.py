@@ -1,4 +1,4 @@
-"""The decoder's three attentions in one Triton kernel: whole, banded, and to a condition of its own length.
+"""The decoder's three attentions in one Triton kernel: full, banded, and to a condition of its own length.
 
 B batch rows, N queries, L keys, D head width, G query heads to each key head; a program takes the queries of one key
 head, so that keys are read once for G heads. It reads nothing of another batch row.
@@ -50,7 +50,7 @@ def attention_kernel(
     BM: tl.constexpr,
     BN: tl.constexpr,
 ):
-    """RMSNorm and rotary positions of the queries, then attention."""
+    """Apply RMSNorm and rotary positions to the queries, then attend."""
     kv, b = tl.program_id(1), tl.program_id(2).to(tl.int64)
     first = tl.program_id(0) * (BM // G)
     r = tl.arange(0, BM)

@@ -1,4 +1,4 @@
-"""The reference decoder with fused weights, few kernels and a condition's keys and values read from its rows.
+"""The reference decoder with fused weights, few kernels, and a condition's keys and values kept in its rows.
 
 B batch rows, T frames, N = T / patch tokens, L condition tokens, H hidden width, D head width.
 """
@@ -22,12 +22,13 @@ from .weights import Layer, Matrix, Weights, bind, places, time_embedding
 
 
 class Decoder:
-    """What `MaskedDecoder` computes.
+    """The same function as `MaskedDecoder`, restructured.
 
     Args:
         model: the reference, whose memory the weights share.
         ops: the fused operations: `plain`, or `fused` on a GPU.
-        fp8: products of the layers in float8, with a step for each token and each row of a weight; the rest as it is.
+        fp8: compute the layers' products in float8, with a step for each token and each row of a weight; the rest keeps
+            the model's dtype.
     """
 
     def __init__(self, model: AceStepTransformer1DModel, ops: ModuleType = plain, fp8: bool = False) -> None:
@@ -47,7 +48,7 @@ class Decoder:
         return self._weights
 
     def bind(self) -> None:
-        """Read the weights where they are now; where none has moved, whatever holds addresses goes on."""
+        """Read the weights at their present addresses; where none has moved, captured passes stay valid."""
         if self._weights is None or self._places != places(self.model):
             with torch.no_grad():
                 self._weights = bind(self.model, self.fp8)
@@ -56,11 +57,11 @@ class Decoder:
                 torch.cuda.synchronize(self._weights.cross_kv.device)
 
     def release(self) -> None:
-        """Let go of them, until they are needed again."""
+        """Release the weights until they are needed again."""
         self._weights = None
 
     def tables(self, tokens: int, device: torch.device) -> Tables:
-        """Rotary positions, `[N, D / 2]` cosine and sine in float32."""
+        """Compute the rotary tables, `[N, D / 2]` cosine and sine in float32."""
         position = torch.arange(tokens, device=device, dtype=torch.float32)
         cos, sin = get_1d_rotary_pos_embed(
             self.head_dim, position, theta=self.model.rope_theta, use_real=True, repeat_interleave_real=False
@@ -69,7 +70,12 @@ class Decoder:
         return cos[:, :half].float().contiguous(), sin[:, :half].float().contiguous()
 
     def keys_values(self, w: Weights, tokens: Tensor, adapters: Resident | None, out: Tensor) -> None:
-        """Of a condition `[l, width]` for every layer, into `[layers, 2, l, kv_heads * D]`, its keys normalised."""
+        """Compute a condition's keys (normalised) and values for every layer.
+
+        Args:
+            tokens: `[l, width]`.
+            out: written, `[layers, 2, l, kv_heads * D]`.
+        """
         condition = functional.linear(tokens, *w.condition)
         both = functional.linear(condition, w.cross_kv).unflatten(1, (len(w.layers), 2, -1))
         for i, kind in enumerate(("cross_k", "cross_v")):
@@ -78,7 +84,7 @@ class Decoder:
         self.ops.place(both, w.k_norms, self.eps, out)
 
     def __call__(self, rows: CompiledRows) -> Tensor:
-        """The velocity `[B, T, 64]`."""
+        """Compute the velocity `[B, T, 64]`."""
         w, ops, active = rows.weights, self.ops, rows.adapters.active
         batch, frames, _ = rows.input.shape
         temb, modulation = time_embedding(self.model.time_embed, rows.timestep)
@@ -120,7 +126,7 @@ class Decoder:
         return self.ops.silu(self._product(x, layer.gate_up, i, active, "gate", "up"), self.fp8)
 
     def _residual(self, x: Tensor, y: Activation, matrix: Matrix, i: int, active: Resident | None) -> Tensor | None:
-        """Add a product to `x` in place; in float8, where no such product is, return what is to be added."""
+        """Add a product to `x` in place; in float8, which has no such product, return the term to be added."""
         if matrix.scale is not None:
             return self._product(y, matrix, i, active, "cross_o")
         x.view(-1, x.shape[-1]).addmm_(y[0].view(-1, y[0].shape[-1]), matrix.values.t())
@@ -128,7 +134,7 @@ class Decoder:
         return None
 
     def _product(self, x: Activation, matrix: Matrix, i: int, active: Resident | None, *kinds: str) -> Tensor:
-        """`x @ matrix.T` and what adapters add to the kinds of layer that are its rows."""
+        """Compute `x @ matrix.T` plus the adapters' terms; `kinds` are the kinds of layer stacked in the matrix."""
         y = self._linear(x, matrix)
         self._adapt(y, x, i, active, kinds)
         return y

@@ -23,24 +23,24 @@ from .rows import CompiledRows
 
 
 class CompiledEngine:
-    """`Decoder` run as it is: on CUDA a few hundred launches, without a join, that a graph may capture.
+    """The engine of `Decoder`: on CUDA a few hundred launches without a join, which a graph may capture.
 
     The first pass at a shape compiles its kernels, which Triton keeps on disk; capture after it. A row's velocity
-    depends on nothing but that row and the batch's shape.
+    depends only on that row and the batch's shape.
 
-    Its weights share the transformer's memory. With float8 products it holds theirs beside them.
+    Its weights share the transformer's memory; float8 products keep their own copy beside it.
 
     Args:
         transformer: the reference model; its dtype and device become the engine's.
-        identity: what the weights are.
+        identity: names the weights.
         limits: rows, frames and tokens it accepts.
         ready: brings the weights to the device, before a session opens.
         ops: the fused operations, `plain` or `fused`.
         fp8: products in float8.
 
     Attributes:
-        recipe: how `models.engines` makes it again; None where it cannot.
-        proof: what its check found, for people.
+        recipe: arguments with which `models.engines` makes it again; None where it cannot.
+        proof: result of its check, for people.
         products: dtype of its layers' matrix products.
     """
 
@@ -81,7 +81,9 @@ class CompiledEngine:
             self._players += 1
 
     def rest(self) -> None:
-        """Its matrices go with the last rows: they share memory with the model, which a host may want back."""
+        """Release the matrices when no session plays and the last rows are gone: a host may want the shared memory
+        back.
+        """
         with self._lock:
             self._players = max(0, self._players - 1)
             if not self._players:

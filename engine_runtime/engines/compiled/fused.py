@@ -1,4 +1,4 @@
-"""The operations of `plain`, by the same names, as kernels. Imported only where Triton and CUDA are."""
+"""The operations of `plain`, by the same names, as kernels. Import it only where Triton and CUDA are."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NORM, KEYS, SILU = (2, 8), (16, 4), (2048, 4)  # rows (or columns) of a program,
 
 
 def _empty(like: Tensor, *shape: int, fp8: bool) -> Activation:
-    """An activation to be written; the step has all axes but the last."""
+    """Allocate an activation; its float8 step has all axes but the last."""
     if not fp8:
         return like.new_empty(shape), None
     return like.new_empty(shape, dtype=FP8), like.new_empty(shape[:-1], dtype=torch.float32)
@@ -97,7 +97,7 @@ def attend(
 
 
 def _blocks(q: Tensor, g: int, kind: str) -> tuple[int, int, int, int]:
-    """Queries (of all G heads) and keys in a block, warps, stages: at most 90 kB of shared memory at D 128."""
+    """Choose queries (of all G heads) and keys in a block, warps, stages: at most 90 kB of shared memory at D 128."""
     if q.element_size() == 4:
         return max(32, 16 * g), 32, 4, 1
     return max(64, 16 * g), 64 if kind == "whole" else 32, 4, 3

@@ -22,12 +22,14 @@ GROUP = 12  # pairs of row tiles that pass over the weight together; with 4 a pr
 
 
 def swiglu(x: Tensor, weight: Tensor) -> Tensor | None:
-    """`silu(x @ gate.T) * (x @ up.T)`, `[..., I]`; None where this kernel does not serve.
+    """Compute `silu(x @ gate.T) * (x @ up.T)`, `[..., I]`; returns None for shapes or devices this kernel does not
+    take.
 
-    A row's result depends on nothing but that row.
+    A row's result depends only on that row.
 
     Args:
-        x: `[..., K]`, bfloat16 or float16. weight: `[2 * I, K]`, gate before up.
+        x: `[..., K]`, bfloat16 or float16.
+        weight: `[2 * I, K]`, gate before up.
     """
     k, inner = x.shape[-1], weight.shape[0] // 2
     if x.dtype not in TYPES or inner % COLUMNS or k % 8:
@@ -56,7 +58,7 @@ def _launched(kernel: driver.Kernel, clusters: int, x: Tensor, weight: Tensor) -
 
 @functools.cache
 def _kernel(device: int, dtype: torch.dtype) -> tuple[driver.Kernel, int] | None:
-    """The kernel, once it has been tried, and how many of its clusters the device holds at once."""
+    """Compile and try the kernel; returns it with the number of clusters that the device holds at once, or None."""
     if torch.cuda.get_device_capability(device)[0] != 9:
         return None
     try:

@@ -1,8 +1,8 @@
 """Pointwise Triton kernels: each reads and writes a row of the decoder's state once.
 
-B batch rows of N tokens, H hidden width, D head width. Arithmetic is float32, rounded once where a tensor is written.
-A program reads nothing of another batch row, and its result does not depend on where it runs. What a length, a row or a
-layer decides is not specialised: Triton would compile again where 16 divides it, while music plays.
+B batch rows of N tokens, H hidden width, D head width. Arithmetic is float32, rounded once where a tensor is written. A
+program reads nothing of another batch row, and its result does not depend on where it runs. Arguments that change with
+length, row or layer are not specialised: Triton would recompile where 16 divides them, while music plays.
 """
 
 # mypy: allow-untyped-defs
@@ -38,7 +38,7 @@ def norm_kernel(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """`x += added * gate`, then `out = rmsnorm(x) * weight * (1 + scale) + shift`."""
+    """Compute `x += added * gate`, then `out = rmsnorm(x) * weight * (1 + scale) + shift`."""
     b = tl.program_id(1)
     tokens = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     cols = tl.arange(0, BLOCK)
@@ -82,7 +82,7 @@ def keys_kernel(
     PEAK: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """RMSNorm over each head of the keys, then rotary positions (halves, not pairs)."""
+    """Apply RMSNorm to each head of the keys, then rotary positions (halves, not pairs)."""
     b, head = tl.program_id(2), tl.program_id(1)
     tokens = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     live = (tokens < n_tokens)[:, None]
@@ -116,7 +116,7 @@ def silu_kernel(
     FP8: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """`out = silu(gate) * up`."""
+    """Compute `out = silu(gate) * up`."""
     row = tl.program_id(0).to(tl.int64)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     live = cols < width
@@ -142,7 +142,7 @@ def condition_kernel(
     HEADS: tl.constexpr,  # kv_heads, rounded up to a power of two
     D: tl.constexpr,
 ):
-    """RMSNorm over each head of the keys, and both where a row of the batch has them."""
+    """Apply RMSNorm to each head of the keys, and write keys and values to their places in a row of the batch."""
     token, layer, half = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     at = tl.arange(0, HEADS)[:, None] * D + tl.arange(0, D)[None, :]
     live = at < width

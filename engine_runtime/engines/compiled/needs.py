@@ -1,4 +1,5 @@
-"""What the kernels need of a machine and a model. They are compiled where they first run; nothing is fetched."""
+"""Requirements of the kernels on machine and model. Kernels are compiled where they first run; nothing is downloaded.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ MOST_WIDE, STEP = 128, 16  # head width; what the widths of a product are multip
 
 
 def operations(model: AceStepTransformer1DModel, fp8: bool) -> ModuleType:
-    """The fused operations, once it is clear that they run here.
+    """Check that the fused operations run here, and return their module.
 
     Raises:
         EngineError: naming the first thing that is missing.

@@ -1,7 +1,7 @@
-"""The decoder's fused operations in plain PyTorch: what the kernels compute, on any device.
+"""The decoder's fused operations in plain PyTorch: the same results as the kernels, on any device.
 
-B batch rows, N tokens, L keys, D head width, M = B * N. An activation is its values and, in float8, the float32 step of
-each token; `[..., K]` and `[M]`.
+B batch rows, N tokens, L keys, D head width, M = B * N. An activation is its values `[..., K]` and, in float8, the
+float32 step `[M]` of each token.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ FP8 = torch.float8_e4m3fn
 
 
 def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Float8 values of the last axis' rows, and the step `[...]` of each: the largest magnitude becomes 448."""
+    """Quantize rows of the last axis to float8; returns the values and each row's step `[...]`: its largest becomes
+    448.
+    """
     wide = x.float()
     step = wide.abs().amax(-1).clamp_min(1e-12) / torch.finfo(FP8).max
     return (wide / step[..., None]).to(FP8), step
@@ -31,11 +33,13 @@ def norm(
     gate: Tensor | None = None,
     modulation: tuple[Tensor, Tensor] | None = None,
 ) -> Activation:
-    """`x += added * gate` in place, then `rmsnorm(x) * weight * (1 + scale) + shift`.
+    """Compute `x += added * gate` in place, then `rmsnorm(x) * weight * (1 + scale) + shift`.
 
     Args:
         x: `[B, N, H]`.
-        added: `[B, N, H]`. gate: `[B, H]`. modulation: shift and scale, `[B, H]` each.
+        added: `[B, N, H]`.
+        gate: `[B, H]`.
+        modulation: shift and scale, `[B, H]` each.
     """
     if added is not None:
         x.copy_(x.float() + (added.float() if gate is None else added.float() * gate.float()[:, None]))
@@ -47,7 +51,7 @@ def norm(
 
 
 def keys(qkv: Tensor, weight: Tensor, tables: Tables, heads: int, eps: float, peak: bool) -> Tensor | None:
-    """RMSNorm of each head of the keys, then their rotary positions, in place.
+    """Apply RMSNorm to each head of the keys, then their rotary positions, in place.
 
     Args:
         qkv: `[B, N, heads + 2 * kv_heads, D]`.
@@ -60,12 +64,12 @@ def keys(qkv: Tensor, weight: Tensor, tables: Tables, heads: int, eps: float, pe
 
 
 def place(both: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
-    """RMSNorm of each head of a condition's keys; they and its values go where a row of the batch has them.
+    """Apply RMSNorm to each head of a condition's keys; write keys and values to a row's place.
 
     Args:
         both: `[L, layers, 2, kv_heads * D]` contiguous, keys before values.
         weight: `[layers, D]`.
-        out: `[layers, 2, L, kv_heads * D]`, contiguous in its last two axes.
+        out: written, `[layers, 2, L, kv_heads * D]`, contiguous in its last two axes.
     """
     out[:, 1].copy_(both[:, :, 1].transpose(0, 1))
     keys = both[:, :, 0].unflatten(-1, (-1, weight.shape[-1])).float()
@@ -83,13 +87,14 @@ def attend(
     count: Tensor | None = None,
     peak: Tensor | None = None,
 ) -> Activation:
-    """RMSNorm of each head of the queries, their rotary positions, and attention: `[B, N, heads * D]`.
+    """Apply RMSNorm and rotary positions to each head of the queries, then attend: `[B, N, heads * D]`.
 
     Args:
-        q: `[B, N, heads, D]`. k, v: `[B, L, kv_heads, D]`.
+        q: `[B, N, heads, D]`.
+        k, v: `[B, L, kv_heads, D]`.
         weight: `[D]` of the norm.
         tables: of the positions; None for none.
-        window: keys this far to either side are seen; 0 sees all.
+        window: keys up to this far to either side are attended; 0 attends all.
         count: `[B]` keys that each row has; None for all.
         peak: `[B, L]` largest magnitude of each key's values, for a float8 result.
     """
@@ -107,31 +112,31 @@ def attend(
 
 
 def silu(h: Tensor, fp8: bool) -> Activation:
-    """`silu(gate) * up` of `h = [gate, up]`, `[..., 2 * I]`."""
+    """Compute `silu(gate) * up` of `h = [gate, up]`, `[..., 2 * I]`."""
     gate, up = h.float().chunk(2, -1)
     y = functional.silu(gate) * up
     return quantized(y) if fp8 else (y.to(h.dtype), None)
 
 
 def swiglu(x: Tensor, weight: Tensor) -> Tensor | None:
-    """`silu` of the product with `weight = [gate, up]`, in one kernel; None where this device has none."""
+    """Return None: only a device kernel computes product and gate in one."""
     return None
 
 
 def scaled(x: Activation, weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """Product of float8 rows, `[..., K]` and `[out, K]` with the step `[out]` of each."""
+    """Multiply float8 rows `[..., K]` by a float8 weight `[out, K]`, whose rows have steps `[out]`."""
     values, step = x
     assert step is not None
     return functional.linear(values.float() * step[..., None], weight.float() * scale[:, None]).to(dtype)
 
 
 def _rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """In float32."""
+    """Compute RMSNorm over the last axis, in float32."""
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight.float()
 
 
 def _turned(x: Tensor, tables: Tables) -> Tensor:
-    """Rotary positions of `[B, N, heads, D]`: the first half of a head turns with the second."""
+    """Apply rotary positions to `[B, N, heads, D]`: the first half of a head rotates with the second."""
     cos, sin = (table[:, None] for table in tables)
     low, high = x.chunk(2, -1)
     return torch.cat([low * cos - high * sin, high * cos + low * sin], -1)

@@ -1,4 +1,4 @@
-"""Resident rows that hold what a pass needs of a condition, computed once: keys and values of every layer.
+"""Resident rows that keep each condition's keys and values for every layer, computed once.
 
 B rows, T frames, N = T / patch tokens, L condition tokens, H hidden width, D head width.
 """
@@ -21,17 +21,17 @@ from .weights import Weights
 class CompiledRows(Rows):
     """Rows of a `CompiledEngine`.
 
-    A condition's keys and values follow the adapters: `adapted` computes them again where an adapter changes them.
+    A condition's keys and values depend on the adapters: `adapted` computes them again where an adapter changes them.
 
     Attributes:
         input: `[B, T, 192]` context, then latent; `context_latents` and `hidden_states` are views of it.
         keys_values: `[B, layers, 2, L, kv_heads * D]`, keys (normalised) before values.
         count: `[B]` int32, tokens of each row.
-        peaks: `[B, layers]` float32, largest magnitude of the values, where the engine needs it.
-        tables: cosine and sine of the rotary positions, `[N, D / 2]` float32; no rows.
-        weights: what is read, for as long as it may be captured; no rows.
-        made: writes a condition's keys and values with these weights and adapters; no rows.
-        adapters: of all rows; no rows.
+        peaks: `[B, layers]` float32, largest magnitude of the values; float8 only.
+        tables: cosine and sine of the rotary positions, `[N, D / 2]` float32; shared by all rows.
+        weights: held as long as a captured pass may read them; shared by all rows.
+        made: writes a condition's keys and values with these weights and adapters.
+        adapters: of all rows.
     """
 
     input: Tensor
@@ -53,7 +53,7 @@ class CompiledRows(Rows):
         return self.captured_with
 
     def adapted(self, lora: Factors | None) -> Rows:
-        """As `Rows.adapted`, for all rows that share these buffers."""
+        """Change the adapters as `Rows.adapted` does, for all rows that share these buffers."""
         if self.adapters.put(lora):
             for row, length in enumerate(self.lengths.tolist()):
                 self._embed(row, length)
@@ -70,7 +70,7 @@ class CompiledRows(Rows):
         self.count[row].fill_(length)
 
     def _embed(self, row: int, length: int) -> None:
-        """Put the keys and values of a row's own tokens in its place; what lies beyond them is never read."""
+        """Write the keys and values of a row's own tokens; what lies beyond them is never read."""
         own = self.keys_values[row, :, :, :length]
         self.made(self.weights, self.encoder_hidden_states[row, :length], self.adapters.active, own)
         if self.adapters.fp8:

@@ -1,9 +1,9 @@
 """The reference transformer's weights as a few large matrices that share its memory.
 
-Matrices that one product takes are laid side by side, and the reference's parameters become views of them, so both
-decoders run on one copy. Float8 products add theirs beside it. Whoever moves the reference's parameters (a host that
-manages memory) breaks that bond; `lay_out` makes it again, and costs nothing where it holds. Every engine on such a
-model calls it before it plays, so that no engine moves a parameter that another's captured pass reads.
+Matrices of one product are laid side by side, and the reference's parameters become views of them, so both decoders run
+on one copy. Float8 products add their own beside it. A host that manages memory may move the parameters and so end the
+sharing; `lay_out` restores it, and costs nothing where it holds. Every engine on such a model calls it before it plays,
+so that no engine moves a parameter that another's captured pass reads.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .plain import quantized
 
 @dataclass(frozen=True)
 class Matrix:
-    """`[out, in]`; in float8 with the step `[out]` of each row."""
+    """A weight `[out, in]`; in float8 with the step `[out]` of each row."""
 
     values: Tensor
     scale: Tensor | None = None
@@ -48,13 +48,16 @@ class Layer:
 
 @dataclass(frozen=True)
 class Weights:
-    """All that a pass reads.
+    """All tensors that a pass reads.
 
     Attributes:
-        tables: `[layers, 6, H]` float32, the constant part of the modulation; `last` `[2, H]` that of the last norm.
-        proj_in: `[H, patch * 192]` and `[H]`. proj_out: `[patch * 64, H]` and `[patch * 64]`.
+        tables: `[layers, 6, H]` float32, the constant part of the modulation.
+        last: `[2, H]`, the same of the last norm.
+        proj_in: `[H, patch * 192]` and `[H]`.
+        proj_out: `[patch * 64, H]` and `[patch * 64]`.
         condition: `[H, width]` and `[H]`.
-        cross_kv: `[layers * 2 * kv_heads * D, H]`, keys before values in each layer; `k_norms` `[layers, D]`.
+        cross_kv: `[layers * 2 * kv_heads * D, H]`, keys before values in each layer.
+        k_norms: `[layers, D]`.
     """
 
     layers: tuple[Layer, ...]
@@ -73,9 +76,8 @@ PRODUCTS: tuple[tuple[str, ...], ...] = (QKV, ("self_o",), ("cross_q",), ("cross
 
 
 def lay_out(model: AceStepTransformer1DModel) -> tuple[list[dict[tuple[str, ...], Tensor]], Tensor]:
-    """The matrices of each layer's products by the kinds in them, and that of all layers' condition keys and values.
-
-    Waits for the device where a parameter is moved.
+    """Lay out the matrices side by side; returns those of each layer by kind, and that of all layers' condition keys
+    and values. Waits for the device where a parameter is moved.
     """
     count, before = range(len(model.layers)), places(model)
     with torch.no_grad():
@@ -87,12 +89,12 @@ def lay_out(model: AceStepTransformer1DModel) -> tuple[list[dict[tuple[str, ...]
 
 
 def places(model: nn.Module) -> list[int]:
-    """The address of every parameter."""
+    """List the address of every parameter."""
     return [parameter.data_ptr() for parameter in model.parameters()]
 
 
 def bind(model: AceStepTransformer1DModel, fp8: bool) -> Weights:
-    """Lay the model's matrices side by side, where they are not yet, and read the rest. No gradients."""
+    """Lay out the model's matrices and read the other weights. Call it without gradients."""
     products, cross_kv = lay_out(model)
 
     def matrix(i: int, *kinds: str) -> Matrix:
@@ -135,7 +137,7 @@ def bind(model: AceStepTransformer1DModel, fp8: bool) -> Weights:
 
 
 def time_embedding(embed: Any, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Of one of the two embeddings: `[B, H]` and the modulation `[B, 6, H]`; the sinusoid is taken in float32."""
+    """Compute one of the two time embeddings: `[B, H]` and the modulation `[B, 6, H]`; the sinusoid is float32."""
     wave = embed.time_sinusoid(t.float() * embed.scale).to(embed.linear_1.weight.dtype)
     temb = embed.linear_2(embed.act1(embed.linear_1(wave)))
     return temb, embed.time_proj(embed.act2(temb)).unflatten(1, (6, -1))
@@ -146,7 +148,7 @@ def _owner(model: AceStepTransformer1DModel, i: int, kind: str) -> Any:
 
 
 def _joined(owners: Sequence[Any]) -> Tensor:
-    """The weights `[out_i, in]` of these layers as one matrix, whose rows they are afterwards."""
+    """Join the weights `[out_i, in]` of these layers into one matrix, and make them views of its rows."""
     parts = [owner.weight.detach() for owner in owners]
     first, rows, at = parts[0], sum(len(part) for part in parts), parts[0].data_ptr()
     for part in parts:
