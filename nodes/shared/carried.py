@@ -125,7 +125,7 @@ def mix_of(adapters: Sequence[tuple[Path, float]], targets: Targets | None) -> M
     """Read the adapter files for an engine whose layers are `targets`.
 
     Raises:
-        EngineError: where the engine takes no adapters.
+        InputError: where the engine takes no adapters.
     """
     if not adapters:
         return ()
