@@ -1,4 +1,4 @@
-"""What a person says of the music. Torch-free."""
+"""A user's description of the music. Torch-free."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ class _Settings:
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a folder: from `tokenizer.json`, else from `vocab.json` and `merges.txt` as Qwen's.
+    """Read the tokenizer in a folder: from `tokenizer.json`, else from `vocab.json` and `merges.txt` as Qwen's.
 
     Raises:
         ModelError: for a folder that has neither, or another kind of tokenizer.

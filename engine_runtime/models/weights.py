@@ -42,7 +42,7 @@ def opened(path: Path) -> Any:
 
 
 def headers(path: Path) -> tuple[list[Stored], dict[str, str]]:
-    """What a safetensors file says of its tensors, and its metadata. No tensor is read.
+    """Read a safetensors file's list of tensors and its metadata, but no tensor.
 
     Raises:
         ModelError: for another kind of file, and for more or longer names than a model has.
@@ -113,7 +113,7 @@ def restore_buffers(module: nn.Module, device: torch.device) -> None:
 
 @torch.no_grad()
 def make_silence(vae: AutoencoderOobleck, frames: int) -> Tensor:
-    """What the VAE makes of silence, `[1, frames, 64]`; see `load_checkpoint`.
+    """Encode silence with the VAE, `[1, frames, 64]`; see `load_checkpoint`.
 
     With the real strides only the 7 frames at each end differ from the steady ones (measured on an untrained VAE).
     """
