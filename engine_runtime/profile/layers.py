@@ -93,7 +93,7 @@ class LayerProfile:
 
     @property
     def slowdown(self) -> float:
-        """How many times longer a tick takes while it is profiled."""
+        """Return how many times longer a tick takes while it is profiled."""
         return self.profiled_ms / self.tick_ms if self.tick_ms else 0.0
 
     def kinds(self) -> dict[str, float]:
@@ -152,7 +152,7 @@ _CLOCKS = {
 
 
 def merged(layers: Iterable[LayerTime]) -> list[LayerTime]:
-    """Layers of one name and kind as one, slowest first."""
+    """Merge layers of one name and kind, slowest first."""
     sums: dict[tuple[str, str], tuple[float, float]] = {}
     for x in layers:
         ms, calls = sums.get((x.name, x.kind), (0.0, 0.0))
@@ -207,7 +207,7 @@ class Difference:
 
 
 def diff(before: LayerProfile, after: LayerProfile) -> Difference:
-    """What changed."""
+    """Compare two profiles."""
     unlike = [
         f"{what}: {a} against {b}"
         for what, a, b in (
