@@ -21,7 +21,7 @@ Array = NDArray[Any]
 
 
 def plot_curve(values: Array, audio: Array | None = None, sample_rate: int = 0) -> torch.Tensor:
-    """A curve `[frames]` over time: `[1, 320, 720, 3]` float32 in [0, 1].
+    """Draw a curve `[frames]` over time: `[1, 320, 720, 3]` float32 in [0, 1].
 
     Args:
         audio: `[channels, samples]`, drawn behind the curve on the same time axis.
@@ -47,7 +47,7 @@ def plot_curve(values: Array, audio: Array | None = None, sample_rate: int = 0) 
 
 
 def _axes(draw: ImageDraw.ImageDraw, font: Any, low: float, high: float, seconds: float) -> Any:
-    """Draw both axes; what turns a value into a height."""
+    """Draw both axes and return the function from a value to a height in pixels."""
     if high - low <= 1e-6 * max(abs(low), abs(high), 1e-30):  # flat: some room to both sides of it
         room = 0.5 * abs(low) or 1.0
         low, high = low - room, high + room
@@ -98,7 +98,7 @@ def _thinned(line: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
-    """At most `count + 1` round numbers from `low` to `high`: 1, 2 or 5 times a power of ten apart."""
+    """Return at most `count + 1` round numbers from `low` to `high`: 1, 2 or 5 times a power of ten apart."""
     step = _spacing(low, high, count)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(k * step, 12) + 0.0 for k in range(first, last + 1)]

@@ -26,7 +26,7 @@ COLORS = {
 
 
 def plot_profile(profile: LayerProfile) -> torch.Tensor:
-    """Horizontal bars in milliseconds of a tick: `[1, 560, 960, 3]` float32 in [0, 1]."""
+    """Draw horizontal bars in milliseconds of a tick: `[1, 560, 960, 3]` float32 in [0, 1]."""
     image = Image.new("RGB", SIZE, BACK)
     draw, font, small = ImageDraw.Draw(image), ImageFont.load_default(TEXT), ImageFont.load_default(SMALL)
     slowed = f"{profile.slowdown:.2f} times as long while profiled"
