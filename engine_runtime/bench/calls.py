@@ -1,4 +1,4 @@
-"""What a tick asks of CUDA: launches, allocations, and calls that wait for the device. From torch's profiler."""
+"""Counts a tick's CUDA calls with torch's profiler: launches, allocations, and calls that wait for the device."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def count_calls(played: Steady, ticks: int) -> Calls:
 
 
 def sorted_out(events: Iterable[Any]) -> Calls:
-    """The calls that were begun inside the ticks' ranges, whatever began them."""
+    """Count the calls that began inside the ticks' ranges."""
     ranges, calls, device = [], [], Counter[str]()
     for event in events:
         if event.device_type != DeviceType.CPU:

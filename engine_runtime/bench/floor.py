@@ -42,10 +42,11 @@ class Product:
 
 
 def products(config: Mapping[str, Any], case: Case) -> list[Product]:
-    """The matrix products that a steady tick needs; those of one input are one product.
+    """List the matrix products that a steady tick needs; those of one input are one product.
 
-    A condition's keys and values are made once in a request's steps, for a negative of one token too. With guidance
-    `initialize` a slot's negative row is decoded once in them. Left out are the two time embeddings, of one row each.
+    A condition's keys and values are computed once per request, for a negative of one token too. With guidance
+    `initialize` a slot's negative row is decoded once per request. Left out are the two time embeddings, of one row
+    each.
 
     Args:
         config: of the transformer, with diffusers' names.
@@ -101,7 +102,7 @@ class Floor:
         self._known: dict[tuple[int, int, int, bool], float] = {}
 
     def ms(self, found: list[Product]) -> float:
-        """Milliseconds of them all together."""
+        """Return the milliseconds of all products together."""
         return sum(product.count * self._one(product) for product in found)
 
     def _one(self, product: Product) -> float:

@@ -31,14 +31,14 @@ Keep = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run.
+    """The settings of a run.
 
     Attributes:
         engines: as `subject.opened` takes them.
         cases: each is measured with every engine.
-        ticks: that are timed in each of the rounds, rounded up so that every slot finishes as often.
+        ticks: timed in each round, rounded up so that all slots finish equally often.
         references: of `subject.REFERENCES`; the first one's ratio is a result's `reference_ratio`.
-        command: what to call it.
+        command: as typed, recorded with the figures.
     """
 
     engines: tuple[str, ...]
@@ -54,15 +54,15 @@ class Plan:
 
 
 def run(plan: Plan, source: Source, tell: Tell = lambda _: None, keep: Keep = lambda _: None) -> dict[str, Any]:
-    """Measure; the figures as JSON has them.
+    """Measure all cases and return the figures as JSON data.
 
     Args:
-        tell: told what is measured now; what it raises ends the run.
+        tell: called with what is measured now; what it raises ends the run.
         keep: given the figures so far, after each case.
 
     Raises:
         InputError: for a case that an engine does not take.
-        EngineError: for an engine that cannot be had here.
+        EngineError: for an engine that does not run here.
         MemoryShortage: when something does not fit.
     """
     tell("references")

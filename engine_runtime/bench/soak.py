@@ -65,7 +65,7 @@ class Soak:
 
     @property
     def wrong(self) -> list[str]:
-        """What is not flat, in words."""
+        """Describe what grew or slowed down; empty where nothing did."""
         found = [
             f"{name} grew by {(pair[1] - pair[0]) / 2**20:.1f} MiB"
             for name, pair, most in self._memory()
@@ -115,7 +115,7 @@ def soak(
     on_tick: Callable[[int, int], None] = lambda done, total: None,
     block: int = BLOCK,
 ) -> Soak:
-    """Play; see the module.
+    """Play random requests and measure; see the module.
 
     Args:
         engine: any that takes guidance at the largest of `DEPTHS`.
@@ -254,7 +254,7 @@ class _Player:
 
 
 def host_bytes() -> int | None:
-    """Resident memory of this process; None where the system does not say."""
+    """Return the resident bytes of this process; None on systems without /proc."""
     try:
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith("VmRSS:"):
