@@ -134,17 +134,17 @@ def count_blocks(names: Iterable[str]) -> int:
 
 
 def dropped(name: str) -> bool:
-    """Whether their name is known, and no parameter of ours: it may be there, and is not read."""
+    """Return whether a known name of theirs is no parameter of ours; it may be in the file, and is not read."""
     return _DROPPED.fullmatch(name) is not None
 
 
 def quantised(name: str) -> bool:
-    """Whether only a quantised checkpoint has such a name."""
+    """Return whether only a quantised checkpoint has such a name."""
     return _QUANTISED.fullmatch(name) is not None
 
 
 def our_shape(part: str, name: str, shape: Shape) -> Shape:
-    """Their shape as our parameter has it: the VAE's Snake parameters are `[C]` there and `[1, C, 1]` here."""
+    """Convert their shape to ours: the VAE's Snake parameters are `[C]` there and `[1, C, 1]` here."""
     if part == "vae" and name.endswith((".alpha", ".beta")) and len(shape) == 1:
         return (1, *shape, 1)
     return shape

@@ -13,7 +13,7 @@ TASKS = ("text2music", "cover", "repaint")
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a person says of the music.
+    """A user's description of the music.
 
     Attributes:
         tags: style, instruments, mood.

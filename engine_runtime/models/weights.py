@@ -25,7 +25,7 @@ _MAPPED = 32 << 20  # bytes read of a file before it is mapped anew: pages once 
 
 @dataclass(frozen=True)
 class Stored:
-    """Where a tensor is, and what its file's header says of it."""
+    """The location, shape and dtype of a tensor in a file."""
 
     path: Path
     name: str
@@ -69,7 +69,7 @@ class _Reader:
         self._read = 0
 
     def copy(self, stored: Stored, out: Tensor) -> None:
-        """Into `out`, of the stored shape and any dtype and device; tensors of many rows in pieces."""
+        """Copy a tensor into `out`, of the stored shape and any dtype and device; large ones in pieces."""
         if not stored.shape:
             out.copy_(self._at(stored.path, 8).get_tensor(stored.name))
             return
