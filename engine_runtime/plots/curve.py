@@ -73,7 +73,7 @@ def _axes(draw: ImageDraw.ImageDraw, font: Any, low: float, high: float, seconds
 
 
 def _wave(draw: ImageDraw.ImageDraw, audio: Array, sample_rate: int, seconds: float) -> None:
-    """The extremes of the sound under every column of pixels, over all channels, its peak as high as the frame."""
+    """Draw the extremes of the sound in every column of pixels, over all channels, its peak as high as the frame."""
     peak = float(np.abs(audio).max())
     columns = RIGHT - LEFT
     edges = np.round(np.linspace(0.0, seconds * sample_rate, columns + 1)).astype(np.int64)
@@ -86,7 +86,7 @@ def _wave(draw: ImageDraw.ImageDraw, audio: Array, sample_rate: int, seconds: fl
 
 
 def _thinned(line: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The lowest and the highest point of every column of pixels: no pulse falls between two columns."""
+    """Keep the lowest and the highest point of every column of pixels, so that no pulse is lost."""
     columns: dict[int, list[tuple[float, float]]] = {}
     for point in line:
         columns.setdefault(int(point[0]), []).append(point)

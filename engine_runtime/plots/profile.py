@@ -44,7 +44,7 @@ def plot_profile(profile: LayerProfile) -> torch.Tensor:
 def _bars(
     draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, bars: list, top: int, total: float
 ) -> int:
-    """One bar a line, as wide as its share of the longest; returns where the next line would be."""
+    """Draw one bar a line, as wide as its share of the longest; returns where the next line would be."""
     longest = max((ms for _, _, ms in bars), default=0.0) or 1.0
     for i, (name, kind, ms) in enumerate(bars):
         y = top + i * STEP
