@@ -61,12 +61,12 @@ class Case:
 
     @property
     def slots(self) -> int:
-        """Of all sessions."""
+        """Count the slots of all sessions."""
         return self.depth * self.sessions
 
     @property
     def row_mode(self) -> str:
-        """The ring's negative rows, one of `ROW_MODES`."""
+        """Return the ring's negative rows, one of `ROW_MODES`."""
         return self.cfg if self.cfg in ROW_MODES else "off"
 
     def whole(self, ticks: int) -> int:

@@ -77,7 +77,8 @@ class Soak:
 
     @property
     def drift(self) -> float:
-        """By which share steps of the same block took longer at the end than at the start; median of the blocks."""
+        """Return by which share steps of the same block took longer at the end than at the start; median of the
+        blocks."""
         pairs = zip(self.first_ms, self.last_ms, strict=True)
         return statistics.median(last / first if first else 1.0 for first, last in pairs) - 1.0
 
@@ -97,7 +98,7 @@ class Soak:
         return "\n".join([*lines, *(f"NOT FLAT: {what}" for what in self.wrong)])
 
     def _memory(self) -> list[tuple[str, tuple[int, int], int]]:
-        """What is known: its name, bytes at both ends, and by how much it may grow."""
+        """List the known figures: name, bytes at both ends, and allowed growth."""
         of = "memory of the "
         all_of_it = [
             (f"{of}tensors on the device", self.device_bytes, GROWTH),
@@ -222,7 +223,7 @@ class _Player:
         return Request(condition, sampling, guidance, **shape)
 
     def _value(self, knob: Knob) -> Any:
-        """Any that it takes; small ones of what has a wide range, so that latents stay numbers."""
+        """Draw a value that the knob takes; small ones for a wide range, so that latents stay finite."""
         r = self._random
         if knob.default is None and r.random() < 0.5:
             return None

@@ -52,7 +52,7 @@ class Source:
             self.config: Mapping[str, Any] = (self._loaded or AceStepTransformer1DModel(**SIZES[self.name])).config
 
     def transformer(self) -> AceStepTransformer1DModel:
-        """One with weights of its own, for an engine may take them over."""
+        """Return a transformer with weights of its own, because an engine may take them over."""
         if self._loaded is None:
             return sized_decoder(self.name, self.dtype, self.device)
         return copy.deepcopy(self._loaded)
@@ -138,7 +138,7 @@ class Reference(NamedTuple):
 
 
 def references(names: tuple[str, ...], source: Source) -> dict[str, Reference]:
-    """The references, on one set of weights. Without CUDA graphs a slow host is measured with them."""
+    """Make the references, on one set of weights. Without CUDA graphs a slow host is measured with them."""
     for name in names:
         check_choice("the reference", name, REFERENCES)
     if not names:
