@@ -1,1 +1,1 @@
-"""The command line: plays shared ComfyUI workflows with the pack's nodes, where no ComfyUI is installed."""
+"""Runs shared ComfyUI workflows that use the pack's nodes from the command line, where ComfyUI is not installed."""

@@ -1,4 +1,4 @@
-"""`ostinato bench`: how fast the stream is, what changed between two such runs, and whether it lasts."""
+"""`ostinato bench`: measures how fast the stream is, compares two runs, and tests whether it lasts."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def _bar() -> Any:
 
 
 def _command(context: typer.Context, *under: str) -> str:
-    """The command with its options, whether given or by default, but for those that name files to write."""
+    """Return the command with all its options, defaults included, except those that name files to write."""
     words = ["ostinato", "bench", *under]
     for name in (option.name for option in context.command.params):
         value = context.params.get(name or "")

@@ -1,4 +1,4 @@
-"""ComfyUI's own LoadAudio, SaveAudio and PreviewAudio, as far as shared workflows need them on the command line."""
+"""ComfyUI's LoadAudio, SaveAudio and PreviewAudio, as far as shared workflows need them on the command line."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ..nodes.shared.comfy import io
 from ..nodes.shared.host import check_prefix
 
 FLAC_CHANNELS = 8
-MAX_SAMPLES = 1 << 28  # of a file, over its channels: 46 minutes of stereo at 48 kHz, 1 GiB
+MAX_SAMPLES = 1 << 28  # of a file, over all channels: 46 minutes of stereo at 48 kHz, 1 GiB
 
 
 @dataclass(frozen=True)
 class Folders:
-    """Where files are written, and where they are looked for, in order."""
+    """The folder that files are written to, and the folders that inputs are looked for in, in order."""
 
     out: Path
     inputs: tuple[Path, ...] = ()
@@ -48,13 +48,13 @@ def use_folders(folders: Folders) -> Iterator[None]:
 
 
 def find_input(name: str) -> Path | None:
-    """The file a LoadAudio widget names; the editor may add which of its folders it lies in, as in "a.wav [input]"."""
+    """Find the file that a LoadAudio widget names. The editor may add the folder's kind, as in "a.wav [input]"."""
     name = re.sub(r" \[(input|output|temp)\]$", "", name)
     return next((folder / name for folder in _folders.inputs if os.path.isfile(folder / name)), None)
 
 
 def next_file(prefix: str, suffix: str) -> Path:
-    """OUT/prefix_00001_.flac, or the number after the highest one there; makes the folder.
+    """Return OUT/prefix_00001_.flac, or the number after the highest one there, and make its folder.
 
     Raises:
         InputError: for a prefix that leads out of the folder, or that no file can have.
@@ -79,14 +79,19 @@ def next_file(prefix: str, suffix: str) -> Path:
 
 
 def keep(made: BytesIO, prefix: str, suffix: str) -> str:
-    """Write what was made as the next file of that name, whole or not at all; its path. Raises `FileError`."""
+    """Write a file as the next of its name, whole or not at all, and return its path. Raises `FileError`."""
     path = next_file(prefix, suffix)
     write_whole(path, made.getbuffer())
     return str(path)
 
 
 def write_audio(audio: dict[str, Any], prefix: str) -> list[str]:
-    """One FLAC (24 bit) per batch item of `audio["waveform"]` [B, C, S]."""
+    """Write one 24-bit FLAC per item of `audio["waveform"]` `[B, C, S]` and return the paths.
+
+    Raises:
+        AudioError: for channels, samples or a rate that FLAC cannot hold, and for NaN or infinity.
+        FileError: where it cannot be written.
+    """
     waveform, rate = audio["waveform"], int(audio["sample_rate"])
     channels, samples = waveform.shape[-2:]
     if not 1 <= channels <= FLAC_CHANNELS or samples == 0:
@@ -110,12 +115,13 @@ def write_audio(audio: dict[str, Any], prefix: str) -> list[str]:
 
 
 def read_audio(path: Path) -> tuple[NDArray[np.float32], int]:
-    """Read at most `MAX_SAMPLES`, whatever the file claims to have.
+    """Read an audio file of at most `MAX_SAMPLES` samples, whatever its header claims.
 
-    Returns: samples `[S, C]` and their rate in Hz.
+    Returns:
+        float32 samples `[S, C]` and their rate in Hz.
 
     Raises:
-        AudioError: for what is no audio, claims another length than it has, or has more samples.
+        AudioError: for a file that is no audio, is cut short, or has more samples.
     """
     try:
         with os.fdopen(open_file(path), "rb") as raw, soundfile.SoundFile(raw) as file:

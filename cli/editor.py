@@ -1,8 +1,9 @@
-"""The editor's workflow JSON: widget values by position, links by number, and nodes that exist only in the editor.
+"""Reads the editor's workflow JSON: widget values by position, links by number, and nodes that exist only in the
+editor.
 
-A link is followed to the node that really makes the value: through reroutes, bypassed nodes, primitives and the two
-boundaries of a subgraph (its inputs are slots of node -10, its outputs slots of node -20). What lies inside subgraph
-node 5 gets ids like "5:2", as in ComfyUI's own API export.
+A link is followed to the node that makes the value: through reroutes, bypassed nodes, primitives and the two boundaries
+of a subgraph (its inputs are slots of node -10, its outputs slots of node -20). Nodes inside subgraph node 5 get ids
+like "5:2", as in ComfyUI's own API export.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ REROUTE, PRIMITIVE = "Reroute", "PrimitiveNode"
 SUBGRAPH_INPUT, SUBGRAPH_OUTPUT = "-10", "-20"
 CONTROLS = (None, "fixed", "increment", "decrement", "randomize", "increment-wrap")
 MAX_DEPTH = 32  # nested subgraphs
-MAX_PARTS = 100_000  # nodes, links, sockets and values, each subgraph as often as it is used; examples have about 300
+MAX_PARTS = 100_000  # nodes, links, sockets and values, a subgraph per use; the examples have about 300
 
 
 @dataclass(frozen=True)
@@ -46,16 +47,16 @@ class Muted:
     title: str
 
 
-Source = Link | Constant | Muted | None  # None: nothing is connected
+Source = Link | Constant | Muted | None  # None where nothing is connected
 
 
 class Sheet:
-    """What a graph or a subgraph has, by name and number.
+    """The content of a graph or a subgraph, indexed by name and number.
 
     Attributes:
         origins: origin node and slot of each link.
-        results: origin node and slot of what leaves a subgraph by each of its outputs.
-        parts: how much there is to read in it.
+        results: origin node and slot of each of a subgraph's outputs.
+        parts: its nodes, links, sockets and values, counted.
     """
 
     def __init__(self, graph: EditorWorkflow | Subgraph) -> None:
@@ -69,12 +70,12 @@ class Sheet:
 
 @dataclass(eq=False)
 class Scope:
-    """The root graph, or a subgraph as one node uses it.
+    """The root graph, or one use of a subgraph.
 
     Attributes:
         instance: the node that uses it.
         promoted: values of widgets that are kept on that node, by inner node (or "-1") and widget.
-        children: by the node that uses them.
+        children: the subgraphs used inside it, by the node that uses them.
     """
 
     sheet: Sheet
@@ -87,7 +88,7 @@ class Scope:
 
 @dataclass(frozen=True)
 class _Wire:
-    """Still on the way to a source: at link `number` of a scope."""
+    """A link that is being followed: number `number` of a scope."""
 
     scope: Scope
     number: int | str
@@ -95,7 +96,7 @@ class _Wire:
 
 @dataclass(frozen=True)
 class _Socket:
-    """Still on the way to a source: at an output of a node."""
+    """A node's output that is being followed."""
 
     scope: Scope
     origin: str
@@ -103,7 +104,7 @@ class _Socket:
 
 
 def parse_editor(data: dict[str, Any], types: Catalogue) -> Graph:
-    """Turn the editor's form into a graph.
+    """Convert the editor's form into a graph.
 
     Raises:
         WorkflowError: for a file that is damaged or too large, and for nodes that cannot be used.
@@ -121,10 +122,14 @@ class _Reader:
         self.types = types
         self.graph = Graph()
         self.parts = 0
-        self.sources: dict[_Wire | _Socket, Source] = {}  # what was followed before
+        self.sources: dict[_Wire | _Socket, Source] = {}  # sources found so far
 
     def unpack(self, sheet: Sheet, prefix: str = "", parent: Scope | None = None, depth: int = 0) -> Scope:
-        """A graph with the subgraphs inside it, each as often as it is used."""
+        """Make the scope of a graph and, recursively, of the subgraphs used in it.
+
+        Raises:
+            WorkflowError: for too deep a nesting, or more than `MAX_PARTS` parts.
+        """
         self.parts += sheet.parts
         if depth > MAX_DEPTH:
             raise WorkflowError(
@@ -180,7 +185,11 @@ class _Reader:
                 node.inputs[name] = source
 
     def _follow(self, wire: _Wire) -> Source:
-        """What is at the other end of a link. A way is gone once: thousands may lead through the same reroutes."""
+        """Find what is at the other end of a link. Results are cached: thousands of links may pass the same reroutes.
+
+        Raises:
+            WorkflowError: for a circle.
+        """
         at: Source | _Wire | _Socket = wire
         passed: dict[_Wire | _Socket, None] = {}
         while isinstance(at, _Wire | _Socket) and at not in self.sources:
@@ -198,7 +207,8 @@ class _Reader:
 
 
 def _promoted(instance: EditorNode) -> dict[str, dict[str, Any]]:
-    """Widget values kept on the subgraph node itself; its "proxyWidgets" says whose they are. Null: the inner one."""
+    """Return the widget values kept on a subgraph node; "proxyWidgets" names their owners. Null means the inner
+    value."""
     found: dict[str, dict[str, Any]] = defaultdict(dict)
     for proxy, value in zip(instance.proxies, instance.values, strict=False):
         if value is not None:
@@ -207,7 +217,7 @@ def _promoted(instance: EditorNode) -> dict[str, dict[str, Any]]:
 
 
 def _widget_values(node: Node, node_type: NodeType, raw: EditorNode) -> dict[str, Any]:
-    """Values by input name; what the file does not have gets the widget's default, as in the editor."""
+    """Return widget values by input name; those missing in the file get the widget's default, as in the editor."""
     widgets = [spec for spec in node_type.inputs if is_widget(spec)]
     if isinstance(raw.widgets_values, dict):
         extra = {f"{w.id}_control_after_generate" for w in widgets} | {"control_after_generate", "control_filter_list"}
@@ -227,7 +237,7 @@ def _by_position(node: Node, node_type: NodeType, widgets: list[Any], values: li
         given[widget.id] = values[at]
         at += 1
         extra = control_widgets(widget)
-        # a file saved before the input had a control does not have the control's value
+        # files saved before the input had a control have no value for it
         if extra and at < len(values) and values[at] in CONTROLS:
             at += extra
     surplus = [value for value in values[at:] if value not in (None, "")]
@@ -241,7 +251,7 @@ def _by_position(node: Node, node_type: NodeType, widgets: list[Any], values: li
 
 
 def _step(at: _Wire | _Socket) -> Source | _Wire | _Socket:
-    """One step on the way to a source."""
+    """Go one step towards the source."""
     scope = at.scope
     if isinstance(at, _Wire):
         return _Socket(scope, *scope.sheet.origins[at.number]) if at.number in scope.sheet.origins else None
@@ -278,7 +288,8 @@ def _leave_subgraph(scope: Scope, slot: int) -> Source | _Wire:
 
 
 def _bypass_input(raw: EditorNode, slot: int) -> Input | None:
-    """The input whose value a bypassed node hands on: the one beside the output if the types agree, else the first."""
+    """Return the input that a bypassed node passes on: the one at the output's position if the types agree, else the
+    first."""
     inputs, outputs = raw.inputs or [], raw.outputs or []
     if not 0 <= slot < len(outputs):
         return None

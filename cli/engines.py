@@ -100,7 +100,7 @@ def build(
 
 
 def _follow(spec: BuildSpec, engines: Path | None, wait: bool, show: bool) -> Job | None:
-    """Show a build's progress until it ends; None when Ctrl-C cancelled it."""
+    """Show a build's progress until it ends; returns None where Ctrl-C cancelled it."""
     from tqdm import tqdm
 
     from ..engine_runtime.trt.build.job import Job, State
@@ -123,7 +123,7 @@ def _follow(spec: BuildSpec, engines: Path | None, wait: bool, show: bool) -> Jo
 
 @contextmanager
 def _ctrl_c() -> Iterator[threading.Event]:
-    """Set when Ctrl-C is pressed: an exception might be raised where it is lost, in a destructor say."""
+    """Yield an event that Ctrl-C sets. An exception could be raised in a destructor and be lost."""
     pressed = threading.Event()
     before = signal.signal(signal.SIGINT, lambda *_: pressed.set())
     try:
@@ -270,7 +270,7 @@ def doctor(
 
 
 def _check(plan: Path, model: str | None, quiet: bool) -> None:
-    """Run the check of one engine, where there is a GPU for it."""
+    """Check one engine on the GPU, if there is one."""
     import torch
 
     if not torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Runs a checked graph: each needed node once, in order, and gathers what there is to report."""
+"""Runs a checked graph: each needed node once, in order, and collects the results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STATS_TYPE = "OSTINATO_STATS"
 
 @dataclass
 class Results:
-    """What a run leaves behind; the rates are None where no node handed out stats."""
+    """The result of a run; the rates are None where no node output stats."""
 
     nodes: int = 0
     files: list[str] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Results:
 
 @dataclass(eq=False)
 class Failure(Exception):
-    """An error and the node it came from; `__cause__` is the error."""
+    """An error in a node; the original is its `__cause__`."""
 
     node: Node
 
@@ -46,7 +46,7 @@ class Failure(Exception):
 
     @property
     def expected(self) -> bool:
-        """Whether the user can do something about it; anything else is a bug, and its traceback is wanted."""
+        """Return whether the user can do something about it; any other error is a bug and keeps its traceback."""
         return isinstance(self.__cause__, OstinatoError | OSError | MemoryError | torch.OutOfMemoryError)
 
 
@@ -56,7 +56,12 @@ def run_graph(
     workflow: dict[str, Any] | None = None,
     on_node: Callable[[Node], None] = lambda node: None,
 ) -> Results:
-    """Check everything, then run. `workflow` is what nodes read as `extra_pnginfo`."""
+    """Check the whole graph, then run it. Nodes read `workflow` as `extra_pnginfo`.
+
+    Raises:
+        WorkflowError: where the graph cannot be run as it is.
+        Failure: where a node raises.
+    """
     order = running_order(graph, types)
     validate(graph, types, order)
     hidden = {
@@ -105,7 +110,7 @@ def _run_node(
 def _collect(node: Node, node_type: NodeType, output: io.NodeOutput, results: Results, stats: dict[int, Any]) -> None:
     for spec, value in zip(node_type.schema.outputs, output.args, strict=True):
         if spec.get_io_type() == STATS_TYPE and value is not None:
-            stats[id(value)] = value  # one object may pass through several nodes and counts once
+            stats[id(value)] = value  # by id: the same object may pass through several nodes and counts once
     shown = output.ui if isinstance(output.ui, dict) else output.ui.as_dict() if output.ui is not None else {}
     results.files += shown.get("files", [])
     if "text" in shown:
@@ -116,7 +121,7 @@ def _collect(node: Node, node_type: NodeType, output: io.NodeOutput, results: Re
 
 
 def write_images(images: torch.Tensor, prefix: str) -> list[str]:
-    """One PNG per item of [B, H, W, C] in [0, 1]."""
+    """Write one PNG per item of `[B, H, W, C]` in [0, 1] and return the paths."""
     from PIL import Image
 
     written = []
@@ -129,7 +134,7 @@ def write_images(images: torch.Tensor, prefix: str) -> list[str]:
 
 
 def _summarise(stats: list[Any], results: Results) -> None:
-    """Counts add up; a rate is weighted by what it is a rate of: ticks, or seconds of playing."""
+    """Add up the counts; average each rate weighted by its own base: ticks, or seconds of playing."""
     if not stats:
         return
     seconds = [s.finished / s.latents_per_s if s.latents_per_s > 0 else s.ticks * s.ms_per_tick / 1e3 for s in stats]

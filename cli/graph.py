@@ -1,4 +1,4 @@
-"""A workflow as a plain graph, and what the types of its nodes say of their inputs."""
+"""A workflow as a plain graph, and what its node types say about their inputs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..engine_runtime.errors import InputError, plain
 from ..nodes.shared.comfy import io
 
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "CURVE")
-MAX_NAME = 120  # characters of what an error calls a node
-SEED_NAMES = ("seed", "noise_seed")  # the editor gives these a "control after generate" widget unasked
+MAX_NAME = 120  # characters of a node's name in an error
+SEED_NAMES = ("seed", "noise_seed")  # the editor gives these a "control after generate" widget by default
 T = TypeVar("T")
 
 
 class WorkflowError(InputError):
-    """A workflow, or a --set, that cannot be run as it stands."""
+    """A workflow, or a --set, that cannot be run as it is."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,12 @@ class Link:
 
 @dataclass
 class Node:
-    """`inputs` holds a Link or a constant; `muted` names the muted node that an input came from."""
+    """A node of the graph.
+
+    Attributes:
+        inputs: a Link or a constant by input name.
+        muted: the title of the muted node that an input is linked to, by input name.
+    """
 
     id: str
     class_type: str
@@ -52,7 +57,7 @@ class Graph:
     nodes: dict[str, Node] = field(default_factory=dict)
 
     def to_api(self) -> dict[str, Any]:
-        """The API form: what a node reads as `cls.hidden.prompt`."""
+        """Return the API form, which nodes read as `cls.hidden.prompt`."""
         prompt = {}
         for node in self.nodes.values():
             inputs = {k: [v.node, v.slot] if isinstance(v, Link) else _wrap(v) for k, v in node.inputs.items()}
@@ -62,15 +67,15 @@ class Graph:
 
 @dataclass(frozen=True)
 class NodeType:
-    """A node class and its schema, taken once."""
+    """A node class and its schema."""
 
     cls: type[io.ComfyNode]
     schema: io.Schema
-    lenient: bool = False  # a core node: inputs that ComfyUI's own version has beside ours are passed over
+    lenient: bool = False  # a core node: inputs that only ComfyUI's own version has are ignored
 
     @property
     def inputs(self) -> list[io.Input]:
-        """Required before optional: the order in which the editor makes the widgets."""
+        """Return required inputs before optional ones, the order in which the editor makes the widgets."""
         return sorted(self.schema.inputs, key=lambda i: bool(i.optional))
 
     def input(self, name: str) -> io.Input | None:
@@ -85,14 +90,18 @@ Catalogue = dict[str, NodeType]
 
 
 def catalogue(node_classes: Iterable[type[io.ComfyNode]], core: Iterable[type[io.ComfyNode]] = ()) -> Catalogue:
-    """The node types a workflow may use, by node id."""
+    """Return the node types a workflow may use, by node id."""
     types = [NodeType(cls, cls.GET_SCHEMA(), lenient=True) for cls in core]
     types += [NodeType(cls, cls.GET_SCHEMA()) for cls in node_classes]
     return {t.schema.node_id: t for t in types}
 
 
 def typed(data: Any, kind: type[T], what: str) -> T:
-    """Plain data as one of the types in `schema.py`; raises `WorkflowError` with the place of what does not fit."""
+    """Convert plain data to a type of `schema.py`.
+
+    Raises:
+        WorkflowError: with the place of what does not fit.
+    """
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
@@ -111,7 +120,11 @@ def known_type(types: Catalogue, node_id: str, class_type: str, title: str | Non
 
 
 def check_input_name(node: Node, node_type: NodeType, name: str) -> bool:
-    """Whether `name` is an input of the node. An unknown one is an error, except on a core node."""
+    """Return whether the node has the input; False only on a core node, whose unknown inputs are ignored.
+
+    Raises:
+        WorkflowError: for an unknown input of any other node.
+    """
     if node_type.input(name) is not None:
         return True
     if node_type.lenient:
@@ -125,7 +138,7 @@ def check_input_name(node: Node, node_type: NodeType, name: str) -> bool:
 
 
 def widget_of(spec: io.Input) -> io.Input:
-    """The input that makes the widget: of a socket for several types the one it was made from, else the input."""
+    """Return the input that makes the widget: for a socket of several types the one it was made from, else itself."""
     return getattr(spec, "input_override", None) or spec
 
 
@@ -135,7 +148,7 @@ def is_widget(spec: io.Input) -> bool:
 
 
 def control_widgets(spec: io.Input) -> int:
-    """How many values the editor keeps after this widget's own: the control, and a filter for a combo."""
+    """Return how many values the editor stores after this widget's own: the control, and for a combo its filter."""
     spec = widget_of(spec)
     control = getattr(spec, "control_after_generate", None)
     if spec.get_io_type() == "COMBO":
@@ -146,7 +159,7 @@ def control_widgets(spec: io.Input) -> int:
 
 
 def widget_default(spec: io.Input) -> Any:
-    """What the editor shows in a widget nobody has touched; None where nothing can be said."""
+    """Return what the editor shows in an untouched widget; None for a combo without options."""
     spec = widget_of(spec)
     if spec.default is not None:
         return spec.default

@@ -58,7 +58,7 @@ def run(
 ) -> None:
     """Run a workflow without ComfyUI."""
     with exit_codes():
-        # a library that prints must not spoil the JSON
+        # a library that prints must not corrupt the JSON
         with redirect_stdout(sys.stderr if as_json else sys.stdout):
             results = _run(workflow, settings or [], out, input_folder, device.value, show_bar=not as_json)
         typer.echo(_as_json(workflow, results) if as_json else _as_text(results))
@@ -149,7 +149,7 @@ def main() -> None:
 
 
 def all_types() -> Catalogue:
-    """The pack's nodes and the core ones."""
+    """Return the pack's node types and the core ones."""
     from ..nodes import NODES
     from .core_nodes import CORE_NODES
     from .graph import catalogue

@@ -1,4 +1,4 @@
-"""`ostinato profile`: where a tick's time goes, and what changed between two such tables."""
+"""`ostinato profile`: measures where a tick's time goes, and compares two such profiles."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ def measure(
 
 
 def compare(before: Path, after: Path) -> Difference:
-    """Tell what changed between two files that `--json` wrote."""
+    """Compare two profiles that `--json` wrote."""
     return diff(load(before), load(after))

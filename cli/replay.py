@@ -1,4 +1,4 @@
-"""A saved take, rendered again and compared."""
+"""Renders a saved take again and compares the latents."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from .core_nodes import Folders, use_folders, write_audio
 
 @dataclass(frozen=True)
 class Report:
-    """What a replay made.
+    """The result of a replay.
 
     Attributes:
-        compared: latents of the take.
-        differing: numbers, from 1, of those that came out otherwise or not at all.
-        changed: what may be the reason.
+        compared: how many latents the take holds.
+        differing: numbers, from 1, of those that differ or are missing.
+        changed: differences in the setup that may be the reason.
     """
 
     log: str
@@ -41,7 +41,7 @@ class Report:
 
     @property
     def identical(self) -> bool | None:
-        """Whether the take was repeated; None where it finished nothing to compare with."""
+        """Return whether every latent is the take's, bit by bit; None where the take holds none."""
         return not self.differing if self.compared else None
 
     def as_json(self) -> dict:
@@ -71,7 +71,11 @@ def render_again(
     on_tick: Callable[[int, int], None] = lambda done, total: None,
     loras: Sequence[Path] = (),
 ) -> Report:
-    """Replay a take and write each latent's audio as SaveAudio does."""
+    """Replay a take and write each latent's audio as SaveAudio does.
+
+    Raises:
+        TakeError: for a take that cannot be replayed here.
+    """
     log = Log.load(path)
     loaded, engine = _load(log, model, device)
     played = replay(log, engine, on_tick, force, _read(loras, engine))
@@ -89,7 +93,11 @@ def render_again(
 
 
 def _load(log: Log, name: str | None, device: str) -> tuple[Model, Engine]:
-    """The engine as the take's recipe has it; a name or a device that is given goes before it."""
+    """Load the model and engine of the take's recipe; a given name or device overrides it.
+
+    Raises:
+        TakeError: for a take without a recipe, where no model is named.
+    """
     if log.recipe is None and name is None:
         raise TakeError(
             f"the take was played on {log.engine}, which has no recipe",

@@ -1,6 +1,6 @@
-"""What a workflow file holds, as far as it is read: fields of another type are refused with their place.
+"""The fields of workflow files that are read; a value of the wrong type is refused with its place.
 
-Everything that is not named here is passed over, for the editor and other packs keep much more in their files.
+All other fields are ignored: the editor and other packs store much more in their files.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Named(Struct):
 
 
 class Input(Struct):
-    """A socket of the editor's form; `widget` says which widget it stands for."""
+    """A socket of the editor's form; `widget` names the widget it belongs to."""
 
     name: str
     type: Any = None
@@ -66,7 +66,7 @@ class EditorNode(Struct):
 
     @property
     def values(self) -> list[Any]:
-        """Widget values by position, where they are kept so."""
+        """Return widget values by position; empty where the file keeps them by name."""
         return self.widgets_values if isinstance(self.widgets_values, list) else []
 
     @property
@@ -75,12 +75,12 @@ class EditorNode(Struct):
 
     @property
     def parts(self) -> int:
-        """How much there is to read in it."""
+        """Count the node's sockets and values, and itself."""
         return 1 + sum(len(many or ()) for many in (self.inputs, self.outputs, self.widgets_values, self.proxies))
 
 
 class ListedLink(Struct, array_like=True):
-    """A link as the root graph keeps it: `[id, origin, its slot, target, its slot, type]`."""
+    """A link in the root graph: `[id, origin, its slot, target, its slot, type]`."""
 
     id: Id
     origin_id: Id
@@ -91,7 +91,7 @@ class ListedLink(Struct, array_like=True):
 
 @dataclass
 class Link:
-    """A link as subgraphs keep it; no Struct, for only one of a choice may be one."""
+    """A link in a subgraph. A dataclass, because msgspec allows only one Struct in a union."""
 
     id: Id
     origin_id: Id

@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, one sentence for an error, a folder for files, a progress bar."""
+"""Shared by the commands: exit codes, errors in one sentence, the check of the output folder, the progress bar."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REFUSED, FAILED, INTERRUPTED = 2, 1, 130  # exit codes
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Turns the errors a user may meet into one sentence on stderr and an exit code; any other keeps its traceback."""
+    """Turn errors that a user may meet into one sentence on stderr and an exit code; others keep their traceback."""
     from .execute import Failure
 
     try:
@@ -37,7 +37,7 @@ def exit_codes() -> Iterator[None]:
 
 
 def check_folder(out: Path) -> None:
-    """Refuse a folder that a file stands in the way of, before the music is made and not after."""
+    """Raise `WorkflowError` where a file stands in the place of the output folder, before any music is made."""
     from .graph import WorkflowError
 
     blocked = next((path for path in (out, *out.parents) if os.path.exists(path) and not os.path.isdir(path)), None)
@@ -46,7 +46,7 @@ def check_folder(out: Path) -> None:
 
 
 class Bar:
-    """One tqdm bar on stderr for what runs."""
+    """One tqdm bar on stderr, for the node or command that runs."""
 
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled

@@ -1,4 +1,4 @@
-"""What must hold before anything runs: --set values applied, every value and link checked, an order found."""
+"""Applies --set values, checks every value and link, and finds the order to run in, before anything runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ NAMES = {
 
 
 def split_knobs(settings: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Hot knobs by name, of the settings that are knob.NAME=VALUE, and the other settings."""
+    """Split settings into hot knobs by name (those of the form knob.NAME=VALUE) and all others.
+
+    Raises:
+        InputError: for an unknown knob or a value out of its range.
+    """
     knobs: dict[str, Any] = {}
     others = []
     for setting in settings:
@@ -40,7 +44,11 @@ def split_knobs(settings: list[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def apply_settings(graph: Graph, types: Catalogue, settings: list[str]) -> None:
-    """Each setting is NODE.INPUT=VALUE; NODE is an id, a title or a class type."""
+    """Apply settings of the form NODE.INPUT=VALUE to the graph; NODE is an id, a title or a class type.
+
+    Raises:
+        WorkflowError: for an unknown node or input, an ambiguous name, or a value that does not parse.
+    """
     for setting in settings:
         target, equals, text = setting.partition("=")
         name, dot, input_name = target.strip().rpartition(".")
@@ -73,7 +81,11 @@ def find_node(graph: Graph, name: str) -> Node:
 
 
 def parse_value(node: Node, spec: io.Input, text: str) -> Any:
-    """`text` as the type of the input's widget."""
+    """Parse `text` as the type of the input's widget.
+
+    Raises:
+        WorkflowError: for text that does not parse, or an input that takes only a link.
+    """
     spec = widget_of(spec)
     kind = spec.get_io_type()
     try:
@@ -102,7 +114,11 @@ def parse_value(node: Node, spec: io.Input, text: str) -> Any:
 
 
 def running_order(graph: Graph, types: Catalogue) -> list[Node]:
-    """The nodes that output nodes need, each after what it needs."""
+    """Return the nodes that output nodes need, each after those it depends on.
+
+    Raises:
+        WorkflowError: for a circle, a missing node, or no output node.
+    """
     order: list[Node] = []
     done: set[str] = set()
     for node in graph.nodes.values():
@@ -117,7 +133,7 @@ def running_order(graph: Graph, types: Catalogue) -> list[Node]:
 
 
 def _visit(graph: Graph, root: Node, order: list[Node], done: set[str]) -> None:
-    """Depth first, with a stack of its own: a long chain must not meet Python's recursion limit."""
+    """Walk depth first with an explicit stack: a long chain must not hit Python's recursion limit."""
     if root.id in done:
         return
     path = {root.id: (root, root.links())}
@@ -148,7 +164,11 @@ def _visit(graph: Graph, root: Node, order: list[Node], done: set[str]) -> None:
 
 
 def validate(graph: Graph, types: Catalogue, order: list[Node]) -> None:
-    """Raises at the first thing that is wrong. Constants are brought to the type of their input."""
+    """Check every input of the nodes and convert constants to their input's type.
+
+    Raises:
+        WorkflowError: at the first input that is wrong.
+    """
     for node in order:
         node_type = types[node.class_type]
         unchecked, arguments = _checker_arguments(node_type)
@@ -200,14 +220,19 @@ def _check_link(graph: Graph, types: Catalogue, node: Node, spec: io.Input, link
 
 
 def types_match(made: str, wanted: str) -> bool:
-    """Types may be unions like "INT,FLOAT": all that may be made must be wanted; "*" is anything."""
+    """Return whether an output fits an input. Types may be unions like "INT,FLOAT": the input must take every type that
+    the output may have; "*" is anything."""
     if "*" in (made, wanted):
         return True
     return {t.strip() for t in made.split(",")} <= {t.strip() for t in wanted.split(",")}
 
 
 def check_type(node: Node, spec: io.Input, value: Any) -> Any:
-    """The value as its input's type has it; raises `WorkflowError` for one of another."""
+    """Convert a value to its input's type.
+
+    Raises:
+        WorkflowError: for a value of another type.
+    """
     kind = widget_of(spec).get_io_type()
     number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     text = isinstance(value, str) and not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value)
@@ -239,8 +264,10 @@ def check_limits(node: Node, spec: io.Input, value: Any) -> None:
 
 
 def _checker_arguments(node_type: NodeType) -> tuple[bool, list[str]]:
-    """Whether the node's own check takes everything, and the arguments it names. As in ComfyUI, the limits of those
-    inputs are then the node's own business."""
+    """Return whether the node's `validate_inputs` takes all inputs, and the names it takes.
+
+    As in ComfyUI, the limits of those inputs are then left to the node.
+    """
     check = node_type.cls.validate_inputs
     if check.__func__ is io.ComfyNode.validate_inputs.__func__:
         return False, []
@@ -249,7 +276,11 @@ def _checker_arguments(node_type: NodeType) -> tuple[bool, list[str]]:
 
 
 def _ask_node(node: Node, node_type: NodeType, arguments: list[str], takes_all: bool, received: dict[str, str]) -> None:
-    """Call `validate_inputs` with the inputs that it names. As in ComfyUI a linked one has no value yet and is None."""
+    """Call `validate_inputs` with the inputs it names. As in ComfyUI, a linked input has no value yet and is None.
+
+    Raises:
+        NodeRefusal: with the node's own sentence.
+    """
     values = {name: None if isinstance(value, Link) else value for name, value in node.inputs.items()}
     given = {name: value for name, value in values.items() if takes_all or name in arguments}
     if "input_types" in arguments:
@@ -263,7 +294,7 @@ def _ask_node(node: Node, node_type: NodeType, arguments: list[str], takes_all: 
 
 
 class NodeRefusal(WorkflowError):
-    """What a node's own `validate_inputs` said; its sentence is kept whole."""
+    """The refusal of a node's own `validate_inputs`; its sentence is kept whole."""
 
     def __init__(self, node: Node, reason: str) -> None:
         reason = plain(reason, 3 * LONGEST)

@@ -1,4 +1,4 @@
-"""A workflow file as a plain graph.
+"""Reads a workflow file as a plain graph.
 
 ComfyUI writes two kinds of JSON: the editor's (`nodes`, `links`, widget values by position), read in `editor.py`, and
 the API form (`{id: {class_type, inputs}}`), read here. Both become the same `Graph`.
@@ -14,11 +14,11 @@ from ..engine_runtime.files import read_json
 from .graph import Catalogue, Graph, Link, Node, WorkflowError, check_input_name, known_type, not_a_workflow, typed
 from .schema import ApiNode
 
-MAX_BYTES = 8 << 20  # of a file; what it holds takes up to 300 MB
+MAX_BYTES = 8 << 20  # of a file; parsed, it takes up to 300 MB
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """Read a workflow file of at most `MAX_BYTES`; raises `WorkflowError`."""
+    """Read a workflow file of at most `MAX_BYTES`. Raises `WorkflowError`."""
     try:
         data = read_json(path, MAX_BYTES)
     except OSError as error:
@@ -37,7 +37,7 @@ def load_json(path: Path) -> dict[str, Any]:
 
 
 def parse(data: dict[str, Any], types: Catalogue) -> Graph:
-    """A graph from either form. Raises `WorkflowError`."""
+    """Convert either form into a graph. Raises `WorkflowError`."""
     from .editor import parse_editor
 
     if isinstance(data.get("nodes"), list):
@@ -64,7 +64,7 @@ def parse_api(data: dict[str, Any], types: Catalogue) -> Graph:
 
 
 def _unwrap(value: Any) -> Any:
-    """A link, or the constant; a constant list comes wrapped, for a bare [text, number] is a link."""
+    """Return a link or a constant. A constant list comes wrapped, because a bare [text, number] is a link."""
     if isinstance(value, dict) and "__value__" in value:
         return value["__value__"]
     if isinstance(value, list):

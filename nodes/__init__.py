@@ -1,4 +1,4 @@
-"""The pack's nodes: a schema each and a few lines that call the runtime. They hold no state."""
+"""The pack's nodes: each is a schema and a few lines that call the runtime. They hold no state."""
 
 from .automation import Automation
 from .build_engine import BuildEngine

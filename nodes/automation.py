@@ -1,4 +1,4 @@
-"""Let a curve turn a knob while a stream plays."""
+"""Lets a curve move a knob while a stream plays."""
 
 from ..engine_runtime.constants import LATENT_HZ, MAX_SECONDS
 from ..engine_runtime.controls.automation import AUTOMATABLE, DEPTH, Track

@@ -1,4 +1,4 @@
-"""Build a TensorRT engine beside the music, and play on it once it is there."""
+"""Builds a TensorRT engine while music plays, and plays on it once it is built."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NODE = "OstinatoBuildEngine"
 BUILD, CANCEL = "build", "cancel"
 AUTO = "auto"
-PAUSE = 0.2  # seconds between two looks at a build that is waited for
+PAUSE = 0.2  # seconds between two looks at a build that the node waits for
 
 
 class BuildEngine(io.ComfyNode):
@@ -61,7 +61,7 @@ class BuildEngine(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **_) -> str:
-        """The node runs again once what it asked for is built, and when that is gone again, closed or cancelled."""
+        """Change when the node must run again: its build ended, or its engine was closed or cancelled."""
         from ..engine_runtime.trt.build.queue import builds
         from ..engine_runtime.trt.loader import turns
 
@@ -135,7 +135,7 @@ def _wanted(model: Any, what: str, flavor: str, precision: str, name: str, **res
     from ..engine_runtime.trt.loader import digest_of
 
     texts = {size: rest.pop(size).strip() or None for size in DEFAULT_PROFILE}
-    unused = {"tokens": what != KINDS[0], "rank": not rest["lora"]}  # their widgets always hold something
+    unused = {"tokens": what != KINDS[0], "rank": not rest["lora"]}  # the widgets of unused sizes hold text too
     texts |= {size: None for size, left_out in unused.items() if left_out}
     chosen = None if precision == AUTO else precision
     spec = make_spec(flavor, what, {"model": model.source}, texts, name.strip() or None, chosen, **rest)
@@ -143,7 +143,11 @@ def _wanted(model: Any, what: str, flavor: str, precision: str, name: str, **res
 
 
 def _built(wanted: Wanted, model: Any, wait: bool, hidden: Any) -> tuple[TrtEngine | None, str]:
-    """The engine where it is there and plays here, and what there is to say."""
+    """Return the engine, or None where it cannot play yet, and the text to show.
+
+    Raises:
+        EngineFileError: for an engine of other settings under that name.
+    """
     from ..engine_runtime.trt.build.job import State
     from ..engine_runtime.trt.build.queue import builds
 
@@ -181,7 +185,7 @@ def _built(wanted: Wanted, model: Any, wait: bool, hidden: Any) -> tuple[TrtEngi
 
 
 def _shown(job: Job) -> str:
-    """Where a build is, and what to do."""
+    """Describe the state of a build and what to do next."""
     from ..engine_runtime.trt.build.job import State
     from ..engine_runtime.trt.build.queue import told
 

@@ -1,4 +1,4 @@
-"""Curves that are measured: the loudness and the beats of a clip."""
+"""Curves measured from a clip: its loudness and its beats."""
 
 from .curves import number, schema
 from .shared import layout

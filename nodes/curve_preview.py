@@ -1,4 +1,4 @@
-"""Show a curve over the sound."""
+"""Shows a curve over the waveform of a clip."""
 
 from ..engine_runtime.constants import LATENT_HZ, MAX_SECONDS
 from .curves import CURVES, number
@@ -6,7 +6,7 @@ from .shared import layout
 from .shared.comfy import io, ui
 from .shared.types import Curve
 
-SECONDS = 10.0  # of a curve that has no length of its own
+SECONDS = 10.0  # drawn of a curve without a length of its own
 
 
 class CurvePreview(io.ComfyNode):

@@ -1,4 +1,4 @@
-"""Curves that are drawn: constant, ramp, oscillator, points; and what makes curves of curves."""
+"""Curves made from numbers: constant, ramp, oscillator, points; and nodes that turn curves into curves."""
 
 from ..engine_runtime.constants import LATENT_HZ, MAX_SECONDS
 from .shared.comfy import io
@@ -15,12 +15,12 @@ OUTPUT = "For any number that also takes a curve."
 
 
 def number(id: str, default: float, tooltip: str, low: float = -WIDE, high: float = WIDE) -> io.Input:
-    """A number of a curve: to a hundredth."""
+    """Make a FLOAT widget with steps of 0.01."""
     return io.Float.Input(id, default=default, min=low, max=high, step=0.01, tooltip=tooltip)
 
 
 def schema(name: str, title: str, description: str, inputs: list[io.Input], *aliases: str) -> io.Schema:
-    """A node that makes one curve."""
+    """Make the schema of a node that outputs one curve."""
     return io.Schema(
         node_id=f"OstinatoCurve{name}",
         display_name=f"Curve {title} (Ostinato)",
@@ -122,7 +122,7 @@ class CurvePoints(io.ComfyNode):
         from ..engine_runtime.controls import curves
         from ..engine_runtime.controls.points import INTERPOLATIONS, through
 
-        if hasattr(points, "interp_array"):  # what a link from ComfyUI's own curve nodes brings
+        if hasattr(points, "interp_array"):  # a link from ComfyUI's own curve nodes
             return io.NodeOutput(curves.drawn(points.interp_array, low, high))
         given = {"points": points} if isinstance(points, list) else points
         mode = given.get("interpolation", INTERPOLATIONS[0])

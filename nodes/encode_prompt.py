@@ -1,4 +1,4 @@
-"""Encode tags, lyrics and the rest into the decoder's condition."""
+"""Encodes tags, lyrics and the rest into the decoder's condition."""
 
 from ..engine_runtime.constants import MAX_SECONDS
 from ..engine_runtime.models.prompt import TASKS, Prompt

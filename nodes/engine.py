@@ -1,4 +1,4 @@
-"""Make the decoder engine that a stream plays on."""
+"""Makes the decoder engine that a stream plays on."""
 
 import logging
 

@@ -66,7 +66,7 @@ class Guide(io.ComfyNode):
                     max=KNOBS["rescale"].high,
                     step=0.05,
                     tooltip="1 brings the guided step back to the length it had without guidance.",
-                    optional=True,  # as is the mode: graphs saved in the API form before they were there still play
+                    optional=True,  # as is mode: graphs saved in the API form before these existed still play
                     advanced=True,
                 ),
                 io.Combo.Input(

@@ -1,4 +1,4 @@
-"""Hot knobs, each kind a node; they chain, and Stream Denoise takes them all."""
+"""Hot knobs, one node for each kind; they chain, and Stream Denoise takes them all."""
 
 from functools import partial
 
@@ -13,7 +13,7 @@ schema = partial(chained, Knobs, "knobs", "to turn several")
 
 
 def knob_input(name: str, **more) -> io.Input:
-    """A knob's widget, from the one place that says what it is."""
+    """Make the widget of a knob from its entry in `KNOBS`."""
     knob = KNOBS[name]
     if knob.options:
         return io.Combo.Input(name, options=list(knob.options), default=knob.default, tooltip=knob.help)

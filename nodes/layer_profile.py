@@ -1,4 +1,4 @@
-"""Show where a tick's time goes."""
+"""Shows where a tick's time goes."""
 
 from ..engine_runtime.constants import MAX_DEPTH, MAX_SECONDS, MAX_STEPS
 from ..engine_runtime.engines.profiles import MAX_TOKENS

@@ -1,4 +1,4 @@
-"""Play on a TensorRT engine that was built before."""
+"""Plays on a TensorRT engine that was built before."""
 
 from ..engine_runtime.errors import OstinatoError
 from .shared import engine_owner, folders, host
@@ -48,12 +48,12 @@ class LoadEngine(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, engine=None) -> bool:
-        """Any name may stand here: where there is no such engine the node says so, and does what is to be done."""
+        """Accept any name: `execute` reports an engine that is missing and does what `otherwise` says."""
         return True
 
     @classmethod
     def fingerprint_inputs(cls, engine=None, **_) -> str:
-        """The node runs again once the engine's files changed, or what it gave is closed."""
+        """Change when the engine's files change or the engine that the node opened is closed."""
         return engine_owner.stamp(engine_owner.owner(cls.hidden, LOAD), engine)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Load an ACE-Step 1.5 model."""
+"""Loads an ACE-Step 1.5 model."""
 
 from dataclasses import replace
 from typing import Any
@@ -51,7 +51,7 @@ class LoadModel(io.ComfyNode):
     def execute(cls, model: str, precision: str, device: str, download: bool) -> io.NodeOutput:
         from ..engine_runtime.models.loading import load, pick_device, pick_dtype
 
-        asked = host.device_choice()  # what the command line says goes before the workflow
+        asked = host.device_choice()  # the command line's choice overrides the workflow's
         where = pick_device(device if asked == "auto" else asked)
         node, name, dtype = cls.hidden.unique_id, folders.model_source(model), pick_dtype(precision, where)
 
@@ -65,7 +65,7 @@ class LoadModel(io.ComfyNode):
 
 
 def managed(model: Any, where: Any) -> Any:
-    """The model under ComfyUI's memory management: it comes to the device when it is used, and goes when asked to."""
+    """Put the model under ComfyUI's memory management, which moves it to the device for use and away when asked to."""
     import comfy.model_management
     from comfy.model_patcher import ModelPatcher
     from torch import nn

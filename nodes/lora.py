@@ -40,7 +40,7 @@ class Lora(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, adapter=None) -> bool | str:
         try:
-            if adapter is not None:  # a linked one has no value yet
+            if adapter is not None:  # a linked input has no value yet
                 folders.adapter_path(adapter)
         except InputError as error:
             return str(error)
@@ -48,7 +48,7 @@ class Lora(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, adapter=None, **_) -> str:
-        """The node runs again once the file changed."""
+        """Change when the file changes."""
         return "" if adapter is None else folders.file_stamp(folders.adapter_path(adapter))
 
     @classmethod

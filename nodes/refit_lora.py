@@ -1,4 +1,4 @@
-"""Bake adapters into the weights of a TensorRT engine."""
+"""Bakes adapters into the weights of a TensorRT engine."""
 
 from .shared import carried, engine_owner, folders, host
 from .shared.comfy import io
@@ -38,12 +38,12 @@ class RefitLora(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, engine=None) -> bool:
-        """Any name may stand here: the node itself says where there is no such engine."""
+        """Accept any name: `execute` reports an engine that is missing."""
         return True
 
     @classmethod
     def fingerprint_inputs(cls, engine=None, **_) -> str:
-        """The node runs again once the engine's files changed, or the weights of what it gave."""
+        """Change when the engine's files change, or the weights of the engine that the node opened."""
         return engine_owner.stamp(engine_owner.owner(cls.hidden, REFIT), engine)
 
     @classmethod

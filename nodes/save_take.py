@@ -1,4 +1,4 @@
-"""Keep what was played, so that it can be played again."""
+"""Saves what was played, so that it can be played again."""
 
 from .shared import host
 from .shared.comfy import io

@@ -1,4 +1,4 @@
-"""What one request asks for beside its condition, each kind a node; they chain, and Stream Denoise takes them all."""
+"""Settings of a request beside its condition, one node for each kind; they chain, and Stream Denoise takes them all."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Encode audio into a source latent."""
+"""Encodes audio into a source latent."""
 
 from .shared import layout
 from .shared.comfy import io

@@ -1,4 +1,4 @@
-"""ComfyUI's CONDITIONING as a condition, with what the core's graphs cannot say apart."""
+"""Prepares ComfyUI's CONDITIONING as a condition, with separate clips for timbre, structure and repaint."""
 
 from ..engine_runtime.constants import MAX_SECONDS
 from .shared import from_comfy, layout

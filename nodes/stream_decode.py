@@ -1,4 +1,4 @@
-"""Decode latents to audio."""
+"""Decodes latents to audio."""
 
 from ..engine_runtime.config import frames_of
 from ..engine_runtime.constants import MAX_SECONDS

@@ -1,4 +1,4 @@
-"""Run generations through the ring."""
+"""Runs generations through the ring."""
 
 from ..engine_runtime.config import SOLVERS, Sampling, StreamConfig
 from ..engine_runtime.constants import MAX_DEPTH, MAX_STEPS
@@ -160,7 +160,7 @@ def _sampling() -> list:
             "solver",
             options=list(SOLVERS),
             default=SAMPLING.solver,
-            optional=True,  # graphs saved in the API form before it was there still play
+            optional=True,  # graphs saved in the API form before it existed still play
             tooltip="ode walks straight on; sde takes fresh noise at every step, of each generation's own seed.",
         ),
     ]

@@ -1,4 +1,4 @@
-"""ComfyUI's MODEL as an engine."""
+"""Wraps ComfyUI's MODEL as an engine."""
 
 from ..engine_runtime.constants import MAX_ROWS, ROWS
 from .shared import host

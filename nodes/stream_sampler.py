@@ -1,4 +1,4 @@
-"""Takes the place of SamplerCustomAdvanced: the same inputs, played by the ring."""
+"""Replaces SamplerCustomAdvanced: the same inputs, played by the ring."""
 
 from ..engine_runtime.config import StreamConfig
 from ..engine_runtime.constants import MAX_DEPTH

@@ -1,4 +1,4 @@
-"""Show what a stream did and how fast."""
+"""Shows what a stream did and how fast."""
 
 from .shared import host
 from .shared.comfy import io, ui

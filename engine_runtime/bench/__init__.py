@@ -1,1 +1,1 @@
-"""How fast the stream is, measured on the path that plays: session, ring, tick and engine."""
+"""Measures how fast the stream is on the path that plays: session, ring, tick and engine."""

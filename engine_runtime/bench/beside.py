@@ -63,7 +63,7 @@ class Windows:
         self.ms += [begin.elapsed_time(end) for begin, end in marks]
 
     def _pause(self, since: float, done: int) -> float:
-        """Seconds to the next window."""
+        """Return the seconds to the next window."""
         return max(0.0, since + self.every * (done + 0.5) - time.perf_counter()) if self.every else 0.0
 
     def beside(self, play: Callable[[], Any]) -> Any:

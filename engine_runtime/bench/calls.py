@@ -1,4 +1,4 @@
-"""What a tick asks of CUDA: launches, allocations, and calls that wait for the device. From torch's profiler."""
+"""Counts a tick's CUDA calls with torch's profiler: launches, allocations, and calls that wait for the device."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _COPY = re.compile(r"Mem(cpy|set) ")  # as the profiler names them on the device
 
 @dataclass(frozen=True)
 class Calls:
-    """Of one tick after the other, by the calls' names.
+    """The CUDA calls of several ticks, by name.
 
     Attributes:
-        ticks: calls of the host.
-        kernels: that the device ran in all of them together.
-        pageable: copies in all of them together that were not from or to pinned memory.
+        ticks: calls of the host, by tick.
+        kernels: run by the device in all ticks together.
+        pageable: copies in all ticks together from or to memory that is not pinned.
     """
 
     ticks: tuple[Counter[str], ...]
@@ -41,21 +41,21 @@ class Calls:
 
     @property
     def launches(self) -> list[int]:
-        """Kernels and graphs launched by each tick."""
+        """Count the kernels and graphs launched by each tick."""
         return [_count(_LAUNCH, names) for names in self.ticks]
 
     @property
     def joins(self) -> int:
-        """Calls of all ticks together that wait for the device."""
+        """Count the calls of all ticks together that wait for the device."""
         return self.pageable + sum(_count(_JOIN, names) for names in self.ticks)
 
     @property
     def allocations(self) -> int:
-        """Calls of all ticks together that take memory from the driver or give it back."""
+        """Count the calls of all ticks together that take memory from the driver or give it back."""
         return sum(_count(_ALLOCATION, names) for names in self.ticks)
 
     def per_tick(self) -> dict[str, float]:
-        """Every call by its name, most frequent first."""
+        """Average every call per tick by name, most frequent first."""
         sums = sum(self.ticks, Counter[str]())
         return {name: n / len(self.ticks) for name, n in sums.most_common()}
 
@@ -69,7 +69,7 @@ def count_calls(played: Steady, ticks: int) -> Calls:
 
 
 def sorted_out(events: Iterable[Any]) -> Calls:
-    """The calls that were begun inside the ticks' ranges, whatever began them."""
+    """Count the calls that began inside the ticks' ranges."""
     ranges, calls, device = [], [], Counter[str]()
     for event in events:
         if event.device_type != DeviceType.CPU:

@@ -1,4 +1,4 @@
-"""What is measured: one workload, and grids of them. Torch-free."""
+"""The workload to measure, and grids of workloads. Torch-free."""
 
 from __future__ import annotations
 
@@ -61,16 +61,16 @@ class Case:
 
     @property
     def slots(self) -> int:
-        """Of all sessions."""
+        """Count the slots of all sessions."""
         return self.depth * self.sessions
 
     @property
     def row_mode(self) -> str:
-        """The ring's negative rows, one of `ROW_MODES`."""
+        """Return the ring's negative rows, one of `ROW_MODES`."""
         return self.cfg if self.cfg in ROW_MODES else "off"
 
     def whole(self, ticks: int) -> int:
-        """At least so many ticks, after which every slot has finished as often as every other."""
+        """Round up to a number of ticks after which all slots have finished equally often."""
         return -(-ticks // self.steps) * self.steps
 
     def command(self) -> str:
@@ -85,5 +85,5 @@ class Case:
 
 
 def grid(depths: Sequence[int], seconds: Sequence[float], modes: Sequence[str], **rest: Any) -> tuple[Case, ...]:
-    """A case for every combination, the depth changing fastest."""
+    """Make a case for every combination, the depth changing fastest."""
     return tuple(Case(depth=d, seconds=s, cfg=mode, **rest) for mode, s, d in itertools.product(modes, seconds, depths))

@@ -37,15 +37,16 @@ class Product:
 
     @property
     def flops(self) -> float:
-        """Of a tick."""
+        """Return the floating-point operations of a tick."""
         return 2.0 * self.m * self.n * self.k * self.count
 
 
 def products(config: Mapping[str, Any], case: Case) -> list[Product]:
-    """The matrix products that a steady tick needs; those of one input are one product.
+    """List the matrix products that a steady tick needs; those of one input are one product.
 
-    A condition's keys and values are made once in a request's steps, for a negative of one token too. With guidance
-    `initialize` a slot's negative row is decoded once in them. Left out are the two time embeddings, of one row each.
+    A condition's keys and values are computed once per request, for a negative of one token too. With guidance
+    `initialize` a slot's negative row is decoded once per request. Left out are the two time embeddings, of one row
+    each.
 
     Args:
         config: of the transformer, with diffusers' names.
@@ -78,7 +79,7 @@ def _pass(config: Mapping[str, Any], rows: int, frames: int, share: float = 1.0)
 
 
 def _conditions(config: Mapping[str, Any], tokens: int, count: float) -> list[Product]:
-    """Of so many conditions a tick; the keys and values of all layers are one product."""
+    """List the products of `count` conditions a tick; the keys and values of all layers are one product."""
     hidden, kv = config["hidden_size"], 2 * config["num_key_value_heads"] * config["head_dim"]
     return [
         Product(tokens, hidden, config.get("encoder_hidden_size") or hidden, count, layer=False),
@@ -101,7 +102,7 @@ class Floor:
         self._known: dict[tuple[int, int, int, bool], float] = {}
 
     def ms(self, found: list[Product]) -> float:
-        """Milliseconds of them all together."""
+        """Return the milliseconds of all products together."""
         return sum(product.count * self._one(product) for product in found)
 
     def _one(self, product: Product) -> float:
@@ -112,7 +113,7 @@ class Floor:
         return self._known[key]
 
     def _calls(self, m: int, n: int, k: int, fp8: bool) -> list[Callable[[], Tensor]]:
-        """The product on buffers of their own each, of random numbers: zeros run faster."""
+        """Make the product on several sets of buffers, of random numbers: zeros run faster."""
         size = m * k + n * k if fp8 else (m * k + n * k + m * n) * self._dtype.itemsize
         sets = min(MOST, max(2, -(-COLD // size))) if self._device.type == "cuda" else 2
         return [self._narrow(m, n, k) if fp8 else self._wide(m, n, k) for _ in range(sets)]
@@ -131,7 +132,8 @@ class Floor:
 
 
 def _on_gpu(calls: list[Callable[[], Tensor]]) -> float:
-    """Milliseconds of one call, captured in a graph: no launch counts, and every result has memory of its own."""
+    """Return the milliseconds of one call, captured in a graph: no launch counts, and every result has its own
+    memory."""
     side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # the first calls choose kernels and take workspace

@@ -1,4 +1,4 @@
-"""Where figures come from: the device, the command, the libraries and the code. Part of every JSON."""
+"""Records the origin of figures: the device, the command, the libraries and the code. Part of every JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CODE = ("*.py", "*.cu")
 
 
 def origin(device: torch.device, command: str) -> dict[str, Any]:
-    """Of what is measured on a device by a command, as one may type it."""
+    """Describe a measurement: the device, the command as typed, versions, commit and code hash."""
     return {
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "command": command,
@@ -40,7 +40,7 @@ def code() -> str:
 
 
 def versions() -> dict[str, str | None]:
-    """Of what the times depend on."""
+    """Return the versions that times depend on."""
     found: dict[str, str | None] = {
         "ostinato": VERSION,
         "python": platform.python_version(),
@@ -55,7 +55,7 @@ def versions() -> dict[str, str | None]:
 
 
 def _commit() -> str | None:
-    """Of this checkout; None for an installed package."""
+    """Return the commit of this checkout; None for an installed package."""
     root = PACKAGE.parent
     try:
         asked = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]

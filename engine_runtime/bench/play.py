@@ -48,27 +48,27 @@ class Work:
             self.knobs = self._turned()
 
     def config(self, ticks: int, captured: bool) -> StreamConfig:
-        """Of each session, that plays so many ticks after it has warmed up."""
+        """Return the settings of each session, which plays `ticks` ticks after its warm-up."""
         case, queue = self.case, self.later(ticks)
         rows: dict[str, Any] = {"guidance": case.row_mode, "tokens": case.tokens}
         return StreamConfig(depth=case.depth, queue=queue, spread=False, captured=captured, **rows)
 
     @property
     def warm(self) -> int:
-        """Ticks of a full ring before anything counts."""
+        """Return the ticks of a full ring before anything counts."""
         return self.case.whole(max(WARM, 2 * self.case.steps))
 
     @property
     def hurry(self) -> int:
-        """Ticks until the host has been as far ahead of the device as it will be: it takes pinned memory for that."""
+        """Return the ticks until the host is as far ahead as allowed: on the way it allocates pinned memory."""
         return self.case.whole(self.case.ahead)
 
     def later(self, ticks: int) -> int:
-        """Requests of a session that take a slot after the first ones, until those ticks are over."""
+        """Return how many requests of a session take a slot after the first ones, within those ticks."""
         return self.case.depth * (self.warm + self.hurry + self.case.whole(ticks)) // self.case.steps
 
     def request(self, i: int) -> Request:
-        """The i-th of the stream."""
+        """Make the i-th request of the stream."""
         condition, noise = self._conditions[i % POOL], self._noises[i % POOL]
         if not self.case.controls:
             return Request(condition, Sampling(self.case.steps, seed=i), self._guidance, noise=noise)
@@ -82,7 +82,7 @@ class Work:
         return Condition(tokens.to(engine.dtype), context.to(engine.dtype), null)
 
     def _turned(self) -> Knobs:
-        """Every knob away from its neutral value, as a curve where it takes one."""
+        """Set every knob away from its neutral value, as a curve where it takes one."""
         frames = self.case.frames
         line = torch.linspace(0.9, 1.1, frames)
         gain = 0.5 + torch.rand(frames, LATENT_DIM, generator=self._generator)
@@ -180,7 +180,7 @@ class Steady:
         return first_s, digest.hexdigest()[:16]
 
     def _submit(self, work: Work) -> None:
-        """The next request, to one session after the other."""
+        """Submit the next request, to each session in turn."""
         i = next(self._count)
         self.sessions[i % len(self.sessions)].submit(work.request(i))
 
@@ -227,7 +227,8 @@ def steady(engine: Engine, case: Case, ticks: int, captured: bool = True) -> Ite
 
 
 def _bytes(latent: Tensor) -> bytes:
-    """Of a finished latent; raises `EngineError` where it holds no numbers, whose speed would mean nothing."""
+    """Return the bytes of a finished latent. Raises `EngineError` for NaN or infinity, whose speed would mean
+    nothing."""
     host = latent.cpu()
     if not bool(host.isfinite().all()):
         raise EngineError("a latent holds NaN or infinite values", "finite ones are expected", "use another precision")

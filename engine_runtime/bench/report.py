@@ -111,7 +111,7 @@ _HEAD = (
 
 
 def table(run: Mapping[str, Any]) -> str:
-    """For people: a line for each result."""
+    """Format a run as a table with a line for each result."""
     results = run["results"]
     names = list(dict.fromkeys(name for one in results for name in one.get("references") or ()))
     head = [*_HEAD, "joins", "launches", "peak GB", *(f"x {name}" for name in names)]

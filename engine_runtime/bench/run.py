@@ -31,14 +31,14 @@ Keep = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run.
+    """The settings of a run.
 
     Attributes:
         engines: as `subject.opened` takes them.
         cases: each is measured with every engine.
-        ticks: that are timed in each of the rounds, rounded up so that every slot finishes as often.
+        ticks: timed in each round, rounded up so that all slots finish equally often.
         references: of `subject.REFERENCES`; the first one's ratio is a result's `reference_ratio`.
-        command: what to call it.
+        command: as typed, recorded with the figures.
     """
 
     engines: tuple[str, ...]
@@ -54,15 +54,15 @@ class Plan:
 
 
 def run(plan: Plan, source: Source, tell: Tell = lambda _: None, keep: Keep = lambda _: None) -> dict[str, Any]:
-    """Measure; the figures as JSON has them.
+    """Measure all cases and return the figures as JSON data.
 
     Args:
-        tell: told what is measured now; what it raises ends the run.
+        tell: called with what is measured now; what it raises ends the run.
         keep: given the figures so far, after each case.
 
     Raises:
         InputError: for a case that an engine does not take.
-        EngineError: for an engine that cannot be had here.
+        EngineError: for an engine that does not run here.
         MemoryShortage: when something does not fit.
     """
     tell("references")
@@ -92,7 +92,7 @@ def run(plan: Plan, source: Source, tell: Tell = lambda _: None, keep: Keep = la
 
 @contextmanager
 def _bench(plan: Plan, source: Source, choice: str, beside: Mapping[str, Reference], tell: Tell) -> Iterator[_Bench]:
-    """One engine, which is gone afterwards."""
+    """Open one engine for the length of a block."""
     tell(choice)
     gc.collect()  # what was opened before
     taken = _taken(source.device)
@@ -122,7 +122,7 @@ class _Bench:
         self.cuda = engine.device.type == "cuda"
 
     def measure(self, case: Case) -> dict[str, Any]:
-        """Timed. What a tick calls comes later: a profiler that has run may leave calls slower than they were."""
+        """Time a case. Calls are counted later, because a profiler that has run may leave calls slower."""
         mine, laps, firsts, peaks = _Times(), {name: _Times() for name in self.beside}, list[float](), list[int]()
         for _ in range(ROUNDS):
             before = self._emptied()
@@ -136,7 +136,8 @@ class _Bench:
         return self._result(case, mine, laps, peak, floor, min(firsts), played.work)
 
     def _timed(self, engine: Engine, case: Case, times: _Times, captured: bool) -> tuple[Steady, int]:
-        """A round; what played, and the most bytes that PyTorch held by then: what graphs replay in counts as free."""
+        """Time one round; returns what played, and the most bytes that PyTorch held (memory of CUDA graphs counts as
+        free)."""
         ticks = case.whole(self.plan.ticks)
         with steady(engine, case, ticks, captured) as played:
             reserved = torch.cuda.max_memory_reserved(engine.device) if self.cuda else 0
@@ -144,7 +145,7 @@ class _Bench:
             return played, reserved
 
     def _emptied(self) -> int:
-        """Bytes that PyTorch holds, from where their peak counts from now on; 0 on the CPU."""
+        """Empty the caches, reset the memory peak, and return the bytes that PyTorch still holds; 0 on the CPU."""
         if not self.cuda:
             return 0
         device = self.engine.device
@@ -157,7 +158,7 @@ class _Bench:
         return torch.cuda.memory_reserved(device)
 
     def calls(self, case: Case) -> dict[str, Any]:
-        """What a tick calls, by the names that `measure` leaves open."""
+        """Count a tick's calls, for the entries that `measure` leaves open."""
         ticks = case.whole(PROFILED)
         with steady(self.engine, case, ticks) as played:
             found = count_calls(played, ticks)
@@ -229,7 +230,7 @@ class _Times:
 
     @property
     def quiet(self) -> float | None:
-        """Median of the ticks in which nobody took a slot; None where somebody always does."""
+        """Return the median of the ticks in which no request took a slot; None where one always does."""
         found = [ms for laps in self.rounds for ms, quiet in zip(laps.ms, laps.quiet, strict=True) if quiet]
         return statistics.median(found) if found else None
 
@@ -256,7 +257,7 @@ class _Times:
 
 
 def _taken(device: torch.device) -> int:
-    """Bytes of the device in use, without what torch keeps for later; 0 on the CPU."""
+    """Return the device bytes in use, without torch's cache; 0 on the CPU."""
     if device.type != "cuda":
         return 0
     free, total = torch.cuda.mem_get_info(device)

@@ -65,7 +65,7 @@ class Soak:
 
     @property
     def wrong(self) -> list[str]:
-        """What is not flat, in words."""
+        """Describe what grew or slowed down; empty where nothing did."""
         found = [
             f"{name} grew by {(pair[1] - pair[0]) / 2**20:.1f} MiB"
             for name, pair, most in self._memory()
@@ -77,7 +77,8 @@ class Soak:
 
     @property
     def drift(self) -> float:
-        """By which share steps of the same block took longer at the end than at the start; median of the blocks."""
+        """Return by which share steps of the same block took longer at the end than at the start; median of the
+        blocks."""
         pairs = zip(self.first_ms, self.last_ms, strict=True)
         return statistics.median(last / first if first else 1.0 for first, last in pairs) - 1.0
 
@@ -97,7 +98,7 @@ class Soak:
         return "\n".join([*lines, *(f"NOT FLAT: {what}" for what in self.wrong)])
 
     def _memory(self) -> list[tuple[str, tuple[int, int], int]]:
-        """What is known: its name, bytes at both ends, and by how much it may grow."""
+        """List the known figures: name, bytes at both ends, and allowed growth."""
         of = "memory of the "
         all_of_it = [
             (f"{of}tensors on the device", self.device_bytes, GROWTH),
@@ -115,7 +116,7 @@ def soak(
     on_tick: Callable[[int, int], None] = lambda done, total: None,
     block: int = BLOCK,
 ) -> Soak:
-    """Play; see the module.
+    """Play random requests and measure; see the module.
 
     Args:
         engine: any that takes guidance at the largest of `DEPTHS`.
@@ -222,7 +223,7 @@ class _Player:
         return Request(condition, sampling, guidance, **shape)
 
     def _value(self, knob: Knob) -> Any:
-        """Any that it takes; small ones of what has a wide range, so that latents stay numbers."""
+        """Draw a value that the knob takes; small ones for a wide range, so that latents stay finite."""
         r = self._random
         if knob.default is None and r.random() < 0.5:
             return None
@@ -254,7 +255,7 @@ class _Player:
 
 
 def host_bytes() -> int | None:
-    """Resident memory of this process; None where the system does not say."""
+    """Return the resident bytes of this process; None on systems without /proc."""
     try:
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith("VmRSS:"):

@@ -52,7 +52,7 @@ class Source:
             self.config: Mapping[str, Any] = (self._loaded or AceStepTransformer1DModel(**SIZES[self.name])).config
 
     def transformer(self) -> AceStepTransformer1DModel:
-        """One with weights of its own, for an engine may take them over."""
+        """Return a transformer with weights of its own, because an engine may take them over."""
         if self._loaded is None:
             return sized_decoder(self.name, self.dtype, self.device)
         return copy.deepcopy(self._loaded)
@@ -61,7 +61,7 @@ class Source:
 def source_for(
     engines: tuple[str, ...], model: str | None, size: str | None, device: torch.device, dtype: torch.dtype
 ) -> Source:
-    """The source that is named; where none is, what the first plan among the engines was built from."""
+    """Return the named source; without a name, the model that the first plan among the engines was built from."""
     plans = [_plan(choice) for choice in engines if choice not in KINDS]
     if plans and not (model or size):
         spec = read_sidecar(plans[0]).spec
@@ -75,14 +75,14 @@ def source_for(
 
 @contextmanager
 def opened(choice: str, source: Source) -> Iterator[Engine]:
-    """An engine.
+    """Open an engine for the length of a block.
 
     Args:
         choice: one of `KINDS`, on weights of its own; or a TensorRT engine's file, or its name in the engines folder.
 
     Raises:
         InputError: for anything else.
-        OstinatoError: what `make_engine` and `Place.open` raise.
+        OstinatoError: as `make_engine` and `Place.open`.
     """
     if choice in KINDS:
         yield make_engine(choice, source.transformer(), source.name)
@@ -106,7 +106,7 @@ def _plan(choice: str) -> Path:
 
 
 def precision_of(choice: str, engine: Engine) -> str:
-    """What its matrix products are computed in."""
+    """Return the precision of an engine's matrix products."""
     names = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
     return choice if choice == "fp8" else names[engine.dtype]
 
@@ -138,7 +138,7 @@ class Reference(NamedTuple):
 
 
 def references(names: tuple[str, ...], source: Source) -> dict[str, Reference]:
-    """The references, on one set of weights. Without CUDA graphs a slow host is measured with them."""
+    """Make the references, on one set of weights. Without CUDA graphs a slow host is measured with them."""
     for name in names:
         check_choice("the reference", name, REFERENCES)
     if not names:

@@ -1,4 +1,4 @@
-"""Which layer and which of its two factors a tensor of a LoRA file is, in the styles that ACE-Step 1.5 files come in.
+"""Maps tensor names of LoRA files to layers and factors, in the styles that ACE-Step 1.5 files use.
 
 Styles seen: PEFT's (ACE-Step's own trainer), diffusers', ComfyUI's and kohya's (flat names).
 """
@@ -56,16 +56,15 @@ class Pair:
 
 
 def find(names: Iterable[str], targets: Targets, source: str) -> dict[Place, Pair]:
-    """Every tensor's place.
+    """Map layers to the names of their factors.
 
     Args:
         names: of a file's tensors.
-        targets: the layers there are.
-        source: what to call the file in an error.
+        targets: the layers of the model.
+        source: the file's name, for errors.
 
     Raises:
-        ModelError: for another kind of adapter, for tensors that are no factor of these layers, and for half a pair;
-            each is named.
+        ModelError: for another kind of adapter, tensors that belong to no layer, and half a pair; each is named.
     """
     names = sorted(names)
     _refuse_others(names, source)
@@ -111,7 +110,7 @@ def _place(name: str, paths: dict[str, Place]) -> tuple[Place, str, str] | None:
 
 
 def _paths(targets: Targets) -> dict[str, Place]:
-    """Every name that a layer may have: by our words and by theirs, dotted and flat, behind every prefix."""
+    """Map every name that a layer may have to its place: our names and theirs, dotted and flat, behind every prefix."""
     paths: dict[str, Place] = {}
     for layer in range(targets.layers):
         for kind in targets.kinds:

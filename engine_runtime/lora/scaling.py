@@ -1,4 +1,4 @@
-"""What scales an adapter's layers: alpha, as PEFT writes it beside a file, and diffusers in its header."""
+"""Reads the scale of an adapter's layers: alpha, which PEFT writes beside the file and diffusers in its header."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ class Scaling:
     use_dora: bool = False
 
     def scale(self, path: str, rank: int) -> float:
-        """Of a layer, by its name in the file. Raises `InputError` for a pattern that is none of these."""
+        """Return the scale of a layer, given its name in the file. Raises `InputError` for a pattern that is not
+        supported."""
         words = path.split(".")
         names = [".".join(words[i:]) for i in range(len(words))]
         names += ["^" + path.removeprefix(prefix) for prefix in _WRAPPED]
@@ -53,7 +54,8 @@ class Scaling:
 
     @cached_property
     def ends(self) -> dict[str, tuple[int, float]]:
-        """Place and alpha of each pattern, by what it says without escapes."""
+        """Map each pattern, without escapes, to its position and alpha. Raises `InputError` for one that is not
+        supported."""
         ends: dict[str, tuple[int, float]] = {}
         for place, (pattern, alpha) in enumerate((self.alpha_pattern or {}).items()):
             if (found := _PATTERN.fullmatch(pattern)) is None:

@@ -36,10 +36,10 @@ def stack(
     lane: Lane,
     before: Factors | None = None,
 ) -> Factors:
-    """Factors of all adapters, concatenated over the rank and padded with zeros to a bucket.
+    """Concatenate the factors of all adapters over the rank, padded with zeros to a bucket.
 
-    The copies are enqueued on the caller's current stream; `Factors.ready` stands behind them. No adapter gives zeros
-    of rank 1. At strength 0 an adapter keeps its place, so that a slider through 0 changes no shape.
+    The copies are enqueued on the caller's current stream; `Factors.ready` is recorded after them. No adapter gives
+    zeros of rank 1. At strength 0 an adapter keeps its place, so that moving a slider through 0 changes no shape.
 
     Args:
         mix: adapters and their strengths, -10 to 10; 1 is the adapter's own.
@@ -79,7 +79,7 @@ def stack(
 
 
 def merged(parameters: Mapping[str, Tensor], mix: Mix, targets: Targets) -> dict[str, Tensor]:
-    """Weights that adapters change, `W + sum(strength * scale * B A)`, in float32 on the host.
+    """Return the weights that adapters change, `W + sum(strength * scale * B A)`, in float32 on the host.
 
     Args:
         parameters: pristine, by their names in the reference model, in any precision and on any device.
@@ -99,7 +99,7 @@ def merged(parameters: Mapping[str, Tensor], mix: Mix, targets: Targets) -> dict
 
 
 def _same(factors: Factors, digests: tuple[str, ...], *where: object) -> bool:
-    """Whether they are of these adapters, for these targets, dtype and device."""
+    """Return whether factors are of these adapters, targets, dtype and device."""
     return (factors.digests, factors.targets, factors.dtype, factors.device) == (digests, *where)
 
 
@@ -132,6 +132,6 @@ def _places(kind: str, mix: Mix, targets: Targets) -> Iterator[tuple[int, int, t
 
 
 def _spare(targets: Targets, rank: int, used: frozenset[str], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros that every unused kind looks at."""
+    """Make zeros that all unused kinds share."""
     widest = max((width for kind, pair in targets.kinds.items() if kind not in used for width in pair), default=0)
     return torch.zeros(targets.layers * rank * widest, dtype=dtype, device=device)

@@ -110,7 +110,11 @@ def load_checkpoint(
 
 
 def find_split(path: Path, role: str) -> Path:
-    """The VAE or text encoder that belongs to a diffusion model, in the folders of ComfyUI's models beside it."""
+    """Find the VAE or text encoder of a diffusion model, in ComfyUI's model folders beside it.
+
+    Raises:
+        ModelError: unless exactly one file is found.
+    """
     folders, pattern, shown = _LOOK_FOR[role]
     home = next((parent.parent for parent in path.absolute().parents if parent.name in _HOMES), None)
     places = [home / folder for folder in folders] if home else []
@@ -146,7 +150,8 @@ def _refuse_quantised(files: _Files, source: str) -> None:
 def _build(
     files: _Files, path: Path, kind: str, numbers: dict[str, dict[str, float]]
 ) -> tuple[dict[str, nn.Module], dict[str, dict[str, Stored]]]:
-    """The parts without weights, and where each of their parameters is stored; every tensor is accounted for."""
+    """Build the parts without weights, and map each of their parameters to its stored tensor. Every tensor is accounted
+    for."""
     names, blocks = plan(files.tensors), count_blocks(files.tensors)
     shapes = {
         part: {our: our_shape(part, our, files.tensors[their].shape) for our, their in names[part].items()}
@@ -169,7 +174,7 @@ def _build(
 def _load(
     parts: dict[str, nn.Module], stored: dict[str, dict[str, Stored]], device: torch.device, dtype: torch.dtype
 ) -> None:
-    """The VAE first, for encoding silence takes memory that the other parts' weights then use."""
+    """Fill the parts, the VAE first: encoding silence takes memory that the other parts' weights then use."""
     vae = parts["vae"]
     fill(vae, stored["vae"], device, torch.float32)
     encoder: Any = parts["condition_encoder"]

@@ -28,7 +28,7 @@ _REFERENCE = "reference_audio_timbre_latents"
 
 @dataclass(frozen=True, eq=False)
 class References:
-    """What the core's graphs cannot say apart.
+    """Clips that ComfyUI's CONDITIONING cannot keep apart.
 
     Attributes:
         timbre: `[T', 64]` latent whose sound is taken on.
@@ -120,7 +120,7 @@ def _single(conditioning: list[Entry], name: str, patcher: Any) -> Entry:
 
 
 def _with(entry: Entry, reference: Tensor | None) -> Entry:
-    """The entry with another reference latent `[T', 64]`."""
+    """Replace the reference latent of an entry with `reference` `[T', 64]`."""
     if reference is None:
         return entry
     check_tensor("the reference latent", reference, None, LATENT_DIM)
@@ -132,7 +132,7 @@ class _Captured(Exception):
 
 
 def _capture(patcher: Any, entry: Entry, frames: int) -> tuple[Tensor, Tensor]:
-    """The decoder's inputs as the core prepares them: tokens `[L, H]` and context `[T, 128]`."""
+    """Return the decoder's inputs as ComfyUI prepares them: tokens `[L, H]` and context `[T, 128]`."""
     import comfy.sampler_helpers
     import comfy.samplers
 
@@ -157,7 +157,8 @@ def _capture(patcher: Any, entry: Entry, frames: int) -> tuple[Tensor, Tensor]:
 
 
 def _repaint(patcher: Any, entry: Entry, context: Tensor, given: References, frames: int) -> Tensor:
-    """Silence and a mask of ones inside the window, the latent and zeros outside; the core has ones everywhere."""
+    """Return a context with silence and mask 1 inside the window, the latent and mask 0 outside; ComfyUI's mask is 1
+    everywhere."""
     assert given.repaint is not None
     check_tensor("the repaint latent", given.repaint, frames, LATENT_DIM)
     first, last = frame_at(given.start), frame_at(given.end) if given.end else frames

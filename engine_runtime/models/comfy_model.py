@@ -93,12 +93,12 @@ class CoreEngine(EagerEngine):
 
 
 def static(patcher: Any) -> Any:
-    """The patcher, or its stand-in whose weights stay where they were loaded."""
+    """Return the patcher, or ComfyUI's substitute for it whose weights stay where they were loaded."""
     return patcher.get_non_dynamic_delegate() if patcher.is_dynamic() else patcher
 
 
 def decoder_keys(model: Any) -> dict[str, str]:
-    """`{our parameter: the patcher's key}` of a core model's decoder."""
+    """Map our parameter names to the patcher's keys, for a ComfyUI model's decoder."""
     theirs = (f"{names.DIFFUSION}decoder.{name}" for name, _ in model.diffusion_model.decoder.named_parameters())
     return {ours: key.removeprefix("model.") for ours, key in names.plan(theirs)["transformer"].items()}
 
@@ -126,7 +126,7 @@ def check_core(patcher: Any) -> None:
 
 
 def _named(options: Mapping[str, Any]) -> list[str]:
-    """Names of the options that hold anything, whatever the depth."""
+    """List the options that are set, at any depth."""
     return [
         name
         for name, value in options.items()
@@ -135,7 +135,8 @@ def _named(options: Mapping[str, Any]) -> list[str]:
 
 
 def _only_shifts(name: str, patch: Any) -> bool:
-    """Whether an object patch is a flow model's sampling with the time as it is: the schedule is the stream's own."""
+    """Return whether an object patch only replaces a flow model's sampling, time unscaled: the stream has its own
+    schedule."""
     import comfy.model_sampling
 
     flow = isinstance(patch, comfy.model_sampling.CONST)

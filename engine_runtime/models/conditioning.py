@@ -59,7 +59,7 @@ def encode_prompt(
 
 
 def _tokens(model: Model, prompt: Prompt, seconds: float, timbre: Tensor | None) -> Tensor:
-    """Text, lyric and timbre tokens packed by the condition encoder, `[L, H]`."""
+    """Encode text, lyric and timbre tokens with the condition encoder: `[L, H]`."""
     pipe, device, dtype = model.pipe, model.device, model.pipe.transformer.dtype
     fields = {
         "vocal_language": prompt.language,
@@ -99,7 +99,7 @@ def _tokens(model: Model, prompt: Prompt, seconds: float, timbre: Tensor | None)
 
 
 def _context(model: Model, prompt: Prompt, source: Tensor | None, frames: int) -> tuple[Tensor, Tensor]:
-    """Source channels and chunk mask, `[T, 64]` each; the mask is 1 where music is to be made."""
+    """Return source channels and chunk mask, `[T, 64]` each; the mask is 1 where music is to be made."""
     pipe, device, dtype = model.pipe, model.device, model.pipe.transformer.dtype
     mask = torch.ones(frames, LATENT_DIM, device=device, dtype=dtype)
     if prompt.task == "cover" and source is not None:
@@ -121,7 +121,7 @@ def _context(model: Model, prompt: Prompt, source: Tensor | None, frames: int) -
 
 
 def _structure(model: Model, source: Tensor) -> Tensor:
-    """The source through the model's 5 Hz tokens and back: its structure without its sound, `[T, 64]`."""
+    """Encode the source to the model's 5 Hz tokens and back, `[T, 64]`: its structure without its sound."""
     pipe = model.pipe
     if pipe.audio_tokenizer is None or pipe.audio_token_detokenizer is None:
         raise InputError(

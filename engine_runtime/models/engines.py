@@ -18,7 +18,7 @@ _PROVEN = Profile(Span(1, 2, 4), Span(26, 250, 750), Span(9, 64, 128))  # what a
 
 
 def eager_engine(model: Model, max_rows: int = ROWS) -> EagerEngine:
-    """The eager engine on this model's transformer.
+    """Make the eager engine on this model's transformer.
 
     Args:
         model: the loaded pipeline.
@@ -32,7 +32,7 @@ def eager_engine(model: Model, max_rows: int = ROWS) -> EagerEngine:
 
 
 def torch_engine(model: Model, kind: str = KINDS[0], max_rows: int = ROWS) -> EagerEngine | CompiledEngine:
-    """An engine of a kind on this model's transformer. Any kind but eager has proven itself against eager.
+    """Make an engine on this model's transformer; any kind but eager is first checked against eager.
 
     Args:
         model: the loaded pipeline.

@@ -82,7 +82,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _read_index(folder: Path) -> set[str]:
-    """The components that a folder has, each of a known class."""
+    """Return the components that a folder has, each of a known class."""
     try:
         index = _read_object(folder / INDEX)
     except (InputError, OSError) as error:
@@ -112,7 +112,7 @@ def _read_index(folder: Path) -> set[str]:
 
 
 def _stored(folder: Path, part: str) -> dict[str, Stored]:
-    """Where each tensor of a part is, by our names."""
+    """Map our names of a part's tensors to where they are stored."""
     found: dict[str, Stored] = {}
     for path in _files(folder / part, "model" if part == "text_encoder" else "diffusion_pytorch_model"):
         for source in headers(path)[0]:
@@ -128,7 +128,7 @@ def _stored(folder: Path, part: str) -> dict[str, Stored]:
 
 
 def _files(folder: Path, stem: str) -> list[Path]:
-    """The file of a part's weights, or all its shards."""
+    """Return the file of a part's weights, or all its shards."""
     if (whole := folder / f"{stem}.safetensors").exists():
         return [whole]
     shards = {path: match for path in sorted(folder.iterdir()) if (match := _SHARD.fullmatch(path.name))}

@@ -57,7 +57,7 @@ class Model:
 
 
 def pick_device(choice: str) -> torch.device:
-    """`auto` is the current CUDA device where there is one, else the CPU."""
+    """Choose a device; `auto` is the current CUDA device where there is one, else the CPU. Raises `InputError`."""
     if choice == "auto":
         choice = "cuda" if torch.cuda.is_available() else "cpu"
     if choice not in ("cpu", "cuda"):
@@ -70,7 +70,7 @@ def pick_device(choice: str) -> torch.device:
 
 
 def pick_dtype(choice: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 on a GPU that computes in it, else float32."""
+    """Choose a dtype; `auto` is bfloat16 on a GPU that computes in it, else float32. Raises `InputError`."""
     if choice == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if fast else torch.float32
@@ -114,7 +114,7 @@ def load(
 
 
 def _find(source: str, local: bool, download: bool, progress: Progress | None) -> tuple[Path, bool]:
-    """The folder or file of a name, and whether the name is its path."""
+    """Return the folder or file of a name, and whether the name is its path."""
     if source in PRESETS:
         return preset_folder(source), False
     taken = False
@@ -140,7 +140,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def _from_hub(repo: str, download: bool, progress: Progress | None) -> Path:
-    """The local snapshot of a hub repository, fetched only when `download` says so."""
+    """Return the local snapshot of a hub repository, downloaded only where `download` allows it."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
     from tqdm import tqdm

@@ -63,9 +63,11 @@ _QUANTISED = re.compile(
 
 
 def canonical(name: str, role: str) -> str:
-    """Their name as the all-in-one file has it; `role` is what the file was given as: diffusion, vae or text_encoder.
+    """Return a checkpoint's tensor name as the all-in-one file has it, with old weight norm names made parametrized
+    ones.
 
-    Old weight norm names become the parametrized ones.
+    Args:
+        role: what the file was given as: diffusion, vae or text_encoder.
     """
     if not name.startswith((DIFFUSION, VAE, "text_encoders.")):
         if role == "diffusion":
@@ -81,11 +83,11 @@ def canonical(name: str, role: str) -> str:
 
 
 def to_ours(name: str, blocks: int = 5) -> tuple[str, str] | None:
-    """Part and name of one of their names, or None for one that is no parameter of ours.
+    """Return part and our name for a checkpoint's name, or None where we have no such parameter.
 
     Args:
-        name: as `canonical` gives it.
-        blocks: how many blocks the VAE has: its last layers are numbered after them.
+        name: from `canonical`.
+        blocks: number of the VAE's blocks: its last layers are numbered after them.
     """
     if dropped(name):
         return None
@@ -99,7 +101,7 @@ def to_ours(name: str, blocks: int = 5) -> tuple[str, str] | None:
 
 
 def to_theirs(part: str, name: str, blocks: int = 5) -> str:
-    """The inverse of `to_ours`."""
+    """Invert `to_ours`."""
     rest = _vae_to_theirs(name, blocks) if part == "vae" else name
     for old, new in _RENAMES[part]:
         rest = _replace(rest, new, old)
@@ -110,12 +112,13 @@ def to_theirs(part: str, name: str, blocks: int = 5) -> str:
 
 
 def patch_key(part: str, name: str) -> str:
-    """The key under which ComfyUI's model patcher holds a LoRA's patches of one of our parameters."""
+    """Return the key under which ComfyUI's model patcher holds the LoRA patches of one of our parameters."""
     return to_theirs(part, name).removeprefix("model.")
 
 
 def plan(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """`{part: {our name: their name}}`, without what is no parameter of ours; `check` tells what is left over."""
+    """Map `{part: {our name: their name}}`, without names that we have no parameter for; `check` reports those left
+    over."""
     names = list(names)
     blocks, found = count_blocks(names), {part: dict[str, str]() for part in PARTS}
     for name in names:
@@ -131,17 +134,17 @@ def count_blocks(names: Iterable[str]) -> int:
 
 
 def dropped(name: str) -> bool:
-    """Whether their name is known, and no parameter of ours: it may be there, and is not read."""
+    """Return whether a known name of theirs is no parameter of ours; it may be in the file, and is not read."""
     return _DROPPED.fullmatch(name) is not None
 
 
 def quantised(name: str) -> bool:
-    """Whether only a quantised checkpoint has such a name."""
+    """Return whether only a quantised checkpoint has such a name."""
     return _QUANTISED.fullmatch(name) is not None
 
 
 def our_shape(part: str, name: str, shape: Shape) -> Shape:
-    """Their shape as our parameter has it: the VAE's Snake parameters are `[C]` there and `[1, C, 1]` here."""
+    """Convert their shape to ours: the VAE's Snake parameters are `[C]` there and `[1, C, 1]` here."""
     if part == "vae" and name.endswith((".alpha", ".beta")) and len(shape) == 1:
         return (1, *shape, 1)
     return shape

@@ -97,10 +97,10 @@ _TEXT_LABELS = {
 
 
 def checked_config(part: str, given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The arguments of a part's class from its config.
+    """Return the arguments of a part's class from its config.
 
-    A key that is not known is ignored where it says nothing (null, false, empty), and refused otherwise: it would ask
-    for other code, quantised weights or another model.
+    An unknown key is ignored where it is empty (null, false, empty), and refused otherwise: it would ask for other
+    code, quantised weights or another model.
 
     Raises:
         ModelError: for such a key, and for a value of the wrong type or out of its bound, by name.
@@ -125,7 +125,8 @@ def checked_config(part: str, given: Mapping[str, Any], where: str) -> dict[str,
 
 
 def _types(kind: Callable[..., nn.Module]) -> dict[str, Any]:
-    """What each argument of a class may be; its default says most. One that nothing is known of may not be given."""
+    """Return the type and bound of each argument of a class, mostly from its default; arguments of unknown type are
+    left out."""
     found = {}
     for name, argument in inspect.signature(kind).parameters.items():
         by_name = _Layers if name.endswith("_layers") else _NAMED.get(name)
@@ -136,14 +137,15 @@ def _types(kind: Callable[..., nn.Module]) -> dict[str, Any]:
 
 
 def _text(given: dict[str, Any]) -> dict[str, Any]:
-    """A text encoder's arguments; transformers 5 writes `rope_parameters`, before it was `rope_theta`."""
+    """Return a text encoder's arguments; transformers 5 writes `rope_parameters`, earlier releases `rope_theta`."""
     rope = given.pop("rope_parameters", {})
     kept = {k: v for k, v in given.items() if k not in ("layer_types", "hidden_act", "model_type")}
     return kept | {k: v for k, v in rope.items() if k == "rope_theta"}
 
 
 def on_meta(part: str, config: dict[str, Any], source: str) -> nn.Module:
-    """A part whose parameters hold no memory. The device is set for this thread only, others may be loading too."""
+    """Build a part whose parameters hold no memory. The device is set for this thread only: others may be loading
+    too."""
     try:
         with torch.device("meta"):
             if part == "text_encoder":
@@ -163,6 +165,6 @@ def on_meta(part: str, config: dict[str, Any], source: str) -> nn.Module:
 
 
 def assemble(parts: Mapping[str, nn.Module | None], tokenizer: PreTrainedTokenizerBase) -> AceStepPipeline:
-    """The pipeline of these parts, with the one scheduler that it documents."""
+    """Put parts together as a pipeline, with the scheduler that it documents."""
     scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0)
     return AceStepPipeline(**parts, tokenizer=tokenizer, scheduler=scheduler)

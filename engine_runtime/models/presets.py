@@ -59,9 +59,12 @@ of to in my your you me we is are for all""".split()
 
 
 def preset_folder(name: str) -> Path:
-    """The folder of a preset in diffusers' format, made on first use.
+    """Return the folder of a preset in diffusers' format, made on first use.
 
     It lies in `$OSTINATO_CACHE`, or in the user's cache folder.
+
+    Raises:
+        ModelError: where it cannot be written.
     """
     root = cache_home()
     folder = root / f"{name}-{RECIPE if name in RANDOM else trained.VERSION}"
@@ -152,7 +155,7 @@ def _calibrate(vae: AutoencoderOobleck) -> None:
 
 
 def _fill(module: nn.Module, label: str) -> None:
-    """Weights from their names alone, so that no change of construction order changes them.
+    """Set weights from their names alone, so that no change of construction order changes them.
 
     Matrices are normal with variance 1 / fan-in, norms 1, biases and Snake parameters 0, weight norms 1.
     """
@@ -171,7 +174,7 @@ def _fill(module: nn.Module, label: str) -> None:
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE whose merges spell the words above, each with and without a leading space."""
+    """Make a byte-level BPE whose merges spell the words above, each with and without a leading space."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: i for i, token in enumerate(alphabet)}
     merges: dict[tuple[str, str], None] = {}

@@ -1,4 +1,4 @@
-"""What a person says of the music. Torch-free."""
+"""A user's description of the music. Torch-free."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TASKS = ("text2music", "cover", "repaint")
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a person says of the music.
+    """A user's description of the music.
 
     Attributes:
         tags: style, instruments, mood.

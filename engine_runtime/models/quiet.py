@@ -34,7 +34,7 @@ def quiet() -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """The first sentence of a library's error, for use within one of ours."""
+    """Return the first sentence of a library's error, for use inside a message."""
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{os.fspath(error.filename)}: {error.strerror}"
     text = " ".join(str(error).split()) or type(error).__name__

@@ -48,11 +48,11 @@ VAE = {
 def sized_decoder(
     size: str, dtype: torch.dtype, device: torch.device, seed: int = 0, **changes: int
 ) -> AceStepTransformer1DModel:
-    """A decoder of a real size, its weights drawn on the device it is for.
+    """Make a decoder of a real size, its random weights drawn on its device.
 
     Args:
         size: one of `SIZES`.
-        changes: of its configuration; fewer layers, say.
+        changes: of its configuration, for example fewer layers.
 
     Raises:
         InputError: for another size.
@@ -68,13 +68,13 @@ def sized_decoder(
 
 
 def sized_vae(dtype: torch.dtype, device: torch.device) -> AutoencoderOobleck:
-    """The VAE in its real size, which all decoders share."""
+    """Make the VAE in its real size, which all decoders share, with random weights."""
     with quiet(), torch.device(device):
         return filled(AutoencoderOobleck(**VAE)).to(dtype)
 
 
 def filled(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Random weights in place, frozen: matrices uniform with variance 1 / fan-in, norms 1, biases and Snake 0."""
+    """Draw random weights in place, frozen: matrices uniform with variance 1 / fan-in, norms 1, biases and Snake 0."""
     generator: torch.Generator | None = None
     for name, tensor in model.eval().requires_grad_(False).named_parameters():
         generator = generator or torch.Generator(tensor.device).manual_seed(seed)

@@ -20,16 +20,16 @@ _UNSEEN = ("rms_norm_eps", "rope_theta", "sliding_window")  # numbers that no sh
 
 
 def config_from(part: str, shapes: Mapping[str, Shape], source: str, **known: Any) -> dict[str, Any]:
-    """A part's configuration from its tensors' shapes.
+    """Derive a part's configuration from its tensors' shapes.
 
     Args:
         part: one of `PARTS`.
         shapes: by our names, in our shapes.
-        source: what to call the file in an error.
-        known: what shapes cannot tell, such as `sliding_window`; it wins.
+        source: the file's name, for errors.
+        known: values that shapes cannot tell, such as `sliding_window`; they override.
 
     Raises:
-        ModelError: when a tensor that tells a size is not there, or tells nothing.
+        ModelError: when a needed tensor is missing or has an impossible shape.
     """
     try:
         return {**_CONFIGS[part](shapes), **known}
@@ -44,7 +44,7 @@ def config_from(part: str, shapes: Mapping[str, Shape], source: str, **known: An
 
 
 def _blocks(shapes: Mapping[str, Shape], prefix: str) -> int:
-    """Layers as they are numbered from 0 without a gap."""
+    """Count the layers numbered from 0 without a gap."""
     seen = {int(m[1]) for name in shapes if (m := re.match(re.escape(prefix) + r"\.(\d{1,4})\.", name))}
     return next(i for i in range(len(seen) + 1) if i not in seen)
 
@@ -139,7 +139,7 @@ _CONFIGS: dict[str, Callable[[Mapping[str, Shape]], dict[str, Any]]] = {
 
 
 def configs_from(shapes: Mapping[str, Mapping[str, Shape]], source: str, kind: str, known: Mapping) -> dict[str, dict]:
-    """`config_from` of every part, and what they must agree on."""
+    """Derive the configurations of all parts, and check that they agree. Raises `ModelError`."""
     made = {part: config_from(part, found, source, **known.get(part, {})) for part, found in shapes.items()}
     made["audio_tokenizer"]["pool_window_size"] = made["audio_token_detokenizer"]["pool_window_size"]
     made["transformer"] |= {"is_turbo": kind == "turbo", "model_version": kind}
@@ -153,10 +153,10 @@ def configs_from(shapes: Mapping[str, Mapping[str, Shape]], source: str, kind: s
 
 
 def known_from(metadata: Mapping[str, str]) -> tuple[dict[str, dict[str, float]], str | None]:
-    """What a file says of itself: numbers that shapes cannot tell, by part, and its kind.
+    """Read from metadata the numbers that shapes cannot tell, by part, and the model's kind.
 
-    Read are `model_version`, and `config`, a JSON object of objects by part with the names of diffusers' configs.
-    Metadata of another make says nothing.
+    Used are `model_version`, and `config`, a JSON object of objects by part with the names of diffusers' configs. Other
+    metadata is ignored.
     """
     try:
         config = parse_json(metadata.get("config", "{}"), "the metadata")
@@ -176,7 +176,8 @@ def _positive(value: object) -> bool:
 
 
 def pick_kind(given: str | None, told: str | None, path: Path) -> str:
-    """Turbo, base or SFT: what the caller says, else the metadata, else the one word of them in the file's name."""
+    """Choose turbo, base or sft: the caller's word, else the metadata's, else the one in the file's name. Raises
+    `ModelError`."""
     if given is not None and given not in KINDS:
         raise ModelError(f"the kind is {given!r}", f"allowed are {', '.join(KINDS)}", "choose one of them")
     words = sorted(set(re.split(r"[^a-z]+", path.stem.lower())) & set(KINDS))

@@ -53,7 +53,7 @@ class _Bytes(Struct, tag="ByteLevel"):
 
 
 class _Pattern(Struct, forbid_unknown_fields=True):
-    """How Qwen splits text; another expression might never end."""
+    """Qwen's pattern for splitting text; another expression might never end."""
 
     Regex: Literal[
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -112,13 +112,13 @@ class _File(Struct):
 
 @dataclass(frozen=True)
 class _Settings:
-    """What is read of `tokenizer_config.json`."""
+    """The fields read from `tokenizer_config.json`."""
 
     added_tokens_decoder: Annotated[dict[str, _Added], Meta(max_length=4096)] = field(default_factory=dict)
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a folder: from `tokenizer.json`, else from `vocab.json` and `merges.txt` as Qwen's.
+    """Read the tokenizer in a folder: from `tokenizer.json`, else from `vocab.json` and `merges.txt` as Qwen's.
 
     Raises:
         ModelError: for a folder that has neither, or another kind of tokenizer.
@@ -156,10 +156,13 @@ def _from_words(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def find_tokenizer(given: str | Path | None = None) -> PreTrainedTokenizerBase:
-    """The text encoder's tokenizer: the folder given, else the one in ComfyUI, else the local hub cache's.
+    """Find the text encoder's tokenizer: in the given folder, else in ComfyUI, else in the local hub cache.
 
     ACE-Step was trained with Qwen3-Embedding's, which ends every text with `<|endoftext|>`. ComfyUI ships Qwen 2.5's,
-    the same words without that ending (its own prompts spell it out), so the ending is added where it is not.
+    the same words without that ending (its own prompts spell it out), so the ending is added where it is missing.
+
+    Raises:
+        ModelError: where there is none.
     """
     from huggingface_hub import snapshot_download
 

@@ -25,7 +25,7 @@ _MAPPED = 32 << 20  # bytes read of a file before it is mapped anew: pages once 
 
 @dataclass(frozen=True)
 class Stored:
-    """Where a tensor is, and what its file's header says of it."""
+    """The location, shape and dtype of a tensor in a file."""
 
     path: Path
     name: str
@@ -42,7 +42,7 @@ def opened(path: Path) -> Any:
 
 
 def headers(path: Path) -> tuple[list[Stored], dict[str, str]]:
-    """What a safetensors file says of its tensors, and its metadata. No tensor is read.
+    """Read a safetensors file's list of tensors and its metadata, but no tensor.
 
     Raises:
         ModelError: for another kind of file, and for more or longer names than a model has.
@@ -69,7 +69,7 @@ class _Reader:
         self._read = 0
 
     def copy(self, stored: Stored, out: Tensor) -> None:
-        """Into `out`, of the stored shape and any dtype and device; tensors of many rows in pieces."""
+        """Copy a tensor into `out`, of the stored shape and any dtype and device; large ones in pieces."""
         if not stored.shape:
             out.copy_(self._at(stored.path, 8).get_tensor(stored.name))
             return
@@ -113,7 +113,7 @@ def restore_buffers(module: nn.Module, device: torch.device) -> None:
 
 @torch.no_grad()
 def make_silence(vae: AutoencoderOobleck, frames: int) -> Tensor:
-    """What the VAE makes of silence, `[1, frames, 64]`; see `load_checkpoint`.
+    """Encode silence with the VAE, `[1, frames, 64]`; see `load_checkpoint`.
 
     With the real strides only the 7 frames at each end differ from the steady ones (measured on an untrained VAE).
     """

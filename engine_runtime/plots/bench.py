@@ -20,7 +20,8 @@ ROUND = (1, 2, 5)  # numbers on an axis, times a power of ten
 
 
 def plot_floor(run: Mapping[str, Any]) -> Image.Image:
-    """A dot for every result and every reference, on logarithmic axes; on the diagonal a tick is products alone."""
+    """Draw a dot for every result and reference, on logarithmic axes; on the diagonal a tick is matrix products
+    alone."""
     image = Image.new("RGB", SIZE, BACK)
     draw, font, small = ImageDraw.Draw(image), ImageFont.load_default(TEXT), ImageFont.load_default(SMALL)
     dots = _dots(run)
@@ -38,7 +39,7 @@ def plot_floor(run: Mapping[str, Any]) -> Image.Image:
 
 
 def _dots(run: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
-    """(floor, median) by engine; those without a floor are left out."""
+    """Return (floor, median) by engine; results without a floor are left out."""
     dots: dict[str, list[tuple[float, float]]] = {}
     for one in run["results"]:
         beside = (one.get("references") or {}).items()
@@ -53,7 +54,7 @@ def _dots(run: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
 def _axes(
     draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, low: float, high: float
 ) -> Callable[[float], tuple[float, float]]:
-    """Draw both axes and the diagonal; what turns milliseconds into (x, y)."""
+    """Draw both axes and the diagonal, and return the function from milliseconds to (x, y)."""
     scale = math.log(high / low)
 
     def place(ms: float) -> tuple[float, float]:

@@ -21,7 +21,7 @@ Array = NDArray[Any]
 
 
 def plot_curve(values: Array, audio: Array | None = None, sample_rate: int = 0) -> torch.Tensor:
-    """A curve `[frames]` over time: `[1, 320, 720, 3]` float32 in [0, 1].
+    """Draw a curve `[frames]` over time: `[1, 320, 720, 3]` float32 in [0, 1].
 
     Args:
         audio: `[channels, samples]`, drawn behind the curve on the same time axis.
@@ -47,7 +47,7 @@ def plot_curve(values: Array, audio: Array | None = None, sample_rate: int = 0) 
 
 
 def _axes(draw: ImageDraw.ImageDraw, font: Any, low: float, high: float, seconds: float) -> Any:
-    """Draw both axes; what turns a value into a height."""
+    """Draw both axes and return the function from a value to a height in pixels."""
     if high - low <= 1e-6 * max(abs(low), abs(high), 1e-30):  # flat: some room to both sides of it
         room = 0.5 * abs(low) or 1.0
         low, high = low - room, high + room
@@ -73,7 +73,7 @@ def _axes(draw: ImageDraw.ImageDraw, font: Any, low: float, high: float, seconds
 
 
 def _wave(draw: ImageDraw.ImageDraw, audio: Array, sample_rate: int, seconds: float) -> None:
-    """The extremes of the sound under every column of pixels, over all channels, its peak as high as the frame."""
+    """Draw the extremes of the sound in every column of pixels, over all channels, its peak as high as the frame."""
     peak = float(np.abs(audio).max())
     columns = RIGHT - LEFT
     edges = np.round(np.linspace(0.0, seconds * sample_rate, columns + 1)).astype(np.int64)
@@ -86,7 +86,7 @@ def _wave(draw: ImageDraw.ImageDraw, audio: Array, sample_rate: int, seconds: fl
 
 
 def _thinned(line: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The lowest and the highest point of every column of pixels: no pulse falls between two columns."""
+    """Keep the lowest and the highest point of every column of pixels, so that no pulse is lost."""
     columns: dict[int, list[tuple[float, float]]] = {}
     for point in line:
         columns.setdefault(int(point[0]), []).append(point)
@@ -98,7 +98,7 @@ def _thinned(line: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
-    """At most `count + 1` round numbers from `low` to `high`: 1, 2 or 5 times a power of ten apart."""
+    """Return at most `count + 1` round numbers from `low` to `high`: 1, 2 or 5 times a power of ten apart."""
     step = _spacing(low, high, count)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(k * step, 12) + 0.0 for k in range(first, last + 1)]

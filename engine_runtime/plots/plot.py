@@ -15,7 +15,7 @@ TEXT = 18
 
 
 def plot_ticks(stats: Stats) -> torch.Tensor:
-    """Milliseconds of each tick over the ticks, with the median: `[1, 320, 720, 3]` float32 in [0, 1]."""
+    """Draw the milliseconds of each tick, with the median: `[1, 320, 720, 3]` float32 in [0, 1]."""
     image = Image.new("RGB", SIZE, BACK)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(TEXT)
     speed = f"{stats.latents_per_s:.2f} latents/s   {stats.realtime:.1f}x real time"
@@ -43,5 +43,5 @@ def plot_ticks(stats: Stats) -> torch.Tensor:
 
 
 def label(ms: float) -> str:
-    """Milliseconds in three digits, seconds from 1000 ms on."""
+    """Format milliseconds in three digits, seconds from 1000 ms on."""
     return f"{ms / 1e3:.3g} s" if ms >= 1e3 else f"{ms:.3g} ms"

@@ -26,7 +26,7 @@ COLORS = {
 
 
 def plot_profile(profile: LayerProfile) -> torch.Tensor:
-    """Horizontal bars in milliseconds of a tick: `[1, 560, 960, 3]` float32 in [0, 1]."""
+    """Draw horizontal bars in milliseconds of a tick: `[1, 560, 960, 3]` float32 in [0, 1]."""
     image = Image.new("RGB", SIZE, BACK)
     draw, font, small = ImageDraw.Draw(image), ImageFont.load_default(TEXT), ImageFont.load_default(SMALL)
     slowed = f"{profile.slowdown:.2f} times as long while profiled"
@@ -44,7 +44,7 @@ def plot_profile(profile: LayerProfile) -> torch.Tensor:
 def _bars(
     draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, bars: list, top: int, total: float
 ) -> int:
-    """One bar a line, as wide as its share of the longest; returns where the next line would be."""
+    """Draw one bar a line, as wide as its share of the longest; returns where the next line would be."""
     longest = max((ms for _, _, ms in bars), default=0.0) or 1.0
     for i, (name, kind, ms) in enumerate(bars):
         y = top + i * STEP

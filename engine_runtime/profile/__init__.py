@@ -1,1 +1,1 @@
-"""Where a tick's time goes, layer by layer."""
+"""Measures where a tick's time goes, layer by layer."""

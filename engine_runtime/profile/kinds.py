@@ -1,4 +1,4 @@
-"""Of which kind an operator of torch or a layer of TensorRT is, by its name."""
+"""Sorts operators of torch and layers of TensorRT into kinds, by their names."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _MOVES = re.compile(
 
 
 def of_operator(name: str, place: str) -> str:
-    """Kind of one of torch's operators, `aten::...`, called by the module at `place`.
+    """Return the kind of a torch operator, `aten::...`, called by the module at `place`.
 
-    Views, allocation and what is not known are `other`; reductions outside a norm are too.
+    Views, allocations, unknown operators and reductions outside a norm are `other`.
     """
     if _ATTENTION.search(name):
         return "attention"
@@ -70,9 +70,9 @@ _INNER = (
 
 
 def of_layer(name: str) -> str:
-    """Kind of one of TensorRT's layers by the name that its profiler reports.
+    """Return the kind of a TensorRT layer, from the name that its profiler reports.
 
-    A `ForeignNode` is a region of many layers and opaque, whatever words its ends are named by.
+    A `ForeignNode` is a region of many layers and opaque, whatever its name says.
     """
     if _MYELIN.search(name):
         return OPAQUE

@@ -27,7 +27,7 @@ Amount = Annotated[float, Meta(ge=0)]
 
 @dataclass(frozen=True)
 class Workload:
-    """What the stream played while it was measured.
+    """The workload that was played while it was measured.
 
     Attributes:
         depth: slots in the ring, all taken.
@@ -88,21 +88,21 @@ class LayerProfile:
 
     @property
     def total_ms(self) -> float:
-        """All layers of a tick together."""
+        """Sum the milliseconds of all layers of a tick."""
         return math.fsum(layer.ms for layer in self.layers)
 
     @property
     def slowdown(self) -> float:
-        """How many times longer a tick takes while it is profiled."""
+        """Return how many times longer a tick takes while it is profiled."""
         return self.profiled_ms / self.tick_ms if self.tick_ms else 0.0
 
     def kinds(self) -> dict[str, float]:
-        """Milliseconds of each kind that there is, in the order of `KINDS`; their sum is `total_ms`."""
+        """Sum the milliseconds of each kind that occurs, in the order of `KINDS`; together they are `total_ms`."""
         sums = {kind: math.fsum(x.ms for x in self.layers if x.kind == kind) for kind in KINDS}
         return {kind: ms for kind, ms in sums.items() if ms or any(x.kind == kind for x in self.layers)}
 
     def grouped(self) -> list[LayerTime]:
-        """The layers, those of the same name in different decoder layers (`layers.*`) as one, slowest first."""
+        """Merge layers of the same name in different decoder layers (`layers.*`), slowest first."""
         return merged(LayerTime(_LAYER.sub("*", x.name), x.kind, x.ms, x.calls) for x in self.layers)
 
     def as_json(self) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class LayerProfile:
             raise _refused(error) from error
 
     def text(self, top: int = 15) -> str:
-        """The table, for people."""
+        """Format the profile as a table."""
         total, kinds, groups = self.total_ms, self.kinds(), self.grouped()
         lines = [
             plain(f"{self.engine}: {self.workload}"),
@@ -152,7 +152,7 @@ _CLOCKS = {
 
 
 def merged(layers: Iterable[LayerTime]) -> list[LayerTime]:
-    """Layers of one name and kind as one, slowest first."""
+    """Merge layers of one name and kind, slowest first."""
     sums: dict[tuple[str, str], tuple[float, float]] = {}
     for x in layers:
         ms, calls = sums.get((x.name, x.kind), (0.0, 0.0))
@@ -163,7 +163,7 @@ def merged(layers: Iterable[LayerTime]) -> list[LayerTime]:
 
 @dataclass(frozen=True)
 class Change:
-    """What a kind or a layer took before and takes after, in milliseconds of a tick."""
+    """Milliseconds per tick of a kind or a layer, before and after."""
 
     name: str
     before: float
@@ -207,7 +207,7 @@ class Difference:
 
 
 def diff(before: LayerProfile, after: LayerProfile) -> Difference:
-    """What changed."""
+    """Compare two profiles."""
     unlike = [
         f"{what}: {a} against {b}"
         for what, a, b in (

@@ -108,7 +108,7 @@ def _stream(engine: Engine, workload: Workload, captured: bool = True) -> Iterat
 def _timed(
     played: _Stream, ticks: int, counted: Callable[[], None], during: AbstractContextManager | None = None
 ) -> float:
-    """Milliseconds of wall time of one tick, after some to warm up; `during` holds for those that are timed."""
+    """Return milliseconds of wall time of one tick, after `WARM` ticks; `during` is entered for the timed ones."""
 
     for _ in range(WARM):
         played.fill()
@@ -143,7 +143,7 @@ def _torch(
 
 @contextmanager
 def _named(decoder: nn.Module) -> Iterator[None]:
-    """Every module's work stands under its name while this holds; the model's own modules are left as they were."""
+    """Record every module's work under the module's name; the model's own modules are not changed."""
     handles, open_ranges = [], list[Any]()
 
     def enter(name: str) -> Callable[..., None]:
@@ -168,7 +168,8 @@ def _named(decoder: nn.Module) -> Iterator[None]:
 
 
 def _rows(events: Any, cuda: bool, ticks: int) -> list[LayerTime]:
-    """What torch's profiler saw under the ticks: the outermost operators of every module, and the host's own time."""
+    """Collect from torch's profiler, within the ticks, the outermost operators of every module, and the host's own
+    time."""
     rows: list[LayerTime] = []
 
     def add(name: str, kind: str, us: float) -> None:

@@ -1,4 +1,4 @@
-"""Adapters baked into the weights of a refittable engine, and proven before it plays."""
+"""Writes adapters into the weights of a refittable engine, and checks the result before it plays."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from .play.tensorrt import MakeRoom, tensorrt
 class _Baked:
     def __init__(self, engine: TrtEngine, refit: Refit) -> None:
         self.engine, self.refit = engine, refit
-        self.identity, self.name = engine.identity, engine.name  # with the weights it was built from
-        self.mix: Mix | None = None  # that it was handed out with
+        self.identity, self.name = engine.identity, engine.name  # as built, without adapters
+        self.mix: Mix | None = None  # the adapters it was last returned with
         self._executor, self._open = engine.executor, engine.wake
         engine.wake = self.wake
 
     def has(self, mix: Mix) -> bool:
-        """Whether just this is in its weights."""
+        """Return whether exactly these adapters are in its weights."""
         return self.mix is not None and self.engine.identity == self._identity(mix)
 
     def say(self, mix: Mix) -> None:
-        """Let the engine's identity and name tell what is in its weights."""
+        """Set the engine's identity and name to those of its adapters."""
         self.mix, self.engine.identity = mix, self._identity(mix)
         self.engine.name = self.name + (f" with {label(mix)}" if mix else "")
 
     def wake(self) -> None:
-        """Bring the engine back with its adapters, which were compared when they were written first."""
+        """Open the engine again and write its adapters again; they passed the check when first written."""
         self._open()
         if self.engine.executor is self._executor:
             return
@@ -62,17 +62,17 @@ _baked: dict[str, _Baked] = {}
 
 
 def bake(who: str, name: str, place: Place, model: Model, mix: Mix) -> TrtEngine:
-    """An engine of its own with these adapters, and no others, in its weights.
+    """Open an engine for `who` alone, with exactly these adapters in its weights.
 
     Args:
-        who: opens it, as `Place.open` has it.
+        who: key of the caller, as in `Place.open`.
         place: its model is `model`.
         model: the engine was built from its weights.
         mix: adapters read for this model, and their strengths; none gives the engine as it was built.
 
     Raises:
-        EngineFileError, EngineError, InputError, MemoryShortage: as `Place.open` and `Refit.apply`; the engine then
-            plays no half of an adapter, and is closed where it could not be brought back.
+        EngineFileError, EngineError, InputError, MemoryShortage: as `Place.open` and `Refit.apply`. The engine then has
+            its original weights, or is closed where they could not be restored.
     """
     plan = place.find(name)
     if not plan.exists():
@@ -84,7 +84,7 @@ def bake(who: str, name: str, place: Place, model: Model, mix: Mix) -> TrtEngine
         held = _baked[who] = _Baked(engine, _refit(engine, model))
     if held.has(mix):
         return engine
-    if held.mix is not None:  # what was handed out changes
+    if held.mix is not None:  # the engine that was returned before changes
         turned(who, name)
     try:
         with busy(engine):
@@ -103,14 +103,14 @@ def bake(who: str, name: str, place: Place, model: Model, mix: Mix) -> TrtEngine
 
 def _refit(engine: TrtEngine, model: Model) -> Refit:
     transformer = model.pipe.transformer
-    parameters = dict(transformer.named_parameters())  # wherever a host that manages memory moves them
+    parameters = dict(transformer.named_parameters())  # read at each refit: a host that manages memory may move them
     source = Source(parameters, engine.sidecar.export.get("names", {}), Targets.of(transformer))
     library = tensorrt(engine.flavor.name)
     return Refit(engine, library.flavor, library.errors, source, runtime().lane(engine.device))
 
 
 def _check(engine: TrtEngine, model: Model, mix: Mix, make_room: MakeRoom | None) -> None:
-    """Compare it with the eager engine on the same adapters, merged, at every corner of every profile."""
+    """Compare the engine at every corner of every profile with the eager engine that has the same adapters merged."""
     transformer = model.pipe.transformer
     with guarded(
         f"the reference for the check found no room on {engine.device}",

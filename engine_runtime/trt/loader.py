@@ -1,7 +1,7 @@
-"""TensorRT engines by name: whether each can play here and why not, and those that do, opened.
+"""Finds TensorRT engines by name, tells whether each can play here, and opens them.
 
-Whoever opens an engine holds it until the same one opens another: nodes keep nothing, and their outputs say nothing
-when they are dropped.
+An engine stays open until its caller opens another: nodes keep no state, and nothing tells when their outputs are
+dropped.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ Say = Callable[[str], None]
 Known = Mapping[str, Expect | OstinatoError]
 _digests: dict[tuple[str, str, str], str] = {}
 _lock = threading.Lock()
-_held: dict[str, tuple[str, TrtEngine]] = {}  # by who opened it: under which name, and what
-_turns: Counter[tuple[str, str]] = Counter()  # by who, and by name
-_busy: list[TrtEngine] = []  # that are changed or compared just now
+_held: dict[str, tuple[str, TrtEngine]] = {}  # by caller: the engine's name, and the engine
+_turns: Counter[tuple[str, str]] = Counter()  # changes seen, by caller and name
+_busy: list[TrtEngine] = []  # being changed or compared now; not to be closed
 
 
 def _bring(engine: TrtEngine, open_again: Callable[[], None]) -> None:
@@ -45,15 +45,15 @@ def _bring(engine: TrtEngine, open_again: Callable[[], None]) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """Where an engine is looked for, and what for.
+    """Where engines are looked for, and for which model.
 
     Attributes:
-        folders: the first that has a name is it.
-        model: whose weights it must have; None is not asked about.
-        make_room: asked for room on the device when there is none.
-        say: told what takes long.
-        bring: brings an engine to the device before it plays, with the function that opens it where it is closed;
-            whoever manages the device's memory has its own.
+        folders: searched in order.
+        model: its weights must be the engine's; None accepts any.
+        make_room: frees bytes on the device when an engine finds no room.
+        say: shows what takes long.
+        bring: loads an engine onto the device before it plays, given the function that reopens a closed one; a host
+            that manages the device's memory passes its own.
     """
 
     folders: Sequence[Path]
@@ -63,10 +63,10 @@ class Place:
     bring: Callable[[TrtEngine, Callable[[], None]], None] = _bring
 
     def find(self, name: str) -> Path:
-        """The plan of that name; where there is none, the one that would be in the first folder.
+        """Return the plan of that name; where there is none, its path in the first folder.
 
         Raises:
-            EngineFileError: for what is no name: a path would lead out of the folders.
+            EngineFileError: for a text that is no engine name; a path could lead out of the folders.
         """
         if not is_name(name):
             raise missing(name, self.folders)
@@ -74,13 +74,13 @@ class Place:
         return next((plan for plan in places if os.path.exists(plan)), places[0])
 
     def survey(self) -> list[Health]:
-        """Every engine and whatever else is in the folders, by name, without opening any."""
+        """Judge every plan in the folders, by name, without opening any."""
         found = {plan.name: plan for folder in reversed(self.folders) for plan in plans(folder)}
         known = expects() if found else {}
         return [self.judge(found[name], known) for name in sorted(found)]
 
     def judge(self, plan: Path, known: Known) -> Health:
-        """What can be said of one engine, as one of this model, without opening it or loading its library.
+        """Judge one engine for this model, without opening it or loading its library.
 
         Args:
             known: from `health.state.expects`.
@@ -99,15 +99,15 @@ class Place:
         return found
 
     def open(self, who: str, name: str, alone: bool = False) -> TrtEngine:
-        """An engine that may play: it fits, is trusted, and has passed its check on this GPU, now or before.
+        """Open an engine that fits, is trusted, and has passed its check on this GPU, now or before.
 
         Args:
-            who: opens it; what the same one opened before is closed, unless another holds it too.
-            alone: for changing its weights: nobody else gets the same one.
+            who: key of the caller; the engine it opened before is closed, unless another caller holds it too.
+            alone: do not share the engine, because its weights will be changed.
 
         Raises:
-            EngineFileError: for one that is not there, stale, broken or not trusted.
-            EngineError: without a GPU, or when the library refuses it, or when it is not the reference.
+            EngineFileError: for an engine that is missing, stale, broken or not trusted.
+            EngineError: without a GPU, when the library refuses the plan, or when it fails its check.
             MemoryShortage: when there is no room.
         """
         plan = self.find(name)
@@ -129,12 +129,12 @@ class Place:
         return held
 
     def _opened(self, who: str, plan: Path, sidecar: Sidecar, device: torch.device, alone: bool) -> TrtEngine:
-        library = tensorrt(sidecar.flavor)  # for a plan that is trusted and fits: a process holds one library for good
+        library = tensorrt(sidecar.flavor)  # only for a trusted plan that fits: a process loads one library
         data, sidecar = _read(plan, sidecar)
         engine = library.load(data, sidecar, device, self.make_room, alone=who if alone else "")
         try:
             with busy(engine):
-                library.renew(engine, data, self.make_room)  # where another's share was put away
+                library.renew(engine, data, self.make_room)  # reopens a shared engine that was closed
                 del data
                 if not engine.verified:
                     self.say(f"checking {plan.stem}")
@@ -147,7 +147,7 @@ class Place:
         return engine
 
     def _again(self, engine: TrtEngine, plan: Path) -> None:
-        """Open an engine that was put away; one that nobody holds any more stays closed."""
+        """Reopen a closed engine; one that no caller holds any more stays closed."""
         with _lock:
             wanted = any(held is engine for _, held in _held.values())
         if wanted and engine.executor.engine is None:
@@ -157,7 +157,11 @@ class Place:
 
 
 def _read(plan: Path, wanted: Sidecar) -> tuple[bytes, Sidecar]:
-    """The bytes of a plan, which must still be the wanted one."""
+    """Read the bytes of a plan.
+
+    Raises:
+        EngineFileError: where it was rebuilt since `wanted` was read, and as `read_plan`.
+    """
     library = tensorrt(wanted.flavor)
     expect = replace(here(wanted.flavor, library.flavor.version), header_problem=library.header_problem)
     data, sidecar = read_plan(plan, expect)
@@ -172,7 +176,7 @@ def _read(plan: Path, wanted: Sidecar) -> tuple[bytes, Sidecar]:
 
 
 def gpu() -> torch.device:
-    """Where TensorRT engines play; raises `EngineError` where there is none."""
+    """Return the device that TensorRT engines play on; raises `EngineError` without a GPU."""
     if not torch.cuda.is_available():
         raise EngineError(
             "this PyTorch sees no CUDA device",
@@ -183,13 +187,13 @@ def gpu() -> torch.device:
 
 
 def holds(who: str) -> TrtEngine | None:
-    """What somebody has open; it may be put away."""
+    """Return the engine that a caller has open (it may be put away), or None."""
     with _lock:
         return _held[who][1] if who in _held else None
 
 
 def drop(who: str) -> None:
-    """Let go of what somebody opened; fine where there is nothing."""
+    """Release the engine that a caller has open, if any."""
     with _lock:
         name, engine = _held.pop(who, ("", None))
     if engine is not None:
@@ -198,20 +202,20 @@ def drop(who: str) -> None:
 
 
 def turned(who: str, name: str) -> None:
-    """What somebody was given under a name is no more what it was, or may be to be had now."""
+    """Count a change: the engine that this caller got under this name has changed, or may be available now."""
     with _lock:
         _turns[who, name] += 1
 
 
 def turns(who: str, name: str | None = None) -> int:
-    """How often that was so under a name; None is under any."""
+    """Return the number of such changes; with `name` None, under any name."""
     with _lock:
         return sum(count for (one, of), count in _turns.items() if one == who and name in (None, of))
 
 
 @contextmanager
 def busy(engine: TrtEngine) -> Iterator[None]:
-    """An engine is not put away in here."""
+    """Keep an engine from being put away inside the block."""
     with _lock:
         _busy.append(engine)
     try:
@@ -222,7 +226,7 @@ def busy(engine: TrtEngine) -> Iterator[None]:
 
 
 def put_away(engine: TrtEngine) -> bool:
-    """Close an engine for the room that it takes, until it is next used; not one that plays, or is busy."""
+    """Close an engine to free its memory until it is next used. False where it plays or is busy."""
     with _lock:
         free = engine not in _busy
     if not free or runtime().plays(engine):
@@ -233,13 +237,13 @@ def put_away(engine: TrtEngine) -> bool:
 
 
 def room_of(engine: TrtEngine) -> int:
-    """Bytes on the device of an engine that is open: its weights, as large as its file, and its workspace."""
+    """Return the device bytes of an open engine: its weights (the size of its file) and its workspace."""
     with engine.paused() as opened:
         return engine.sidecar.plan_bytes + int(opened.device_memory_size_v2)
 
 
 def _of_this_model(error: EngineFileError, sidecar: Sidecar, plan: Path, model: Model) -> EngineFileError:
-    """The same, with a remedy that builds from the model that is asked for."""
+    """Return the same error with a remedy that builds from the model in use."""
     ours = replace(sidecar, spec=replace(sidecar.spec, model=model.source, size=None, onnx=None))
     remedy = f"choose the model that it was built from, or run {ours.command(plan)}"
     return EngineFileError(error.given, error.allowed, remedy, error.reason)
@@ -255,9 +259,9 @@ def missing(name: str, folders: Sequence[Path]) -> EngineFileError:
 
 
 def digest_of(model: Model, kind: str, precision: str) -> str | None:
-    """Hash of a model's weights as an engine of that precision has them; None where it is loaded in a coarser one.
+    """Hash a model's weights as an engine of that precision has them; None where the model has a coarser precision.
 
-    Made once for the same model; it reads all of the weights.
+    Reads all weights, once for each model.
     """
     part = model.pipe.transformer if kind == "decoder" else model.pipe.vae
     if part.dtype not in (torch.float32, PRECISIONS[precision]):

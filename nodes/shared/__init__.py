@@ -1,1 +1,1 @@
-"""What the nodes share and is no node."""
+"""Code that several nodes share; no node is defined here."""

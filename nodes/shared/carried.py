@@ -1,4 +1,7 @@
-"""What the control nodes carry to a stream, until the stream says how long the music is and curves can be drawn."""
+"""The values that control nodes hand to a stream node.
+
+They stay unresolved until the stream node knows how long the music is, because a curve needs a length to be sampled.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,15 @@ if TYPE_CHECKING:
     from ...engine_runtime.stream.request import Condition, Part
 
 GAIN = "channel_gain"
-Wanted = Mapping[str, Any]  # by the name of a knob or a field; numbers, or curves still without a length
+Wanted = Mapping[str, Any]  # names of knobs or fields; a value is a number, or a curve without a length
 
 
 def turned(before: Wanted | None, changes: Wanted) -> dict[str, Any]:
-    """Knobs turned further; numbers are checked at once."""
+    """Add knob changes to those of earlier nodes.
+
+    Raises:
+        InputError: for a number out of the knob's range. Curves are checked when they are sampled.
+    """
     for name, value in changes.items():
         if not is_curve(value):
             KNOBS[name].check(value)
@@ -35,7 +42,11 @@ def turned(before: Wanted | None, changes: Wanted) -> dict[str, Any]:
 
 
 def gained(before: Wanted | None, gain: Any, first: int, last: int) -> dict[str, Any]:
-    """A further gain of the channels `first` to `last`."""
+    """Add a channel gain for the latent channels `first` to `last`, both included, counted from 0.
+
+    Raises:
+        InputError: where `first` is above `last`, or the gain is out of range.
+    """
     if first > last:
         raise InputError(f"channels {first} to {last}", "the first must not lie behind the last", "swap them")
     if not is_curve(gain):
@@ -44,7 +55,7 @@ def gained(before: Wanted | None, gain: Any, first: int, last: int) -> dict[str,
 
 
 def knobs_of(wanted: Wanted | None, frames: int) -> Knobs:
-    """Knobs for music of this length; what the command line sets goes before the nodes."""
+    """Sample the knobs for `frames` latent frames. Knobs set on the command line override those of the nodes."""
     given = {**(wanted or {}), **host.knobs()}
     gains = given.pop(GAIN, ())
     gains = gains if isinstance(gains, tuple) else ((gains, 0, LATENT_DIM - 1),)
@@ -75,7 +86,11 @@ def check_heard(
 
 
 def guided(fields: Wanted) -> dict[str, Any]:
-    """Guidance as the nodes carry it; numbers are checked at once."""
+    """Check the numbers of a Guidance node and return its fields, curves unsampled.
+
+    Raises:
+        InputError: for a number out of range.
+    """
     checked = Guidance(**{name: value for name, value in fields.items() if not is_curve(value)})
     return {"scale": checked.scale, "mode": checked.mode, **fields}
 
@@ -87,7 +102,7 @@ def guidance_of(wanted: Wanted | None, frames: int) -> Guidance | None:
 
 
 def wants_negative(wanted: Wanted | None, tracks: Sequence[Track] = ()) -> bool:
-    """Whether guidance may decode a negative condition."""
+    """Return whether guidance may decode a negative condition."""
     if wanted is None or wanted["mode"] in ("off", "self"):
         return False
     if any(track.knob == "guidance_scale" for track in tracks):
@@ -96,7 +111,8 @@ def wants_negative(wanted: Wanted | None, tracks: Sequence[Track] = ()) -> bool:
 
 
 def shape_of(wanted: Wanted | None, frames: int) -> dict[str, Any]:
-    """Fields of a request, from the shape nodes."""
+    """Return the request fields that the shape nodes set, with their curves sampled: `mask` `[T, 64]`, `initial_noise`
+    `[T]`."""
     given = dict(wanted or {})
     if (kept := given.get("mask")) is not None:
         given["mask"] = _over_channels(to_value(kept, frames, "the mask"), frames)
@@ -106,7 +122,11 @@ def shape_of(wanted: Wanted | None, frames: int) -> dict[str, Any]:
 
 
 def mix_of(adapters: Sequence[tuple[Path, float]], targets: Targets | None) -> Mix:
-    """Adapters as an engine with these targets takes them, read from their files."""
+    """Read the adapter files for an engine whose layers are `targets`.
+
+    Raises:
+        InputError: where the engine takes no adapters.
+    """
     if not adapters:
         return ()
     from ...engine_runtime.engines.factors import required
@@ -117,7 +137,12 @@ def mix_of(adapters: Sequence[tuple[Path, float]], targets: Targets | None) -> M
 
 
 def parts_of(condition: Condition | tuple[Part, ...], weight: Any, start: float, end: float) -> tuple[Part, ...]:
-    """A condition as a part; parts already combined keep their spans, and their weights are multiplied."""
+    """Wrap a condition as one weighted part. Parts that are combined already keep their spans; their weights are
+    multiplied.
+
+    Raises:
+        InputError: for a span other than 0 to 1 on parts that are combined already.
+    """
     from dataclasses import replace
 
     from ...engine_runtime.stream.request import Part
@@ -135,7 +160,7 @@ def parts_of(condition: Condition | tuple[Part, ...], weight: Any, start: float,
 
 
 def _gain(gains: tuple, frames: int) -> Tensor:
-    """`[T, 64]`, or `[64]` where no gain is a curve."""
+    """Multiply the gains: float32 `[T, 64]`, or `[64]` where none of them is a curve."""
     import torch
 
     curved = any(is_curve(gain) for gain, _, _ in gains)

@@ -1,7 +1,7 @@
-"""The one place that picks the node API: ComfyUI's own where the pack runs inside it, else the headless one.
+"""Picks the node API: ComfyUI's own where the pack runs inside it, else the headless copy.
 
-Every node imports `io` and `ui` from here. The headless module has just the part of `comfy_api.latest` that these
-nodes use; a test in the `comfyui` tier holds its schemas against the real ones.
+Every node imports `io` and `ui` from here. The headless module has only the part of `comfy_api.latest` that these nodes
+use; a test in the `comfyui` tier compares its schemas with ComfyUI's.
 """
 
 try:

@@ -1,4 +1,4 @@
-"""What the nodes share that play TensorRT engines."""
+"""Helpers of the nodes that play TensorRT engines."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from ...engine_runtime.models.loading import Model
     from ...engine_runtime.trt.loader import Place
 
-BLOCKS = (EngineBuildError, EngineError, EngineFileError, MemoryShortage)  # what leaves the torch engine to play
+BLOCKS = (EngineBuildError, EngineError, EngineFileError, MemoryShortage)  # the torch engine plays instead
 
 
 def owner(hidden: Any, kind: str) -> str:
-    """Who opens engines: a node of one kind; ids alone come again in every workflow."""
+    """Return the key under which a node opens engines: its kind and its id. Ids alone repeat between workflows."""
     return f"{kind} {hidden.unique_id}"
 
 
 def place(model: Model | None, hidden: Any) -> Place:
-    """Where engines for this model are, as the node tells of it."""
+    """Return where to look for this model's engines, with progress text shown on the node."""
     from ...engine_runtime.trt.loader import Place
 
     def say(text: str) -> None:
@@ -31,7 +31,10 @@ def place(model: Model | None, hidden: Any) -> Place:
 
 
 def heed(who: str, name: str, error: OstinatoError) -> str:
-    """What is said of an engine that cannot play; for want of memory, which may pass, the next run tries again."""
+    """Return the message for an engine that cannot play.
+
+    After a memory shortage, which may pass, the node is marked so that the next run tries again.
+    """
     from ...engine_runtime.trt.loader import turned
 
     if isinstance(error, MemoryShortage):
@@ -40,8 +43,11 @@ def heed(who: str, name: str, error: OstinatoError) -> str:
 
 
 def stamp(who: str, engine: str | None) -> str:
-    """Changes when what a node was given is closed or changed, or the files of its engine are; of any, where the name
-    is linked and not known yet."""
+    """Return a text that changes when the node must run again.
+
+    It changes when the engine that the node opened is closed or changed, or when the engine's files change. With
+    `engine` None (the name comes through a link and is not known yet) the files of all engines count.
+    """
     from ...engine_runtime.trt.files.spec import is_name
     from ...engine_runtime.trt.files.stamp import stamp
     from ...engine_runtime.trt.loader import Place, turns
@@ -52,7 +58,7 @@ def stamp(who: str, engine: str | None) -> str:
 
 
 def torch_engine(who: str, fallback: Engine | None, model: Model) -> Engine:
-    """The engine that is connected, else eager on the model; what `who` had open before is let go of."""
+    """Return the connected engine, else an eager one on the model, and release the engine that `who` had open."""
     from ...engine_runtime.models.engines import eager_engine
     from ...engine_runtime.trt.loader import drop
 

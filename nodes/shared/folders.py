@@ -1,4 +1,4 @@
-"""Files in ComfyUI's model folders; on the command line those below `COMFYUI_PATH` or `~/ComfyUI`."""
+"""Finds files in ComfyUI's model folders; on the command line, in those below `COMFYUI_PATH` or `~/ComfyUI`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 ENGINES, LORAS = "ostinato_engines", "loras"
-MOST_TOLD = 50  # engines whose states a tooltip has
+MOST_TOLD = 50  # engines listed in a tooltip
 MODELS = ("diffusers", "checkpoints", "diffusion_models")
-MODELS_SETTING = "OSTINATO_MODELS"  # more folders of models, separated as in PATH: whoever starts the server says which
+MODELS_SETTING = "OSTINATO_MODELS"  # environment variable: further folders of models, separated as in PATH
 NOTHING = "none found"  # the only choice of a drop-down that would be empty
 
 
 def register() -> None:
-    """Tell ComfyUI of the pack's own model folder: where builds go, and `models/ostinato_engines`."""
+    """Register the pack's engine folders with ComfyUI: the one builds are written to, and `models/ostinato_engines`."""
     import folder_paths
 
     from ...engine_runtime.trt.files.folder import engines_home
@@ -38,7 +38,7 @@ def register() -> None:
 
 
 def roots(kind: str) -> list[Path]:
-    """Where files of one kind are, the first place first."""
+    """Return the folders for one kind of file, in search order."""
     if not HEADLESS:
         import folder_paths
 
@@ -52,13 +52,13 @@ def roots(kind: str) -> list[Path]:
 
 
 def model_source(name: str) -> str:
-    """The path of a model in the folders of models, or the name of a preset or hub id as it is.
+    """Resolve a model's name to a path in the model folders; a preset or hub id is returned as it is.
 
-    On the command line any path will do. In ComfyUI the name comes from whoever reaches the server: only what lies in
-    the folders is looked at, and of anything else it is not even told whether it is there.
+    On the command line any path is accepted. In ComfyUI the name comes from anyone who can reach the server, so only
+    files in the model folders are looked at, and the error does not tell whether any other path exists.
 
     Raises:
-        InputError: in ComfyUI, for what is none of these.
+        InputError: in ComfyUI, for a name that is no preset, hub id or model in the folders.
     """
     from ...engine_runtime.models.loading import is_hub_id
 
@@ -81,7 +81,7 @@ def model_source(name: str) -> str:
 
 
 def engine_plans() -> list[Path]:
-    """The plans in the folders, by name, whatever their state."""
+    """List the plan files in the engine folders, sorted by name, including engines that cannot play here."""
     from ...engine_runtime.trt.files.folder import plans
 
     found = {plan.stem: plan for root in reversed(roots(ENGINES)) for plan in plans(root)}
@@ -89,23 +89,26 @@ def engine_plans() -> list[Path]:
 
 
 def engine_names() -> list[str]:
-    """List the engines that can be chosen, whatever their state. A schema calls it, so that it never raises."""
+    """List the names of all engines, including those that cannot play here. Never raises, because schemas call it."""
     try:
         return [plan.stem for plan in engine_plans() if is_name(plan.stem)]
-    except Exception:  # whatever a folder does, it must not take the nodes away
+    except Exception:  # an unreadable folder must not make the nodes fail to load
         log.exception("the engines cannot be listed")
         return []
 
 
 def told(state: Health) -> str:
-    """An engine and its state in one line."""
+    """Describe an engine and its state in one line."""
     kind = "decoder" if state.sidecar is None else state.sidecar.export["kind"]
     return state.text() + ("" if kind == "decoder" else f" (a {kind.replace('_', ' ')}, which no node plays)")
 
 
 def engine_states() -> str:
-    """Tell the state of each engine for a tooltip: by its files and the installed packages, whose libraries are not
-    asked, so that it comes at once. Empty on the command line, which shows none. It never raises, as `engine_names`."""
+    """Describe the state of every engine for a tooltip; empty on the command line.
+
+    The states come from files and installed packages; no TensorRT library is loaded, so the call is quick. Never
+    raises.
+    """
     try:
         return "" if HEADLESS else _told_states()
     except Exception as error:
@@ -127,7 +130,7 @@ def _told_states() -> str:
 
 @lru_cache(maxsize=1)
 def _states(plans: tuple[Path, ...], stamps: tuple[str, ...]) -> str:
-    """Made anew only when a file changes: ComfyUI asks for a node's schema many times a run."""
+    """Describe the engines. Cached until a file changes: ComfyUI asks for a node's schema many times a run."""
     from ...engine_runtime.trt.health.state import health, here
     from ...engine_runtime.trt.library.preflight import install, wheels
 
@@ -139,7 +142,7 @@ def _states(plans: tuple[Path, ...], stamps: tuple[str, ...]) -> str:
 
 
 def file_stamp(path: Path) -> str:
-    """Changes when a file does; empty where there is none."""
+    """Return a text that changes when the file does; empty where the file is missing."""
     try:
         found = path.stat()
     except OSError:
@@ -148,7 +151,7 @@ def file_stamp(path: Path) -> str:
 
 
 def adapter_names() -> list[str]:
-    """Names of the adapter files, with their folders."""
+    """List the LoRA files, as paths relative to their folder."""
     if not HEADLESS:
         import folder_paths
 
@@ -158,11 +161,13 @@ def adapter_names() -> list[str]:
 
 
 def adapter_path(name: str) -> Path:
-    """The file of that name in the folders of adapters; on the command line also at that path, for in ComfyUI the name
-    comes from whoever reaches the server.
+    """Find a LoRA file by its name in the adapter folders.
+
+    On the command line a path is accepted too. In ComfyUI it is not: the name comes from anyone who can reach the
+    server.
 
     Raises:
-        InputError: where there is none.
+        InputError: where there is no such file.
     """
     places = [root / name for root in roots(LORAS)] if HEADLESS or name in adapter_names() else []
     if HEADLESS:

@@ -1,4 +1,4 @@
-"""Where ComfyUI's MODEL, CONDITIONING and LATENT meet the stream's own parts."""
+"""Converts ComfyUI's MODEL, CONDITIONING, NOISE, GUIDER and LATENT into engines, conditions and requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def is_core_model(value: Any) -> bool:
 
 
 def patcher_of(model: Any) -> Any:
-    """A MODEL that the stream can play, as the patcher whose weights stay where they were loaded."""
+    """Check that the stream can play a MODEL and return its patcher with the weights kept where they are loaded."""
     from ...engine_runtime.models.comfy_model import check_core, static
 
     check_core(model)
@@ -29,7 +29,7 @@ def patcher_of(model: Any) -> Any:
 
 
 def engine_of(value: Any) -> Engine:
-    """An engine as it is; a MODEL as an engine on its weights."""
+    """Return an engine unchanged; wrap a MODEL in an engine that shares its weights."""
     if not is_core_model(value):
         return value
     from ...engine_runtime.models.comfy_model import CoreEngine
@@ -40,9 +40,16 @@ def engine_of(value: Any) -> Engine:
 def condition_of(
     engine: Any, condition: Any, negative: list | None, guided: bool, sources: list[Tensor]
 ) -> Condition | tuple[Part, ...]:
-    """A condition as it is; a CONDITIONING through the MODEL's own preparation, as long as the source.
+    """Return a condition unchanged; prepare a CONDITIONING with the MODEL's own code, at the length of the first
+    source.
 
-    `engine` is what `engine_of` gives; `guided` says whether a negative is wanted.
+    Args:
+        engine: what `engine_of` returned.
+        guided: whether a negative condition is wanted.
+        sources: `[T, 64]` each.
+
+    Raises:
+        InputError: for a CONDITIONING without a MODEL or a source, or a negative beside a condition of the pack's own.
     """
     from ...engine_runtime.stream.request import Condition
 
@@ -77,9 +84,10 @@ def frames_of(condition: Condition | tuple[Part, ...]) -> int:
 
 
 def schedule_of(engine: Any, sampling: Sampling) -> tuple[float, ...] | None:
-    """On a MODEL the sigmas of ComfyUI's `simple` scheduler; None leaves them to the sampling's own formula.
+    """Return the sigmas of ComfyUI's `simple` scheduler for a MODEL; None lets the sampling use its own formula.
 
-    Both agree where the steps divide 1000, the entries of ComfyUI's table; else they differ by one entry at most.
+    Both agree where the total steps divide 1000, the size of ComfyUI's table; otherwise they differ by at most one
+    entry.
     """
     if getattr(engine, "patcher", None) is None:
         return None
@@ -89,15 +97,16 @@ def schedule_of(engine: Any, sampling: Sampling) -> tuple[float, ...] | None:
     table = comfy.model_sampling.ModelSamplingDiscreteFlow()
     table.set_parameters(shift=sampling.shift, multiplier=1.0)
     total = total_steps(sampling)
-    if total > len(table.sigmas):  # entries would repeat
+    if total > len(table.sigmas):  # the scheduler would repeat entries
         return None
     return tuple(comfy.samplers.simple_scheduler(table, total)[-(sampling.steps + 1) :].tolist())
 
 
 def batch_noise(source: dict[str, Any] | None, seeds: list[int]) -> list[Tensor] | None:
-    """ComfyUI's noise, `[T, 64]` each: for a batch from the first seed, for one of a batch's latents from each seed.
+    """Draw noise as ComfyUI does for a batch: `[T, 64]` each.
 
-    None where there is no batch: a generation's own seed says the same.
+    Several latents share one draw from the first seed; one latent that was taken from a batch gets one draw per seed.
+    Returns None where there is no batch: the request's own seed then gives the same noise.
     """
     if source is None or (source["samples"].shape[0] == 1 and "batch_index" not in source):
         return None
@@ -107,7 +116,7 @@ def batch_noise(source: dict[str, Any] | None, seeds: list[int]) -> list[Tensor]
 
 
 def _noise(samples: Tensor, seed: int, index: Any) -> Tensor:
-    """ComfyUI's noise for a batch: without an index one draw of the batch's shape."""
+    """Draw ComfyUI's noise for a batch; without an index, one draw in the batch's shape."""
     import torch
 
     if index is None:
@@ -118,7 +127,11 @@ def _noise(samples: Tensor, seed: int, index: Any) -> Tensor:
 
 
 def sampler_requests(noise: Any, guider: Any, sampler: Any, sigmas: Tensor, latent: dict[str, Any]) -> tuple:
-    """The engine and the requests that SamplerCustomAdvanced's inputs ask for."""
+    """Return the engine and the requests for SamplerCustomAdvanced's inputs.
+
+    Raises:
+        InputError: for a sampler other than plain euler, or a guider other than Basic and CFG.
+    """
     from ...engine_runtime.config import NO_GUIDANCE, Guidance
     from ...engine_runtime.models.comfy_condition import core_condition
     from ...engine_runtime.models.comfy_model import CoreEngine
@@ -153,7 +166,11 @@ def check_sampler(sampler: Any) -> None:
 
 
 def guider_conds(guider: Any) -> dict[str, list]:
-    """`{"positive": CONDITIONING, "negative": CONDITIONING}` of a Basic Guider or a CFG Guider."""
+    """Return `{"positive": CONDITIONING, "negative": CONDITIONING}` of a Basic Guider or CFG Guider.
+
+    Raises:
+        InputError: for any other guider.
+    """
     if type(guider).__name__ not in ("Guider_Basic", "CFGGuider"):
         raise InputError(
             f"the guider is a {type(guider).__name__}", "allowed are Basic Guider and CFG Guider", "use one of them"

@@ -1,7 +1,7 @@
-"""The part of `comfy_api.latest.io` that the pack's nodes use, for running them without ComfyUI.
+"""Stands in for `comfy_api.latest.io` where ComfyUI is not installed, as far as the pack's nodes use it.
 
-Names, argument names and defaults are ComfyUI's, so a node reads the same in both places. Schemas are plain data, and
-a keyword that is not listed here is a TypeError: a node that needs more must have it added here first.
+Names, arguments and defaults are ComfyUI's, so a node reads the same in both places. A keyword that is not defined here
+raises TypeError: a node that needs more must have it added here first.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class ComfyType:
 
 
 def Custom(io_type: str) -> type[ComfyType]:
-    """A socket type of the pack's own, and how the standard ones without a widget are made."""
+    """Make a socket type; also used for the standard types that have no widget."""
     return _bind(type(io_type.title(), (ComfyType,), {}), io_type)
 
 
@@ -156,7 +156,7 @@ class String(ComfyType):
 
 @dataclass
 class _ComboInput(WidgetInput):
-    # ComfyUI has no force_input here; `options` comes before `display_name` there, so give both by keyword
+    # differs from ComfyUI: no force_input there, and `options` before `display_name`, so pass both by keyword
     force_input: bool | None = field(default=None, init=False)
     default: str | int | Enum | None = field(default=None, kw_only=True)
     options: list[str] | list[int] | type[Enum] = field(default_factory=list, kw_only=True)
@@ -240,7 +240,7 @@ AnyType = Custom("*")
 
 @dataclass
 class Schema:
-    """What a node is; made anew by every call of `define_schema`."""
+    """One node's inputs, outputs and metadata; each call of `define_schema` makes a new one."""
 
     node_id: str
     display_name: str | None = None
@@ -259,14 +259,14 @@ class Schema:
     has_intermediate_output: bool = False
 
     def validate(self) -> None:
-        """ComfyUI refuses a schema with repeated ids when it loads the pack; say it as early here."""
+        """Raise ValueError for repeated ids, which ComfyUI refuses when it loads the pack."""
         for what, ids in (("input", [i.id for i in self.inputs]), ("output", [o.id for o in self.outputs])):
             repeated = sorted({name for name in ids if ids.count(name) > 1})
             if repeated:
                 raise ValueError(f"Node {self.node_id} has the {what} id {repeated[0]!r} twice: rename one.")
 
     def finalize(self) -> None:
-        """What ComfyUI adds: ids for outputs without one, and the prompt for output nodes."""
+        """Add what ComfyUI adds: ids for outputs without one, and the prompt for output nodes."""
         for index, output in enumerate(self.outputs):
             output.id = output.id or f"_{index}_{output.io_type}_"
         if self.is_output_node:
@@ -275,7 +275,7 @@ class Schema:
 
 @dataclass(frozen=True)
 class HiddenHolder:
-    """`cls.hidden` inside a running node; what the schema did not ask for is None."""
+    """The hidden inputs of a running node, read as `cls.hidden`; those that the schema did not ask for are None."""
 
     unique_id: str | None = None
     prompt: dict[str, Any] | None = None
@@ -283,7 +283,7 @@ class HiddenHolder:
 
 
 class NodeOutput:
-    """What `execute` returns: one value per output, and what to show."""
+    """The return value of `execute`: one value per output, and what to show on the node."""
 
     def __init__(self, *args: Any, ui: Any = None) -> None:
         self.args = args
@@ -327,13 +327,14 @@ class ComfyNode:
 
     @classmethod
     def PREPARE_CLASS_CLONE(cls, v3_data: dict[str, Any] | None) -> type[ComfyNode]:
-        """A fresh subclass whose `hidden` is filled from v3_data["hidden_inputs"], as ComfyUI makes for each run."""
+        """Make a fresh subclass whose `hidden` is filled from v3_data["hidden_inputs"], as ComfyUI does for each
+        run."""
         given = (v3_data or {}).get("hidden_inputs", {})
         return type(cls.__name__, (cls,), {"hidden": HiddenHolder(**{Hidden(k).name: v for k, v in given.items()})})
 
 
 class ComfyExtension(ABC):
-    """A pack: its nodes, and what to do once when it is loaded."""
+    """A node pack: its nodes, and a hook that runs once when it is loaded."""
 
     async def on_load(self) -> None:  # noqa: B027 - doing nothing is the default
         pass

@@ -1,6 +1,6 @@
-"""The part of `comfy_api.latest.ui` that the pack's nodes use, for running them without ComfyUI.
+"""Stands in for `comfy_api.latest.ui` where ComfyUI is not installed, as far as the pack's nodes use it.
 
-These only carry what a node wants shown; whoever runs the node decides where text goes and where images are written.
+These classes only hold what a node wants shown; the caller decides where text and images go.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class PreviewText:
 
 
 class PreviewImage:
-    """`image` is float [B, H, W, C] in [0, 1]."""
+    """An image to show: float `[B, H, W, C]` in [0, 1]."""
 
     def __init__(self, image: torch.Tensor, animated: bool = False, cls: type[ComfyNode] | None = None) -> None:
         self.image = image

@@ -1,9 +1,9 @@
-"""What a running node may ask of whatever runs it: to show progress, whether to stop, which device, where files go.
+"""Services that a running node asks of the program that runs it: progress, cancelling, device, output files, memory.
 
-Inside ComfyUI the answers come from ComfyUI; the command line installs its own with `use`. With neither, as in a unit
-test, nothing is shown and nothing stops. Call these from the thread the node runs in: elsewhere ComfyUI would credit
-the progress to another node and a check would take the user's Cancel away from the prompt it was meant for. Only
-`show_text` and `ran_last` may be called from any thread and after the node has ended.
+Inside ComfyUI they are ComfyUI's; the command line installs its own with `use`. With neither, as in a unit test,
+nothing is shown and nothing stops. Call them from the thread the node runs in: from another thread ComfyUI would show
+the progress on the wrong node, and could use up the user's Cancel of another prompt. Only `show_text` and `ran_last`
+may be called from any thread, and after the node has ended.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from ...engine_runtime.errors import InputError
 
 MAX_PREFIX = 200  # characters
-MIN_INTERVAL = 0.1  # seconds between two progress messages of one node; each costs ComfyUI a thread and an event loop
+MIN_INTERVAL = 0.1  # seconds between two progress messages of a node; each costs ComfyUI a thread and an event loop
 
 
 def _ignore_progress(done: int, total: int, node_id: str | None) -> None:
@@ -53,12 +53,18 @@ def _no_folder(prefix: str, suffix: str) -> Path:
 
 @dataclass(frozen=True)
 class Host:
-    """`cancelled` raises to stop the node; `text` shows a line under it; `device` is auto, cpu or cuda.
+    """One program that runs nodes, and what it offers them.
 
-    `next_file` gives the path of a new file in the output folder, from a prefix and a suffix. `knobs` go before those
-    of the graph. `make_room` frees that many bytes on the GPU where it can. `bring` brings a built engine to the GPU
-    before it plays, with the function that opens it where it was closed for its room. `ran_last` says whether the
-    latest graph has a node of that id and type.
+    Attributes:
+        progress: shows done, total and node id.
+        cancelled: raises to stop the node.
+        text: shows a line under a node.
+        device: auto, cpu or cuda.
+        next_file: returns the path of a new file in the output folder, from a prefix and a suffix.
+        knobs: override those of the graph.
+        make_room: frees that many bytes on the GPU where it can.
+        bring: loads a built engine onto the GPU before it plays, with a function that reopens it where it was closed.
+        ran_last: tells whether the latest graph has a node of that id and type.
     """
 
     progress: Callable[[int, int, str | None], None] = _ignore_progress
@@ -72,7 +78,7 @@ class Host:
     ran_last: Callable[[str | None, str], bool] = _always
 
 
-# a plain module value and not a contextvar: a node may ask from a thread it started
+# a module global and not a contextvar: a node may call from a thread it started
 _installed: Host | None = None
 
 
@@ -97,12 +103,12 @@ def progress(done: int, total: int, node_id: str | None = None) -> None:
 
 
 def check_cancelled() -> None:
-    """Raises when the user pressed Cancel."""
+    """Raise where the user pressed Cancel."""
     current().cancelled()
 
 
 def ticker(hidden: Any) -> Callable[[int, int], None]:
-    """What a node calls before each tick: it lets Cancel through and shows how far the stream is."""
+    """Return the function that a node calls before each tick: it raises on Cancel and shows the progress."""
 
     def tick(done: int, total: int) -> None:
         check_cancelled()
@@ -117,22 +123,22 @@ def show_text(text: str, node_id: str | None) -> None:
 
 
 def make_room(size: int) -> None:
-    """Free `size` bytes on the GPU, where whoever runs the nodes can."""
+    """Free `size` bytes on the GPU, where the host can."""
     current().make_room(size)
 
 
 def bring(engine: Any, open_again: Callable[[], None]) -> None:
-    """Bring a built engine to the GPU before it plays."""
+    """Load a built engine onto the GPU before it plays."""
     current().bring(engine, open_again)
 
 
 def ran_last(node_id: str | None, node_type: str) -> bool:
-    """Whether a text for this node would reach it, and not one of another graph that has the same id."""
+    """Return whether text for this node would reach it, and not a node of another graph with the same id."""
     return current().ran_last(node_id, node_type)
 
 
 def knobs() -> Mapping[str, Any]:
-    """Hot knobs that were set from outside the graph."""
+    """Return the hot knobs that were set outside the graph."""
     return current().knobs
 
 
@@ -141,12 +147,12 @@ def device_choice() -> str:
 
 
 def next_file(prefix: str, suffix: str) -> Path:
-    """Where a new file goes: numbered, below the output folder."""
+    """Return the path of a new numbered file below the output folder."""
     return current().next_file(prefix, suffix)
 
 
 def check_prefix(prefix: str) -> None:
-    """Raise `InputError` for a folder and name that no file can have, or that would not print."""
+    """Raise `InputError` for a file name prefix that is too long or has control or surrogate characters."""
     if len(prefix) > MAX_PREFIX or any(unicodedata.category(c) in ("Cc", "Cs") for c in prefix):
         raise InputError(
             f"the file name prefix is {prefix!r}",
@@ -203,7 +209,7 @@ def _throttled(send: Callable[[int, int, str | None], Any]) -> Callable[[int, in
     def throttled(done: int, total: int, node_id: str | None) -> None:
         now = time.monotonic()
         when, count = sent.get(node_id, (-MIN_INTERVAL, -1))
-        if done < total and done > count and now - when < MIN_INTERVAL:  # a count that falls is a new run
+        if done < total and done > count and now - when < MIN_INTERVAL:  # a count that falls means a new run
             return
         sent[node_id] = (now, done)
         send(done, total, node_id)

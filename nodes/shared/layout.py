@@ -1,4 +1,4 @@
-"""The one place where ComfyUI's layouts meet the runtime's: `[B, 64, T]` latents here, `[T, 64]` each there."""
+"""Converts between ComfyUI's layouts and the runtime's: latents are `[B, 64, T]` there and `[T, 64]` each here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def to_latent(latents: list[Tensor], like: dict[str, Any] | None = None) -> dict[str, Any]:
-    """`[T, 64]` latents to a LATENT batch, on the CPU as ComfyUI keeps them, with whatever else `like` carries."""
+    """Stack `[T, 64]` latents into a LATENT: float32 `[B, 64, T]` on the CPU, with the other entries of `like`."""
     import torch
 
     samples = torch.stack([x.T for x in latents]).float().cpu().contiguous()
@@ -21,12 +21,16 @@ def to_latent(latents: list[Tensor], like: dict[str, Any] | None = None) -> dict
 
 
 def clips(batch: Tensor) -> list[Tensor]:
-    """`[B, 64, T]` to `[T, 64]` float32 each."""
+    """Split `[B, 64, T]` into float32 `[T, 64]` each."""
     return [x.T.contiguous() for x in batch.float()]
 
 
 def from_latent(latent: dict[str, Any], name: str) -> list[Tensor]:
-    """A LATENT batch to `[T, 64]` latents."""
+    """Split a LATENT into float32 `[T, 64]` each.
+
+    Raises:
+        InputError: for any shape but `[B, 64, T]`.
+    """
     samples = latent["samples"]
     if samples.ndim != 3 or samples.shape[1] != LATENT_DIM or 0 in samples.shape:
         raise InputError(
@@ -38,14 +42,20 @@ def from_latent(latent: dict[str, Any], name: str) -> list[Tensor]:
 
 
 def masks_of(latent: dict[str, Any]) -> list[Tensor] | None:
-    """The noise mask of a LATENT batch as `[T, 64]` each, 1 where music is made anew, reshaped as ComfyUI does it."""
+    """Return the noise mask of a LATENT as `[T, 64]` each, 1 where music is made anew, resized as ComfyUI does it.
+
+    None where it has no mask.
+
+    Raises:
+        InputError: for a mask that is not `[B, C, T]` or an image of height 1.
+    """
     mask = latent.get("noise_mask")
     if mask is None:
         return None
     import comfy.utils
 
     samples = latent["samples"]
-    if mask.ndim == 4 and mask.shape[2] == 1:  # as Set Latent Noise Mask leaves a mask of height 1
+    if mask.ndim == 4 and mask.shape[2] == 1:  # the shape Set Latent Noise Mask gives a mask of height 1
         mask = mask[:, :, 0]
     if mask.ndim != 3 or mask.shape[1] > LATENT_DIM:
         raise InputError(
@@ -57,19 +67,27 @@ def masks_of(latent: dict[str, Any]) -> list[Tensor] | None:
 
 
 def noises_of(latent: dict[str, Any], noise: Any) -> list[Tensor]:
-    """The noise that a NOISE makes for a LATENT batch, `[T, 64]` each; it sees to the batch index."""
+    """Draw the noise of a NOISE for a LATENT batch, `[T, 64]` each; ComfyUI handles the batch index."""
     return clips(noise.generate_noise(latent))
 
 
 def unmasked(latent: dict[str, Any], name: str) -> list[Tensor]:
-    """A LATENT batch whose noise mask, if any, could not be played here."""
+    """Split a LATENT into `[T, 64]` each, refusing one with a noise mask, which would be ignored here.
+
+    Raises:
+        InputError: for a noise mask or a wrong shape.
+    """
     if latent.get("noise_mask") is not None:
         raise InputError(f"{name} carries a noise mask", "only Stream Denoise plays masks", "connect it there")
     return from_latent(latent, name)
 
 
 def single(latent: dict[str, Any], name: str) -> Tensor:
-    """A LATENT of one clip to `[T, 64]`."""
+    """Return the only clip of a LATENT, `[T, 64]`.
+
+    Raises:
+        InputError: for more than one clip, or a noise mask.
+    """
     latents = unmasked(latent, name)
     if len(latents) != 1:
         raise InputError(f"{name} holds {len(latents)} clips", "allowed is one", "choose one of the batch")
@@ -77,12 +95,16 @@ def single(latent: dict[str, Any], name: str) -> Tensor:
 
 
 def to_audio(waveform: Tensor) -> dict[str, Any]:
-    """`[B, 2, samples]` at 48 kHz to AUDIO."""
+    """Wrap `[B, 2, samples]` at 48 kHz as AUDIO: float32, on the CPU."""
     return {"waveform": waveform.float().cpu().contiguous(), "sample_rate": SAMPLE_RATE}
 
 
 def from_audio(audio: dict[str, Any] | None, name: str) -> tuple[Tensor, int]:
-    """AUDIO to (`[channels, samples]`, Hz); it must hold one clip."""
+    """Return the only clip of an AUDIO, `[channels, samples]`, and its rate in Hz.
+
+    Raises:
+        InputError: for no clip or several.
+    """
     if audio is None:
         raise InputError(f"{name} is empty", "a clip is needed", "choose an audio file")
     waveform = audio["waveform"]

@@ -1,4 +1,4 @@
-"""TensorRT engines under ComfyUI's memory management. Imported inside ComfyUI only."""
+"""Puts TensorRT engines under ComfyUI's memory management. Imported inside ComfyUI only."""
 
 from __future__ import annotations
 
@@ -12,15 +12,11 @@ from torch import nn
 
 from ...engine_runtime.trt.loader import put_away, room_of
 
-_patchers: weakref.WeakKeyDictionary[Any, EnginePatcher] = weakref.WeakKeyDictionary()  # the manager's are weak too
+_patchers: weakref.WeakKeyDictionary[Any, EnginePatcher] = weakref.WeakKeyDictionary()  # weak, as the manager's are
 
 
 class EnginePatcher(ModelPatcher):
-    """An engine as the manager sees it: all of it on the device, or closed until it is next used.
-
-    Args:
-        engine: open.
-    """
+    """An open engine as ComfyUI's memory manager sees it: wholly on the device, or closed until it is next used."""
 
     def __init__(self, engine: Any) -> None:
         offload = comfy.model_management.unet_offload_device()
@@ -40,7 +36,7 @@ class EnginePatcher(ModelPatcher):
         return self.loaded_size() - before
 
     def partially_unload(self, device_to: Any, memory_to_free: float = 0, force_patch_weights: bool = False) -> int:
-        return 0  # no part of it can go alone
+        return 0  # an engine cannot be unloaded in part
 
     def detach(self, unpatch_all: bool = True) -> Any:
         engine = self.engine()
@@ -50,7 +46,7 @@ class EnginePatcher(ModelPatcher):
 
 
 def bring(engine: Any, open_again: Callable[[], None]) -> None:
-    """Have the manager make room for an engine, open it where it is closed, and know it as the latest that was used."""
+    """Load an engine through ComfyUI's manager: it frees memory, reopens a closed engine and marks it as used last."""
     if engine not in _patchers:
         _patchers[engine] = EnginePatcher(engine)
     patcher = _patchers[engine]
@@ -58,4 +54,4 @@ def bring(engine: Any, open_again: Callable[[], None]) -> None:
     try:
         comfy.model_management.load_models_gpu([patcher])
     finally:
-        patcher.open_again = None  # which knows the engine, and would keep it
+        patcher.open_again = None  # it holds the engine and would keep it alive

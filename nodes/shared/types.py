@@ -6,10 +6,10 @@ CATEGORY = "Ostinato"
 
 Model = io.Custom("OSTINATO_MODEL")  # engine_runtime.models.loading.Model
 Engine = io.Custom("OSTINATO_ENGINE")  # engine_runtime.engines.base.Engine
-Condition = io.Custom("OSTINATO_CONDITION")  # engine_runtime.stream.request.Condition, or a tuple of its Part
-Guidance = io.Custom("OSTINATO_GUIDANCE")  # fields of engine_runtime.config.Guidance, see nodes/carried
-Knobs = io.Custom("OSTINATO_KNOBS")  # of engine_runtime.controls.knobs.Knobs, see nodes/carried
-Shape = io.Custom("OSTINATO_SHAPE")  # fields of engine_runtime.stream.request.Request, see nodes/carried
+Condition = io.Custom("OSTINATO_CONDITION")  # engine_runtime.stream.request.Condition, or a tuple of Part
+Guidance = io.Custom("OSTINATO_GUIDANCE")  # fields of engine_runtime.config.Guidance, see carried.py
+Knobs = io.Custom("OSTINATO_KNOBS")  # fields of engine_runtime.controls.knobs.Knobs, see carried.py
+Shape = io.Custom("OSTINATO_SHAPE")  # fields of engine_runtime.stream.request.Request, see carried.py
 Curve = io.Custom("OSTINATO_CURVE")  # engine_runtime.controls.curves.Curve
 Stats = io.Custom("OSTINATO_STATS")  # engine_runtime.stream.stats.Stats
 Tracks = io.Custom("OSTINATO_TRACKS")  # tuple of engine_runtime.controls.automation.Track
@@ -17,7 +17,7 @@ Take = io.Custom("OSTINATO_TAKE")  # engine_runtime.takes.take.Log
 Adapters = io.Custom("OSTINATO_ADAPTERS")  # tuple of (path of a LoRA file, strength)
 Profile = io.Custom("OSTINATO_PROFILE")  # engine_runtime.profile.layers.LayerProfile
 
-# Stream Denoise takes the pack's own parts, or ComfyUI's.
+# Stream Denoise takes the pack's own types or ComfyUI's
 EngineOrModel = io.Custom(f"{Engine.io_type},{io.Model.io_type}")
 ConditionOrConditioning = io.Custom(f"{Condition.io_type},{io.Conditioning.io_type}")
 
@@ -25,7 +25,7 @@ ConditionOrConditioning = io.Custom(f"{Condition.io_type},{io.Conditioning.io_ty
 def chained(
     kind: type, name: str, purpose: str, node_id: str, title: str, description: str, aliases: list, inputs: list
 ) -> io.Schema:
-    """The schema of a node that adds to what an earlier one of its kind carries; `name` is that of the socket."""
+    """Make the schema of a node that adds to what an earlier node of its kind outputs; `name` is the socket's."""
     one = name.rstrip("s")
     return io.Schema(
         node_id=node_id,

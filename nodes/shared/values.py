@@ -1,4 +1,4 @@
-"""Number widgets whose socket also takes a curve."""
+"""Number inputs whose socket also takes a curve."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def value_input(
     optional: bool = False,
     advanced: bool | None = None,
 ) -> io.Input:
-    """A FLOAT widget; its socket takes a FLOAT or an OSTINATO_CURVE. Read what arrives with `to_value`.
+    """Make a FLOAT widget whose socket takes a FLOAT or an OSTINATO_CURVE; read its value with `to_value`.
 
-    ComfyUI holds a typed number against `min` and `max`; what comes through a link it does not.
+    ComfyUI checks typed numbers against `min` and `max`, but not values that come through a link.
     """
     number = io.Float.Input(
         id,
@@ -42,15 +42,15 @@ def value_input(
 
 
 def share_input(id: str, default: float, tooltip: str, advanced: bool | None = None) -> io.Input:
-    """A FLOAT widget for a part of the whole: 0 to 1."""
+    """Make a FLOAT widget for a fraction, 0 to 1."""
     return io.Float.Input(id, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip, advanced=advanced)
 
 
 def to_value(value: Any, frames: int, name: str = "the value") -> float | Tensor:
-    """What such an input was given, for music of `frames` latent frames: a float, or `[frames]` float32 on the CPU.
+    """Return the value of such an input for `frames` latent frames: a float, or float32 `[frames]` on the CPU.
 
     Raises:
-        InputError: for a curve of another length, or something that is neither number nor curve.
+        InputError: for a curve of another length, or a value that is neither a number nor a curve.
     """
     from ...engine_runtime.controls import curves
 
@@ -64,7 +64,7 @@ def to_value(value: Any, frames: int, name: str = "the value") -> float | Tensor
 
 
 def is_curve(value: Any) -> bool:
-    """Whether such an input was given a curve."""
+    """Return whether the value of such an input is a curve."""
     from ...engine_runtime.controls import curves
 
     return isinstance(value, curves.Curve)

@@ -1,1 +1,1 @@
-"""Building engines in a child process."""
+"""Builds engines in a child process."""

@@ -1,4 +1,4 @@
-"""What goes into a build and what comes out of it: the export record that is read, the sidecar and plan made."""
+"""Reads a build's export record, and makes its sidecar and plan file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ from .builder import Built
 
 
 def read_record(onnx: Path, spec: BuildSpec) -> dict[str, Any]:
-    """Read the export record beside a graph, whose files must be those it names, and which must be what is asked."""
+    """Read and check the export record beside a graph.
+
+    Raises:
+        EngineBuildError: where it cannot be read, does not belong to the graph's files, or is not what the spec asks
+            for.
+    """
     path = onnx.with_name(onnx.name + ".json")
     try:
         record: dict[str, Any] = read_json(path, MAX_BYTES, dict[str, Any])
@@ -44,7 +49,7 @@ def read_record(onnx: Path, spec: BuildSpec) -> dict[str, Any]:
 
 
 def check_io(built: Built, record: dict[str, Any]) -> None:
-    """Raise `EngineBuildError` where the plan's inputs and outputs are not the graph's."""
+    """Raise `EngineBuildError` where the plan's inputs or outputs differ from the graph's."""
     for mode in ("input", "output"):
         asked = {one["name"]: one["dtype"] for one in record[f"{mode}s"]}
         made = {one["name"]: one["dtype"] for one in built.io if one["mode"] == mode}
@@ -57,7 +62,7 @@ def check_io(built: Built, record: dict[str, Any]) -> None:
 def make_sidecar(
     spec: BuildSpec, record: dict[str, Any], built: Built, stages: dict[str, float], peak: int | None
 ) -> Sidecar:
-    """The sidecar of a plan that nobody has checked yet."""
+    """Make the sidecar of a plan that is not checked yet."""
     return Sidecar(
         flavor=spec.flavor,
         library=built.library,
@@ -80,14 +85,23 @@ def make_sidecar(
 
 
 def write_plan(plan: Path, built: Built, sidecar: Sidecar) -> None:
-    """Write the plan and read it back: a disk that fails is noticed while the old engine is still there."""
+    """Write the plan and read it back, so that a failing disk is noticed while the old engine is still there.
+
+    Raises:
+        EngineBuildError: where other bytes come back.
+        EngineFileError: where it cannot be written.
+    """
     write_whole(plan, built.plan)
     if file_hash(plan) != sidecar.plan_sha256:
         raise _other_bytes(plan)
 
 
 def read_written(plan: Path, sidecar: Sidecar) -> bytes:
-    """The bytes of a plan that is not in place yet, which must be those that were built."""
+    """Read a plan that is not in place yet.
+
+    Raises:
+        EngineBuildError: where the bytes are not those that were built.
+    """
     data = plan.read_bytes()
     if hashlib.sha256(data).hexdigest() != sidecar.plan_sha256:
         raise _other_bytes(plan)

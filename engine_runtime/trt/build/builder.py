@@ -1,4 +1,5 @@
-"""An exported graph becomes a plan, through Polygraphy. Runs in a child process: one TensorRT flavor per process."""
+"""Builds a plan from an exported graph with Polygraphy. Runs in a child process: a process can load one TensorRT
+only."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ _DTYPES |= {"INT8": "int8", "UINT8": "uint8", "BOOL": "bool", "FP8": "float8_e4m
 
 @dataclass(frozen=True, eq=False)
 class Built:
-    """A plan in memory, and what its sidecar says of how it was made.
+    """A plan in memory, and the sidecar's facts about its build.
 
     Attributes:
         plan: the library's own buffer.
@@ -53,14 +54,14 @@ def build(
     """Build one plan.
 
     Attention is built fused. No fused kernel takes float32, so there, and where the fused build fails, TensorRT may
-    take attention apart.
+    split attention into its parts.
 
     Args:
         onnx: the graph; its external data lies beside it.
         record: the export record.
         spec: what to build.
         cache: timing cache, read and written; not used by TensorRT-RTX, which times nothing at build.
-        progress: told how far it is.
+        progress: called with the share done, 0 to 1.
 
     Raises:
         EngineBuildError: with TensorRT's own last errors.
@@ -68,7 +69,7 @@ def build(
     if spec.flavor == "tensorrt_rtx":
         os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1"  # read once, at Polygraphy's first import
     if cache is not None and cache.exists():
-        check_regular(cache)  # Polygraphy would wait for what a FIFO sends
+        check_regular(cache)  # Polygraphy would block on a FIFO
     maker = _Maker(check_library(spec.flavor), onnx, record, spec, cache if spec.flavor == "tensorrt" else None)
     start = time.monotonic()
     try:
@@ -86,7 +87,7 @@ def build(
 
 
 class _Failed(Exception):
-    """A build that TensorRT refused, with its own words."""
+    """A build that TensorRT refused, with its messages."""
 
     def error(self) -> EngineBuildError:
         return EngineBuildError(
@@ -107,7 +108,7 @@ class _Maker:
     cache: Path | None
 
     def attempt(self, decomposable: bool, progress: Progress) -> tuple[memoryview, dict, dict, tuple]:
-        """(plan, target, flags, io). Raises `_Failed`."""
+        """Build once; returns (plan, target, flags, io). Raises `_Failed`."""
         from polygraphy.backend import trt as polygraphy_trt
         from polygraphy.exception import PolygraphyException
 
@@ -138,7 +139,7 @@ class _Maker:
             tf32=self.spec.tf32,
             profiles=profiles,
             refittable=self.spec.refittable,
-            max_aux_streams=0,  # one stream can be captured, and leaves room for the VAE beside it
+            max_aux_streams=0,  # a single stream can be captured, and leaves room for the VAE beside it
             load_timing_cache=str(self.cache) if known else None,
             progress_monitor=_monitor(self.module, progress),
         )
@@ -168,7 +169,8 @@ def _decomposable(polygraphy_trt: Any, builder: Any, network: Any, parser: Any) 
 
 
 def _set_target(module: Any, config: Any) -> dict[str, Any]:
-    """Where the engine will run: for TensorRT-RTX every capability it knows from Ampere on, as bfloat16 needs."""
+    """Set where the engine will run; for TensorRT-RTX every capability it knows from Ampere (8.0) on, as bfloat16
+    needs."""
     if not hasattr(module, "ComputeCapability"):
         return this_gpu()
     numbers = {n: int(n[2:]) for n in module.ComputeCapability.__members__ if n[2:].isdigit()}
@@ -183,7 +185,7 @@ def _set_target(module: Any, config: Any) -> dict[str, Any]:
 
 
 def this_gpu() -> dict[str, Any]:
-    """`Sidecar.target` of the current CUDA device. Raises `EngineBuildError` without one."""
+    """Return `Sidecar.target` for the current CUDA device. Raises `EngineBuildError` without one."""
     import torch
 
     if not torch.cuda.is_available():
@@ -206,7 +208,7 @@ def _io(network: Any) -> tuple[dict[str, str], ...]:
 
 
 class _Listener(logging.Handler):
-    """Keeps what TensorRT and Polygraphy report as errors."""
+    """Collects the errors that TensorRT and Polygraphy log."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -214,13 +216,13 @@ class _Listener(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = re.sub(r"^\[.\] ", "", " ".join(record.getMessage().split()))
-        if not text.startswith("Invalid Engine"):  # Polygraphy's own last word, which says nothing more
+        if not text.startswith("Invalid Engine"):  # Polygraphy's own last line, which adds nothing
             self.said.append(text[:400])
 
 
 @contextmanager
 def _listening() -> Iterator[list[str]]:
-    """Polygraphy's log, which TensorRT's goes through, in Python's logging: errors are collected."""
+    """Collect errors from Polygraphy's log, which includes TensorRT's, and yield their list."""
     from polygraphy.logger import G_LOGGER
 
     listener, logger = _Listener(), logging.getLogger("Polygraphy")
@@ -234,7 +236,7 @@ def _listening() -> Iterator[list[str]]:
 
 
 class Fraction:
-    """Progress of nested phases as one number that never falls."""
+    """Turns the progress of nested phases into one number that never falls."""
 
     def __init__(self, tell: Progress) -> None:
         self.tell, self.best = tell, 0.0

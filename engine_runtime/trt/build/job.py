@@ -1,4 +1,4 @@
-"""A build as seen from the process that asked for it: a child process, its progress, Cancel, and how it ended."""
+"""A build as seen from the process that asked for it: a child process, its progress, Cancel and its end."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ..files.trust import Trust
 from ..library.process import child_command, ended, revived
 
 log = logging.getLogger(__name__)
-PATIENCE = 10.0  # seconds between asking a child to end and ending it; it ignores the first while it renames
-TAIL = 40  # lines of a child's stderr that are kept
+PATIENCE = 10.0  # seconds between SIGTERM and SIGKILL; the child ignores SIGTERM while it renames files
+TAIL = 40  # lines kept of a child's stderr
 
 
 class State(StrEnum):
-    """Where a build is."""
+    """The states of a build."""
 
     waiting = "waiting"
     exporting = "exporting"
@@ -55,11 +55,14 @@ class Job:
     """A running or finished build. Every attribute may be read from any thread.
 
     Attributes:
-        spec: what is built. folder: where. trust: what the engine will be listed in.
-        state, fraction, message: where it is; `fraction` from 0 to 1 never falls.
+        spec: what is built.
+        folder: where the engine goes.
+        trust: the manifest it will be listed in.
+        state, message: the current state, and a line about it.
+        fraction: share done, 0 to 1; never falls.
         error: why it failed; None otherwise.
         plan: the finished engine; None until then.
-        unverified: why the finished engine was not checked before it was put in place; empty where it was.
+        unverified: why the finished engine was not checked; empty where it was.
     """
 
     def __init__(
@@ -73,9 +76,9 @@ class Job:
         self._changed = changed
         self._work = folder / f"{WORK}{uuid.uuid4().hex[:12]}"
         self._lock, self._over = threading.RLock(), threading.Event()
-        self._asked = False  # to cancel
+        self._asked = False  # whether `cancel` was called
         self._tail: deque[str] = deque(maxlen=TAIL)
-        self._said: dict[str, Any] = {}  # the child's last word
+        self._said: dict[str, Any] = {}  # the child's last message
         self._process: subprocess.Popen[str] | None = None
 
     @classmethod
@@ -91,8 +94,9 @@ class Job:
 
         Args:
             spec: what to build.
-            folder: the engines folder; None is `engines_home()`. home: of the key and manifest; None is `data_home()`.
-            wait: for another build that runs in the folder; else the job fails and says which runs.
+            folder: the engines folder; None is `engines_home()`.
+            home: folder of the key and manifest; None is `data_home()`.
+            wait: wait for another build that runs in the folder; else the job fails and names it.
             changed: called after every change, from the job's own thread.
 
         Raises:
@@ -105,12 +109,13 @@ class Job:
         return job
 
     def wait(self, timeout: float | None = None) -> State:
-        """Wait for the end, at most `timeout` seconds; the state by then."""
+        """Wait for the end, at most `timeout` seconds, and return the state."""
         self._over.wait(timeout)
         return self.state
 
     def result(self) -> Path:
-        """Wait for the end; the finished engine. Raises the build's error, or `EngineBuildError` when cancelled."""
+        """Wait for the end and return the engine's path. Raises the build's error, or `EngineBuildError` when
+        cancelled."""
         self._over.wait()
         if self.error is not None:
             raise self.error
@@ -124,13 +129,13 @@ class Job:
 
     @property
     def tail(self) -> str:
-        """The last lines of the child's stderr."""
+        """Return the last lines of the child's stderr."""
         return "\n".join(self._tail)
 
     def cancel(self) -> State:
-        """End the child and what it started, and remove what it made so far; the engine that was there stays.
+        """End the child and its own children, and remove what it made; the old engine stays. Returns the state.
 
-        A build that is done, or that puts its finished files in place just now, stays done.
+        A build that is done, or that is moving its finished files into place, stays done.
         """
         with self._lock:
             process = self._process
@@ -153,7 +158,7 @@ class Job:
         )  # fmt: skip
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            # stdin stays open: its end tells the child that nobody waits for it any more
+            # stdin stays open: its end tells the child that this process is gone
             self._process.stdin.write(json.dumps({**task, "work": self._work.name}) + "\n")
             self._process.stdin.flush()
         threading.Thread(target=self._follow, args=(self._process,), name="ostinato-build", daemon=True).start()
@@ -197,13 +202,13 @@ class Job:
             self.fraction = max(self.fraction, min(fraction, 1.0))
         try:
             self._changed(self)
-        except Exception:  # whoever watches must not stop the build
+        except Exception:  # an error in the callback must not stop the build
             log.exception("a build's watcher failed")
 
     def _finish(self, code: int, finished: bool) -> None:
         if "plan" in self._said or finished:
             self.plan = self.folder / f"{self.spec.name}.plan"
-            while self.state != State.checking:  # where the child was ended before it could say so
+            while self.state != State.checking:  # the child may have been killed before it reported this
                 self.state = next(s for s in NEXT[self.state] if s not in _ENDS)
             self.unverified = str(self._said.get("unverified", ""))
             why = f", unverified: {self.unverified}" if self.unverified else ""
@@ -220,7 +225,7 @@ class Job:
 
 
 def _end(process: subprocess.Popen[str], gently: bool) -> None:
-    """Signal the child's whole process group; where there are none, the child, whose own child ends with its stdin."""
+    """Signal the child's process group; on Windows kill the child, whose own child ends when its stdin closes."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         if os.name == "posix":
             os.killpg(process.pid, signal.SIGTERM if gently else signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The builds of this process: one for each engine that is wanted, however many ask for it."""
+"""The builds of this process: one for each wanted engine, however many callers ask for it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ Hear = Callable[[Job], None]
 
 @dataclass(frozen=True)
 class Wanted:
-    """An engine that somebody wants.
+    """An engine that a caller wants.
 
     Attributes:
-        spec: what it is. folder: where it is, or will be.
-        weights: hash of the model's weights, as `weights_digest` gives it; None is not asked about.
+        spec: what it is.
+        folder: where it is, or will be.
+        weights: hash of the model's weights, from `weights_digest`; None accepts any.
     """
 
     spec: BuildSpec
@@ -36,7 +37,7 @@ class Wanted:
         return self.folder / f"{self.spec.name}.plan"
 
     def standing(self) -> Health:
-        """What can be said of the engine that is there now, as the one that is wanted."""
+        """Judge the engine that is there now against the wanted one."""
         known = {
             flavor: expect if isinstance(expect, OstinatoError) else replace(expect, weights=self.weights)
             for flavor, expect in expects().items()
@@ -44,8 +45,8 @@ class Wanted:
         return health(self.plan, known, folder=self.folder)
 
     def is_there(self) -> bool:
-        """Whether a build would make nothing better than the engine that is there."""
-        if not self.plan.exists():  # which asks no library
+        """Return whether the engine is there and a new build would not be better."""
+        if not self.plan.exists():  # checked first, because it needs no library
             return False
         found = self.standing()
         if found.sidecar is None or found.sidecar.spec != self.spec:
@@ -55,30 +56,30 @@ class Wanted:
 
 
 class Builds:
-    """Safe to reach from several threads. Use `builds()`; a second object would build the same again."""
+    """The builds of this process. Thread-safe. Use `builds()`: a second object would build the same engine again."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._jobs: dict[Wanted, Job] = {}
-        self._heard: dict[Wanted, dict[str, Hear]] = {}  # by who asked
+        self._heard: dict[Wanted, dict[str, Hear]] = {}  # callbacks by caller
         self._asked: dict[str, Wanted] = {}
-        self._seen: dict[str, str] = {}  # by who asked: how it stood when they looked last
+        self._seen: dict[str, str] = {}  # by caller: `_now` when it last looked
         self._turns: Counter[str] = Counter()
 
     def ask(self, who: str, wanted: Wanted, hear: Hear = lambda _: None, broken: bool = False) -> Job | None:
-        """The build of an engine: the one that runs or has ended in this process, else one that starts now.
+        """Return the build of an engine: one that runs or has ended in this process, else a new one.
 
         Args:
-            who: asks; a later question of the same takes the place of this one.
+            who: key of the caller; its next call replaces this one.
             hear: called after every change of the build, from its own thread.
-            broken: the engine that is there cannot be opened, whatever its sidecar says: build it again.
+            broken: build again, because the engine that is there cannot be opened whatever its sidecar says.
 
         Returns:
             None where the engine is there and no build would make it better.
 
         Raises:
-            EngineBuildError: for packages that are not installed, and for a name under which another wants another
-                engine: each would be built over the other for ever.
+            EngineBuildError: for missing packages, or where another caller wants a different engine under this name:
+                the two would overwrite each other.
             EngineFileError: for a folder that cannot be written to.
         """
         with self._lock:
@@ -92,7 +93,7 @@ class Builds:
                 )
             self._asked[who] = wanted
             self._heard.setdefault(wanted, {})[who] = hear
-            seen = stamp(wanted.plan)  # before it is judged
+            seen = stamp(wanted.plan)  # read before it is judged, so that a later change is noticed
             self._seen[who] = f"{seen} {False}"
             there = not broken and wanted.is_there()
             job = self._jobs.get(wanted)
@@ -107,9 +108,9 @@ class Builds:
             return job
 
     def cancel(self, who: str, wanted: Wanted) -> list[Job]:
-        """End what this one asked for last and every build of that name, so that they can be asked for again.
+        """End what this caller last asked for and every build of that name, so that they can be asked for again.
 
-        Waits for the building processes, some seconds at most.
+        Waits for the building processes, for some seconds at most.
         """
         with self._lock:
             mine = (wanted, self._asked.get(who))
@@ -118,20 +119,20 @@ class Builds:
             asking = [one for one, w in self._asked.items() if one == who or w.plan == wanted.plan]
             self._turns.update(asking)
         for job in jobs:
-            job.cancel()  # who asked for it hears so
+            job.cancel()  # its callers are told
         with self._lock:
             for one in asking:
                 self._forget(one)
         return jobs
 
     def looked(self, who: str) -> None:
-        """This one has taken notice of the engine as it is now."""
+        """Note that the caller has seen the engine's current state."""
         with self._lock:
             if who in self._asked:
                 self._seen[who] = self._now(self._asked[who])
 
     def turn(self, who: str) -> int:
-        """Changes when the engine that this one asked for does: built, built again, gone, damaged, cancelled."""
+        """Return a count that rises when the caller's engine was built, rebuilt, removed, damaged or cancelled."""
         with self._lock:
             wanted = self._asked.get(who)
             if wanted is not None and (now := self._now(wanted)) != self._seen[who]:
@@ -140,7 +141,8 @@ class Builds:
             return self._turns[who]
 
     def _now(self, wanted: Wanted) -> str:
-        """The files are in place shortly before their build is done, and it is played from then only."""
+        """Return a text for the engine's state: its files and whether its build is done, which comes shortly after the
+        files."""
         return f"{stamp(wanted.plan)} {_is_done(self._jobs.get(wanted))}"
 
     def _forget(self, who: str) -> None:
@@ -160,7 +162,7 @@ def _is_done(job: Job | None) -> bool:
 
 
 def told(job: Job) -> str:
-    """Where a build is, in one line."""
+    """Describe the state of a build in one line."""
     if job.state is State.done:
         return f"{job.spec.name} is built"
     if job.state is State.failed:
@@ -174,5 +176,5 @@ _builds = Builds()
 
 
 def builds() -> Builds:
-    """The one of this process."""
+    """Return the builds of this process."""
     return _builds

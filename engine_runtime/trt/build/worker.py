@@ -1,10 +1,10 @@
-"""Inside the child process: export, build, check, put in place.
+"""Runs inside the child process: exports, builds, checks, and moves the engine into place.
 
-Export and check run in children of their own, whose memory goes with them.
+Export and check run in children of their own, whose memory is freed with them.
 
-A task comes as one line of JSON on stdin, which stays open: when it ends, the asker is gone and so is this. Messages
-leave as lines of JSON on stdout: `{"state", "fraction", "message"}`, and at last the task's own words, `{"plan", ...}`
-of a build, or `{"error": {"type", "given", "allowed", "remedy"}}`. Whatever libraries print goes to stderr.
+A task comes as one line of JSON on stdin, which stays open: when it closes, the caller is gone and this process ends.
+Messages go to stdout as lines of JSON: `{"state", "fraction", "message"}`, and at last the task's result, `{"plan",
+...}` of a build, or `{"error": {"type", "given", "allowed", "remedy"}}`. Whatever libraries print goes to stderr.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from .builder import build
 from .job import State
 
 log = logging.getLogger(__name__)
-EXPORTED, BUILT = 0.6, 0.95  # shares of the whole by the end of each
-STEP = 0.005  # the least progress that is told
+EXPORTED, BUILT = 0.6, 0.95  # share of the whole by the end of each
+STEP = 0.005  # smallest progress that is reported
 Tell = Callable[[dict[str, Any]], None]
 Say = Callable[[State, float, str], None]
 
 
 def run(what: str) -> int:
-    """Do one task and say how it ended; the exit code."""
+    """Run one task, report its result, and return the exit code."""
     tell = _channel()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     task = json.loads(sys.stdin.readline())
@@ -57,11 +57,11 @@ def run(what: str) -> int:
     except OstinatoError as error:
         tell({"error": _packed(error)})
         return 3
-    except OSError as error:  # of the exporter, which writes the largest files
+    except OSError as error:  # from the exporter, which writes the largest files
         tell({"error": _packed(refused_write(Path(error.filename or task.get("folder", ".")), error))})
         return 3
     except Exception as error:
-        from ...device.memory import is_shortage  # imports torch, which the building process does without
+        from ...device.memory import is_shortage  # imports torch, which the building process does not need
 
         if not is_shortage(error):
             raise
@@ -71,7 +71,7 @@ def run(what: str) -> int:
 
 
 def _channel() -> Tell:
-    """Messages on what was stdout; from here on stdout is stderr, also for code that is not Python's."""
+    """Send messages to the original stdout and turn stdout into stderr, also for native code."""
     sys.stdout.flush()
     out = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
@@ -85,9 +85,10 @@ def _channel() -> Tell:
 
 
 def _watch(work: Path) -> None:
-    """End with the asker, and take along what was made, unless the files are being put in place just now."""
+    """Wait until the caller is gone, then remove the work folder and exit; files being moved into place are finished
+    first."""
     with contextlib.suppress(OSError):
-        while os.read(0, 1 << 12):  # not sys.stdin, whose lock a thread would hold at the interpreter's end
+        while os.read(0, 1 << 12):  # not sys.stdin: a thread would hold its lock when the interpreter ends
             pass
     with _committing:
         shutil.rmtree(work, ignore_errors=True)
@@ -100,7 +101,7 @@ _committing = threading.Lock()
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Neither Cancel nor the asker's end comes between the renames."""
+    """Keep Cancel and the caller's end from interrupting the renames."""
     with _committing:
         before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
         try:
@@ -167,7 +168,7 @@ def _in_order(task: dict[str, Any], spec: BuildSpec, folder: Path, work: Path, s
 
 
 def _exported(task: dict[str, Any], spec: BuildSpec, work: Path, say: Say) -> dict[str, Any]:
-    """`{"onnx", "peak_bytes"}` of an export in a process of its own, or of the one that is given."""
+    """Return `{"onnx", "peak_bytes"}` of an export in its own process, or of the given graph."""
     if spec.onnx is not None:
         return {"onnx": spec.onnx, "peak_bytes": None}
     say(State.exporting, 0.0, f"exporting {spec.model or spec.size}")
@@ -177,7 +178,7 @@ def _exported(task: dict[str, Any], spec: BuildSpec, work: Path, say: Say) -> di
 def _built(
     onnx: Path, spec: BuildSpec, folder: Path, plan: Path, peak: int | None, stages: dict[str, float], say: Say
 ) -> Sidecar:
-    """Build and write `plan`; its memory is given back with this frame. The sidecar is not written yet."""
+    """Build and write `plan`; its memory is freed on return. The sidecar is not written yet."""
     record = read_record(onnx, spec)
     weights = sum(f.stat().st_size for f in (onnx, onnx.with_name(onnx.name + ".data")) if f.exists())
     preflight.check_room(folder, int(weights * preflight.PLAN_FACTOR * len(spec.profiles)), "the engine")
@@ -202,11 +203,11 @@ def _built(
 def _proven(
     task: dict[str, Any], sidecar: Sidecar, plan: Path, folder: Path, say: Say
 ) -> tuple[dict[str, Any] | None, str]:
-    """(figures of the check, why there are none) of a plan that is not in place yet.
+    """Check a plan that is not in place yet; returns (figures, why there are none).
 
     Raises:
-        OstinatoError: when it is not what PyTorch computes; when there is no room to find out and it would take an
-            older engine's place.
+        OstinatoError: when it fails the check, or when there is no memory for the check and an older engine would be
+            replaced.
     """
     if sidecar.spec.onnx is not None:
         return None, "the model of its graph is not known, and ostinato doctor --engine FILE --model MODEL names it"
@@ -223,7 +224,7 @@ def _proven(
 
 
 def _child(what: str, task: dict[str, Any], hear: Callable[[float, str], None]) -> dict[str, Any]:
-    """The last word of a task in a process of its own, whose memory goes with it; raises its error."""
+    """Run a task in its own process, whose memory is freed with it, and return its last message. Raises its error."""
     process = subprocess.Popen(
         child_command(what), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
     )
@@ -243,7 +244,7 @@ def _child(what: str, task: dict[str, Any], hear: Callable[[float, str], None]) 
 
 
 def _peak() -> int | None:
-    """This process's largest resident set, in bytes; None where the system does not tell."""
+    """Return this process's largest resident set in bytes; None on systems without /proc."""
     with contextlib.suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) << 10
@@ -262,7 +263,7 @@ def _export(task: dict[str, Any], tell: Tell) -> dict[str, Any]:
 
 
 def _check(task: dict[str, Any], tell: Tell) -> dict[str, Any]:
-    """`{"proof"}` of a plan that was just written, or `{"unverified"}`: why it cannot run in this place."""
+    """Return `{"proof"}` of a plan that was just written, or `{"unverified"}` with why it cannot be checked here."""
     from ..health.check import compare, this_gpu
     from ..play.tensorrt import tensorrt
 

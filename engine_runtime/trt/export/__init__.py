@@ -1,1 +1,1 @@
-"""Models to ONNX."""
+"""Exports models to ONNX."""

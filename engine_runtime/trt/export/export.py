@@ -1,7 +1,7 @@
-"""From a loaded model to an ONNX file with a record beside it: `torch.export` first, whose guards hold, then ONNX.
+"""Exports a loaded model to an ONNX file with a record beside it: first `torch.export`, then ONNX.
 
-`torch.onnx.export` alone takes the parity of the example's T without a word; exporting first refuses to.
-Exporting takes minutes and gigabytes at 2B size, so it is called in a child process; the model stays on the CPU.
+`torch.onnx.export` alone silently fixes the parity of the example's T; `torch.export` refuses to. Exporting takes
+minutes and gigabytes at 2B size, so it is called in a child process; the model stays on the CPU.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from .modules import MAX_FRAMES, DecoderGraph, Graph, VaeGraph, check_decoder, c
 from .naming import tidy
 from .record import LARGEST, PRECISIONS, ExportOptions, Port, make_record, ports, weights_of
 
-Progress = Callable[[str, float], None]  # what is being done, share done of the whole in [0, 1]
+Progress = Callable[[str, float], None]  # what is being done, share done in [0, 1]
 
-_EXAMPLE = {"b": 3, "t2": 7, "t": 6, "l": 5, "r": 4}  # no two alike, and none 1: an export may take 1 for fixed
+_EXAMPLE = {"b": 3, "t2": 7, "t": 6, "l": 5, "r": 4}  # all differ, none is 1: an export may fix a 1
 _MOST = {"t2": MAX_FRAMES // PATCH}
 
 
@@ -45,15 +45,15 @@ def export(
     name: str | None = None,
     progress: Progress = lambda what, share: None,
 ) -> Path:
-    """Write `NAME.onnx`, with `NAME.onnx.data` where the weights are large, and at last the record `NAME.onnx.json`.
+    """Write `NAME.onnx`, with `NAME.onnx.data` where the weights are large, and last the record `NAME.onnx.json`.
 
     Args:
         kind: `decoder` of a transformer; `vae_decoder` or `vae_encoder` of an autoencoder.
         model: on the CPU, in the precision of the options.
-        folder: is made where it is not there.
+        folder: made where it is missing.
         options: the default is `ExportOptions()`.
         name: of the files; the default is the kind.
-        progress: is called between the steps, and may raise to stop.
+        progress: called between the steps; may raise to stop.
 
     Returns:
         The path of `NAME.onnx`.
@@ -103,7 +103,8 @@ def _check_model(kind: str, model: nn.Module, options: ExportOptions) -> None:
 
 
 def example(inputs: list[Port], sizes: dict[str, int]) -> list[Tensor]:
-    """Inputs of given sizes: normal values, times in [0, 1], a mask of ones. A name that has no size is an error."""
+    """Make inputs of given sizes: normal values, times in [0, 1], a mask of ones. Raises KeyError for a name without a
+    size."""
     made = []
     for port in inputs:
         shape = [dim if isinstance(dim, int) else _size(dim, sizes) for dim in port.dims]
@@ -144,14 +145,14 @@ def _trace(graph: Graph, inputs: list[Port]) -> Any:
 
 
 def _weightless(graph: Graph) -> tuple[nn.Module, FakeTensorMode]:
-    """The graph with weights that have a shape and no values: tracing copies each that it meets, 3 GB at 2B size."""
+    """Copy the graph with weights that have a shape but no values: tracing copies each of them, 3 GB at 2B size."""
     mode = FakeTensorMode()
     weights = [*graph.parameters(), *graph.buffers()]
     return copy.deepcopy(graph, {id(weight): mode.from_tensor(weight) for weight in weights}), mode
 
 
 def _attach(model: Any, graph: Graph) -> None:
-    """Give the initializers their values."""
+    """Set the values of the initializers."""
     import onnx_ir as ir
 
     for name, weight in graph.state_dict().items():
@@ -160,7 +161,7 @@ def _attach(model: Any, graph: Graph) -> None:
 
 
 def _convert(program: Any, opset: int) -> Any:
-    """An `onnx_ir.Model` as the exporter makes it: its own optimisation folds and renames weights."""
+    """Convert to an `onnx_ir.Model` without the exporter's optimisation, which folds and renames weights."""
     made: Any = torch.onnx.export(
         program, dynamo=True, opset_version=opset, optimize=False, external_data=False, verbose=False
     )
@@ -175,11 +176,12 @@ def _convert(program: Any, opset: int) -> Any:
 
 
 def write(model: Any, record: dict[str, Any], folder: Path, name: str, external: bool, progress: Progress) -> Path:
-    """Write all files beside their places, then move them there: data, graph, and the record as a commit mark.
+    """Write all files in a temporary folder, then move them: data, graph, and last the record, which marks them
+    complete.
 
     Args:
         model: an `onnx_ir.Model`.
-        record: without the hashes of the files, which it gets here.
+        record: without the hashes of the files, which are added here.
         external: as in `ExportOptions`.
     """
     import onnx_ir as ir
@@ -216,7 +218,7 @@ def write(model: Any, record: dict[str, Any], folder: Path, name: str, external:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """The exporter's errors, which have many roots, as one of ours."""
+    """Turn the exporter's many kinds of errors into `EngineBuildError`."""
     try:
         yield
     except (EngineBuildError, MemoryError):
@@ -232,8 +234,8 @@ def _explained() -> Iterator[None]:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Without what the exporter logs of packages that it does not find, and without the garbage collector: it walks
-    millions of live nodes again and again, a fifth of the time."""
+    """Silence the exporter's log about missing packages, and stop the garbage collector, which takes a fifth of the
+    time."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

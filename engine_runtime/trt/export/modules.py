@@ -1,7 +1,7 @@
-"""What is exported: the decoder and both halves of the VAE, written so that ONNX and TensorRT take them.
+"""The modules that are exported: the decoder and both halves of the VAE, in operators that ONNX and TensorRT take.
 
-B rows, T frames (even), N = T / 2 decoder tokens, L condition tokens, H condition width, r adapter rank.
-The modules share the weights of the models that they are made from, apart from the few that are laid out anew.
+B rows, T frames (even), N = T / 2 decoder tokens, L condition tokens, H condition width, r adapter rank. The modules
+share the weights of the models that they are made from, except the few with another layout.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from ...errors import EngineBuildError
 GRAPH_VERSION = 1  # raise it when what is exported from the same weights changes
 MAX_FRAMES = MAX_SECONDS * LATENT_HZ  # rows of the rotary table
 
-# Where a graph of bfloat16 weights computes in float32, as the reference does; it goes into the recipe. The softmax is
-# one of them where it is written out, and else in the hands of the library's attention operator.
+# Where a graph of bfloat16 weights computes in float32, as the reference does; part of the recipe. The softmax is one
+# of them where it is written out; otherwise the library's attention operator decides.
 ISLANDS = ("timestep sinusoid", "time embedding of 0", "rms norm statistics", "rotary product")
 
 Factors = dict[str, tuple[Tensor, Tensor]]  # kind -> A [r, in] and B [out, r] of one layer
@@ -35,16 +35,16 @@ Project = Callable[[Tensor, str, nn.Linear], Tensor]
 class DecoderGraph(nn.Module):
     """`MaskedDecoder` with operators that build: patch convolutions as matrix products, rotary angles from a table.
 
+    `time_embed_r` is constant, because inference always passes it 0.
+
     Args:
         transformer: the reference model, on the CPU.
         fused: whether the target has operators for attention and RMS norm (ONNX opset 23); else they are written out.
 
-    `time_embed_r` of 0, which is what inference asks of it, is a constant.
-
     Attributes:
         prefix: of its weights' names, before the model's own.
-        made: buffers that are computed from weights, and the parts of the model that they stand for; those that are
-            float32 whatever the weights are rounded where they are used.
+        made: buffers computed from weights, and the parts of the model that each replaces; those that are float32
+            whatever the weights are rounded where they are used.
     """
 
     patch_in: Tensor  # [hidden, 2 * 192]
@@ -73,7 +73,7 @@ class DecoderGraph(nn.Module):
         self.model, self.fused = transformer, fused
         conv_in, conv_out = transformer.proj_in_conv, transformer.proj_out_conv
         with torch.no_grad():
-            # [out, in, patch] and [in, out, patch] as linear layers over a token's frames, one after the other
+            # [out, in, patch] and [in, out, patch] as linear layers over a token's frames, in order
             self.register_buffer("patch_in", conv_in.weight.permute(0, 2, 1).flatten(1))
             self.register_buffer("patch_out", conv_out.weight.permute(2, 1, 0).flatten(0, 1))
             self.register_buffer("patch_out_bias", conv_out.bias.repeat(PATCH))
@@ -94,9 +94,9 @@ class DecoderGraph(nn.Module):
         context_latents: Tensor,
         lora: Sequence[Tensor] = (),
     ) -> Tensor:
-        """Shapes as in `Rows`; `lora` has A `[layers, r, in]` and B `[layers, out, r]` of each of `KINDS` in turn.
+        """Return the velocity `[B, T, 64]`.
 
-        Returns the velocity `[B, T, 64]`.
+        Shapes as in `Rows`; `lora` has A `[layers, r, in]` and B `[layers, out, r]` of each of `KINDS` in turn.
         """
         model = self.model
         dtype = model.condition_embedder.weight.dtype
@@ -109,7 +109,7 @@ class DecoderGraph(nn.Module):
         condition = model.condition_embedder(encoder_hidden_states)
         rotary = (self.cosine[:tokens].to(dtype).unsqueeze(1), self.sine[:tokens].to(dtype).unsqueeze(1))
         band = self._band(tokens)
-        mask = encoder_attention_mask[:, None, None].expand(-1, -1, tokens, -1)  # an attention operator may ask for all
+        mask = encoder_attention_mask[:, None, None].expand(-1, -1, tokens, -1)  # attention may need the full shape
         for i, (kind, layer) in enumerate(zip(model.layer_types, model.layers, strict=True)):
             factors = {k: (lora[2 * j][i], lora[2 * j + 1][i]) for j, k in enumerate(KINDS)} if lora else {}
             x = self._layer(
@@ -121,9 +121,9 @@ class DecoderGraph(nn.Module):
         return x.reshape(batch, PATCH * tokens, LATENT_DIM)
 
     def _wave(self, t: Tensor) -> Tensor:
-        """The sinusoid of times `[B]`, `[B, 256]` float32.
+        """Return the sinusoid of times `[B]`: `[B, 256]` float32.
 
-        Its frequencies are a table: at angles up to 1000 another rounding of them is heard in the fifth digit.
+        Its frequencies come from a table: at angles up to 1000, rounding them otherwise changes the fifth digit.
         """
         angle = (t.float() * self.model.time_embed.scale)[:, None] * self.frequency
         return torch.cat([angle.cos(), angle.sin()], dim=-1)
@@ -139,7 +139,7 @@ class DecoderGraph(nn.Module):
         mask: Tensor,
         factors: Factors,
     ) -> Tensor:
-        """One block, `[B, N, hidden]` to the same; `rotary` is `[N, 1, head_dim / 2]` twice."""
+        """Run one block, `[B, N, hidden]` to the same shape; `rotary` is `[N, 1, head_dim / 2]` twice."""
 
         def project(value: Tensor, kind: str, linear: nn.Linear) -> Tensor:
             out = linear(value)
@@ -185,14 +185,14 @@ class DecoderGraph(nn.Module):
         return project(out.transpose(1, 2).flatten(2), f"{place}_o", attention.to_out[0])
 
     def _norm(self, x: Tensor, norm: Any) -> Tensor:
-        """RMS norm over the last dimension; statistics in float32, and rounded before the gain."""
+        """Apply RMS norm over the last dimension; statistics in float32, rounded before the gain."""
         if self.fused:
             return F.rms_norm(x, (x.shape[-1],), norm.weight, norm.eps)
         wide = x.float()
         return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + norm.eps)).to(x.dtype) * norm.weight
 
     def _band(self, tokens: int) -> Tensor:
-        """`[1, 1, N, N]` bool, True where `|i - j| <= sliding_window`."""
+        """Return a `[1, 1, N, N]` bool mask, True where `|i - j| <= sliding_window`."""
         index = torch.arange(tokens)
         return ((index[:, None] - index[None, :]).abs() <= self.model.config.sliding_window)[None, None]
 
@@ -214,7 +214,7 @@ class VaeGraph(nn.Module):
         self.part = part
         with torch.no_grad():
             for norm, layer in _weight_norms(half := getattr(vae, part)):
-                setattr(layer, norm.name, norm.compute_weight(layer).detach())  # a copy takes no tensor with a history
+                setattr(layer, norm.name, norm.compute_weight(layer).detach())  # deepcopy refuses a grad history
             folded = copy.deepcopy(half).requires_grad_(False)
             names = {layer: name for name, layer in folded.named_modules()}
             self.made: dict[str, tuple[str, ...]] = {}
@@ -233,7 +233,7 @@ Graph = DecoderGraph | VaeGraph
 
 
 def check_decoder(model: AceStepTransformer1DModel) -> None:
-    """Raise `EngineBuildError` for a transformer whose sizes the graph does not follow."""
+    """Raise `EngineBuildError` for a transformer of other sizes than the graph is written for."""
     config = model.config
     given = config.patch_size, config.in_channels, config.audio_acoustic_hidden_dim
     if given != (needed := (PATCH, LATENT_DIM + CONTEXT_DIM, LATENT_DIM)):
@@ -244,7 +244,7 @@ def check_decoder(model: AceStepTransformer1DModel) -> None:
 
 
 def check_vae(model: AutoencoderOobleck) -> None:
-    """Raise `EngineBuildError` for a VAE of another rate, or whose strides do not give whole frames."""
+    """Raise `EngineBuildError` for a VAE of another rate, or with odd strides."""
     strides = model.config.downsampling_ratios
     if math.prod(strides) != HOP or any(stride % 2 for stride in strides):
         raise EngineBuildError(
@@ -254,13 +254,13 @@ def check_vae(model: AutoencoderOobleck) -> None:
 
 
 def _weight_norms(module: nn.Module) -> list[tuple[WeightNorm, nn.Module]]:
-    """The weight norms below a module, with the layers that they belong to."""
+    """List the weight norms below a module, with their layers."""
     hooks = ((hook, layer) for layer in module.modules() for hook in layer._forward_pre_hooks.values())
     return [(hook, layer) for hook, layer in hooks if isinstance(hook, WeightNorm)]
 
 
 def _time(embed: Any, wave: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Time embedding `[B, hidden]` and modulation `[B, 6, hidden]` of a sinusoid, computed in `dtype`."""
+    """Return the time embedding `[B, hidden]` and modulation `[B, 6, hidden]` of a sinusoid, computed in `dtype`."""
 
     def linear(x: Tensor, layer: nn.Linear) -> Tensor:
         return F.linear(x, layer.weight.to(dtype), layer.bias.to(dtype))
@@ -271,26 +271,27 @@ def _time(embed: Any, wave: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]
 
 
 def _frequencies(channels: int) -> Tensor:
-    """`[channels / 2]` float32, from 1 down to nearly 1 / 10000."""
+    """Return `[channels / 2]` float32 frequencies `10000 ** (-i / (channels / 2))`."""
     half = channels // 2
     return torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float32) / half)
 
 
 def _angles(model: AceStepTransformer1DModel) -> Tensor:
-    """`[MAX_FRAMES / 2, head_dim / 2]` float32: position times frequency."""
+    """Return `[MAX_FRAMES / 2, head_dim / 2]` float32: position times frequency."""
     exponent = torch.arange(0, model.head_dim, 2, dtype=torch.float32) / model.head_dim
     return torch.outer(torch.arange(MAX_FRAMES // PATCH, dtype=torch.float32), 1.0 / model.rope_theta**exponent)
 
 
 def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotary embedding of `[B, N, heads, head_dim]`: the two halves of a head are the parts of a complex number."""
+    """Apply rotary embedding to `[B, N, heads, head_dim]`: a head's halves are the real and imaginary parts."""
     half = x.shape[-1] // 2
     a, b = x.narrow(-1, 0, half).float(), x.narrow(-1, half, half).float()
     return torch.cat([a * cosine - b * sine, b * cosine + a * sine], dim=-1).to(x.dtype)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """`softmax(q k^T * scale + mask) v` with its softmax in float32; K and V are repeated for the heads they share."""
+    """Compute `softmax(q k^T * scale + mask) v`, softmax in float32; K and V are repeated for the heads that share
+    them."""
     share = q.shape[1] // k.shape[1]
     if share > 1:
         k, v = (t[:, :, None].expand(-1, -1, share, -1, -1).flatten(1, 2) for t in (k, v))

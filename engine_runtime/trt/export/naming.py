@@ -1,4 +1,4 @@
-"""Initializers of an ONNX graph under the names that their weights have in the model, with the map of both kept."""
+"""Gives the initializers of an ONNX graph the model's weight names, and returns the map between them."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def tidy(
 ) -> tuple[Names, Made]:
     """Bring an `onnx_ir.Model`, made without optimisation, into its final form, in place.
 
-    Constants are folded but for weights: every weight is an initializer of its own, also where two are equal, and is
-    called as in the model, with `.T` where it stands transposed. Inputs, outputs and dimensions get the names of the
-    ports. Notes of the exporter, which hold paths, are dropped.
+    Constants are folded except weights: every weight is its own initializer, even where two are equal, under the
+    model's name, with `.T` where it is transposed. Inputs, outputs and dimensions get the names of the ports. The
+    exporter's metadata, which contains paths, is removed.
 
     Args:
-        weights: what may stand in the graph, by the model's names.
+        weights: those that may be in the graph, by the model's names.
 
     Returns:
         The maps initializer -> `{"param", "transposed"}`, and initializer -> weights that it was made from.
 
     Raises:
-        EngineBuildError: for a dimension that became fixed, or a weight that is not in the graph as it is.
+        EngineBuildError: for a dimension that became fixed, or a weight that is not in the graph unchanged.
     """
     from onnx_ir.passes import common
     from onnxscript import optimizer
@@ -96,7 +96,7 @@ def _transpose_weights(graph: Any, names: set[str]) -> None:
 
 
 def _lazy(name: str, tensor: Tensor, dtype: Any) -> Any:
-    """An initializer whose bytes are laid out when they are asked for."""
+    """Make an initializer whose bytes are computed on demand."""
     import onnx_ir as ir
 
     shape = ir.Shape(list(tensor.shape))
@@ -104,7 +104,7 @@ def _lazy(name: str, tensor: Tensor, dtype: Any) -> Any:
 
 
 def _as_torch(tensor: Any) -> Tensor:
-    """The torch tensor behind an initializer, without a copy."""
+    """Return the torch tensor behind an initializer, without a copy. Raises `EngineBuildError` for another kind."""
     raw = getattr(tensor, "raw", None)
     if not isinstance(raw, Tensor):
         raise EngineBuildError(
@@ -114,7 +114,11 @@ def _as_torch(tensor: Any) -> Tensor:
 
 
 def _name_ports(graph: Any, pairs: list[tuple[Any, Port]], symbols: dict[str, str] | None = None) -> dict[str, str]:
-    """Name inputs or outputs; returns the exporter's symbol -> our name, and refuses what became fixed."""
+    """Name inputs or outputs; returns the exporter's symbol -> our name.
+
+    Raises:
+        EngineBuildError: for a dimension that became fixed.
+    """
     symbols = {} if symbols is None else symbols
     for value, port in pairs:
         for given, wanted in zip(value.shape, port.dims, strict=True):
@@ -136,7 +140,7 @@ def _symbol(dim: str) -> str:
 
 
 def _rename_dims(graph: Any, symbols: Mapping[str, str]) -> None:
-    """Give the dimensions of every value the names of the ports."""
+    """Rename the dimensions of every value as the ports name them."""
     import onnx_ir as ir
 
     def renamed(dim: Any) -> Any:
@@ -149,7 +153,7 @@ def _rename_dims(graph: Any, symbols: Mapping[str, str]) -> None:
 
 
 def _names(graph: Any, weights: Mapping[str, Tensor]) -> Names:
-    """Which weight each initializer is, checked by content."""
+    """Map each initializer to its weight, compared by content."""
     found = {}
     for name, value in graph.initializers.items():
         param = _plain(name)

@@ -1,7 +1,7 @@
-"""An exported graph against eager PyTorch, on the CPU by onnxruntime.
+"""Compares an exported graph with eager PyTorch, on the CPU with onnxruntime.
 
-onnxruntime has no bfloat16 operators on the CPU, so a bf16 graph is checked through its upcast: the same graph and the
-same rounded weights in float32. That shows its structure and weights sharply, and not what bf16 rounding adds.
+onnxruntime has no bfloat16 operators on the CPU, so a bf16 graph is checked upcast: the same graph and the same rounded
+weights in float32. That checks its structure and weights, but not the error that bf16 rounding adds.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from ...files import read_json
 from ..files.sidecar import MAX_BYTES
 from .record import LARGEST
 
-BOUND = 1e-4  # largest difference of a value that passes; normal inputs give values of some 5 at most
+BOUND = 1e-4  # largest difference that passes; with normal inputs values are about 5 at most
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "bool": torch.bool}
 
 
 @dataclass(frozen=True)
 class Case:
-    """Sizes of one comparison: rows, frames, condition tokens, adapter rank (used only where a graph has them)."""
+    """The sizes of one comparison: rows, frames, condition tokens, adapter rank (where a graph has them)."""
 
     batch: int
     frames: int
@@ -50,13 +50,13 @@ def check_export(
 ) -> list[float]:
     """Compare a graph with the model it was exported from.
 
-    Conditions have lengths of their own in every row, the rest masked; adapters are compared with merged weights.
+    Conditions have a random length in every row, the rest masked; adapters are compared with merged weights.
 
     Returns:
         The largest difference in each case.
 
     Raises:
-        EngineBuildError: when one passes the bound, or is not finite.
+        EngineBuildError: when one is above the bound, or not finite.
     """
     record = read_json(path.with_name(f"{path.name}.json"), MAX_BYTES)
     generator = torch.Generator().manual_seed(seed)
@@ -78,7 +78,7 @@ def check_export(
 
 
 def open_session(path: Path) -> Any:
-    """An onnxruntime session on the CPU."""
+    """Open an onnxruntime session on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -88,14 +88,17 @@ def open_session(path: Path) -> Any:
 
 
 def run(session: Any, feeds: Mapping[str, Tensor]) -> Tensor:
-    """The graph's one output."""
+    """Run the graph and return its only output."""
     (out,) = session.run(None, {name: tensor.numpy() for name, tensor in feeds.items()})
     return torch.from_numpy(out)
 
 
 def random_inputs(inputs: Sequence[Mapping[str, Any]], case: Case, generator: torch.Generator) -> dict[str, Tensor]:
-    """Inputs of an export record in float32, rounded to its dtypes: normal values, times in [0, 1], factors scaled so
-    that an adapter changes a layer about as much as the layer does."""
+    """Draw the inputs of an export record in float32, rounded to its dtypes.
+
+    Values are normal, times in [0, 1], and factors scaled so that an adapter changes a layer about as much as the layer
+    does.
+    """
     sizes = {"b": case.batch, "t2": case.frames // 2, "t": case.frames, "l": case.tokens, "r": case.rank}
     made: dict[str, Tensor] = {}
     for port in inputs:
@@ -120,7 +123,7 @@ def _size(dim: str, sizes: Mapping[str, int]) -> int:
 
 
 def eager(kind: str, model: Any, feeds: Mapping[str, Tensor]) -> Tensor:
-    """What the model itself gives, with any low-rank factors merged into its weights for the while."""
+    """Run the model itself, with any low-rank factors merged into its weights for the call."""
     with torch.no_grad():
         if kind == "vae_decoder":
             return model.decode(feeds["latents"]).sample
@@ -137,7 +140,7 @@ def eager(kind: str, model: Any, feeds: Mapping[str, Tensor]) -> Tensor:
 
 
 def _merge(model: Any, factors: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Add B A to each weight that has factors; returns the weights with what they were."""
+    """Add B A to each weight that has factors; returns the weights with their old values."""
     kept = []
     for kind, place in PLACES.items() if factors else ():
         for layer, a, b in zip(model.layers, factors[f"lora_{kind}_a"], factors[f"lora_{kind}_b"], strict=True):
@@ -148,10 +151,10 @@ def _merge(model: Any, factors: Mapping[str, Tensor]) -> list[tuple[Tensor, Tens
 
 
 def upcast(path: Path, folder: Path) -> Path:
-    """Write the float32 form of a bf16 graph: every bf16 weight, constant, cast and value, and nothing else.
+    """Write the float32 form of a bf16 graph: only bf16 weights, constants, casts and values change.
 
     Args:
-        folder: where it goes, another than the graph's own. At 2B size it takes 6.3 GB.
+        folder: for the result, another than the graph's own; it takes 6.3 GB at 2B size.
     """
     import onnx_ir as ir
 

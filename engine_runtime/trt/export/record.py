@@ -1,4 +1,4 @@
-"""What an exported graph says of itself: options, sizes of its inputs, recipe and hash of its weights."""
+"""The record of an exported graph: options, sizes of its inputs, recipe and hash of its weights."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ KINDS = ("decoder", "vae_decoder", "vae_encoder")
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 OPSETS = (20, 23)  # 23 has attention and RMS norm as operators
 LARGEST = 2_000_000_000  # bytes of weights in one ONNX file: protobuf ends at 2**31
-ATTENTION_SINCE = (10, 15)  # TensorRT that parses all of opset 23; TensorRT-RTX always did
+ATTENTION_SINCE = (10, 15)  # first TensorRT that parses all of opset 23; TensorRT-RTX always did
 
 DType = dict[torch.dtype, str]
 _NAMES: DType = {torch.bfloat16: "bfloat16", torch.float32: "float32", torch.bool: "bool"}
 _PACKAGES = ("torch", "diffusers", "onnx", "onnxscript")
-_OWN = ("_name_or_path", "_diffusers_version", "_class_name")  # of a config, and not of the model
+_OWN = ("_name_or_path", "_diffusers_version", "_class_name")  # config entries that do not describe the model
 
 
 def opset_for(flavor: str, library: tuple[int, ...]) -> int:
-    """The ONNX opset that a library takes: `flavor` is `tensorrt` or `tensorrt_rtx`, `library` its version."""
+    """Return the ONNX opset for a library: `flavor` is `tensorrt` or `tensorrt_rtx`, `library` its version."""
     return 20 if flavor == "tensorrt" and library < ATTENTION_SINCE else 23
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How a model is exported.
+    """The options of an export.
 
     Attributes:
-        precision: `bf16` or `fp32`, which the model's weights already have; a VAE is fp32, for TensorRT builds no
+        precision: `bf16` or `fp32`, which the model's weights already have; a VAE is fp32, because TensorRT builds no
             bf16 transposed convolution.
         opset: one of `OPSETS`, see `opset_for`.
         lora: the decoder takes low-rank factors as inputs.
-        external: keep the weights in a file of their own; else only past 2 GB, which one ONNX file cannot hold.
+        external: keep the weights in their own file; always so above 2 GB, which one ONNX file cannot hold.
     """
 
     precision: str = "bf16"
@@ -80,7 +80,7 @@ class Port:
 
 
 def ports(kind: str, model: Any, options: ExportOptions) -> tuple[list[Port], list[Port]]:
-    """Inputs and outputs of what is exported."""
+    """Return the inputs and outputs of the exported graph."""
     dtype, frames = PRECISIONS[options.precision], f"{PATCH}*t2"
     latents, audio = Port("latents", dtype, ("b", LATENT_DIM, "t")), Port("audio", dtype, ("b", 2, f"{HOP}*t"))
     if kind != "decoder":
@@ -101,15 +101,15 @@ def ports(kind: str, model: Any, options: ExportOptions) -> tuple[list[Port], li
 
 
 def weights_of(kind: str, model: nn.Module) -> dict[str, Tensor]:
-    """The weights that an engine of this kind is made of, by the model's own names."""
+    """Return the weights that an engine of this kind contains, by the model's names."""
     prefix = {"decoder": "", "vae_decoder": "decoder.", "vae_encoder": "encoder."}[kind]
     return {name: tensor for name, tensor in model.state_dict().items() if name.startswith(prefix)}
 
 
 def weights_digest(kind: str, model: AceStepTransformer1DModel | AutoencoderOobleck, precision: str) -> str:
-    """sha256 of the weights as an engine of this precision has them, whatever file and device they came from.
+    """Hash (sha256) the weights as an engine of this precision has them, independent of file and device.
 
-    Waits for the model's device, and reads all of it: about 2 s for the 2B decoder on the CPU.
+    Waits for the model's device and reads all weights: about 2 s for the 2B decoder on the CPU.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(weights_of(kind, model).items()):
@@ -120,7 +120,7 @@ def weights_digest(kind: str, model: AceStepTransformer1DModel | AutoencoderOobl
 
 
 def recipe(kind: str, options: ExportOptions) -> str:
-    """sha256 of everything but the weights that decides what an exported graph computes."""
+    """Hash (sha256) everything but the weights that decides what an exported graph computes."""
     parts = {
         "graph": GRAPH_VERSION,
         "kind": kind,
@@ -135,14 +135,14 @@ def recipe(kind: str, options: ExportOptions) -> str:
 
 
 def islands(kind: str, options: ExportOptions) -> list[str]:
-    """Where a bf16 graph computes in float32; empty for one that does so everywhere."""
+    """List where a bf16 graph computes in float32; empty for a graph that is float32 throughout."""
     if kind != "decoder" or options.precision != "bf16":
         return []
     return [*ISLANDS, *(["softmax"] if options.opset < 23 else [])]
 
 
 def versions() -> dict[str, str | None]:
-    """Of the packages that export; None for one that is not installed."""
+    """Return the versions of the exporting packages; None for one that is not installed."""
 
     def of(package: str) -> str | None:
         try:
@@ -156,10 +156,10 @@ def versions() -> dict[str, str | None]:
 def make_record(
     kind: str, model: Any, options: ExportOptions, names: dict[str, Any], made: dict[str, list[str]]
 ) -> dict[str, Any]:
-    """The export record without the hashes of its files.
+    """Make the export record without the hashes of its files.
 
     Args:
-        names: initializer -> `{"param", "transposed"}`: the weights that stand in the graph as they are.
+        names: initializer -> `{"param", "transposed"}`: the weights that are in the graph unchanged.
         made: initializer -> weights, or whole parts of the model, that it was computed from.
     """
     inputs, outputs = ports(kind, model, options)

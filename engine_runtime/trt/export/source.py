@@ -1,4 +1,4 @@
-"""Where an engine's weights come from: a model by name, or random ones at a real size, to measure with."""
+"""Loads the weights of an engine: a model by name, or random ones at a real size, to measure with."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..library import preflight
 from .export import export
 from .record import PRECISIONS, ExportOptions, opset_for, weights_of
 
-LOADED = 0.15  # share of an export that loading takes, of the 2B size on two cores
+LOADED = 0.15  # share of an export spent on loading, at 2B size on two cores
 Say = Callable[[float, str], None]
 
 # ACE-Step 1.5's VAE at 48 kHz and 25 latents a second.
@@ -30,17 +30,18 @@ _VAE = {"downsampling_ratios": [2, 4, 4, 6, 10], "decoder_input_channels": LATEN
 
 
 def export_spec(spec: BuildSpec, folder: Path, library: str, say: Say) -> Path:
-    """Export what a spec names; the graph's path. Its record also says whether the weights are random.
+    """Export the model that a spec names and return the graph's path. The record also says whether the weights are
+    random.
 
     Args:
         spec: with a model or a size.
         folder: for the graph.
-        library: version of the library that will build it, which decides on the operators.
-        say: told the share done and what is done.
+        library: version of the library that will build it, which decides the operators.
+        say: called with the share done and what is being done.
 
     Raises:
         InputError, ModelError: for a model that cannot be loaded.
-        EngineBuildError: when it cannot be exported, or when disk or memory are too small.
+        EngineBuildError: when it cannot be exported, or disk or memory are too small.
     """
     say(0.0, f"loading {spec.model or spec.size}")
     model = part_of(spec)
@@ -60,7 +61,7 @@ def export_spec(spec: BuildSpec, folder: Path, library: str, say: Say) -> Path:
 
 
 def part_of(spec: BuildSpec) -> Any:
-    """The decoder or the VAE that a spec names, in its precision, on the CPU. Raises what loading raises."""
+    """Load the decoder or the VAE that a spec names, in its precision, on the CPU. Raises as `load`."""
     if spec.size is not None:
         return random_part(spec.kind, spec.precision)
     if spec.model is None:
@@ -73,7 +74,7 @@ def part_of(spec: BuildSpec) -> Any:
 
 
 def random_part(kind: str, precision: str, seed: int = 0) -> Any:
-    """A decoder or VAE of ACE-Step 1.5's 2B size with random weights, on the CPU: `models.sized`."""
+    """Make a decoder or VAE of ACE-Step 1.5's 2B size with random weights, on the CPU."""
     if kind == "decoder":
         return sized_decoder("2b", PRECISIONS[precision], torch.device("cpu"), seed)
     with torch.device("meta"):

@@ -1,1 +1,1 @@
-"""What lies on disk: plans, their sidecars, the folder they are in, and which of them are trusted."""
+"""Files on disk: plans, their sidecars, their folder, and which of them are trusted."""

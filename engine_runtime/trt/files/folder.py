@@ -1,7 +1,7 @@
-"""The engines folder: whole files or none, one build at a time, and no leftovers of builds that died.
+"""The engines folder: files are written whole or not at all, one build runs at a time, dead builds are cleared away.
 
-A build works in `.build-*` inside the folder, so that a finished file is only renamed. The sidecar is renamed last: an
-engine without the sidecar that names its hash is no engine.
+A build works in `.build-*` inside the folder, so that a finished file only needs a rename. The sidecar is renamed last:
+a plan without a sidecar that names its hash does not count as an engine.
 """
 
 from __future__ import annotations
@@ -33,19 +33,20 @@ LOCK, HOLDER, HOLDER_BYTES = ".build.lock", ".build.json", 4096
 
 
 def data_home() -> Path:
-    """Where the key, the manifest and, unless told otherwise, the engines are: `$OSTINATO_DATA` or the user's own."""
+    """Return the folder of the key, the manifest and by default the engines: `$OSTINATO_DATA`, else the user's data
+    folder."""
     from platformdirs import user_data_path
 
     return Path(os.environ.get("OSTINATO_DATA") or user_data_path("ostinato"))
 
 
 def engines_home() -> Path:
-    """`$OSTINATO_ENGINES`, or `engines` in `data_home`."""
+    """Return `$OSTINATO_ENGINES`, else `engines` in `data_home`."""
     return Path(os.environ.get("OSTINATO_ENGINES") or data_home() / "engines")
 
 
 def ready_folder(folder: Path) -> Path:
-    """Make the folder and prove that it can be written to; its absolute path.
+    """Make the folder, test that it can be written to, and return its absolute path.
 
     Raises:
         EngineFileError: when it cannot.
@@ -62,10 +63,10 @@ def ready_folder(folder: Path) -> Path:
 
 
 def write_whole(path: Path, data: bytes | memoryview, mode: int = 0o644) -> None:
-    """Write a file so that it is there whole, or as it was before.
+    """Write a file whole; on failure the old file stays as it was.
 
     Raises:
-        EngineFileError: with reason `full` when there is no room, `folder` otherwise.
+        EngineFileError: with reason `full` when the disk is full, `folder` otherwise.
     """
     try:
         files.write_whole(path, data, mode)
@@ -74,7 +75,7 @@ def write_whole(path: Path, data: bytes | memoryview, mode: int = 0o644) -> None
 
 
 def refused_write(path: Path, error: BaseException) -> EngineFileError:
-    """The error for a file that could not be written: `full` when there was no room, `folder` otherwise."""
+    """Make the error for a failed write: reason `full` when the disk is full, `folder` otherwise."""
     number = getattr(error, "errno", None)
     reason = getattr(error, "strerror", None) or str(error)
     if number in (errno.ENOSPC, errno.EDQUOT):
@@ -108,16 +109,16 @@ Trusts = Callable[[Sidecar], bool]  # `trust.Trust.has`
 def claim(
     folder: Path, name: str, wait: bool, trusts: Trusts, waiting: Callable[[str], None] = lambda _: None
 ) -> Iterator[None]:
-    """Hold the folder for one build; the lock goes with the process that holds it, also when that is killed.
+    """Hold the folder's lock for one build. The system frees the lock when the process dies.
 
     Args:
-        name: of the engine, told to others.
-        wait: for a build that runs; else it is an error.
-        trusts: as `discard` has it, which clears away what dead builds left.
-        waiting: told which build is waited for.
+        name: of the engine, shown to other builds.
+        wait: wait for a running build instead of raising.
+        trusts: as in `discard`, which clears away dead builds.
+        waiting: called with the name of the build that is waited for.
 
     Raises:
-        EngineBuildError: when another build runs and `wait` is off.
+        EngineBuildError: when another build runs and `wait` is False.
         EngineFileError: when the folder cannot be written to.
     """
     from filelock import FileLock
@@ -162,7 +163,7 @@ class _Holder(Struct):
 
 
 def _holder(folder: Path) -> _Holder | None:
-    """Read the note of the build that holds the folder; None where there is none that can be read."""
+    """Read the note of the build that holds the folder; None where there is none or it cannot be read."""
     with contextlib.suppress(OSError, InputError):
         found: _Holder = read_json(folder / HOLDER, HOLDER_BYTES, _Holder)
         return found
@@ -170,13 +171,13 @@ def _holder(folder: Path) -> _Holder | None:
 
 
 def holder(folder: Path) -> str:
-    """Tell which build holds the folder, in words."""
+    """Describe the build that holds the folder."""
     note = _holder(folder)
     return f"the build of {note.name} (process {note.pid}, since {note.since})" if note else "another build"
 
 
 def forget(folder: Path, pid: int) -> None:
-    """Take away the note of a holder that died; another's stays."""
+    """Remove the note of a dead process; another's stays."""
     note = _holder(folder)
     if note is not None and note.pid == pid:
         with contextlib.suppress(OSError):
@@ -184,7 +185,7 @@ def forget(folder: Path, pid: int) -> None:
 
 
 def sweep(folder: Path, trusts: Trusts) -> list[str]:
-    """Remove what dead builds left; call it with the folder claimed. Names of what was found."""
+    """Remove what dead builds left and return their folders' names. The caller holds the folder."""
     found = dead_builds(folder)
     for work in found:
         discard(work, trusts)
@@ -192,17 +193,18 @@ def sweep(folder: Path, trusts: Trusts) -> list[str]:
 
 
 def dead_builds(folder: Path) -> list[Path]:
-    """Find what builds work in or have left."""
+    """List the work folders of builds. With the folder's lock held, all of them are dead."""
     return sorted(path for path in folder.glob(f"{WORK}*") if path.is_dir() and not path.is_symlink())
 
 
 def discard(work: Path, trusts: Trusts) -> bool:
-    """Remove a build's own folder; whether that finished an engine.
+    """Remove a build's work folder; returns whether that completed an engine.
 
-    A build that died between its two renames left a whole plan in place and its sidecar here: it is put there.
+    A build that died between its two renames left a whole plan in place and its sidecar here: the sidecar is then
+    moved.
 
     Args:
-        trusts: whether a sidecar is one that goes with its plan; only such a one is put in place, not over another.
+        trusts: tells whether a sidecar is recorded with its plan; only such a one is moved, and never over another.
     """
     done = False
     for made in work.glob("*.plan.json"):
@@ -218,7 +220,7 @@ def discard(work: Path, trusts: Trusts) -> bool:
 
 
 def _is_whole(plan: Path, sha256: str, trusts: Trusts) -> bool:
-    """Tell whether the sidecar in place is a trusted one of that plan."""
+    """Return whether the sidecar in place is a trusted one for that plan."""
     try:
         sidecar = read_sidecar(plan)
         return sidecar.plan_sha256 == sha256 and trusts(sidecar)
@@ -227,7 +229,11 @@ def _is_whole(plan: Path, sha256: str, trusts: Trusts) -> bool:
 
 
 def commit(work: Path, folder: Path, name: str) -> Path:
-    """Put a finished plan and sidecar, both synced to disk in `work`, in their place; the plan's path."""
+    """Move a finished plan and its sidecar, both synced to disk in `work`, into the folder; returns the plan's path.
+
+    Raises:
+        EngineFileError: when they cannot be moved.
+    """
     plan = folder / f"{name}.plan"
     try:
         os.replace(work / plan.name, plan)
@@ -239,7 +245,7 @@ def commit(work: Path, folder: Path, name: str) -> Path:
 
 
 def plans(folder: Path) -> list[Path]:
-    """The plans in a folder, by name; those without a sidecar too."""
+    """List the plans in a folder by name, with or without a sidecar."""
     try:
         return sorted(path for path in folder.glob("*.plan") if not path.name.startswith("."))
     except OSError:

@@ -1,4 +1,4 @@
-"""What must hold before the bytes of a plan are deserialised: its place, sidecar, fit, trust and hash."""
+"""Checks a plan before its bytes are deserialised: its place, sidecar, fit, trust and hash."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .folder import file_hash
 from .sidecar import Expect, Sidecar, check_fit, generic_command, read_sidecar, unreadable
 from .trust import ACCEPTED, Trust
 
-HEADER = 64  # bytes of a TensorRT-RTX plan that its library reads to judge it
+HEADER = 64  # bytes of a TensorRT-RTX plan that its library checks
 
 
 def read_plan(
     path: Path, expect: Expect, trust: Trust | None = None, folder: Path | None = None
 ) -> tuple[bytes, Sidecar]:
-    """Read a plan that fits here and may be deserialised: just these bytes were hashed.
+    """Read a plan that fits here and may be deserialised. The bytes returned are the bytes that were hashed.
 
-    The order is: the file, the sidecar's fields, flavor and version, GPU, weights and recipe, trust, hash, header. So
-    a stale engine is named before gigabytes are read, and nothing of it reaches the library.
+    The checks run in this order: the file, the sidecar's fields, flavor and version, GPU, weights and recipe, trust,
+    hash, header. A stale engine is refused before gigabytes are read, and none of it reaches the library.
 
     Args:
         path: NAME.plan.
@@ -49,16 +49,17 @@ def read_plan(
 
 
 def verify(path: Path, expect: Expect, trust: Trust | None = None, folder: Path | None = None) -> Sidecar:
-    """Check what `read_plan` checks, but for the header, and keep none of the file; raises what it raises."""
+    """Check all that `read_plan` checks except the header, without keeping the file in memory. Raises as
+    `read_plan`."""
     sidecar = examine(path, expect, trust, folder)
     _check_bytes(path, sidecar)
     return sidecar
 
 
 def examine(path: Path, expect: Expect, trust: Trust | None = None, folder: Path | None = None) -> Sidecar:
-    """Check all of `read_plan` that needs no reading of the plan itself; raises what it raises.
+    """Check all that `read_plan` checks without reading the plan itself. Raises as `read_plan`.
 
-    A proof that this installation did not write is left out of the sidecar.
+    A proof that this installation did not write is left out of the returned sidecar.
     """
     _check_place(path, folder if folder is not None else path.parent)
     sidecar = read_sidecar(path)
@@ -74,12 +75,12 @@ def examine(path: Path, expect: Expect, trust: Trust | None = None, folder: Path
 
 
 def accept(plan: Path, sha256: str, trust: Trust | None = None) -> Sidecar:
-    """Trust an engine that was built elsewhere, by the hash of its sidecar as the user gives it.
+    """Trust an engine that was built elsewhere, by the hash of its sidecar, which the user gives.
 
-    That hash is of the plan's hash too, so that one names both: `Sidecar.identity`. The proof is in neither.
+    That hash, `Sidecar.identity`, covers the plan's hash too. It does not cover the proof, which is dropped.
 
     Raises:
-        EngineFileError: when the sidecar's hash is another, or the plan's is not the one in the sidecar.
+        EngineFileError: when the sidecar has another hash, or the plan is not the one its sidecar names.
     """
     sidecar = replace(read_sidecar(plan), proof=None)
     if not hmac.compare_digest(sidecar.identity().encode(), sha256.strip().lower().encode()):
@@ -128,7 +129,7 @@ def _read(path: Path, sidecar: Sidecar) -> bytes:
 
 
 def _check_bytes(path: Path, sidecar: Sidecar) -> None:
-    """Compare the size and the hash of a file with its sidecar."""
+    """Compare a file's size and hash with its sidecar."""
     try:
         _check_size(path, sidecar, path.stat().st_size)
         _check_hash(path, sidecar, file_hash(path))

@@ -1,4 +1,4 @@
-"""What stands beside an engine: NAME.plan.json says what NAME.plan is and whether it fits, before it is opened."""
+"""The sidecar NAME.plan.json: describes the engine NAME.plan, so that a misfit is found before the plan is opened."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ...errors import EngineFileError, InputError
 from ...files import parse_json, read_bytes, typed
 from .spec import BuildSpec, Kind, is_name
 
-SCHEMA = 1  # raise it when a sidecar written now would be misread by an older Ostinato
-MAX_BYTES = 4 << 20  # of a sidecar, an export record or a manifest; those of the 2B decoder have 0.3 MB
+SCHEMA = 1  # raise it when an older Ostinato would misread a sidecar written now
+MAX_BYTES = 4 << 20  # of a sidecar, an export record or a manifest; the 2B decoder's take 0.3 MB
 
 Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]  # sha256
 Count = Annotated[int, Meta(gt=0)]
@@ -38,14 +38,15 @@ class Sidecar:
         export: the export record of the graph it was built from.
         profiles: shapes it takes, in the engine's own order.
         refittable: whether its weights can be exchanged in place.
-        target: where it runs: `compute_capabilities` as `[[8, 0], ...]` for TensorRT-RTX; else `sm`, `device`,
-            `driver` and `cuda` of the GPU that built it.
+        target: where it runs: `compute_capabilities` as `[[8, 0], ...]` for TensorRT-RTX; else `sm`, `device`, `driver`
+            and `cuda` of the GPU that built it.
         flags: builder settings, by name.
         io: name, mode and dtype of each input and output.
-        spec: what was asked for, to build it again.
+        spec: the request it was built from, to build it again.
         random_weights: the weights are random and play noise.
-        built: ISO date. peak_bytes: the largest resident set of the building processes; None where unknown.
-        seconds: of the whole; of its parts in `stages`, by name.
+        built: ISO date.
+        peak_bytes: the largest resident set of the building processes; None where unknown.
+        seconds: of the whole build; `stages` has those of its parts, by name.
         proof: figures of the check against eager; None until it has passed on some GPU.
     """
 
@@ -69,16 +70,16 @@ class Sidecar:
     stages: dict[str, Seconds] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain JSON; `compute_capabilities` or the GPU's keys stand at the top, as in `target`."""
+        """Return plain JSON data; the entries of `target` stand at the top level."""
         data: dict[str, Any] = msgspec.to_builtins(self)
         return {"schema": SCHEMA, **data.pop("target"), **data}
 
     def identity(self) -> str:
-        """Hash of everything but the proof, which comes later."""
+        """Hash everything but the proof, which is added later."""
         return digest({name: value for name, value in self.as_json().items() if name != "proof"})
 
     def command(self, plan: Path | None = None) -> str:
-        """The exact command that builds it again; in the place and under the name of `plan`, where it is given."""
+        """Return the exact command that builds it again, under the name and in the folder of `plan` where given."""
         name = plan.name.removesuffix(".plan") if plan is not None else ""
         spec = replace(self.spec, name=name) if is_name(name) else self.spec
         return spec.command(plan.parent if plan is not None else None)
@@ -86,14 +87,14 @@ class Sidecar:
 
 @dataclass(frozen=True)
 class Expect:
-    """What an engine must be here; None is not asked about.
+    """What an engine must be to play here; None accepts anything.
 
     Attributes:
         flavor, library: the library's module and its full version.
-        capability: of the GPU, such as `(8, 9)`. device: its name.
+        capability, device: compute capability of the GPU, such as `(8, 9)`, and its name.
         kind: `decoder`, `vae_decoder` or `vae_encoder`.
         weights, recipe: hashes of the export record.
-        header_problem: says what is wrong with a plan's first bytes, or None (TensorRT-RTX has such a check).
+        header_problem: returns what is wrong with a plan's first bytes, or None (only TensorRT-RTX has such a check).
     """
 
     flavor: str | None = None
@@ -107,7 +108,7 @@ class Expect:
 
 
 def digest(data: Any) -> str:
-    """sha256 of JSON data, whatever the order of its keys."""
+    """Hash JSON data with sha256, independent of key order."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -117,12 +118,12 @@ def sidecar_path(plan: Path) -> Path:
 
 
 def generic_command(plan: Path) -> str:
-    """What builds an engine of this name where no sidecar says with which settings."""
+    """Return the build command for an engine of this name whose settings are unknown."""
     return shlex.join(["ostinato", "build", "--name", plan.name.removesuffix(".plan"), "--engines", str(plan.parent)])
 
 
 def read_sidecar(plan: Path) -> Sidecar:
-    """Read the sidecar of a plan, checked field by field.
+    """Read the sidecar of a plan and check its fields.
 
     Raises:
         EngineFileError: when it is missing, unreadable, damaged, or of a newer Ostinato.
@@ -156,13 +157,13 @@ def read_sidecar(plan: Path) -> Sidecar:
 
 
 def unreadable(path: Path, error: Exception) -> EngineFileError:
-    """Make the error for a file that the system, or its kind or size, keeps from being read."""
+    """Make the error for a file that cannot be read, or is of the wrong kind or size."""
     why = error.given if isinstance(error, InputError) else getattr(error, "strerror", None) or error
     return EngineFileError(f"{path} could not be read: {why}", "it must be a readable file", "check it", "unreadable")
 
 
 def parse(data: Mapping[str, Any], what: str = "the sidecar") -> Sidecar:
-    """Make a sidecar out of JSON data; raises `InputError` by the place of the first field that is wrong."""
+    """Make a sidecar from JSON data. Raises `InputError` with the place of the first wrong field."""
     names = {f.name for f in fields(Sidecar)} - {"target"}
     target = {name: value for name, value in data.items() if name not in names and name != "schema"}
     sidecar = typed({**data, "target": target}, what, Sidecar)
@@ -180,7 +181,7 @@ class Port(Struct):
 
 
 class ExportRecord(Struct):
-    """What decides something in an export record; a sidecar keeps the rest of it too, as it is."""
+    """The fields of an export record that are checked; a sidecar keeps the others unchanged."""
 
     kind: Kind
     precision: str
@@ -200,7 +201,7 @@ class _Binding(Struct):
 
 
 class _Kept(Struct):
-    """The fields that a sidecar keeps as they are, for its hash."""
+    """Fields that a sidecar keeps unchanged, so that its hash stays the same; checked here."""
 
     schema: Annotated[int, Meta(ge=SCHEMA, le=SCHEMA)]
     export: ExportRecord
@@ -222,7 +223,7 @@ def check_fit(sidecar: Sidecar, expect: Expect, plan: Path | None = None) -> Non
     """Compare a sidecar with what is needed here, in the order flavor, version, GPU, kind, weights, recipe.
 
     Raises:
-        EngineFileError: for the first that differs; it says what was found and needed, and the rebuild command.
+        EngineFileError: for the first difference, with what was found and needed, and the rebuild command.
     """
     rebuild = f"run {sidecar.command(plan)}"
     found = {
@@ -282,6 +283,6 @@ def _short(text: Any) -> str:
 
 
 def rewritten(sidecar: Sidecar, **changes: Any) -> bytes:
-    """The sidecar's file contents with some fields changed."""
+    """Return the sidecar's file contents with some fields changed."""
     data = {**sidecar.as_json(), **changes}
     return (json.dumps(data, indent=1, allow_nan=False) + "\n").encode()

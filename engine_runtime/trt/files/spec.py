@@ -1,4 +1,4 @@
-"""What to build: everything that decides an engine, in one value that travels to the child process and the sidecar."""
+"""The request for a build: all settings of an engine in one value, which goes to the child process and the sidecar."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ...engines.profiles import Profile, parse_profiles
 from ...errors import InputError, check_choice
 from ...files import typed
 
-FLAVORS = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}  # as the command line names them -> the library's module
+FLAVORS = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}  # command line's name -> the library's module
 Kind = Literal["decoder", "vae_decoder", "vae_encoder"]
 KINDS = get_args(Kind)
 PRECISIONS = ("bf16", "fp32")
 SIZES = ("2b",)  # random weights at a real size
-# Below so many frames at most, a bf16 decoder whose length is not fixed fails inside TensorRT-RTX 1.7.1, whatever its
-# width, window and batch: "Graph contains more than one op named", of the mask that its sliding layers share.
+# With fewer frames at most, a bf16 decoder of variable length fails inside TensorRT-RTX 1.7.1 at any width, window and
+# batch: "Graph contains more than one op named", for the mask that its sliding layers share.
 SHORTEST = 62
 DEFAULT_PROFILE = {"batch": "1:4:16", "seconds": "2:10:60", "tokens": "16:128:512", "rank": "1:8:128"}
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
@@ -31,21 +31,24 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 
 @dataclass(frozen=True)
 class BuildSpec:
-    """What one build makes.
+    """All settings of one build.
 
     Attributes:
-        name: of the files: NAME.plan and NAME.plan.json.
+        name: of the files NAME.plan and NAME.plan.json.
         flavor: the library's module, `tensorrt_rtx` or `tensorrt`.
         profiles: the shapes it takes.
         kind: `decoder`, `vae_decoder` or `vae_encoder`.
-        model: whatever `models.loading.load` takes; None where `size` is given.
+        model: a name that `models.loading.load` takes; exactly one of `model`, `size` and `onnx` is given.
         size: one of `SIZES`: random weights at that size, to measure with.
-        precision: `bf16` or `fp32`; a VAE is fp32, for TensorRT builds no bf16 transposed convolution.
+        precision: `bf16` or `fp32`; a VAE is fp32, because TensorRT builds no bf16 transposed convolution.
         lora: with inputs for low-rank adapters.
         refittable: weights can be exchanged in place; TensorRT-RTX needs a GPU to build that.
         tf32: whether fp32 products may be rounded to TF32.
-        onnx: an export made before, in place of `model`; absolute.
+        onnx: absolute path of a graph exported before.
         keep_onnx: leave the exported graph beside the engine.
+
+    Raises:
+        InputError: for settings that do not go together.
     """
 
     name: str
@@ -119,11 +122,11 @@ class BuildSpec:
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> BuildSpec:
-        """Make the spec that `as_json` gave; raises `InputError` for anything else."""
+        """Rebuild the spec from `as_json`. Raises `InputError` for anything else."""
         return typed(data, "what is to be built", cls)
 
     def command(self, folder: Path | None = None) -> str:
-        """The exact command that builds this again."""
+        """Return the exact command that builds this again."""
         words = ["ostinato", "build", "--name", self.name, "--what", self.kind.replace("_", "-")]
         for option in ("model", "size", "onnx"):
             if (value := getattr(self, option)) is not None:
@@ -148,7 +151,7 @@ def _spans(spec: BuildSpec, name: str) -> str:
 
 
 def is_name(name: str) -> bool:
-    """Whether it can be an engine's name: a file's on any system, without a path in it."""
+    """Return whether a text can be an engine's name: a valid file name on any system, without a path."""
     return isinstance(name, str) and bool(_NAME.fullmatch(name)) and not name.endswith((".", ".plan"))
 
 
@@ -169,15 +172,18 @@ def make_spec(
     precision: str | None = None,
     **switches: Any,
 ) -> BuildSpec:
-    """A spec from what people give.
+    """Make a spec from a user's settings.
 
     Args:
         flavor: `rtx` or `tensorrt`.
         kind: one of `KINDS`.
         source: one of `model`, `size`, `onnx`.
-        texts: `batch`, `seconds`, `tokens`, `rank` as texts; None takes `DEFAULT_PROFILE`.
-        name, precision: None chooses by the rest.
+        texts: `batch`, `seconds`, `tokens`, `rank` as MIN:OPT:MAX; None takes `DEFAULT_PROFILE`.
+        name, precision: None chooses by the other settings.
         switches: `lora`, `refittable`, `tf32`, `keep_onnx`.
+
+    Raises:
+        InputError: for settings that do not exist or do not go together.
     """
     check_choice("the flavor", flavor, tuple(FLAVORS))
     check_choice("the kind", kind, KINDS)

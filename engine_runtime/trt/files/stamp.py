@@ -1,4 +1,4 @@
-"""What an engine's files come to, in one word, for who must hear of a change."""
+"""A short text that changes when an engine's files do."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .trust import Trust
 
 
 def stamp(plan: Path) -> str:
-    """Changes with the plan, with all of its sidecar but the proof, which comes later, and with its trust.
+    """Return a text that changes with the plan, its trust, or its sidecar (the proof excluded, which is added later).
 
-    Empty where there is no plan. Reads the sidecar; of the plan itself only size and time.
+    Empty where there is no plan. Reads the sidecar; of the plan only size and time.
     """
     try:
         found = plan.stat()

@@ -1,7 +1,7 @@
-"""Which plans may be opened. A plan is native code: this installation built it, or the user accepted its hash.
+"""Decides which plans may be opened. A plan is native code: this installation built it, or the user accepted its hash.
 
-The manifest in the user's data folder lists their sha256, signed (HMAC-SHA256) with a key that lies beside it, mode
-0600. That tells this installation's plans from any other's; it is no guard against a program that runs as the user.
+The manifest in the user's data folder lists their sha256, signed (HMAC-SHA256) with a key beside it, mode 0600. This
+tells the installation's plans from others; it does not guard against a program that runs as the same user.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ BUILT, ACCEPTED = "built", "accepted"
 
 
 class Entry(Struct, frozen=True):
-    """A trusted plan, in the manifest under its sha256.
+    """A trusted plan, listed in the manifest under its sha256.
 
     Attributes:
         how: `BUILT` or `ACCEPTED`.
-        sidecar: hash of the only sidecar that goes with it.
+        sidecar: hash of the one sidecar that belongs to it.
         since: UTC, ISO 8601.
-        proof: hash of the figures of its check, where this installation made one.
+        proof: hash of its check's figures, where this installation made the check.
     """
 
     name: str
@@ -68,14 +68,14 @@ class Trust:
         self.home = home if home is not None else data_home()
 
     def ready(self) -> None:
-        """Make the key where there is none; raises `EngineFileError` when the folder or the key cannot be used."""
+        """Make the key where there is none. Raises `EngineFileError` when the folder or the key cannot be used."""
         with self._held():
             self._key(make=True)
 
     def record(self, sidecar: Sidecar, how: str = BUILT) -> None:
-        """Trust a plan from now on, with just this sidecar.
+        """Trust a plan from now on, with exactly this sidecar.
 
-        A manifest that this installation did not sign is put aside, not signed: its plans stay refused.
+        A manifest that this installation did not sign is set aside: its plans stay refused.
         """
         proof = None if sidecar.proof is None else digest(sidecar.proof)
         entry = Entry(sidecar.spec.name, how, sidecar.identity(), _now(), proof)
@@ -87,11 +87,11 @@ class Trust:
             self._write({**plans, sidecar.plan_sha256: entry})
 
     def standing(self, sidecar: Sidecar, plan: Path | None = None) -> str:
-        """`built` or `accepted`; `plan` is where the file is, for the remedy.
+        """Return `built` or `accepted`; `plan` is the file's path, for the remedy.
 
         Raises:
-            EngineFileError: when the plan is neither (`untrusted`), when the manifest was signed with another key or
-                changed (`key`), or when the sidecar is not the one it was recorded with (`tampered`).
+            EngineFileError: when the plan is neither (`untrusted`), when the manifest has a wrong signature (`key`), or
+                when the sidecar is not the recorded one (`tampered`).
         """
         rebuild, file = f"run {sidecar.command(plan)}", shlex.quote(str(plan or "FILE"))
         accept = f"or, if you know who made it, ostinato doctor --accept {sidecar.identity()} --engine {file}"
@@ -122,31 +122,31 @@ class Trust:
         return entry.how
 
     def has(self, sidecar: Sidecar) -> bool:
-        """Tell whether this plan is trusted with just this sidecar."""
+        """Return whether this plan is trusted with exactly this sidecar."""
         entry = (self._plans_or_none() or {}).get(sidecar.plan_sha256)
         return entry is not None and entry.sidecar == sidecar.identity()
 
     def known(self) -> int | None:
-        """How many plans are trusted; None where the manifest is not signed with this installation's key."""
+        """Count the trusted plans; None where the manifest has a wrong signature."""
         plans = self._plans_or_none()
         return None if plans is None else len(plans)
 
     def proven(self, sidecar: Sidecar) -> bool:
-        """Whether the sidecar's proof was written by this installation."""
+        """Return whether this installation wrote the sidecar's proof."""
         plans = self._plans_or_none() or {}
         entry = plans.get(sidecar.plan_sha256)
         return entry is not None and sidecar.proof is not None and entry.proof == digest(sidecar.proof)
 
     def write_proof(self, plan: Path, proof: dict[str, Any] | None, checked: Sidecar | None = None) -> Sidecar:
-        """Put the figures of a check into the sidecar of a trusted plan, or take them out; the sidecar as it is now.
+        """Write a check's figures into the sidecar of a trusted plan, or remove them; returns the new sidecar.
 
-        Where there are none to take out nothing is written, so that who watches the file hears nothing.
+        Where there is nothing to remove nothing is written, so that the file's time stays.
 
         Args:
-            checked: of the plan that the figures are of; None is the one in place.
+            checked: the sidecar of the plan that was checked; None is the one in place.
 
         Raises:
-            EngineFileError: as `standing`, and when another plan lies there by now.
+            EngineFileError: as `standing`, and when the plan was replaced meanwhile.
         """
         sidecar = read_sidecar(plan)
         self.standing(sidecar, plan)
@@ -183,7 +183,7 @@ class Trust:
             ) from error
 
     def _plans_or_none(self) -> dict[str, Entry] | None:
-        """The manifest's plans; none where there is no manifest, None where it is not ours."""
+        """Read the manifest's plans: empty without a manifest, None where its signature is not ours."""
         try:
             data: Manifest = read_json(self.home / MANIFEST, MAX_BYTES, Manifest)
         except FileNotFoundError:

@@ -1,1 +1,1 @@
-"""Whether an engine may play here."""
+"""Tells whether an engine may play here, and checks it."""

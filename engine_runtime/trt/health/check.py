@@ -1,4 +1,4 @@
-"""The check of a plan, in place or not: opened on this GPU, compared with PyTorch at every corner of its profiles."""
+"""The check of a plan: opens it on this GPU and compares it with PyTorch at every corner of its profiles."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     Opened = TrtEngine | TrtVae
 
-WINDOW = 250  # frames that the reference VAE decodes at a time, which bounds its memory
-LEVEL = 0.1  # RMS of the audio that an encoder is checked with, as of music
+WINDOW = 250  # frames that the reference VAE decodes at a time, to limit its memory
+LEVEL = 0.1  # RMS of the audio that an encoder is checked with; that of music
 
 
 def compare(
@@ -38,22 +38,23 @@ def compare(
     make_room: MakeRoom | None = None,
     engine: Opened | None = None,
 ) -> dict[str, Any]:
-    """The figures of all profiles, as a sidecar keeps them.
+    """Compare a plan with PyTorch and return the figures of all profiles, as a sidecar keeps them.
 
     Args:
         sidecar: of the plan.
         place: the library, and the GPU where there is one.
         device: to run on.
-        read: gives the bytes of the plan, once it is known what the engine must be; see `trust.read_plan`. The library
-            is not loaded before.
+        read: returns the bytes of the plan, given what the engine must be; see `plan.read_plan`. The library is not
+            loaded before.
         seed: of the inputs.
-        tell: what is being done.
-        model: to compare with, left as it is; None, or one in a coarser precision, loads what the sidecar's spec names.
-        make_room: asked for room on the device before something large is put there.
-        engine: the plan where it is open already, whose bytes are not looked at then.
+        tell: called with what is being done.
+        model: to compare with, left unchanged; None, or one in a coarser precision, loads the one the sidecar's spec
+            names.
+        make_room: frees bytes on the device before something large is put there.
+        engine: the plan where it is open already; its bytes are then not read.
 
     Raises:
-        Refused: with the figures, when the engine is not the reference.
+        Refused: with the figures, when the engine differs from the reference.
         MemoryShortage: when there is no room for both.
         OstinatoError: when the model or the plan cannot be opened, and whatever `read` raises.
     """
@@ -70,7 +71,7 @@ def compare(
         part = _part(sidecar, model, tell)
         weights = weights_digest(kind, part, precision)
 
-        def header_problem(head: bytes) -> str | None:  # the library is not asked for before the file is read
+        def header_problem(head: bytes) -> str | None:  # loads the library only once the file is read
             return tensorrt(sidecar.flavor).header_problem(head)
 
         data = read(replace(place, weights=weights, header_problem=header_problem))
@@ -84,19 +85,19 @@ def compare(
 
 
 def this_gpu() -> torch.device:
-    """The current CUDA device."""
+    """Return the current CUDA device."""
     import torch
 
     return torch.device("cuda", torch.cuda.current_device())
 
 
 def joined(proofs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The proofs of several profiles as one, with all their corners."""
+    """Join the proofs of several profiles into one with all their corners."""
     return {**proofs[0], "corners": [corner for proof in proofs for corner in proof["corners"]]}
 
 
 def beside(module: Any, device: torch.device, dtype: torch.dtype, make_room: MakeRoom | None) -> Any:
-    """A copy of a module on a device, in a dtype; it shares what lies there already, and the module does not change."""
+    """Copy a module to a device and dtype, leaving it unchanged; tensors that are there already are shared."""
     import torch
 
     tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
@@ -104,7 +105,7 @@ def beside(module: Any, device: torch.device, dtype: torch.dtype, make_room: Mak
     if make_room is not None and wanted:
         make_room(wanted)
     plain = [t for part in module.modules() for t in vars(part).values() if isinstance(t, torch.Tensor)]
-    memo: dict[int, Any] = {id(t): t.detach() for t in plain}  # weights that a hook computes anew at every call
+    memo: dict[int, Any] = {id(t): t.detach() for t in plain}  # weights that a hook computes at every call
     for number, tensor in tensors.items():
         moved = tensor.detach().to(device, dtype if tensor.is_floating_point() else tensor.dtype)
         memo[number] = torch.nn.Parameter(moved, False) if isinstance(tensor, torch.nn.Parameter) else moved
@@ -154,20 +155,21 @@ def _decoder(engine: TrtEngine, transformer: Any, name: str, seed: int) -> list[
 
 
 def _vae(engine: TrtVae, vae: Any, name: str, seed: int) -> list[Proof]:
-    """By the decoder's measures: relative L2 2e-3 is 54 dB below the signal."""
+    """Check a VAE by the decoder's bounds: a relative L2 of 2e-3 is 54 dB below the signal."""
     import torch
 
     from ...engines.prove import concluded
 
     reference = f"eager:{name}:{vae.dtype}:{engine.device}"
-    # cuDNN takes TF32 products unless told otherwise: 10 bits of mantissa are no reference
+    # cuDNN uses TF32 products by default: 10 bits of mantissa are no reference
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         figures = (list(_vae_corners(engine, vae, profile, seed)) for profile in engine.sidecar.profiles)
         return [concluded(engine.identity, reference, engine.device, seed, engine.dtype, one) for one in figures]
 
 
 def _vae_corners(engine: TrtVae, vae: Any, profile: Profile, seed: int) -> Iterator[Corner]:
-    """Normal latents, or noise as loud as music; the reference takes one clip at a time."""
+    """Compare on normal latents, or on noise as loud as music; the reference takes one clip at a time, to limit its
+    memory."""
     import torch
 
     from ...audio.decode import decode

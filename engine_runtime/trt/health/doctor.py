@@ -1,4 +1,4 @@
-"""What is wrong with engines on this machine, each with its remedy."""
+"""Finds what is wrong with engines on this machine, with a remedy for each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GOOD, NOTE, PROBLEM = "ok", "note", "problem"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. `level` is `ok`, `note` (nothing wrong) or `problem`."""
+    """One result of the doctor; `level` is `ok`, `note` (nothing wrong) or `problem`."""
 
     level: str
     what: str
@@ -38,12 +38,12 @@ class Finding:
 def examine_all(
     folder: Path, trust: Trust | None = None, only: Path | None = None, model: str | None = None
 ) -> list[Finding]:
-    """Look at libraries, CUDA, this process, the engines folder and its engines.
+    """Examine libraries, CUDA, this process, the engines folder and its engines.
 
     Args:
         folder: the engines folder.
-        only: one engine, whose bytes are hashed; else every engine of the folder by its sidecar and size.
-        model: stands for those that engines were built from; None wants these.
+        only: one engine, whose bytes are hashed; else every engine of the folder, by sidecar and size.
+        model: replaces the models that the engines were built from; None looks for those.
     """
     trust = trust or Trust()
     known = expects()
@@ -58,7 +58,7 @@ def examine_all(
 
 
 def _foreign() -> list[Finding]:
-    """Every TensorRT that this process holds was loaded by somebody else, for the doctor loads none."""
+    """Report every TensorRT mapped in this process: another package loaded it, because the doctor loads none."""
     return [
         Finding(
             PROBLEM,
@@ -85,7 +85,7 @@ def _libraries(known: Mapping[str, Expect | OstinatoError]) -> list[Finding]:
     for flavor, expect in known.items():
         wheels = preflight.wheel_cuda(flavor)
         if isinstance(expect, OstinatoError):
-            broken = bool(wheels)  # installed, and does not work
+            broken = bool(wheels)  # installed, but it does not work
             found.append(Finding(PROBLEM if broken else NOTE, f"{expect.given}; {expect.allowed}", expect.remedy))
         else:
             found.append(Finding(GOOD, f"{flavor} {expect.library} loads"))
@@ -124,7 +124,7 @@ def _folder(folder: Path, engines: list[Path], trust: Trust) -> list[Finding]:
     if left := dead_builds(folder):
         names = ", ".join(work.name for work in left)
         try:
-            with claim(folder, "doctor", wait=False, trusts=trust.has):  # which clears them away
+            with claim(folder, "doctor", wait=False, trusts=trust.has):  # claiming clears them away
                 found.append(Finding(GOOD, f"removed what dead builds left: {names}"))
         except EngineBuildError as error:
             found.append(Finding(NOTE, error.given))
@@ -161,7 +161,7 @@ def _engine(state: Health, model: str | None) -> list[Finding]:
 
 
 def model_is_here(source: str) -> bool:
-    """Whether a model's name leads to something on this machine: a preset, a path, or an entry of the hub's cache."""
+    """Return whether a model's name is a preset, a path on this machine, or in the hub's cache."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     cached = os.path.join(HF_HUB_CACHE, f"models--{source.replace('/', '--')}", "snapshots")

@@ -1,4 +1,4 @@
-"""Whether an engine can play here, as a drop-down or `ostinato inspect` shows it; and the check that proves it."""
+"""Judges whether an engine can play here, for a drop-down or `ostinato inspect`, and runs its check."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from .check import Opened
 
 READY, STALE, UNUSABLE = "ready", "stale", "unusable"
-_STALE = ("flavor", "version", "gpu", "weights", "recipe")  # whole, and for another place or time
+_STALE = ("flavor", "version", "gpu", "weights", "recipe")  # undamaged, but made for something else
 
 
 @dataclass(frozen=True)
 class Health:
-    """What can be said of one engine without opening it.
+    """The state of one engine, found without opening it.
 
     Attributes:
         state: `ready`; `stale` where a rebuild makes it ready; `unusable` where it is broken or not trusted.
-        error: why, for all but `ready`.
-        sidecar: where it could be read; without a proof for all but `ready`.
-        verified: it has passed its check on this very GPU.
-        whole: the file's bytes were hashed; else `ready` is said by its size, and they are hashed when it is opened.
+        error: the reason, for all but `ready`.
+        sidecar: None where it could not be read; without a proof for all but `ready`.
+        verified: it has passed its check on a GPU of this name.
+        whole: the file's bytes were hashed; else only its size was compared, and it is hashed when opened.
     """
 
     plan: Path
@@ -49,22 +49,23 @@ class Health:
 
     @property
     def reason(self) -> str:
-        """One word: of the `EngineFileError`, `library` where that cannot be used, empty when ready."""
+        """Return one word: the `EngineFileError`'s reason, `library` where the library cannot be used, empty when
+        ready."""
         return "" if self.error is None else getattr(self.error, "reason", "library")
 
     def text(self) -> str:
-        """One line for a list."""
+        """Describe the engine in one line."""
         return f"{plain(self.plan.stem)}: {self.told() if self.error is None else f'{self.state}: {self.error}'}"
 
     def told(self) -> str:
-        """Say what `ready` means here."""
+        """Describe how far a ready engine was checked."""
         return f"{READY}{'' if self.whole else ' by its size'}{'' if self.verified else ', unverified on this GPU'}"
 
 
 def library_of(flavor: str) -> str:
-    """The version of a flavor's library, found in a process of its own, for this one can hold one only.
+    """Return the version of a flavor's library, read in a child process because this one can load only one.
 
-    Asked once for what is installed now.
+    Cached for the installed packages.
 
     Raises:
         OstinatoError: when it cannot be used, with the remedy.
@@ -90,7 +91,7 @@ def _asked(flavor: str, installed: tuple[tuple[str, str], ...]) -> str | Ostinat
 
 
 def here(flavor: str, library: str) -> Expect:
-    """What an engine must be to run in this place: library and, where there is one, GPU."""
+    """Return what an engine must be to run here: library and, where there is one, GPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -99,7 +100,7 @@ def here(flavor: str, library: str) -> Expect:
 
 
 def expects() -> dict[str, Expect | OstinatoError]:
-    """`here` of each flavor, or why it cannot be used."""
+    """Return `here` for each flavor, or the error that says why it cannot be used."""
     found: dict[str, Expect | OstinatoError] = {}
     for flavor in FLAVORS.values():
         try:
@@ -116,11 +117,11 @@ def health(
     folder: Path | None = None,
     whole: bool = False,
 ) -> Health:
-    """Judge one engine; whatever lies there, none of it is raised.
+    """Judge one engine. Errors of its files are returned in the result, not raised.
 
     Args:
         plan: NAME.plan.
-        known: from `expects`; with the weights and recipe that are needed, where they are known.
+        known: from `expects`; with the needed weights and recipe, where they are known.
         trust, folder: as in `read_plan`.
         whole: hash the file too.
     """
@@ -158,9 +159,9 @@ def check_here(
     make_room: MakeRoom | None = None,
     engine: Opened | None = None,
 ) -> Sidecar:
-    """Open an engine on this GPU, compare it with eager at every corner of every profile, write down the figures.
+    """Open an engine on this GPU, compare it with eager at every corner of every profile, and save the figures.
 
-    The library is loaded only for a plan that is trusted and fits, because a process holds one library for good.
+    The library is loaded only for a plan that is trusted and fits, because a process can load only one.
 
     Args:
         plan: NAME.plan.
@@ -168,8 +169,8 @@ def check_here(
         seed, tell, model, make_room, engine: as in `check.compare`.
 
     Raises:
-        EngineFileError: when it may not be opened; a failed check removes an older proof of it.
-        EngineError, MemoryShortage: when it cannot be opened, or is not the reference.
+        EngineFileError: when it may not be opened.
+        EngineError, MemoryShortage: when it cannot be opened, or fails the check, which removes an older proof.
     """
     from ...engines.prove import Refused
     from .check import compare, this_gpu

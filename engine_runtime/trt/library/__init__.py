@@ -1,1 +1,1 @@
-"""The TensorRT library of this machine: which, its messages, what a build lacks, child processes."""
+"""The TensorRT library of this machine: which one, its messages, what a build needs, child processes."""

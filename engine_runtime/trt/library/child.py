@@ -1,4 +1,4 @@
-"""Start of a build process: `python child.py build` or `export`, with one task on stdin. See `build.worker`.
+"""Starts a build process: `python child.py build` or `export`, with one task on stdin. See `build.worker`.
 
 It is started by its path, and imports the folder it lies in as the package `ostinato`: ComfyUI imports the pack under
 another name, made from a path, which no other process could import.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 def main() -> int:
     here = Path(__file__).resolve()
-    # the script's own folder stands first on the path, where its modules would hide others of the same names
+    # the script's own folder comes first on the path, where its modules would shadow others
     sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve() != here.parent]
     root = here.parents[3]
     spec = importlib.util.spec_from_file_location(

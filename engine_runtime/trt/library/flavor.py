@@ -1,4 +1,5 @@
-"""Which TensorRT library this process can use, and whose file of it is mapped. Imports the library, nothing more."""
+"""Finds the TensorRT library that this process can use, and which file of it is mapped. Imports nothing else of
+TensorRT."""
 
 from __future__ import annotations
 
@@ -20,13 +21,13 @@ NAMES = ("tensorrt", "tensorrt_rtx")
 OLDEST = {"tensorrt": (10, 13), "tensorrt_rtx": (1, 4)}
 MAPS = Path("/proc/self/maps")
 
-# Also a copy that a wheel repair tool renamed (`libnvinfer-1a2b.so.10`), but not the plugin or lean libraries.
+# Also matches a copy renamed by a wheel repair tool (`libnvinfer-1a2b.so.10`), but not the plugin or lean libraries.
 _FILES = {
     "tensorrt": re.compile(r"libnvinfer(-\w+)?\.so(\.|$)"),
     "tensorrt_rtx": re.compile(r"libtensorrt_rtx(-\w+)?\.so(\.|$)"),
 }
 
-# The only dtypes that pass between TensorRT and torch, by TensorRT's names; sub-byte types have no torch tensor.
+# Dtypes by TensorRT's names. Sub-byte types are left out: torch has no tensor for them.
 DTYPES = {
     "FLOAT": torch.float32,
     "HALF": torch.float16,
@@ -41,7 +42,7 @@ DTYPES = {
 
 
 def to_torch(dtype: Any) -> torch.dtype:
-    """TensorRT's `DataType` as torch's; raises `EngineError` for one that is not in the table."""
+    """Convert TensorRT's `DataType` to torch's. Raises `EngineError` for one that torch does not have."""
     if dtype.name not in DTYPES:
         raise EngineError(
             f"a tensor of the engine is {dtype.name}",
@@ -52,7 +53,7 @@ def to_torch(dtype: Any) -> torch.dtype:
 
 
 def to_tensorrt(module: Any, dtype: torch.dtype) -> Any:
-    """torch's dtype as `module.DataType`; raises `EngineError` for one that is not in the table."""
+    """Convert torch's dtype to `module.DataType`. Raises `EngineError` for one that TensorRT does not have."""
     for name, ours in DTYPES.items():
         if ours is dtype:
             return getattr(module.DataType, name)
@@ -63,17 +64,17 @@ def to_tensorrt(module: Any, dtype: torch.dtype) -> Any:
 
 @dataclass(frozen=True)
 class Flavor:
-    """A TensorRT library that was imported and can be used.
+    """A TensorRT library that is imported and usable.
 
     Attributes:
         name: `tensorrt` or `tensorrt_rtx`.
         module: the imported bindings.
-        version: as the bindings say it.
+        version: of the bindings.
         library: the mapped file; None where the system does not tell.
-        validity: reads an engine's header before it is deserialised.
-        runtime_cache: keeps kernels that were compiled for a shape.
-        own_graphs: captures CUDA graphs by itself (and then nobody else may).
-        specialization: can be told when to compile kernels for a shape.
+        validity: it can check an engine's header before deserialising.
+        runtime_cache: it can keep kernels compiled for a shape.
+        own_graphs: it captures CUDA graphs itself, and then no one else may.
+        specialization: it can be told when to compile kernels for a shape.
     """
 
     name: str
@@ -95,7 +96,7 @@ class Flavor:
 
     @classmethod
     def of(cls, name: str, module: Any, library: Path | None = None) -> Flavor:
-        """Read what a module can do; it must have passed `probe`'s checks."""
+        """Read a module's features; the module must have passed `probe`."""
         config = module.IRuntimeConfig
         return cls(
             name,
@@ -110,7 +111,7 @@ class Flavor:
 
 
 def release(version: str) -> tuple[int, ...]:
-    """`10.13.3.9` as numbers; what is not a number ends it (`10.14.1.48.post1`)."""
+    """Parse `10.13.3.9` into numbers, up to the first part that is no number (`10.14.1.48.post1`)."""
     parts = version.split(".")
     return tuple(int(p) for p in parts[: next((i for i, p in enumerate(parts) if not p.isdigit()), len(parts))])
 
@@ -119,9 +120,9 @@ def probe(name: str) -> Flavor:
     """Import a flavor.
 
     Raises:
-        InputError: for a name that is none.
-        EngineError: when it is not installed, is a shell without its library, is too old, or when another TensorRT
-            is mapped in this process: with its file and the package that the file belongs to.
+        InputError: for an unknown name.
+        EngineError: when it is not installed, lacks its library, or is too old, or when another TensorRT is mapped in
+            this process; then with its file and the package that the file belongs to.
     """
     check_choice("the TensorRT flavor", name, NAMES)
     if name not in sys.modules:
@@ -140,7 +141,8 @@ def probe(name: str) -> Flavor:
 
 
 def _import(name: str) -> Any:
-    """Stub packages of this name import and have no `Runtime`; so whether it can be found says nothing."""
+    """Import a flavor's module. Stub packages of its name exist that lack `Runtime`, so finding the module is not
+    enough."""
     remedy = f"run: {sys.executable} -m pip install --upgrade {name.replace('_', '-')}"
     try:
         module = importlib.import_module(name)
@@ -160,7 +162,7 @@ def _import(name: str) -> Any:
 
 
 def mapped(maps: Path = MAPS) -> list[tuple[str, Path]]:
-    """(flavor, file) of each TensorRT library in this process; nothing on systems that do not tell."""
+    """List (flavor, file) of each TensorRT library mapped in this process; empty on systems without /proc."""
     try:
         lines = maps.read_text(errors="replace").splitlines()
     except OSError:
@@ -173,7 +175,7 @@ def refuse_foreign(name: str, found: Iterable[tuple[str, Path]], folder: Path | 
     """Raise `EngineError` for a mapped library that is not this flavor's own.
 
     Args:
-        name: the flavor that is wanted.
+        name: the wanted flavor.
         found: from `mapped`.
         folder: where the flavor's library lies; None allows any file of its name.
     """
@@ -187,14 +189,14 @@ def refuse_foreign(name: str, found: Iterable[tuple[str, Path]], folder: Path | 
 
 
 def folder_of(name: str) -> Path | None:
-    """Where the wheel with the flavor's library lies; None when it is installed in another way."""
+    """Return the folder of the wheel with the flavor's library; None when it is installed in another way."""
     spec = importlib.util.find_spec(f"{name}_libs")
     places = list(spec.submodule_search_locations or ()) if spec else []
     return Path(places[0]) if places else None
 
 
 def owner(path: Path) -> str:
-    """The package that a mapped file belongs to."""
+    """Name the package that a mapped file belongs to."""
     parts = path.parts
     for i, part in enumerate(parts[:-1]):
         if part in ("site-packages", "dist-packages") and i + 2 < len(parts):
@@ -203,6 +205,6 @@ def owner(path: Path) -> str:
 
 
 def library_version(path: Path) -> tuple[int, int, int]:
-    """Of a library that is mapped already, by its own word."""
+    """Ask a mapped library for its own version: (major, minor, patch)."""
     number = ctypes.CDLL(str(path)).getInferLibVersion()
     return number // 10_000, number // 100 % 100, number % 100

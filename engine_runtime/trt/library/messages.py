@@ -1,4 +1,4 @@
-"""What TensorRT says: its log into `logging`, its errors into a recorder that the raised error quotes."""
+"""Sends TensorRT's log to `logging`, and collects its errors so that a raised error can quote them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Errors:
-    """What the recorder was told, oldest first; TensorRT calls from any thread."""
+    """The errors that TensorRT reported, oldest first. Thread-safe: TensorRT reports from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -57,21 +57,21 @@ class Errors:
 
     @property
     def shortage(self) -> bool:
-        """Whether any of them says that there was no room."""
+        """Return whether any of them reports a lack of memory."""
         with self._lock:
             return any(
                 code.name == "FAILED_ALLOCATION" or any(w in text for w in _SHORTAGE) for code, text in self._all
             )
 
     def text(self) -> str:
-        """All of it, on one line."""
+        """Join all of them on one line."""
         with self._lock:
             said = [" ".join(text.split()) for _, text in self._all]
         return "; ".join(dict.fromkeys(said)) + ("; ..." if self._overflowed else "")
 
 
 def recorder(flavor: Flavor, errors: Errors) -> Any:
-    """An `IErrorRecorder` that writes into `errors`."""
+    """Make an `IErrorRecorder` that writes into `errors`."""
 
     class Recorder(flavor.module.IErrorRecorder):  # type: ignore[name-defined]  # found at run time
         def __init__(self) -> None:
@@ -91,7 +91,7 @@ def recorder(flavor: Flavor, errors: Errors) -> Any:
 
         def report_error(self, code: Any, text: str) -> bool:
             errors.add(code, text)
-            return False  # go on: the call itself says whether it failed
+            return False  # go on: the call's own result says whether it failed
 
         def clear(self) -> None:
             errors.clear()
@@ -100,7 +100,7 @@ def recorder(flavor: Flavor, errors: Errors) -> Any:
 
 
 def logger(flavor: Flavor) -> Any:
-    """An `ILogger` that writes into `ostinato.tensorrt`."""
+    """Make an `ILogger` that writes to the `ostinato.tensorrt` logger."""
 
     class Logger(flavor.module.ILogger):  # type: ignore[name-defined]  # found at run time
         def __init__(self) -> None:
@@ -113,10 +113,10 @@ def logger(flavor: Flavor) -> Any:
 
 
 def checked(what: str, result: T | None, errors: Errors) -> T:
-    """`result`, unless it is None or False, by which the bindings say that a call failed.
+    """Return `result`, unless it is None or False, by which the bindings signal failure.
 
     Raises:
-        EngineError: with what the recorder was told since it was last read.
+        EngineError: with the errors recorded since they were last cleared.
     """
     if result is None or result is False:
         raise failed(what, errors)
@@ -124,7 +124,7 @@ def checked(what: str, result: T | None, errors: Errors) -> T:
 
 
 def failed(what: str, errors: Errors, detail: str = "") -> EngineError:
-    """The error of a call that failed."""
+    """Make the error for a failed call, and clear the recorded errors."""
     text = "; ".join(part for part in (detail, errors.text()) if part)
     errors.clear()
     return EngineError(

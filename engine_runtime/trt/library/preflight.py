@@ -1,4 +1,4 @@
-"""What is missing for a build, found before minutes are spent: packages, CUDA, driver, disk and memory."""
+"""Checks what a build needs before minutes are spent: packages, CUDA, driver, disk and memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUILD_PACKAGES, EXPORT_PACKAGES = ("polygraphy", "onnx"), ("onnx", "onnxscript")
 GIB = 1 << 30
 # The 2B decoder (weights of 3.15 GB) left a plan of 3.19 GB and took 10.1 GB at most to build (TensorRT-RTX 1.7.1).
 PLAN_FACTOR, MEMORY_FACTOR, SPARE = 1.05, 3.3, GIB // 2
-_PARTS = ("-bindings", "-libs")  # packages that a wheel of a flavor brings
+_PARTS = ("-bindings", "-libs")  # extra packages that come with a flavor's wheel
 _CUDA = re.compile(r"-cu(\d{2})(?:-|$)")
 
 
@@ -36,19 +36,19 @@ def check_packages(names: Iterable[str], flavor: str) -> None:
 
 
 def install(flavor: str) -> str:
-    """The command that installs everything a build needs, into the Python that runs.
+    """Return the pip command that installs everything a build needs into the running Python.
 
-    It names the packages: as a custom node the pack itself is not installed, and pip would look for it elsewhere.
+    It lists the packages: as a custom node the pack itself is not installed by pip.
     """
     names = ("polygraphy", "onnx", "onnxscript", "onnxruntime", flavor.replace("_", "-"))
     return f"{sys.executable} -m pip install {' '.join(names)}"
 
 
 def check_library(flavor: str) -> Any:
-    """Import the library of a build process and return its module.
+    """Import the library for a build and return its module.
 
     Raises:
-        EngineBuildError: when it is missing, a shell without its library, too old, or of another CUDA than the driver.
+        EngineBuildError: when it does not import, lacks its library, or is too old.
     """
     remedy = f"run: {install(flavor)}"
     try:
@@ -68,7 +68,7 @@ def check_library(flavor: str) -> Any:
 
 
 def check_gpu(flavor: str, refittable: bool, found: bool | None = None) -> None:
-    """Raise `EngineBuildError` where the build needs a GPU and there is none; TensorRT-RTX mostly needs none."""
+    """Raise `EngineBuildError` where the build needs a GPU and there is none. TensorRT-RTX needs one only to refit."""
     if found is None:
         found = machine.driver_cuda() is not None
     if found or (flavor == "tensorrt_rtx" and not refittable):
@@ -83,7 +83,10 @@ def check_gpu(flavor: str, refittable: bool, found: bool | None = None) -> None:
 def check_cuda(
     flavor: str, refittable: bool, wheels: Collection[int] | None = None, driver: tuple[int, int] | None = None
 ) -> None:
-    """Raise `EngineBuildError` where the wheel's CUDA is not one, or, for a build on the GPU, not the driver's."""
+    """Raise `EngineBuildError` where wheels of several CUDA releases are installed, or one the driver is too old for.
+
+    The driver counts only for a build on the GPU.
+    """
     wheels = wheel_cuda(flavor) if wheels is None else wheels
     driver = machine.driver_cuda() if driver is None else driver
     on_gpu = flavor == "tensorrt" or refittable
@@ -94,12 +97,15 @@ def check_cuda(
 def cuda_problem(
     flavor: str, wheels: Collection[int], torch_cuda: str | None, driver: tuple[int, int] | None
 ) -> tuple[str, str] | None:
-    """(what is wrong, remedy) of the CUDA releases of the library's wheel, of torch and of the driver.
+    """Compare the CUDA releases of the library's wheel, of torch and of the driver.
 
     Args:
         wheels: from `wheel_cuda`.
-        torch_cuda: `torch.version.cuda`; None for a CPU build, which takes no side.
+        torch_cuda: `torch.version.cuda`; None for a CPU build, which is not compared.
         driver: newest CUDA that the driver runs; None where there is none.
+
+    Returns:
+        (what is wrong, remedy), or None.
     """
     package, pip = flavor.replace("_", "-"), f"{sys.executable} -m pip"
     wanted = int(torch_cuda.split(".")[0]) if torch_cuda else driver[0] if driver else None
@@ -125,13 +131,13 @@ def cuda_problem(
 
 
 def wheel_cuda(flavor: str) -> set[int]:
-    """The CUDA majors that the installed wheels were made for, from their names."""
+    """Return the CUDA major versions of the installed wheels, read from their names."""
     rests = (name.removeprefix(flavor.replace("_", "-")) for name in wheels(flavor))
     return {int(match[1]) for rest in rests if (match := _CUDA.match(rest))}
 
 
 def wheels(flavor: str) -> dict[str, str]:
-    """Versions of a flavor's installed packages, by name."""
+    """Return the versions of a flavor's installed packages, by name."""
     stem, found = flavor.replace("_", "-"), {}
     for one in importlib.metadata.distributions():
         name = (one.metadata["Name"] or "").replace("_", "-").lower()
@@ -152,7 +158,7 @@ def check_room(folder: Path, needed: int, what: str) -> None:
 
 
 def check_memory(needed: int, free: int | None = None) -> None:
-    """Raise `EngineBuildError` where the machine lacks `needed` bytes of memory; unknown passes."""
+    """Raise `EngineBuildError` where fewer than `needed` bytes of memory are free; an unknown amount passes."""
     free = machine.free_memory() if free is None else free
     if free is not None and free < needed:
         raise EngineBuildError(
@@ -163,17 +169,18 @@ def check_memory(needed: int, free: int | None = None) -> None:
 
 
 def export_room(weights: int, profiles: int = 1) -> int:
-    """Bytes on disk for an exported graph and its plan of so many bytes of weights, before the old plan goes."""
+    """Return the disk bytes needed for a graph and its plans, for that many bytes of weights; an old plan still
+    exists."""
     return int(weights * (1 + PLAN_FACTOR * profiles))
 
 
 def build_memory(weights: int, profiles: int = 1) -> int:
-    """Bytes of memory that a build is expected to take at most."""
+    """Return the expected peak memory of a build, in bytes."""
     return int(weights * (MEMORY_FACTOR + 0.9 * (profiles - 1))) + GIB // 4
 
 
 def clause(text: str, most: int = 600) -> str:
-    """What a library said, for use within one of our sentences: its last `most` characters, without full stops."""
+    """Shorten a library's message to its last `most` characters, without full stops, for use inside a sentence."""
     return re.sub(r"[.!?]+(?=\s+[A-Z]|\s*$|;)", "", " ".join(text.split())[-most:]).strip()
 
 

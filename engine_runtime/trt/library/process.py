@@ -1,4 +1,4 @@
-"""Child processes of builds: their command, their answer, and how one ended."""
+"""Child processes of builds: their command, their answer, and the error when one dies."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ CHILD = Path(__file__).with_name("child.py")
 
 
 def child_command(what: str) -> list[str]:
-    """The command of a build process."""
+    """Return the command line of a child process."""
     return [sys.executable, "-u", str(CHILD), what]
 
 
 def ask(what: str, task: dict[str, Any], timeout: float = 120.0) -> dict[str, Any]:
-    """The answer of a short task in a child process. Raises its error, or `subprocess.TimeoutExpired`."""
+    """Run a short task in a child process and return its answer. Raises its error, or `subprocess.TimeoutExpired`."""
     done = subprocess.run(
         child_command(what), input=json.dumps(task) + "\n", capture_output=True, text=True, encoding="utf-8",
         errors="replace", timeout=timeout, check=False,
@@ -36,7 +36,7 @@ def ask(what: str, task: dict[str, Any], timeout: float = 120.0) -> dict[str, An
 
 
 def revived(said: dict[str, Any]) -> OstinatoError | None:
-    """The error that a child sent, in its own type; None where it sent none."""
+    """Rebuild the error that a child sent, in its own type; None where it sent none."""
     error = said.get("error")
     if not isinstance(error, dict):
         return None
@@ -45,12 +45,12 @@ def revived(said: dict[str, Any]) -> OstinatoError | None:
         kind = EngineBuildError
     made = kind(str(error["given"]), str(error["allowed"]), str(error["remedy"]))
     if "reason" in error:
-        made.reason = error["reason"]  # type: ignore[attr-defined]  # of its kind
+        made.reason = error["reason"]  # type: ignore[attr-defined]  # only some types have it
     return made
 
 
 def ended(code: int, tail: Sequence[str]) -> EngineBuildError:
-    """An error for a child that ended without a word, from its exit status and the last lines of its stderr."""
+    """Make the error for a child that died without a message, from its exit status and the last lines of its stderr."""
     last = clause(" / ".join(line for line in list(tail)[-6:] if line.strip()))
     words = f"; its last words: {last}" if last else ""
     if code == -getattr(signal, "SIGKILL", 9):

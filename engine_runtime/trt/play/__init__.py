@@ -1,1 +1,1 @@
-"""Plans in use: loading, executing, refitting."""
+"""Engines in use: loading, executing, refitting."""

@@ -1,4 +1,4 @@
-"""CUDA graphs of one execution context, captured by hand: for a TensorRT that does not do it by itself."""
+"""CUDA graphs of one execution context, for a TensorRT that does not capture them itself."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from ...device.capture import Step, captured
 from ...errors import EngineError
 from ..library.messages import LOG
 
-MOST = 32  # graphs kept; a ring has one for each pass, and one for each row that it decodes alone
+MOST = 32  # graphs kept; a ring needs one for each pass, and one for each row that it decodes alone
 
 
 class Graphs:
-    """Replays what was enqueued before with the same shapes, addresses and profile.
+    """Replays launches with the same shapes, addresses and profile.
 
-    A context must have run once with its shapes before it is captured, so the first launch of a key is a plain one, the
-    second captures. Whoever changes shapes, profile or weights calls `drop`.
+    A context must run once with its shapes before it is captured, so the first launch of a key runs plainly and the
+    second captures. The caller calls `drop` when shapes, profile or weights change.
 
     Args:
-        allowed: else every launch is a plain one.
+        allowed: False never captures.
     """
 
     def __init__(self, allowed: bool) -> None:
@@ -30,12 +30,13 @@ class Graphs:
 
     @property
     def full(self) -> bool:
-        """Keys keep coming, as when adapters change at every tick; time to drop them."""
+        """Return whether as many keys were seen as are kept, as when adapters change at every tick; then call
+        `drop`."""
         return len(self._seen) >= MOST
 
     def launch(self, key: Hashable, enqueue: Callable[[], None]) -> None:
         """Enqueue on the current stream, by a graph where there is one."""
-        if self._allowed and torch.cuda.is_current_stream_capturing():  # the caller's graph takes it in
+        if self._allowed and torch.cuda.is_current_stream_capturing():  # the caller's graph includes it
             enqueue()
             return
         if self._allowed and key in self._seen and key not in self._captured:
@@ -47,7 +48,7 @@ class Graphs:
             self._seen.add(key)
 
     def drop(self) -> list[Step]:
-        """Forget all; what holds the graphs is returned, for they may still be running."""
+        """Forget all graphs and return them: they may still be running, so keep them until they are done."""
         graphs = list(self._captured.values())
         self._captured.clear()
         self._seen.clear()

@@ -30,10 +30,10 @@ VELOCITY = "velocity"
 
 
 class TrtEngine:
-    """`engines.base.Engine` on an execution context.
+    """An `engines.base.Engine` on an execution context.
 
     Rows are bound where they lie. The velocity lies in a buffer that the next call overwrites. All calls of one engine
-    are made by whoever holds the device's lane lock, on the lane's stream.
+    are made by the holder of the device's lane lock, on the lane's stream.
 
     Args:
         executor: of the loaded plan.
@@ -41,13 +41,13 @@ class TrtEngine:
         sidecar: of the plan.
 
     Attributes:
-        targets: the layers for which it takes adapters' factors as inputs; None for a plan without those inputs.
+        targets: the layers whose adapter factors are inputs; None for a plan without such inputs.
         proof: the check that it has passed; None until there is one.
-        wake: called by `ready`; brings the engine back where who manages the memory had it closed.
+        wake: called by `ready`; reopens the engine where a memory manager closed it.
     """
 
     recipe: dict[str, Any] | None = None
-    capturable = False  # its executor captures what the library allows
+    capturable = False  # its executor captures graphs where the library allows it
 
     def __init__(self, executor: Executor, flavor: Flavor, sidecar: Sidecar) -> None:
         self.executor, self.flavor, self.sidecar = executor, flavor, sidecar
@@ -60,39 +60,39 @@ class TrtEngine:
         self.targets = Targets.from_record(sidecar.export.get("lora"))
         self.proof = Proof.of(sidecar.proof)
         self.wake: Callable[[], None] = lambda: None
-        self._still: dict[str, Tensor] | None = None  # factors of no adapter
+        self._still: dict[str, Tensor] | None = None  # zero factors, for no adapter
         weights = sidecar.export["weights"][:16]
         self.identity = f"{flavor.name}:{flavor.version}:{weights}:{self.dtype}:{sidecar.plan_sha256}:{self.device}"
         self.name = f"{flavor.title}, {str(self.dtype).removeprefix('torch.')} on {self.device}"
 
     def ready(self) -> None:
-        """Make the execution context, which takes the workspace; raises `MemoryShortage` where there is no room."""
+        """Make the execution context, which allocates the workspace. Raises `MemoryShortage` where there is no room."""
         self.wake()
         _ = self.executor.context
 
     def rest(self) -> None:
-        """Keep nothing of the session's rows; the weights and the workspace stay until `shed`."""
+        """Release the session's rows; the weights and the workspace stay until `shed`."""
         self.executor.settle()
 
     def shed(self) -> None:
-        """Give back the workspace and the buffers, after what runs; the next call or `ready` takes them again."""
+        """Free the workspace and the buffers once nothing runs; the next call or `ready` allocates them again."""
         self._still = None
         self.executor.shed()
 
     def close(self) -> None:
-        """Give back everything, after what runs. Closing twice is allowed."""
+        """Free everything once nothing runs. Closing twice is allowed."""
         self._still = None
         self.executor.close()
 
     def paused(self) -> AbstractContextManager[trt.ICudaEngine]:
-        """The library's engine with nothing running, for a refit: captured graphs are dropped."""
+        """Yield the library's engine with nothing running, for a refit; captured graphs are dropped."""
         return self.executor.paused()
 
     def rows(self, batch: int, frames: int, tokens: int) -> Rows:
-        """Resident rows. More tokens are allocated where every profile asks for more: they are masked.
+        """Allocate resident rows. Where every profile needs more tokens, more are allocated; they are masked.
 
         Raises:
-            EngineLimitError: also where no single profile takes as many rows together with as many frames and tokens.
+            EngineLimitError: for sizes over the limits, or where no single profile takes them together.
         """
         most = min(batch, self.limits.batch)
         self.limits.check(most, frames, tokens)
@@ -103,7 +103,8 @@ class TrtEngine:
         return Rows.allocate(batch, frames, tokens, self.width, self.dtype, self.device)
 
     def __call__(self, rows: Rows) -> Tensor:
-        """Velocity `[B, T, 64]`, overwritten by the next call; enqueued on the current stream, never waited for."""
+        """Enqueue one decode on the current stream and return the velocity `[B, T, 64]`, which the next call
+        overwrites."""
         inputs = {name: getattr(rows, name) for name in FED}
         if rows.lora is not None and not (rows.lora.silent and self.targets is None):
             rows.lora.check(self.targets, self.dtype, self.device)
@@ -116,12 +117,12 @@ class TrtEngine:
         return self.executor.run(inputs, profile)[VELOCITY]
 
     def profile_for(self, batch: int, frames: int, tokens: int, rank: int | None) -> int:
-        """Index of the smallest profile that takes these sizes.
+        """Return the index of the smallest profile that takes these sizes.
 
-        By the sizes alone, so that the same music plays on the same kernels whatever was played before.
+        It depends on the sizes alone, so that the same music uses the same kernels whatever was played before.
 
         Raises:
-            EngineLimitError: when there is none; it names them all.
+            EngineLimitError: when there is none; the message lists all profiles.
         """
         found = smallest(self.profiles, batch, frames, tokens, rank)
         if found is None:
@@ -134,7 +135,7 @@ class TrtEngine:
         return found
 
     def _no_factors(self, targets: Targets) -> dict[str, Tensor]:
-        """Zeros at the smallest rank that the engine takes."""
+        """Return zero factors at the smallest rank that the engine takes."""
         if self._still is None:
             rank = min(p.rank.min for p in self.profiles if p.rank)
             sizes = {kind: ((rank, a), (b, rank)) for kind, (a, b) in targets.kinds.items()}
@@ -147,7 +148,7 @@ class TrtEngine:
 
     @property
     def verified(self) -> bool:
-        """Whether it has passed its check on a GPU of this name."""
+        """Return whether it has passed its check on a GPU of this name."""
         return self.proof is not None and self.proof.gpu == gpu_name(self.device)
 
     def summary(self) -> str:
@@ -157,7 +158,11 @@ class TrtEngine:
 
 
 def limits_of(profiles: Sequence[Profile]) -> Limits:
-    """The largest of each quantity that any profile takes; `rows` says which go together."""
+    """Return the largest value of each size over all profiles; `rows` checks which go together.
+
+    Raises:
+        EngineError: for a VAE's profiles, which have no tokens.
+    """
     tokens = [p.tokens.max for p in profiles if p.tokens]
     if not tokens or len(tokens) < len(profiles):
         raise EngineError("the engine is not of a decoder", "its profiles have condition tokens", "choose another")

@@ -1,7 +1,7 @@
-"""One execution context: profile, shapes and addresses set where they change, every return value checked.
+"""One execution context: sets profile, shapes and addresses when they change, and checks every return value.
 
-Nothing here waits for the device but `drain` and `close`; everything runs on torch's current stream, which must not be
-the default one.
+Only `drain`, `paused`, `shed` and `close` wait for the device. Everything runs on torch's current stream, which must
+not be the default one.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from .keeper import Keeper
 if TYPE_CHECKING:
     import tensorrt as trt
 
-ALIGNMENT = 256  # bytes, asked of every address by `set_tensor_address` (NvInferRuntime.h)
+ALIGNMENT = 256  # bytes, required of every address by `set_tensor_address` (NvInferRuntime.h)
 
 
 def aligned(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """`[count]`, uninitialised, at an aligned address; CUDA's allocator gives no other, the CPU's does."""
+    """Allocate `[count]` uninitialised at an aligned address. CUDA's allocator aligns by itself, the CPU's does not."""
     raw = torch.empty(count * dtype.itemsize + ALIGNMENT, dtype=torch.uint8, device=device)
     start = -raw.data_ptr() % ALIGNMENT
     return raw[start : start + count * dtype.itemsize].view(dtype)
@@ -36,15 +36,15 @@ def aligned(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 class Executor:
     """Runs a deserialised engine.
 
-    Inputs are bound where they lie. One whose address is not aligned is copied first, on the same stream, into a buffer
-    that stays: of the resident rows these are parts of `timestep` (4 bytes a row) and of `encoder_attention_mask`
-    (L bytes a row); the rows of the others are multiples of 256 bytes at even T and the model's own width. Outputs lie
+    Inputs are bound where they lie. One with an unaligned address is copied first, on the same stream, into a buffer
+    that stays: of the resident rows these are parts of `timestep` (4 bytes a row) and of `encoder_attention_mask` (L
+    bytes a row); rows of the other inputs are multiples of 256 bytes at even T and the model's own width. Outputs lie
     in buffers that the next run overwrites.
 
     Args:
         engine: the `ICudaEngine`.
         flavor: its library.
-        errors: what the library's recorder was told.
+        errors: those that the library reports.
         device: where it runs; the CPU only for a stand-in.
         make: creates the execution context; called again after `shed`.
         graphs: whether CUDA graphs may be captured.
@@ -73,11 +73,11 @@ class Executor:
         self._keeper = Keeper(device)
         self._graphs = Graphs(graphs and device.type == "cuda" and not flavor.own_graphs)
         self._context: trt.IExecutionContext | None = None
-        self._buffers: dict[str, Tensor] = {}  # flat, as large as any shape so far: outputs, and copies of inputs
+        self._buffers: dict[str, Tensor] = {}  # flat, of the largest size so far: outputs, copies of inputs
         self._forget()
 
     def _forget(self) -> None:
-        """What is set on the context is not known any more; the next run sets all of it."""
+        """Forget what is set on the context, so that the next run sets all of it."""
         self._profile: int | None = None
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._results: dict[str, tuple[int, ...]] = {}  # shapes of the outputs
@@ -90,7 +90,7 @@ class Executor:
 
     @property
     def context(self) -> trt.IExecutionContext:
-        """Made when it is first needed, and again after `shed`.
+        """Return the context; it is made at first use, and again after `shed`.
 
         Raises:
             EngineError: after `close`.
@@ -113,10 +113,10 @@ class Executor:
             The outputs by name, in buffers that the next run overwrites.
 
         Raises:
-            EngineError: for inputs of another kind, the default stream, or a call that failed. The next run sets
-                everything anew.
+            EngineError: for inputs of another dtype, device or layout, the default stream, or a call that failed. The
+                next run sets everything again.
         """
-        with self.lock, torch.inference_mode(False), torch.no_grad():  # buffers outlive the caller's mode
+        with self.lock, torch.inference_mode(False), torch.no_grad():  # the buffers outlive the caller's inference mode
             context, stream = self.context, self._stream()
             self._check(inputs)
             self._keeper.enter()
@@ -145,7 +145,7 @@ class Executor:
         return stream
 
     def _check(self, inputs: Mapping[str, Tensor]) -> None:
-        """No cast and no copy happens unseen."""
+        """Raise `EngineError` for an input that would need a cast or a copy."""
         for name in self.inputs:
             tensor = inputs.get(name)
             if tensor is None:
@@ -158,12 +158,12 @@ class Executor:
                 )
 
     def _fit(self, context: trt.IExecutionContext, inputs: Mapping[str, Tensor], profile: int, stream: int) -> None:
-        """Profile and shapes, where they change."""
+        """Set the profile and the input shapes where they change."""
         shapes = {name: tuple(inputs[name].shape) for name in self.inputs}
         if profile == self._profile and shapes == self._shapes:
             return
         self._keeper.later(*self._graphs.drop())
-        if profile != self._profile:  # which also clears the shapes
+        if profile != self._profile:  # setting it also clears the shapes
             done = context.set_optimization_profile_async(profile, stream)
             checked(f"set_optimization_profile_async({profile})", done, self._errors)
             self._profile, self._shapes, self._addresses = profile, {}, {}
@@ -180,7 +180,7 @@ class Executor:
         self._shapes = shapes
 
     def _buffer(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """The head of a buffer that grows when a larger shape comes."""
+        """Return the head of a buffer, which grows for a larger shape."""
         count = torch.Size(shape).numel()
         flat = self._buffers.get(name)
         if flat is None or flat.numel() < count:
@@ -190,7 +190,7 @@ class Executor:
     def _bind(
         self, context: trt.IExecutionContext, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]
     ) -> None:
-        """Copies of what is not aligned, and addresses, where they change; all of it is kept until it has run."""
+        """Copy unaligned inputs and set changed addresses; every tensor is kept until the run is over."""
         for name in self.dtypes:
             tensor = outputs[name] if name in outputs else inputs[name]
             self._keeper.hold(name, tensor)
@@ -213,14 +213,15 @@ class Executor:
         self._graphs.launch((stream, *self._addresses.values()), enqueue)
 
     def _call(self, what: str, call: Callable[[], Any]) -> Any:
-        """Some calls raise where others return False."""
+        """Call the library; turns a RuntimeError, which some calls raise instead of returning False, into an
+        `EngineError`."""
         try:
             return call()
         except RuntimeError as error:
             raise failed(what, self._errors, str(error)) from error
 
     def settle(self) -> None:
-        """Keep no inputs, and no graphs over them, longer than their last run needs. Does not wait."""
+        """Release inputs, and graphs over them, once their last run is over. Does not wait."""
         with self.lock:
             self._keeper.retire(*self._graphs.drop())
             self._keeper.release()
@@ -232,7 +233,7 @@ class Executor:
 
     @contextmanager
     def paused(self) -> Iterator[trt.ICudaEngine]:
-        """The engine with nothing running, to change its weights; captured graphs and bindings are dropped."""
+        """Yield the engine with nothing running, to change its weights; captured graphs and bindings are dropped."""
         with self.lock:
             self._forget()
             self._keeper.drain()
@@ -241,7 +242,7 @@ class Executor:
             yield self.engine
 
     def shed(self) -> None:
-        """Give back the workspace and all buffers, after every run is over; the next run makes them again."""
+        """Wait for every run, then free the workspace and all buffers; the next run allocates them again."""
         with self.lock:
             self._forget()
             self._keeper.drain()
@@ -249,7 +250,7 @@ class Executor:
             self._buffers.clear()
 
     def close(self) -> None:
-        """`shed`, and the engine with its weights; closing twice is allowed."""
+        """Free what `shed` frees, and the engine with its weights. Closing twice is allowed."""
         with self.lock:
             self.shed()
             self.engine = None

@@ -1,6 +1,6 @@
-"""Adapters merged into the weights of a refittable engine, in place.
+"""Merges adapters into the weights of a refittable engine, in place.
 
-Every value is computed from the pristine weights, so that what played before leaves nothing behind.
+Every value is computed from the pristine weights, so no earlier adapter leaves a trace.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Pausable(Protocol):
     device: torch.device
 
     def paused(self) -> AbstractContextManager[trt.ICudaEngine]:
-        """The library's engine with nothing running and captured graphs dropped."""
+        """Yield the library's engine with nothing running and captured graphs dropped."""
         ...
 
     def close(self) -> None: ...
@@ -38,10 +38,10 @@ class Pausable(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """Where the weights of an engine come from.
+    """The weights that an engine was built from.
 
     Attributes:
-        pristine: the model's parameters by their names, as the engine was built from them.
+        pristine: the model's parameters by name.
         names: of the export record: `{initializer: {"param": ..., "transposed": ...}}`; TensorRT's weights have the
             initializers' names.
         targets: the layers that adapters may change.
@@ -53,11 +53,11 @@ class Source:
 
 
 class Refit:
-    """The weights of one engine. Not for use in a tick: it waits for the device, and ticks wait for it.
+    """Changes the weights of one engine. Not for use in a tick: it waits for the device, and ticks wait for it.
 
     Args:
         engine: refittable.
-        flavor, errors: its library, and what its recorder was told.
+        flavor, errors: its library, and the errors that the library reports.
         source: the weights it was built from.
         lane: the stream that the engine plays on.
 
@@ -74,19 +74,19 @@ class Refit:
         self.label = label(())
 
     def apply(self, mix: Mix, prove: Callable[[], object]) -> None:
-        """Merge these adapters, and no others, into the weights; none of them gives the pristine engine.
+        """Merge exactly these adapters into the weights; none gives the pristine engine.
 
         Args:
             mix: adapters and their strengths.
-            prove: compares the engine with the reference that has the same adapters, and raises where they differ. It
-                runs before any tick does.
+            prove: compares the engine with a reference that has the same adapters, and raises where they differ. It
+                runs before the next tick.
 
         Raises:
             InputError: as `stack`.
-            EngineError: where a weight cannot be refitted, by name, and what played before plays on; or where the
-                library fails half-way: the engine then has its pristine weights, or is closed where even they could
-                not be brought back, and the message says so.
-            Whatever `prove` raises, after the pristine weights are back.
+            EngineError: where a weight cannot be refitted, with its name, and the engine keeps its adapters; or where
+                the library fails half-way: the engine then has its pristine weights, or is closed where they could not
+                be restored.
+            Exception: whatever `prove` raises, after the pristine weights are restored.
         """
         values = merged(self._source.pristine, mix, self._source.targets)
         with self._lane.lock, self._lane.use():
@@ -102,12 +102,16 @@ class Refit:
         with self._engine.paused() as engine:
             filled = self._filled(engine, values, wanted)
             error = self._run(filled, what)
-        if error is not None:  # a subset may be in
+        if error is not None:  # some of the weights may be written
             self._restore(filled.params, what)
             raise error
 
     def _restore(self, wanted: Iterable[str], what: str) -> None:
-        """Bring the pristine weights back, or close the engine: half an adapter never plays."""
+        """Restore the pristine weights, or close the engine: half an adapter never plays.
+
+        Raises:
+            EngineError: where they could not be restored.
+        """
         try:
             with self._engine.paused() as engine:
                 error = self._run(self._filled(engine, {}, {*wanted, *self.changed}), "the pristine weights")
@@ -124,7 +128,11 @@ class Refit:
             ) from error
 
     def _filled(self, engine: trt.ICudaEngine, values: Mapping[str, Tensor], wanted: Iterable[str]) -> _Filled:
-        """All wanted parameters and what is coupled with them, pristine but for `values`."""
+        """Prepare a refitter with the wanted parameters and those coupled with them, pristine except for `values`.
+
+        Raises:
+            EngineError: for a weight that cannot be refitted.
+        """
         check_refittable(engine.refittable)
         filled = _Filled(self._flavor.module.Refitter(engine, self._logger))
         filled.refitter.error_recorder = self._recorder
@@ -155,13 +163,13 @@ class Refit:
             raise failed(f"set_named_weights({name}) for {param}", self._errors)
 
     def _run(self, filled: _Filled, what: str) -> EngineError | None:
-        """Refit, and wait until it is done; None where all of it is in."""
+        """Refit, and wait until it is done; returns the error, or None where all weights are written."""
         cuda = self._engine.device.type == "cuda"
         stream = torch.cuda.current_stream(self._engine.device) if cuda else None
         detail = ""
         try:
             done = filled.refitter.refit_cuda_engine_async(stream.cuda_stream if stream else 0)
-        except RuntimeError as error:  # some failures are raised, most are returned
+        except RuntimeError as error:  # some failures raise, most return False
             done, detail = False, str(error)
         if stream is not None:
             stream.synchronize()
@@ -170,11 +178,11 @@ class Refit:
 
 @dataclass
 class _Filled:
-    """A refitter and the memory that it was given: it keeps addresses, no references."""
+    """A refitter and the memory whose addresses it holds without references."""
 
     refitter: trt.Refitter
-    names: dict[str, Tensor] = field(default_factory=dict)  # by initializer
-    params: dict[str, str] = field(default_factory=dict)  # their parameters
+    names: dict[str, Tensor] = field(default_factory=dict)  # values by initializer
+    params: dict[str, str] = field(default_factory=dict)  # initializer by parameter
 
 
 def check_refittable(refittable: bool) -> None:

@@ -1,4 +1,4 @@
-"""The one TensorRT of this process: its library, its plans, and what is told to it when memory is short."""
+"""The one TensorRT library of this process: loads plans, shares open engines, and frees memory when it is short."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import tensorrt as trt
 
 T = TypeVar("T")
-MakeRoom = Callable[[int], None]  # told the bytes that are wanted on the device
-Switch = Callable[[TrtEngine, Callable[[bool], None]], None]  # to an engine; told whether it plays, once that is known
+MakeRoom = Callable[[int], None]  # frees that many bytes on the device
+Switch = Callable[[TrtEngine, Callable[[bool], None]], None]  # calls back with whether the engine plays
 MB = 1 << 20
 
 
@@ -35,9 +35,9 @@ class _Held:
 
 
 class TensorRT:
-    """Loads plans; safe to reach from several threads. Use `tensorrt()`; a second object would be a second library.
+    """Loads plans. Thread-safe. Use `tensorrt()`: a second object would load a second library.
 
-    A plan that is loaded twice is one engine with one context; it is closed with its last user.
+    A plan that is loaded twice is one engine with one context; it is closed when its last user releases it.
 
     Args:
         flavor: from `probe`.
@@ -46,7 +46,7 @@ class TensorRT:
     def __init__(self, flavor: Flavor) -> None:
         self.flavor = flavor
         self.errors = Errors()
-        self.opening = threading.RLock()  # one plan at a time; may be held for seconds, so no tick takes it
+        self.opening = threading.RLock()  # one plan at a time; held for seconds, so no tick takes it
         self._lock = threading.RLock()
         self._engines: dict[tuple[str, str, str, str], _Held] = {}
         self._logger, self._recorder = logger(flavor), recorder(flavor, self.errors)  # the library holds no reference
@@ -55,11 +55,12 @@ class TensorRT:
         self._runtime.engine_host_code_allowed = False
 
     def header_problem(self, head: bytes) -> str | None:
-        """What is wrong with the first bytes of a plan, where the library can say so before it is opened."""
+        """Return what is wrong with the first bytes of a plan, or None; only TensorRT-RTX can tell before opening
+        it."""
         if not self.flavor.validity:
             return None
         with self._lock:
-            runtime: Any = self._runtime  # a member of TensorRT-RTX alone
+            runtime: Any = self._runtime  # only TensorRT-RTX has these members
             validity, why = runtime.get_engine_validity(head[: runtime.engine_header_size])
             said = self.errors.text()
             self.errors.clear()
@@ -78,19 +79,19 @@ class TensorRT:
         graphs: bool = True,
         alone: str = "",
     ) -> TrtEngine:
-        """Open a plan, or take another user's share of one that is open.
+        """Open a plan, or share the engine if it is open.
 
         Args:
-            data: from `trust.read_plan`: the very bytes that were hashed.
+            data: from `plan.read_plan`: the bytes that were hashed.
             sidecar: from there too.
             device: a CUDA device.
-            make_room: asked once for room on the device when there is none; ComfyUI's `free_memory`, say.
+            make_room: called once to free memory on the device when there is none; for example ComfyUI's `free_memory`.
             graphs: whether CUDA graphs may be captured.
-            alone: who shares it with nobody else, for its weights will change; empty shares it with all.
+            alone: key of the one caller that may share it, because its weights will change; empty shares it with all.
 
         Raises:
             EngineError: when the library refuses the plan, or when the plan is not what its sidecar says.
-            MemoryShortage: when there was still no room; it says how much was missing.
+            MemoryShortage: when there is still no room, with how much is missing.
         """
         device = torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
         key = (self.flavor.name, sidecar.plan_sha256, str(device), alone)
@@ -104,7 +105,7 @@ class TensorRT:
             return engine
 
     def _shared(self, key: tuple[str, str, str, str]) -> TrtEngine | None:
-        """Take a share of an engine that is open, where there is one."""
+        """Take a share of an engine if it is open, else return None."""
         with self._lock:
             held = self._engines.get(key)
             if held is None:
@@ -115,15 +116,15 @@ class TensorRT:
     def load_vae(
         self, data: bytes, sidecar: Sidecar, device: torch.device, make_room: MakeRoom | None = None
     ) -> TrtVae:
-        """Open the plan of a VAE's half, for this caller alone; arguments and errors as of `load`.
+        """Open the plan of one half of a VAE, for this caller alone; arguments and errors as in `load`.
 
-        No CUDA graph is captured, for what it is given lies somewhere else each time.
+        No CUDA graph is captured, because its input has another address each time.
         """
         with self.opening:
             return TrtVae(self._open(data, sidecar, device, make_room, False), self.flavor, sidecar)
 
     def renew(self, engine: TrtEngine, data: bytes, make_room: MakeRoom | None = None) -> None:
-        """Open an engine again that was closed while somebody has a share of it; arguments and errors as of `load`.
+        """Reopen an engine that was closed while callers share it; arguments and errors as in `load`.
 
         Args:
             data: of the same plan.
@@ -133,7 +134,7 @@ class TensorRT:
                 engine.executor = self._open(data, engine.sidecar, engine.device, make_room, True)
 
     def release(self, engine: TrtEngine) -> None:
-        """Give back one share; the last one closes the engine, after what runs. An engine that is closed is fine."""
+        """Give back one share; the last one closes the engine once nothing runs. The engine may be closed already."""
         with self._lock:
             for key, held in list(self._engines.items()):
                 if held.engine is engine:
@@ -143,13 +144,13 @@ class TensorRT:
                         engine.close()
 
     def swap(self, old: TrtEngine, load: Callable[[], TrtEngine], switch: Switch) -> TrtEngine:
-        """Load the new engine beside the old, let a stage switch between two ticks, then free the one that rests.
+        """Load a new engine beside the old, let a stage switch between two ticks, then free the one that is not used.
 
-        Whatever fails before the switch is asked for leaves the old one as it was, and is passed on.
+        On a failure before the switch the old engine stays as it was, and the error is raised.
 
         Args:
-            old: gives back its share in the end.
-            load: returns the new one, ready and proven.
+            old: its share is released at the end.
+            load: returns the new one, ready and checked.
             switch: `Stage.swap`.
         """
         new = load()
@@ -187,16 +188,16 @@ class TensorRT:
 
 
 class _Room:
-    """Asks the host for room once, where something on the device found none."""
+    """Frees memory on the device once where an allocation fails."""
 
     def __init__(self, errors: Errors, device: torch.device, make_room: MakeRoom | None) -> None:
         self._errors, self._device, self._make_room = errors, device, make_room
 
     def found(self, what: str, wanted: int, attempt: Callable[[], T | None]) -> T:
-        """What `attempt` makes; it returns None where it could not.
+        """Return what `attempt` makes; it returns None on failure.
 
         Raises:
-            MemoryShortage: when there was no room the second time either.
+            MemoryShortage: when there is no room the second time either.
             EngineError: when it failed for another reason.
         """
         self._errors.clear()
@@ -211,7 +212,7 @@ class _Room:
 
     def _ask(self, wanted: int) -> None:
         if self._device.type == "cuda":
-            torch.cuda.empty_cache()  # what torch keeps for later is no use to TensorRT
+            torch.cuda.empty_cache()  # TensorRT cannot use memory that torch caches
         if self._make_room is not None:
             self._make_room(wanted)
 
@@ -229,14 +230,14 @@ class _Room:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Free memory of a CUDA device; None elsewhere."""
+    """Return the free bytes of a CUDA device; None for another device."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
 
 def _context(
     engine: trt.ICudaEngine, flavor: Flavor, errors: Errors, graphs: bool, caches: list[Any]
 ) -> trt.IExecutionContext | None:
-    """An execution context whose workspace is taken once, for the largest profile."""
+    """Make an execution context whose workspace is allocated once, for the largest profile."""
     module = flavor.module
     config: trt.IRuntimeConfig = checked("create_runtime_config", engine.create_runtime_config(), errors)
     config.set_execution_context_allocation_strategy(module.ExecutionContextAllocationStrategy.STATIC)
@@ -248,9 +249,9 @@ def _context(
 
 
 def _tune(config: Any, flavor: Flavor, errors: Errors, graphs: bool, caches: list[Any]) -> None:
-    """What TensorRT-RTX has beyond TensorRT.
+    """Set the options that only TensorRT-RTX has.
 
-    Kernels are compiled when a shape comes up first, not swapped while it plays. They are kept for the life of the
+    Kernels are compiled when a shape first occurs, not replaced while it plays. They are cached for the life of the
     process only: a stored cache would be one more piece of native code to trust.
     """
     module = flavor.module
@@ -267,7 +268,7 @@ def _tune(config: Any, flavor: Flavor, errors: Errors, graphs: bool, caches: lis
 
 
 def check_io(engine: trt.ICudaEngine, sidecar: Sidecar) -> None:
-    """Raise `EngineError` where the opened engine is not what its sidecar says: I/O, dtypes, places, profiles."""
+    """Raise `EngineError` where the opened engine differs from its sidecar: I/O, dtypes, memory locations, profiles."""
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     said = {one["name"]: (one["mode"], one["dtype"]) for one in sidecar.io}
     found = {
@@ -304,10 +305,10 @@ _guard = threading.Lock()
 
 
 def tensorrt(name: str) -> TensorRT:
-    """The one of this process; the first call decides on the flavor, and imports it.
+    """Return the library of this process; the first call imports it and decides on the flavor.
 
     Raises:
-        EngineError: when the library cannot be used (see `probe`), or when the other flavor runs already.
+        EngineError: when the library cannot be used (see `probe`), or when the other flavor is loaded already.
     """
     global _instance
     with _guard:

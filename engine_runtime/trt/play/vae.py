@@ -1,4 +1,4 @@
-"""One half of a VAE on a TensorRT engine, where the model itself would stand.
+"""One half of a VAE on a TensorRT engine, used in place of the model.
 
 B clips, T latent frames of 64 channels, 1920 samples a frame.
 """
@@ -21,10 +21,10 @@ from .executor import Executor
 
 
 class TrtVae:
-    """The decoder or the encoder of an autoencoder, on an execution context of its own stream.
+    """The decoder or the encoder of an autoencoder, on an execution context with its own stream.
 
-    `audio.decode` takes it in place of the model. Any thread may call it, on any stream: its work lies between what
-    that stream does before and after.
+    `audio.decode` takes it in place of the model. Any thread may call it, on any stream: its work is ordered after that
+    stream's earlier work and before its later work.
 
     Args:
         executor: of the loaded plan.
@@ -33,7 +33,7 @@ class TrtVae:
 
     Attributes:
         config, upsampling_ratios: as the model has them.
-        least: frames that its smallest profile asks for at least.
+        least: fewest frames that its smallest profile takes.
         proof: the check that it has passed; None until there is one.
     """
 
@@ -50,13 +50,13 @@ class TrtVae:
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     def __call__(self, signal: Tensor) -> Tensor:
-        """Latents `[B, 64, T]` to audio `[B, 2, 1920 T]`, or audio to the mean of its posterior.
+        """Decode latents `[B, 64, T]` to audio `[B, 2, 1920 T]`, or encode audio to its posterior's mean.
 
         Args:
             signal: in its dtype, on its device.
 
         Returns:
-            A tensor of its own, ready in the order of the current stream.
+            A new tensor, ordered on the current stream.
 
         Raises:
             EngineLimitError: for sizes that no profile takes.
@@ -67,15 +67,15 @@ class TrtVae:
             return self._beside(lambda: self.executor.run({name: signal.contiguous()}, profile)[out].clone())
 
     def decoder(self, latents: Tensor) -> Tensor:
-        """By the name that the model gives it."""
+        """Decode, under the model's own name for it."""
         return self(latents)
 
     def ready(self) -> None:
-        """Make the execution context, which takes the workspace; raises `MemoryShortage` where there is no room."""
+        """Make the execution context, which allocates the workspace. Raises `MemoryShortage` where there is no room."""
         _ = self.executor.context
 
     def close(self) -> None:
-        """Give back everything, after what runs. Closing twice is allowed."""
+        """Free everything once nothing runs. Closing twice is allowed."""
         self.executor.close()
 
     def _profile_for(self, name: str, shape: tuple[int, ...]) -> int:
@@ -90,7 +90,7 @@ class TrtVae:
         return found
 
     def _beside(self, work: Callable[[], Tensor]) -> Tensor:
-        """Do it on the own stream, after what the current one did before and before what it does next."""
+        """Run work on the own stream, after the current stream's earlier work and before its later work."""
         if self._stream is None:
             return work()
         current = torch.cuda.current_stream(self.device)
