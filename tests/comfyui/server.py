@@ -172,7 +172,7 @@ def command(install: Install, base: Path, port: int) -> list[str]:
 def environment() -> dict[str, str]:
     offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
     # On Windows a log with a sign outside the code page would end the server.
-    # One thread, for the tests' own processes have the other cores: threads that wait for each other take ten times as long.
+    # One thread, for the tests have the other cores: threads that wait for each other take ten times as long.
     quiet = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "CUDA_VISIBLE_DEVICES": ""}
     inherited = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
     return {**inherited, **offline, **quiet, "OSTINATO_CACHE": str(shared_cache())}
