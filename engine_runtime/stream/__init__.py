@@ -1,1 +1,1 @@
-"""Generations in flight: request, ring, tick, stage, session, and their figures."""
+"""Generations in flight: request, ring, tick, stage, session, and their statistics."""

@@ -1,4 +1,4 @@
-"""What reaches a session from any thread, held until its next step takes it in."""
+"""The inbox of a session: all that arrives from any thread, held until the session's next step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LIVE = ("depth", "queue", "spread", "length_change", "hot_guidance")  # of the c
 
 
 class Listener(Protocol):
-    """What is told of all that a session takes in; `tick` counts the calls of `step` from 0."""
+    """A recorder of all that a session takes in; `tick` counts the calls of `step` from 0."""
 
     def configured(self, tick: int, changes: dict[str, Any]) -> None: ...
 
@@ -43,7 +43,15 @@ class Listener(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Arrivals:
-    """What one step takes in: changes of the configuration, adapters, turned knobs in their order, new requests."""
+    """The arrivals that one step takes in.
+
+    Attributes:
+        configured: changes of the configuration, by name.
+        adapted: true where `lora` is new.
+        lora: the adapters' factors.
+        turns: changes of knobs, in order.
+        seats: new requests.
+    """
 
     configured: dict[str, Any]
     adapted: bool
@@ -52,6 +60,7 @@ class Arrivals:
     seats: list[Seat]
 
     def tell(self, listener: Listener, tick: int) -> None:
+        """Report all of it to a listener."""
         if self.configured:
             listener.configured(tick, self.configured)
         if self.adapted:
@@ -63,15 +72,15 @@ class Arrivals:
 
 
 class Inbox:
-    """Its methods are called with `lock` held, but for those that prepare.
+    """The arrivals of one session. Hold `lock` for every method but `prepare`.
 
     Args:
-        rows: asked for the largest depth there is room for.
+        rows: returns the largest depth that there is room for.
 
     Attributes:
         knobs: as the next step will have them.
-        lora: what adapters add from the next step on.
-        dropped: requests that a full inbox let go of, the oldest first.
+        lora: adapters' factors from the next step on.
+        dropped: requests that a full inbox dropped, the oldest first.
     """
 
     def __init__(
@@ -95,16 +104,16 @@ class Inbox:
 
     @property
     def hot(self) -> bool:
-        """Whether the guidance scale is turned, by hand or by a track."""
+        """Return true where the guidance scale is set by a knob or a track."""
         return self.knobs.guidance_scale is not None or self._config.hot_guidance
 
     @property
     def depth(self) -> int:
-        """As the next step will have it."""
+        """Return the depth that the next step will have."""
         return self._config.depth
 
     def keep_depth(self, depth: int) -> None:
-        """What was asked for cannot be had."""
+        """Set the depth back to what the ring has, where the one asked for failed."""
         self._config = replace(self._config, depth=depth)
 
     def check(self, seat: Seat) -> None:
@@ -119,13 +128,14 @@ class Inbox:
             )
 
     def submit(self, seat: Seat) -> None:
+        """Queue a request; a full queue drops its oldest, counted."""
         if len(self.seats) >= self._config.queue:
             self.seats.popleft()
             self.dropped += 1
         self.seats.append(seat)
 
     def prepare(self, changes: dict[str, Any]) -> Change:
-        """Check knobs and bring them to the device; without the lock, for that may take a while."""
+        """Check knobs and bring them to the device. Call it without the lock, since it may take long."""
         return Change.prepare(changes, self._device, self._lane)
 
     def turn(self, change: Change) -> None:
@@ -136,7 +146,12 @@ class Inbox:
         self._adapted, self.lora = self._adapted or lora is not self.lora, lora
 
     def configure(self, changes: dict[str, Any]) -> StreamConfig:
-        """Change the configuration; returns what it will be."""
+        """Change the configuration from the next step on, and return the new one.
+
+        Raises:
+            InputError: for a field that cannot change while playing.
+            EngineLimitError: for a depth that there is no room for.
+        """
         for name in changes:
             if name not in LIVE:
                 raise InputError(
@@ -151,7 +166,7 @@ class Inbox:
         return config
 
     def automate(self, tracks: Iterable[Track], tick: int) -> None:
-        """Add tracks that count from this tick; one goes before an older one of its knob."""
+        """Add tracks that count from this tick; a track replaces an older one of its knob."""
         added = list(tracks)
         for track in added:
             if track.knob == DEPTH:
@@ -162,7 +177,7 @@ class Inbox:
                 self.configure({"hot_guidance": True})
 
     def take(self, tick: int) -> Arrivals:
-        """Empty it."""
+        """Return the arrivals for this tick, and empty the inbox."""
         self._play_tracks(tick)
         arrivals = Arrivals(self._configured, self._adapted, self.lora, self._turns, list(self.seats))
         self._configured, self._adapted, self._turns = {}, False, []
@@ -170,14 +185,16 @@ class Inbox:
         return arrivals
 
     def _within(self, depth: int) -> int:
-        """A track's depth, or what other sessions leave of it since it was checked."""
+        """Limit a track's depth to what other sessions leave now; it was checked when the track was added."""
         rows = max(1, self._rows())
         if depth > rows:
             log.warning("a track asks for depth %d, and other sessions leave %d", depth, rows)
         return min(depth, rows)
 
     def _play_tracks(self, tick: int) -> None:
-        """Turn what a track moves at this tick; while it holds a value, hands may turn the knob."""
+        """Set the knobs whose track changes value at this tick; while a track holds a value, the knob may be set by
+        hand.
+        """
         by_hand = {*self._configured, *(name for change in self._turns for name in change.values)}
         for knob, (since, track) in list(self._tracks.items()):
             value = track.at(tick - since)

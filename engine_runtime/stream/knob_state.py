@@ -1,4 +1,4 @@
-"""Knobs as they reach the ring: their curves on the device, so that turning one costs copies there and no more."""
+"""Knobs as the ring uses them: their curves on the device, so that a change costs only copies there."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ BANDS = ("dcw_low", "dcw_high")
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """Knobs that are turned, checked and on the device: made by whoever turns them, before anybody waits for it.
+    """A change of knobs, checked and on the device: prepared by the thread that asks for it, outside the tick.
 
     Attributes:
         values: by name, as they were given.
-        still: those that do nothing at their new value.
+        still: names of those without effect at their new value.
         curves: of the values that are curves, `[T, 1]` (`channel_gain`: `[T or 1, 64]`), float32 on the device.
-        hosts: of the factors of DCW that are curves, `[T]` on the host.
-        ready: behind the work that made them.
+        hosts: of the factors of DCW that are curves, `[T]` float64 on the host.
+        ready: event after the work that made them.
     """
 
     values: Mapping[str, Any]
@@ -38,7 +38,7 @@ class Change:
 
     @classmethod
     def prepare(cls, changes: Mapping[str, Any], device: torch.device, lane: Lane) -> Change:
-        """Check and move, on the caller's current stream. The caller may reuse its buffers.
+        """Check values and copy them to the device, on the caller's current stream. The caller may reuse its tensors.
 
         Raises:
             InputError: for an unknown knob or a value out of range.
@@ -60,20 +60,20 @@ class Change:
             KNOBS[name].check_frames(self.values[name], frames)
 
     def fitting(self, frames: int) -> Change:
-        """Without the curves of another length."""
+        """Return the change without its curves of another length."""
         fit = {name: value for name, value in self.values.items() if KNOBS[name].fits(value, frames)}
         return self if len(fit) == len(self.values) else replace(self, values=fit)
 
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """All knobs, and what the tick needs of them.
+    """The state of all knobs, and their tensors for the tick.
 
     Attributes:
         curves: of the knobs that are curves, as in `Change`.
         hosts: as in `Change`.
         bands: of the factors of DCW that are curves, `[W, 1]`: one number a wavelet coefficient.
-        ready: events behind the work that made them; those that have passed are forgotten.
+        ready: events after the work that made them; those that have passed are removed.
     """
 
     knobs: Knobs
@@ -84,11 +84,15 @@ class Setting:
 
     @classmethod
     def of(cls, knobs: Knobs, device: torch.device, lane: Lane) -> Setting:
+        """Make the state of these knobs."""
         every = {name: getattr(knobs, name) for name in KNOBS}
         return cls(Knobs()).turned(Change.prepare(every, device, lane), device, lane)
 
     def turned(self, change: Change, device: torch.device, lane: Lane) -> Setting:
-        """With a change; asks no device. Bands are made anew where a factor or the wavelet changed."""
+        """Return the state after a change; never waits for the device.
+
+        The bands are computed again where a factor or the wavelet changed.
+        """
         values = change.values
         knobs = self.knobs.with_checked(values, change.still)
         curves = {name: tensor for name, tensor in self.curves.items() if name not in values}
@@ -105,22 +109,23 @@ class Setting:
         return Setting(knobs, curves, hosts, bands, tuple(event for event in events if not event.query()))
 
     def value(self, name: str) -> Value | None:
-        """A number, or the curve on the device."""
+        """Return a knob's number, or its curve on the device."""
         return self.curves.get(name, getattr(self.knobs, name))
 
     def tensors(self) -> Iterable[Tensor]:
+        """List the tensors that the lane will read."""
         return (*self.curves.values(), *self.bands.values())
 
 
 def column(value: Tensor, channels: int = 0) -> Tensor:
-    """A curve as `[T, 1]`; where it may be per channel, `[channels]` as `[1, channels]`."""
+    """Return a curve `[T]` as `[T, 1]`, and one per channel `[channels]` as `[1, channels]`."""
     if value.ndim == 2:
         return value
     return value[None] if value.shape[0] == channels else value[:, None]
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A float32 copy on the device; from the CPU without waiting for the stream."""
+    """Copy to the device as float32, without waiting for the stream."""
     tensor = tensor.detach().to(dtype=torch.float32)
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.contiguous().pin_memory()  # a copy from pageable memory would wait for the stream

@@ -1,4 +1,4 @@
-"""What a stage knows of a session, and what it hands out."""
+"""The interface between a stage and its sessions, and the finished latents a stage returns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from .tick import Tick
 
 
 class Player(Protocol):
-    """A session. All but its name is touched by a step only, or with the stage's lock held."""
+    """A session, as its stage sees it.
+
+    All but its name is used only in a step, or with the stage's lock held.
+    """
 
     name: str
     log: Listener | None
@@ -35,38 +38,38 @@ class Player(Protocol):
 
     @property
     def asked(self) -> int:
-        """The depth it will have."""
+        """Return the depth it will have at the next step."""
         ...
 
     @property
     def adapted(self) -> Factors | None:
-        """The adapters it will have."""
+        """Return the adapters it will have at the next step."""
         ...
 
     def take_in(self, tick: Tick | None) -> None:
-        """Take in what arrived; turned knobs go into the tick's buffers."""
+        """Take in what arrived, and write changed knobs into the tick's buffers."""
         ...
 
     def count(self, request: Request) -> None:
-        """A request is finished."""
+        """Count a finished request."""
         ...
 
     def failed(self) -> None:
-        """The step in which `take_in` was called last failed."""
+        """Report that the step of the last `take_in` failed."""
         ...
 
     def keep_depth(self, depth: int) -> None:
-        """The depth it asked for cannot be had."""
+        """Set the depth back to this one, since the depth it asked for failed."""
         ...
 
     def shut(self) -> None:
-        """It cannot be let in; what it has waiting is dropped, counted."""
+        """Close it because it could not be let in; drop what it has waiting, counted."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Finished:
-    """A latent that reached sigma 0, still on the lane's stream until it is taken."""
+    """A latent that reached sigma 0, on the lane's stream until it is taken."""
 
     session: str
     request: Request
@@ -75,5 +78,5 @@ class Finished:
     done: torch.cuda.Event | None
 
     def take(self) -> torch.Tensor:
-        """The latent `[T, 64]` float32, ordered before whatever the caller's current stream does next."""
+        """Return the latent `[T, 64]` float32, ordered before later work of the caller's current stream."""
         return self.lane.take(self.latent, self.done)

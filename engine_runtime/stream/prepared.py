@@ -1,4 +1,4 @@
-"""A request with its tensors on the device, so that taking a slot costs copies on the device and no more."""
+"""Requests with their tensors on the device, so that taking a slot costs only copies there."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GUIDANCE = {"guidance_scale": "scale", "momentum": "momentum", "rescale": "resca
 
 
 def noise(seed: int, frames: int) -> Tensor:
-    """Starting noise `[T, 64]` float32: drawn on the CPU as `[1, 64, T]`, ComfyUI's layout, so that seeds agree."""
+    """Draw starting noise `[T, 64]` float32, on the CPU as `[1, 64, T]`: ComfyUI's layout, so that seeds agree."""
     generator = torch.Generator().manual_seed(seed % 2**64)
     return torch.randn(1, LATENT_DIM, frames, generator=generator)[0].T.contiguous()
 
@@ -33,13 +33,14 @@ class Seat:
 
     Attributes:
         latent: `[T, 64]` float32, the state at the first sigma.
-        noise: `[T, 64]` float32, what it began with; `source`, `mask` and `target` likewise, or None.
+        noise: `[T, 64]` float32, the starting noise.
+        source, mask, target: `[T, 64]` float32 or None.
         positive: tokens `[L, H]` and context `[T, 128]` of each condition.
-        negative: of the negative row.
+        negative: tokens and context of the negative row.
         weights: share of each condition, a number or `[T, 1]`.
         guidance: the request's own scale, momentum and rescale, a number or `[T, 1]`, by the knobs' names.
-        still: which of these do nothing as they stand.
-        ready: behind the work that made them.
+        still: names in `guidance` whose value has no effect.
+        ready: event after the work that made them.
     """
 
     request: Request
@@ -56,14 +57,14 @@ class Seat:
     ready: torch.cuda.Event | None
 
     def tensors(self) -> list[Tensor]:
-        """All that the lane will read."""
+        """List the tensors that the lane will read."""
         rows = [tensor for row in (*self.positive, self.negative) for tensor in row]
         maybe = [self.source, self.mask, self.target, *self.weights, *self.guidance.values()]
         return [self.latent, self.noise, *rows, *(m for m in maybe if isinstance(m, Tensor))]
 
     @classmethod
     def prepare(cls, request: Request, engine: Engine, lane: Lane) -> Seat:
-        """Draw the noise and move what is not on the device, on the caller's current stream.
+        """Draw the noise and copy what is not on the device, on the caller's current stream.
 
         Raises:
             InputError: for a condition of another model.

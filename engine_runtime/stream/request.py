@@ -1,4 +1,4 @@
-"""What one generation should be. Torch-free: tensors are only carried and asked for their shape."""
+"""Requests: the description of one generation. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def check_tensor(name: str, tensor: Tensor, *shape: int | None) -> None:
-    """Raise `InputError` unless `tensor` is finite and has `shape` (None for any length). Reads the device once."""
+    """Raise `InputError` unless `tensor` is finite and has `shape` (None for any length). Waits for its device."""
     given = tuple(tensor.shape)
     if len(given) != len(shape) or any(b is not None and a != b for a, b in zip(given, shape, strict=True)):
         wanted = ", ".join("any" if n is None else str(n) for n in shape)
@@ -28,14 +28,17 @@ def check_tensor(name: str, tensor: Tensor, *shape: int | None) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """What the decoder attends to, for one request.
+    """The tokens and context that the decoder attends to, for one request.
 
     Attributes:
         tokens: `[L, H]` text, lyric and timbre tokens of this condition alone, no padding.
         context: `[T, 128]` 64 source or silence channels, then 64 chunk-mask channels.
-        null_tokens: `[L', H]` tokens of the negative row, such as the learned null condition; None where there is
-            none (turbo), which leaves guidance off.
+        null_tokens: `[L', H]` tokens of the negative row, such as the learned null condition; None where there is none
+            (turbo), which leaves guidance off.
         null_context: `[T, 128]` context of the negative row; None for the positive row's own.
+
+    Raises:
+        InputError: for another shape, or values that are not finite.
     """
 
     tokens: Tensor
@@ -59,7 +62,7 @@ class Condition:
 
     @property
     def length(self) -> int:
-        """Tokens of the longer row."""
+        """Return the number of tokens of the longer row."""
         return max(self.tokens.shape[0], 0 if self.null_tokens is None else self.null_tokens.shape[0])
 
     @property
@@ -72,10 +75,13 @@ class Part:
     """One of several conditions of a request.
 
     Attributes:
-        condition: what to play.
-        weight: its share, against the weights of the others; a number or a curve `[T]`.
-        start, end: the part of the steps in which it holds: step `i` of `n` when `start <= i / n < end`, and an end
-            of 1 means to the last.
+        condition: the condition.
+        weight: its share, relative to the weights of the others; a number or a curve `[T]`.
+        start, end: the part of the steps in which it holds: step `i` of `n` when `start <= i / n < end`; an end of 1
+            includes the last step.
+
+    Raises:
+        InputError: for a weight, a curve's length or a span that does not fit.
     """
 
     condition: Condition
@@ -94,7 +100,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """A latent that predictions are pulled to, as far as the knob `target_strength` says.
+    """A latent that predictions are pulled toward, as strongly as the knob `target_strength` says.
 
     Attributes:
         latent: `[T, 64]`.
@@ -114,6 +120,7 @@ class Target:
 
 
 def check_span(name: str, start: float, end: float) -> None:
+    """Raise `InputError` unless `0 <= start < end <= 1`."""
     check_range(f"{name}'s start", start, 0.0, 1.0, "0 is the first step")
     check_range(f"{name}'s end", end, 0.0, 1.0, "1 is the last step")
     if start >= end:
@@ -121,7 +128,7 @@ def check_span(name: str, start: float, end: float) -> None:
 
 
 def in_span(start: float, end: float, step: int, steps: int) -> bool:
-    """Whether `start <= step / steps < end`, blind to float noise; an end of 1 means to the last step."""
+    """Return true where `start <= step / steps < end`, up to float error; an end of 1 includes the last step."""
     return start * steps - 1e-9 <= step and (end >= 1.0 or step < end * steps - 1e-9)
 
 
@@ -130,20 +137,24 @@ class Request:
     """One generation; immutable once submitted.
 
     Attributes:
-        condition: what to play; several go as parts, and the first one's null condition is the negative.
+        condition: one condition, or several as parts; the first one's null condition is the negative.
         sampling: steps, shift, denoise, seed, solver.
         guidance: adaptive projected guidance; modes but `off` and `self` need a condition with `null_tokens`.
-        source: `[T, 64]` latent to start from when the first sigma is below 1, to keep where a mask says so, and
-            that the knob `sde` brings back.
+        source: `[T, 64]` latent: the start where the first sigma is below 1, kept where a mask is 0, and mixed in again
+            by the knob `sde`.
         noise: `[T, 64]` float32 starting noise, instead of the one drawn from the seed.
         schedule: sigmas that override the sampling's steps, shift and denoise.
         mask: `[T, 64]` in [0, 1]: 1 makes a frame anew, 0 keeps the source's; None makes all of it anew.
-        mask_strength: how far the mask is followed, from the first step to the last: one number, or several that are
-            spread evenly over the steps and joined by lines.
-        target: what predictions are pulled to.
-        initial_noise: share of noise in the starting latent, the rest is the source; a number or a curve `[T]`.
-            None starts as the first sigma says.
-        label: handed back with the latent.
+        mask_strength: how strictly the mask is kept, from the first step to the last: one number, or several, spread
+            evenly over the steps and interpolated linearly.
+        target: latent that predictions are pulled toward.
+        initial_noise: share of noise in the starting latent, the rest is the source; a number or a curve `[T]`. None
+            takes the first sigma.
+        label: returned with the latent.
+
+    Raises:
+        InputError: for a tensor, curve or number that does not fit, or a mask, a denoise below 1 or initial noise
+            without a source.
     """
 
     condition: Condition | tuple[Part, ...]
@@ -176,7 +187,7 @@ class Request:
 
     @property
     def first(self) -> Condition:
-        """The condition that a single one is, and whose null is the negative."""
+        """Return the first condition, whose null condition is the negative."""
         return self.parts[0].condition
 
     @cached_property
@@ -189,7 +200,7 @@ class Request:
 
     @property
     def tokens(self) -> int:
-        """Of the longest row."""
+        """Return the number of tokens of the longest row."""
         return max(part.condition.length for part in self.parts)
 
     @property
@@ -198,12 +209,12 @@ class Request:
 
     @cached_property
     def masked(self) -> bool:
-        """Whether a mask keeps anything, asked once."""
+        """Return true where a mask keeps anything. Waits for the mask's device once."""
         kept = self.mask is not None and not bool((self.mask == 1).all())
         return kept and any(self.mask_strength)
 
     def strength_at(self, step: int) -> float:
-        """How far the mask is followed at a step."""
+        """Return the strength of the mask at a step."""
         line = self.mask_strength
         place = step / max(self.steps - 1, 1) * (len(line) - 1)
         left = min(int(place), max(len(line) - 2, 0))

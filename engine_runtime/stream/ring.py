@@ -1,4 +1,4 @@
-"""Which request sits in which slot, at which step, and what that asks of the coming tick. Torch-free."""
+"""The ring: slots, the request and step of each, and the plan of the coming tick. Torch-free."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .request import Request
 
 @dataclass(frozen=True)
 class Gates:
-    """What a slot's request and the knobs ask for, decided when they are set: the tick reads no device.
+    """The features that a slot's request and knobs need, decided when they are set: the tick reads no device.
 
     Attributes:
         guided: guidance has an effect at the steps inside its interval.
-        negative: rows are decoded for it, at every step (`full`) or only at the first (`initialize`).
+        negative: when rows are decoded for it: at every step (`full`), at the first (`initialize`) or never (`off`).
         rescaled, scaled, gained, noisy, targeted: the knob of that kind is not neutral.
         corrected: number of the correction, from 1, as in `correction.BY`; 0 for none.
-        sourced: the sde solver brings back the source.
+        sourced: the sde solver mixes in the source.
     """
 
     guided: bool = False
@@ -33,8 +33,8 @@ class Gates:
 
 
 class Scalars(NamedTuple):
-    """What one slot's tick depends on besides its tensors: numbers, from `guided` on flags, 1 or 0; `corrected` is the
-    number of its correction.
+    """The numbers of one slot's tick. From `guided` on they are flags, 1 or 0; `corrected` is the number of a
+    correction.
 
     A free slot has `t == t_next`. On the device each is a tensor `[D, 1, 1]`.
     """
@@ -57,13 +57,13 @@ class Scalars(NamedTuple):
 
 
 class Move(NamedTuple):
-    """One slot's part in a tick.
+    """The part of one slot in a tick.
 
     Attributes:
         scalars: for the device.
-        holds: which of the request's conditions hold, one entry each; none in a free slot.
+        holds: for each of the request's conditions, true where it holds; empty in a free slot.
         gates: of the slot.
-        noise: seed of this step's fresh noise; None where none is wanted.
+        noise: seed of this step's fresh noise; None where none is needed.
     """
 
     scalars: Scalars = Scalars()
@@ -76,7 +76,8 @@ FREE = Move()
 
 
 def noise_seed(seed: int, step: int) -> int:
-    """Seed of a step's fresh noise, of the request and its step alone: whatever came before, whoever plays beside."""
+    """Compute the seed of a step's fresh noise from the request's seed and the step alone, so that a request repeats.
+    """
     return (seed * 1_000_003 + step + 1) % 2**63
 
 
@@ -95,6 +96,7 @@ class Slot:
         return self.request.frames if self.request is not None else 0
 
     def move(self) -> Move:
+        """Plan the slot's part in the coming tick."""
         request, gates = self.request, self.gates
         if request is None:
             return FREE
@@ -129,7 +131,7 @@ class Slot:
 
 
 class Ring:
-    """Slots, some for each owner, side by side; every tick moves each occupied slot one step on."""
+    """The slots of all owners, side by side; every tick moves each occupied slot one step on."""
 
     def __init__(self) -> None:
         self.slots: list[Slot] = []
@@ -144,7 +146,7 @@ class Ring:
         return not any(slot.request is not None for slot in self.slots)
 
     def span(self, owner: Any) -> slice:
-        """Where an owner's slots lie."""
+        """Return the slice of an owner's slots."""
         start = 0
         for other, count in self.parts:
             if other is owner:
@@ -153,22 +155,22 @@ class Ring:
         return slice(0, 0)
 
     def held(self, owner: Any) -> list[Slot]:
-        """An owner's occupied slots."""
+        """List an owner's occupied slots."""
         return [slot for slot in self.slots[self.span(owner)] if slot.request is not None]
 
     def admit(self, owner: Any, request: Request) -> Slot | None:
-        """Seat a request in the owner's first free slot; None where there is none."""
+        """Put a request into the owner's first free slot and return the slot; None where there is none."""
         slot = next((slot for slot in self.slots[self.span(owner)] if slot.request is None), None)
         if slot is not None:
             slot.request, slot.step = request, 0
         return slot
 
     def plan(self) -> list[Move]:
-        """The coming tick, one entry a slot."""
+        """Plan the coming tick, one entry a slot."""
         return [slot.move() for slot in self.slots]
 
     def advance(self) -> list[tuple[Slot, Request]]:
-        """Count one step everywhere; returns the slots that reached sigma 0, now free again, and what they held."""
+        """Count one step in every slot; free and return those that reached sigma 0, with their requests."""
         done = []
         for slot in self.slots:
             if slot.request is None:
@@ -180,14 +182,16 @@ class Ring:
         return done
 
     def clear(self, owner: Any) -> int:
-        """Drop what an owner has in flight; returns how much there was."""
+        """Drop an owner's requests in flight; returns their number."""
         held = self.held(owner)
         for slot in held:
             slot.request = None
         return len(held)
 
     def laid(self, parts: Sequence[tuple[Any, int]]) -> Ring:
-        """A ring in which every owner has this number of slots, at least as many as it has occupied here."""
+        """Make a ring with this number of slots for each owner, at least as many as it has occupied here, and move all
+        over.
+        """
         ring = Ring()
         ring.parts = list(parts)
         ring.slots = [Slot(i, owner) for i, owner in enumerate(owner for owner, count in parts for _ in range(count))]
@@ -196,6 +200,6 @@ class Ring:
         return ring
 
     def moved(self, ring: Ring) -> list[tuple[Slot, Slot]]:
-        """Where each occupied slot went: the new one, the old one."""
+        """List where each occupied slot went in the other ring: (new slot, old slot)."""
         places = [zip(ring.slots[ring.span(owner)], self.held(owner), strict=False) for owner, _ in ring.parts]
         return [pair for place in places for pair in place]

@@ -1,4 +1,4 @@
-"""A caller's part in a ring: requests in, finished latents out."""
+"""A session, one caller's part in a ring: requests in, finished latents out."""
 
 from __future__ import annotations
 
@@ -26,25 +26,28 @@ from .tick import Tick
 
 
 class Session:
-    """`submit`, `set` and `configure` from any thread, `step` from the thread that plays.
+    """A caller's lease of slots. `submit`, `set` and `configure` work from any thread, `step` from the thread that
+    plays.
 
-    What arrives is taken in at the start of the next step, all at once and in a fixed order, so that a log of it is
-    enough to play the same again. The ring is built for the first request that needs it. A request of another length,
-    or one that needs guidance, conditions or tokens that the ring does not have, waits until the ring is empty; it is
-    then built anew for it. On a stage that sessions share it is refused instead.
+    Arrivals are taken in at the start of the next step, all at once and in a fixed order, so that a log of them is
+    enough to repeat the playing. The ring is built for the first request that needs it. A request of another length, or
+    one that needs guidance, conditions or tokens that the ring does not have, waits until the ring is empty; the ring
+    is then rebuilt for it. On a stage that sessions share it is refused instead.
 
     Args:
         name: the session's id.
-        stage: where it plays.
-        config: its slots, and of a ring of its own what that is built for.
+        stage: the stage it plays on.
+        config: its slots, and the structure of a ring of its own.
         knobs: the hot knobs to start with.
         log: told all that arrives, with its tick.
 
     Attributes:
-        config, opened: what it has now; what it asked for, without what requests needed beyond that.
-        waiting: seats that a step has taken in.
+        config: the configuration now.
+        opened: the configuration asked for, without what requests needed beyond it.
+        waiting: requests that a step has taken in and no slot has yet.
         latest, setting: the knobs, for the next ring and for this one.
-        ticks: steps taken part in. steps_done: of all requests together.
+        ticks: steps taken part in.
+        steps_done: steps of all its requests together.
     """
 
     def __init__(
@@ -76,11 +79,17 @@ class Session:
 
     @property
     def knobs(self) -> Knobs:
-        """As the next step will have them."""
+        """Return the knobs as the next step will have them."""
         return self._inbox.knobs
 
     def submit(self, request: Request) -> None:
-        """Queue a request. A full queue drops its oldest entry, which is counted by the next step at the latest."""
+        """Queue a request. A full queue drops its oldest request, which is counted by the next step at the latest.
+
+        Raises:
+            InputError: for a request of another model, that the knobs do not fit, or that a shared ring cannot seat.
+            EngineLimitError: for more frames or tokens than the engine takes.
+            SessionError: for a closed session.
+        """
         seat = Seat.prepare(request, self.engine, self.lane)
         self.stage.check(self, request)
         with self._lock:
@@ -89,14 +98,15 @@ class Session:
             self._inbox.submit(seat)
 
     def set(self, **changes: Any) -> None:
-        """Turn hot knobs: the next tick of every slot in flight has them, and every request after it.
+        """Set hot knobs, for the next tick of every slot in flight and for every later request.
 
         A curve acts on requests of its own length: to change the length of the music, set the curve first, then submit
-        what has the new length. What plays keeps its own.
+        requests of the new length. Requests in flight keep their own.
 
         Raises:
             InputError: for an unknown knob, a value out of range, a curve of another length than a request that waits,
                 or a guidance scale for requests that play without the negative rows it needs.
+            SessionError: for a closed session.
         """
         change = self._inbox.prepare(changes)
         with self._lock:
@@ -111,21 +121,21 @@ class Session:
             self._inbox.turn(change)
 
     def submit_again(self, request: Request) -> None:
-        """`submit` for a replay: what was taken in once is taken in again."""
+        """Queue a request of a replay, without the checks of `submit`: it passed them once."""
         seat = Seat.prepare(request, self.engine, self.lane)
         with self._lock:
             self._alive()
             self._inbox.submit(seat)
 
     def set_again(self, changes: dict[str, Any]) -> None:
-        """`set` for a replay, also where nothing can answer to it."""
+        """Set knobs in a replay, without the checks of `set` against requests."""
         change = self._inbox.prepare(changes)
         with self._lock:
             self._alive()
             self._inbox.turn(change)
 
     def clear(self) -> None:
-        """Drop what is in flight, counted."""
+        """Drop the requests in flight, counted."""
         with self.stage.playing:
             self.stage.drop(self)
             if self.log is not None:
@@ -138,8 +148,9 @@ class Session:
             lora: made by `lora.stack.stack` for this engine.
 
         Raises:
-            InputError: for an engine that takes none or less rank, or factors of another model, precision or device;
-                on a shared stage, whose rows are decoded with the same weights.
+            InputError: for an engine that takes no adapters or a smaller rank, for factors of another model, precision
+                or device, and on a shared stage, whose rows are all decoded with the same weights.
+            SessionError: for a closed session.
         """
         if lora is not None:
             lora.check(self.engine.targets, self.engine.dtype, self.engine.device, self.engine.limits.rank)
@@ -154,25 +165,30 @@ class Session:
             self._inbox.adapt(lora)
 
     def configure(self, **changes: Any) -> None:
-        """Change depth, queue, spread or length_change at the next step.
+        """Change depth, queue, spread, length_change or hot_guidance at the next step.
 
-        More depth admits at once. Less depth lets in nothing until those in flight fit; none of them is lost.
+        More depth admits at once. Less depth admits nothing until the requests in flight fit; none of them is dropped.
+
+        Raises:
+            InputError: for another field, or a value out of range.
+            EngineLimitError: for more slots than there is room for.
+            SessionError: for a closed session.
         """
         with self._lock:
             self._alive()
             self._inbox.configure(changes)
 
     def automate(self, tracks: Iterable[Track]) -> None:
-        """Play tracks from the next step on; what is set by hand at the same tick goes before them."""
+        """Play tracks from the next step on; a knob set by hand at the same tick overrides its track."""
         with self._lock:
             self._alive()
             self._inbox.automate(tracks, self.ticks)
 
     def step(self) -> list[Finished]:
-        """`Stage.step` of a stage of its own.
+        """Run `Stage.step` of a stage of its own.
 
         Raises:
-            SessionError: on a shared stage, whose step hands out what finished of all sessions.
+            SessionError: for a closed session; on a shared stage, whose step returns the latents of all sessions.
         """
         self._alive()
         if self.stage.frames is not None:
@@ -180,9 +196,10 @@ class Session:
         return self.stage.step()
 
     def play(self, requests: Iterable[Request], before: Callable[[], None] = lambda: None) -> Iterator[Finished]:
-        """Run requests through the ring, feeding it as it has room, until the last one is out. Drops nothing.
+        """Run requests through the ring, submitting as it has room, until the last one is done. Drops nothing.
 
-        `before` is called before each step; what it raises ends the playing.
+        Args:
+            before: called before each step; what it raises ends the playing.
         """
         coming = iter(requests)
         more = True
@@ -197,13 +214,13 @@ class Session:
 
     @property
     def idle(self) -> bool:
-        """Nothing queued and nothing in flight."""
+        """Return true where nothing is queued and nothing in flight."""
         with self._lock:
             return not self._inbox.seats and not self.waiting and not self.stage.ring.held(self)
 
     @property
     def room(self) -> bool:
-        """Whether a request can be queued without dropping another."""
+        """Return true where a request can be queued without dropping another."""
         return len(self._inbox.seats) + len(self.waiting) < self.config.queue
 
     def close(self) -> None:
@@ -216,7 +233,7 @@ class Session:
                     self.shut()
 
     def settle(self) -> None:
-        """Wait until the last tick is over, so that `stats` knows its time. Not for use while playing."""
+        """Wait until the last tick is over, so that `stats` has its time. Not for use while playing."""
         self.stage.clock.settle()
 
     def stats(self) -> Stats:
@@ -248,7 +265,7 @@ class Session:
     # --- what a stage's Player does ----------------------------------------------------------------------------------
 
     def take_in(self, tick: Tick | None) -> None:
-        """All that arrived since the last step, in a fixed order: configuration, adapters, knobs, requests."""
+        """Take in all that arrived since the last step, in a fixed order: configuration, adapters, knobs, requests."""
         with self._lock:
             number = self.ticks
             new = self._inbox.take(number)
@@ -289,7 +306,8 @@ class Session:
         self.waiting.clear()
 
     def _turn(self, changes: Sequence[Change], tick: Tick | None) -> None:
-        """Write turned knobs into every slot of its own; a curve of another length waits for its own ring."""
+        """Write changed knobs into the session's slots; a curve of another length is kept for the ring of that length.
+        """
         if not changes:
             return
         device, ring = self.engine.device, self.stage.ring
@@ -314,7 +332,10 @@ class Session:
             raise SessionError(f"session {self.name!r} is closed", "only an open session plays", "open it again")
 
     def _check_rows(self, waiting: Sequence[Request]) -> None:
-        """A hot guidance scale needs the rows that it guides with; a ring that is shared will not get more."""
+        """Raise `InputError` where a hot guidance scale needs negative rows that the ring does not have.
+
+        A ring gets its rows when it is built; a shared one never gets more.
+        """
         ring, shared = self.stage.ring, self.stage.config.guidance if self.stage.frames is not None else None
         lacking = [slot.request for slot in ring.held(self) if slot.gates.negative == "off"]
         lacking += [r for r in waiting if shared is not None and more_rows(r.guidance.rows(True), shared) != shared]

@@ -1,4 +1,4 @@
-"""The process-wide runtime: one lane a device, sessions by id."""
+"""The process-wide runtime: one lane per device, sessions by id."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from .stage import Stage
 
 
 class Runtime:
-    """Safe to reach from several threads. Use `runtime()`; a second object would mean a second stream.
+    """The registry of lanes and sessions, safe to use from several threads.
 
-    Locks are taken in one order, which may leave some out; the tests watch it (`tests/locks.py`):
+    Use `runtime()`: a second object would mean a second stream. Locks are taken in one order, from which any may be
+    left out; the tests watch it (`tests/locks.py`):
 
         TensorRT.opening, Stage.playing, LiveVae._lock, Lane.lock, TensorRT._lock, Executor.lock, any other
 
-    Those others guard a few lines each, and nobody who holds one of them takes another. A tick may need room on the
-    device, and whoever makes room asks this object which engines play: so its lock is one of the others.
+    Each of the others guards a few lines, and no thread that holds one takes another lock. This object's lock is one of
+    them, because a tick that needs room on the device asks here which engines play.
     """
 
     def __init__(self) -> None:
@@ -38,7 +39,7 @@ class Runtime:
         self._opening: dict[str, Engine] = {}  # ids that are taken, and what will play
 
     def lane(self, device: torch.device) -> Lane:
-        """The device's one stream."""
+        """Return the device's one lane."""
         with self._lock:
             if device not in self._lanes:
                 self._lanes[device] = Lane(device)
@@ -52,23 +53,26 @@ class Runtime:
         knobs: Knobs | None = None,
         log: Listener | None = None,
     ) -> Session:
-        """Open a session.
+        """Open a session on a ring of its own.
 
         Raises:
             InputError: without an id.
             SessionError: when the id is already open.
+            EngineLimitError: for more slots than the engine has rows.
         """
         stage = Stage(engine, self.lane(engine.device), config)
         return self._opened(name, stage, config, knobs, log)
 
     def share(self, engine: Engine, config: StreamConfig, frames: int) -> Stage:
-        """A ring that several sessions `join`: all of `frames` T, with the rows, conditions and tokens of `config`."""
+        """Make a ring that several sessions `join`, all of `frames` T, with the rows, conditions and tokens of
+        `config`.
+        """
         return Stage(engine, self.lane(engine.device), config, frames)
 
     def join(self, name: str, stage: Stage, depth: int, knobs: Knobs | None = None, **live: Any) -> Session:
         """Open a session with `depth` slots on a shared stage; `live` are further fields of its `StreamConfig`.
 
-        It records no take: the batch it plays in is everybody's, and is not repeated.
+        It records no take: its batch depends on the other sessions and cannot be repeated.
 
         Raises:
             EngineLimitError: where the other sessions leave it fewer rows.
@@ -97,6 +101,7 @@ class Runtime:
         return session
 
     def session(self, name: str) -> Session:
+        """Return an open session; raises `SessionError` for an unknown id."""
         with self._lock:
             if name not in self._sessions:
                 known = ", ".join(sorted(self._sessions)) or "none"
@@ -104,13 +109,13 @@ class Runtime:
             return self._sessions[name]
 
     def plays(self, engine: Engine) -> bool:
-        """Whether a session that is open, or just being opened, plays on this engine."""
+        """Return true where an open session, or one being opened, plays on this engine."""
         with self._lock:
             playing = [session.engine for session in self._sessions.values()]
             return any(other is engine for other in (*playing, *self._opening.values()))
 
     def close(self, name: str) -> None:
-        """Close a session; an unknown id is fine, so that clean-up may run twice."""
+        """Close a session; an unknown id is ignored, so that clean-up may run twice."""
         with self._lock:
             session = self._sessions.pop(name, None)
         if session is not None:
@@ -125,7 +130,7 @@ class Runtime:
         knobs: Knobs | None = None,
         log: Listener | None = None,
     ) -> Iterator[Session]:
-        """A session that is closed whatever happens inside."""
+        """Open a session for the time of a `with` block."""
         session = self.open(name, engine, config, knobs, log)
         try:
             yield session
@@ -138,7 +143,7 @@ _guard = threading.Lock()
 
 
 def runtime() -> Runtime:
-    """The one runtime of this process."""
+    """Return the one runtime of this process."""
     global _runtime
     with _guard:
         if _runtime is None:

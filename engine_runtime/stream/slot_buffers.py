@@ -1,7 +1,7 @@
-"""What the slots of a ring keep on the device beside their rows, and how knobs get there.
+"""Per-slot buffers on the device beside the rows, and how knobs are written into them.
 
 D slots, T frames, C = 64 channels, K conditions. A buffer is made when the first slot needs it and stays; its rows are
-written when a request takes a slot or a knob is turned, never by a tick.
+written when a request takes a slot or a knob changes, never by a tick.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Controls:
     """Buffers by name, slot first.
 
     `[D, T, 64]`: `average` (momentum of the guidance), `negative` (a kept or virtual negative velocity), `noise`,
-    `source`, `mask`, `target`, `eps`, `channel_gain`. `[D, T, 1]`: the other knobs. `[D, K, T, 1]`: `weights`.
-    `[D, W, 1]`: `dcw_low W`, `dcw_high W` in W wavelet coefficients; `dcw_pix` is `[D, T, 1]`.
+    `source`, `mask`, `target`, `eps`, `channel_gain`. `[D, T, 1]`: the other knobs. `[D, K, T, 1]`: `weights`. `[D, W,
+    1]`: `dcw_low W`, `dcw_high W` in W wavelet coefficients; `dcw_pix` is `[D, T, 1]`.
     """
 
     def __init__(self, depth: int, frames: int, conditions: int, guidance: str, device: torch.device) -> None:
@@ -43,13 +43,16 @@ class Controls:
         return self.buffers[name]
 
     def buffer(self, name: str, *shape: int) -> Tensor:
-        """A buffer `[D, *shape]`, made on its first use."""
+        """Return a buffer `[D, *shape]`, made on its first use."""
         if name not in self.buffers:
             self.buffers[name] = torch.full((self.depth, *shape), NEUTRAL.get(name, 0.0), device=self.device)
         return self.buffers[name]
 
     def band(self, name: str, wavelet: str) -> Tensor:
-        """`dcw_low` or `dcw_high`, of its own for each number of coefficients: a captured tick keeps its addresses."""
+        """Return `dcw_low` or `dcw_high` for a wavelet.
+
+        There is one for each number of coefficients, so that a captured tick keeps its addresses.
+        """
         count = filters(wavelet).coefficients(self.frames)
         return self.buffer(f"{name} {count}", count, 1)
 
@@ -57,7 +60,7 @@ class Controls:
         return self.buffer(name, self.frames, LATENT_DIM)
 
     def seat(self, slot: int, seat: Seat, setting: Setting) -> Gates:
-        """Write all of a slot; returns its gates."""
+        """Write all buffers of a slot for a request; returns its gates."""
         self.seats[slot] = seat
         request = seat.request
         uses_source = request.masked or request.sampling.solver == "sde"
@@ -79,7 +82,8 @@ class Controls:
         return self._gates(seat, setting)
 
     def turn(self, span: slice, slots: Sequence[int], setting: Setting, names: Collection[str]) -> dict[int, Gates]:
-        """Write the knobs of these names for a span of slots at once; returns the gates of these, the occupied ones."""
+        """Write the knobs of these names for a span of slots at once; returns the gates of the occupied ones, `slots`.
+        """
         for name in CURVES:
             if name in names:
                 self._put(span, name, setting.value(name), name in setting.knobs.neutral)
@@ -119,23 +123,23 @@ class Controls:
         return seat
 
     def free(self, slot: int) -> None:
-        """Let go of what a finished request brought."""
+        """Release the tensors of a finished request."""
         self.seats[slot] = None
 
     def take(self, slot: int, other: Controls, theirs: int) -> None:
-        """Take over a slot of another ring of the same length and number of conditions."""
+        """Copy a slot of another ring of the same length and number of conditions."""
         self.seats[slot] = other.seats[theirs]
         for name, tensor in other.buffers.items():
             self.buffer(name, *tensor.shape[1:])[slot].copy_(tensor[theirs])
 
     def _rows_of(self, seat: Seat) -> str:
-        """What a slot decodes for its negative, as far as the ring has the rows."""
+        """Return the mode in which a slot decodes its negative; `off` where the ring has no rows for it."""
         guidance = seat.request.guidance
         answers = guidance.decodes and seat.request.first.null_tokens is not None
         return guidance.mode if answers and more_rows(guidance.mode, self.guidance) == self.guidance else "off"
 
     def _own_guidance(self, slots: Sequence[int], setting: Setting, names: Collection[str]) -> None:
-        """Scale, momentum and rescale of the requests themselves, where no knob goes before them."""
+        """Write the requests' own scale, momentum and rescale, except where a knob overrides them."""
         for slot in slots:
             seat = self._seat(slot)
             for name in names:
@@ -143,9 +147,10 @@ class Controls:
                     assign(self._wide(name)[slot], seat.guidance[name])
 
     def _weigh(self, slot: int, seat: Seat, setting: Setting) -> None:
-        """Weights of the conditions, each times `max(0, 1 - |b - j|)` with a blend `b`; a single one weighs 1.
+        """Write the weights of the conditions, each times `max(0, 1 - |b - j|)` with a blend `b`; a single one weighs
+        1.
 
-        Beyond the last condition a blend stays at it.
+        A blend beyond the last condition counts as the last.
         """
         weights = self.buffer("weights", self.conditions, self.frames, 1)[slot].zero_()
         if len(seat.weights) == 1:
@@ -160,7 +165,7 @@ class Controls:
                 weights[j].mul_(max(0.0, 1.0 - abs(min(blend, last) - j)))
 
     def _correct(self, span: slice, setting: Setting) -> None:
-        """Factors of DCW, a number for each wavelet coefficient; in mode pix one for each frame."""
+        """Write the factors of DCW: a number for each wavelet coefficient; in mode pix one for each frame."""
         knobs = setting.knobs
         if not knobs.dcw:
             return
@@ -176,12 +181,13 @@ class Controls:
         return self.buffer(name, self.frames, LATENT_DIM if name == "channel_gain" else 1)
 
     def _put(self, span: slice, name: str, value: Value | None, neutral: bool) -> None:
-        """Write a knob for a span of slots; a buffer that nobody needs is not made."""
+        """Write a knob for a span of slots; a neutral knob makes no buffer."""
         if value is not None and not (neutral and name not in self.buffers):
             assign(self._wide(name)[span], value)
 
 
 def assign(rows: Tensor, value: Value) -> None:
+    """Write a number, or a curve that broadcasts, into rows of a buffer."""
     if isinstance(value, Tensor):
         rows.copy_(value)
     else:

@@ -1,4 +1,4 @@
-"""A ring with its tick, and the sessions that play in it: one, or several that share the engine's batch."""
+"""A stage: a ring with its tick and the sessions that play in it, one or several that share the engine's batch."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from .tick import Tick
 
 
 class Stage:
-    """Sessions join and leave from any thread; whoever calls `step` owns the ring for that time.
+    """A ring and its sessions. They join and leave from any thread; the thread in `step` owns the ring for that time.
 
     Every session has slots of its own, as many as its depth. With `frames` the ring is built once, for that length and
-    for what `config` says, and sessions share it: what they ask beyond that is refused. Without, it belongs to one
-    session and is built anew for a request that needs another.
+    for `config`, and sessions share it: requests that need more are refused. Without, it belongs to one session and is
+    rebuilt for a request that needs another ring.
 
     Args:
         engine: the decoder.
         lane: the stream that the ticks run on.
-        config: what the ring is built for; of a shared one the depth comes from its sessions.
+        config: the structure of the ring; the depth of a shared one is the sum of its sessions'.
         frames: T of a shared ring.
     """
 
@@ -52,7 +52,7 @@ class Stage:
         """Give a session slots, from the next step on.
 
         Raises:
-            SessionError: where the ring belongs to another.
+            SessionError: where the ring belongs to another session.
             EngineLimitError: where the slots of all sessions are more than the engine has rows.
         """
         with self.lock:
@@ -62,7 +62,7 @@ class Stage:
             self.sessions += (session,)
 
     def leave(self, session: Player) -> int:
-        """Drop what a session has in flight, and its slots at the next step; returns how much there was."""
+        """Drop what a session has in flight, and its slots at the next step; returns the number of requests dropped."""
         with self.playing, self.lock:
             dropped = self._clear(session)
             self.sessions = tuple(other for other in self.sessions if other is not session)
@@ -75,14 +75,14 @@ class Stage:
         return dropped
 
     def room_for(self, session: Player) -> int:
-        """The largest depth that the other sessions leave it."""
+        """Return the largest depth that the other sessions leave this one."""
         engine = self._coming[0] if self._coming else self.engine
         return engine.limits.batch - sum(other.asked for other in self.sessions if other is not session)
 
     def step(self) -> list[Finished]:
-        """Take in what arrived, admit what may enter, advance every slot by one step, hand out what finished.
+        """Take in what arrived, admit requests, advance every slot by one step, return the finished latents.
 
-        Whatever fails drops what is in flight, counted, and is passed on; the next step starts with an empty ring.
+        An error drops what is in flight, counted, and is passed on; the next step starts with an empty ring.
         """
         # entering it needlessly took 0.08 ms on an H100's host
         plain = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
@@ -118,15 +118,18 @@ class Stage:
             ]
 
     def swap(self, engine: Engine, over: Callable[[bool], None] = lambda plays: None) -> None:
-        """Play on another engine of the same model from the next step on, which also raises what fails there: what is
-        in flight then goes on on the old one.
+        """Play on another engine of the same model from the next step on.
+
+        Errors of the change are raised by that step; what is in flight then goes on on the old engine.
 
         Args:
-            over: told whether the new one plays, once that is known: the other may be freed.
+            over: called with true once the new engine plays, with false where it never will: the other may then be
+                freed.
 
         Raises:
-            InputError: for another width or device, fewer rows, adapters that it does not take, or while a take is
-                recorded, which names one engine.
+            InputError: for another width or device, adapters that it does not take, or while a take is recorded, which
+                names one engine.
+            EngineLimitError: for fewer rows than the sessions have slots.
         """
         ours = self.engine
         if (engine.width, engine.device) != (ours.width, ours.device):
@@ -145,7 +148,7 @@ class Stage:
             before[1](False)
 
     def drop(self, session: Player) -> None:
-        """Let go of what a session has in flight."""
+        """Drop what a session has in flight, counted."""
         with self.playing, self.lock:
             session.dropped += self._clear(session)
             if len(self.sessions) == 1:
@@ -160,7 +163,7 @@ class Stage:
 
     @contextmanager
     def _dropping(self, done: list[tuple[Slot, Request]]) -> Iterator[None]:
-        """Whatever fails drops what is in flight, and `done`, which just was."""
+        """Drop what is in flight, and what `done` lists, where the block fails; pass the error on."""
         try:
             yield
         except BaseException as error:
@@ -184,17 +187,19 @@ class Stage:
         return self.ring.clear(session)
 
     def _let_go(self) -> None:
-        """The next step starts with an empty ring."""
+        """Release the tick; the next step builds the ring anew."""
         self.tick = None
         for session in self.sessions:
             session.setting = session.latest
 
     def _check_lora(self, engine: Engine) -> None:
+        """Raise `InputError` where an engine cannot take adapters that play or will."""
         for lora in (self.lora, *(session.adapted for session in self.sessions)):
             if lora is not None:
                 lora.check(engine.targets, engine.dtype, engine.device, engine.limits.rank)
 
     def _swap(self) -> None:
+        """Change to the engine given to `swap`, if any."""
         with self.lock:
             coming, self._coming = self._coming, None
         if coming is None:
@@ -210,7 +215,7 @@ class Stage:
         over(True)
 
     def _move(self, engine: Engine, ring: Ring) -> None:
-        """Go on with all that is in flight in a ring laid anew, on an engine; what fails leaves both as they are."""
+        """Move all that is in flight to a new ring on an engine; an error leaves the old ring and tick as they are."""
         old = self.tick
         if old is not None and ring.slots:
             try:
@@ -226,14 +231,14 @@ class Stage:
             self.ring = ring
 
     def _made(self, engine: Engine, config: StreamConfig, ring: Ring, frames: int, tokens: int) -> Tick:
-        """A tick for a ring, with every session's knobs in its slots."""
+        """Make a tick for a ring, with every session's knobs in its slots."""
         tick = Tick(engine, config, len(ring.slots), frames, tokens, self.lane)
         for session, _ in ring.parts:
             tick.turn(ring.span(session), (), session.setting)
         return tick
 
     def _resize(self) -> None:
-        """Bring the ring to the depths that were asked for, as soon as those in flight fit."""
+        """Bring the ring to the depths that were asked for, as soon as the requests in flight fit."""
         ring = self.ring
         parts = [(session, session.config.depth) for session in self.sessions]
         if parts == ring.parts or any(len(ring.held(session)) > depth for session, depth in parts):
@@ -259,7 +264,7 @@ class Stage:
             pass
 
     def _admitted(self, session: Player) -> bool:
-        """Seat the session's next request, where there is one that may enter."""
+        """Put the session's next request into a slot; returns false where none may enter now."""
         with self.lock:
             seat = session.waiting[0] if session.waiting else None
         if seat is None or self._paused(session, seat.request) or (tick := self._fitting(session, seat)) is None:
@@ -275,12 +280,15 @@ class Stage:
         return True
 
     def _paused(self, session: Player, request: Request) -> bool:
-        """Whether a request must wait its turn, so that latents finish evenly."""
+        """Return true where a request must wait, so that latents finish evenly."""
         spread = session.config.spread and bool(self.ring.held(session)) and not session.hurried
         return spread and session.since_admission < -(-request.steps // session.config.depth)
 
     def _fitting(self, session: Player, seat: Seat) -> Tick | None:
-        """The ring's tick if it can seat the request; an empty ring of a single session is rebuilt so that it can."""
+        """Return the tick if it can seat the request, else None.
+
+        An empty ring of a single session is rebuilt so that it can.
+        """
         request, tick = seat.request, self.tick
         parts, rows = len(request.parts), self.rows_of(session, request)
         if tick and self._fits(request, tick.frames, tick.tokens, tick.conditions, tick.guidance, rows):
@@ -308,7 +316,7 @@ class Stage:
         return tick
 
     def _built(self, session: Player, config: StreamConfig, frames: int, tokens: int) -> Tick:
-        """A new tick; where it cannot be had, the request that asked for it is dropped."""
+        """Make a new tick; where that fails, drop the request that needed it and pass the error on."""
         try:
             session.setting.knobs.check_frames(frames)
             made = self._made(self.engine, config, self.ring, frames, tokens)
@@ -321,12 +329,12 @@ class Stage:
         return made
 
     def rows_of(self, session: Player, request: Request) -> str:
-        """The negative rows that a request of a session needs."""
+        """Return the negative rows that a request of a session needs, one of `ROW_MODES`."""
         opened, turned = session.opened, session.latest.knobs.guidance_scale is not None
         return request.guidance.rows(opened.guidance != "off" or opened.hot_guidance or turned)
 
     def check(self, session: Player, request: Request) -> None:
-        """Raise `InputError` for a request that a shared ring will never seat."""
+        """Raise `InputError` for a request that a shared ring can never seat."""
         c, rows = self.config, self.rows_of(session, request)
         if self.frames is None or self._fits(request, self.frames, c.tokens, c.conditions, c.guidance, rows):
             return

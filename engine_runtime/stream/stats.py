@@ -1,4 +1,4 @@
-"""What a stream did and how fast: counters on the host, tick times from events that are read late, never waited for."""
+"""Statistics of a stream: counters on the host, and tick times from events that are read once they have passed."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ class Stats:
 
     Attributes:
         ticks: ticks run.
-        finished: latents handed out.
+        finished: latents returned.
         dropped: requests dropped from the queue or the ring.
         tick_ms: the latest tick times in milliseconds, oldest first.
-        seconds: wall time spent in ticks and between them, from the first to the last.
+        seconds: time from the first tick's start to the last one's end.
         audio_seconds: music in the finished latents.
-        depth, frames: the ring.
+        depth, frames: of the ring.
         engine: its name.
-        fused: positive and negative rows in one pass (None in a ring that does not decode both at every step).
+        fused: true where positive and negative rows run in one pass; None in a ring that does not decode both at every
+            step.
         guidance: the ring's negative rows, as in `StreamConfig`.
     """
 
@@ -45,7 +46,7 @@ class Stats:
 
     @property
     def ms_per_tick(self) -> float:
-        """Median tick time in milliseconds; 0 before the first tick."""
+        """Compute the median tick time in milliseconds; 0 before the first tick."""
         ordered = sorted(self.tick_ms)
         return ordered[len(ordered) // 2] if ordered else 0.0
 
@@ -55,10 +56,11 @@ class Stats:
 
     @property
     def realtime(self) -> float:
-        """Seconds of music made per second of wall time."""
+        """Compute the seconds of music made per second of time."""
         return self.audio_seconds / self.seconds if self.seconds else 0.0
 
     def text(self) -> str:
+        """Describe the figures in three lines, for people."""
         passes = {"off": "unguided", "initialize": "guided, negatives at the first step"}.get(self.guidance)
         passes = passes or f"guided, {'one pass' if self.fused else 'several passes'}"
         return (
@@ -70,7 +72,7 @@ class Stats:
 
 
 class TickClock:
-    """Times ticks: event pairs on a stream, whose times are taken once they have passed, or the host's clock."""
+    """A clock of ticks: event pairs on a stream, read once they have passed; on the CPU the host's clock."""
 
     def __init__(self, stream: torch.cuda.Stream | None) -> None:
         self.stream = stream
@@ -112,7 +114,7 @@ class TickClock:
 
     @property
     def seconds(self) -> float:
-        """From the first tick's start to the end of the last that is over."""
+        """Return the seconds from the first tick's start to the end of the last that is over."""
         if self._opening is not None:
             return 0.0 if self._passed is None else self._opening.elapsed_time(self._passed) / 1e3
         return 0.0 if self.first is None else self.last - self.first

@@ -1,7 +1,7 @@
-"""One advance of every slot: gather, decode, compose, guide, integrate, correct. The hot path.
+"""The tick, one advance of every slot: gather, decode, compose, guide, integrate, correct. The hot path.
 
-D slots, T frames, C = 64 channels, K conditions a slot; the latent state is float32 whatever the engine's dtype. What
-no slot uses runs no kernel; what some use leaves the others their bits.
+D slots, T frames, C = 64 channels, K conditions a slot; the latent state is float32 whatever the engine's dtype. A
+feature that no slot uses runs no kernel; one that some use leaves the others' bits unchanged.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ FLAGS = Scalars._fields.index("guided")  # where a slot's numbers become flags
 
 
 class What(NamedTuple):
-    """What a tick does: all that its calls depend on, apart from the ring's own shape.
+    """The features of a tick: all that its calls depend on, apart from the ring's own shape.
 
     Attributes:
-        some: which flags any slot has, the highest of each.
-        followed: a mask is followed by a strength.
+        some: of each flag, its highest value over the slots.
+        followed: a mask has a strength other than 1.
         gained, scaled, composed: any slot has channel gain, a velocity scale, several conditions.
         mixed: some negatives are this tick's, others are kept.
-        passes: blocks of rows that are decoded together, first and end.
+        passes: (first, end) of the blocks of rows that are decoded together.
         first: slots that decode the negative which they then keep.
-        corrections: numbers of those that any slot has.
+        corrections: numbers of the corrections that any slot has.
     """
 
     some: Scalars
@@ -60,7 +60,7 @@ class Tick:
     """The device state of one ring, and the tick over it.
 
     Rows come in blocks of D, row `i` of each for slot `i`: a block for each condition, then one for the negatives in a
-    ring with guidance. The batches never change, so a slot's result does not depend on its company.
+    ring with guidance. The batch shapes never change, so a slot's result does not depend on the other slots.
     """
 
     def __init__(self, engine: Engine, config: StreamConfig, depth: int, frames: int, tokens: int, lane: Lane) -> None:
@@ -84,11 +84,13 @@ class Tick:
 
     @property
     def fused(self) -> bool | None:
-        """Positive and negative rows in one execute; None where the negatives are not decoded at every step."""
+        """Return true where positive and negative rows run in one execute; None where not both are decoded at every
+        step.
+        """
         return len(self.passes) == 1 if self.guidance == "full" else None
 
     def write(self, slot: int, seat: Seat, setting: Setting) -> Gates:
-        """Seat a request: its conditions go into the resident rows, its starting latent into the state."""
+        """Write a request into a slot: conditions into the resident rows, the starting latent into the state."""
         self._condition(slot, seat)
         self.x[slot].copy_(seat.latent)
         return self.controls.seat(slot, seat, setting)
@@ -96,11 +98,11 @@ class Tick:
     def turn(
         self, span: slice, slots: Sequence[int], setting: Setting, names: Collection[str] = tuple(KNOBS)
     ) -> dict[int, Gates]:
-        """Write turned knobs into a span of slots; returns the gates of these, the occupied ones of them."""
+        """Write knobs into a span of slots; returns the gates of the occupied ones, `slots`."""
         return self.controls.turn(span, slots, setting, names)
 
     def take(self, slot: int, other: Tick, theirs: int) -> None:
-        """Take over a slot of a tick that differs in its depth or its engine only."""
+        """Copy a slot of a tick that differs only in its depth or its engine."""
         if self.engine is other.engine:
             for block in range(self.blocks):
                 self.rows.take(block * self.depth + slot, other.rows, block * other.depth + theirs)
@@ -110,11 +112,16 @@ class Tick:
         self.controls.take(slot, other.controls, theirs)
 
     def read(self, slot: int) -> Tensor:
-        """A copy of a slot's latent, `[T, 64]` float32."""
+        """Copy a slot's latent, `[T, 64]` float32."""
         return self.x[slot].clone()
 
     def run(self, plan: Sequence[Move], lora: Factors | None = None) -> None:
-        """Advance every slot by one step; `plan` holds one entry a slot, `lora` is what adapters add in all of them."""
+        """Advance every slot by one step.
+
+        Args:
+            plan: one entry a slot.
+            lora: adapters' factors, the same for all slots.
+        """
         if lora is not self.rows.lora:
             before, self.rows = self.rows.captured_with, self.rows.adapted(lora)
             if self.rows.captured_with is not before:  # else every turn of a strength would keep its factors
@@ -132,7 +139,11 @@ class Tick:
             self.rows.write((self.blocks - 1) * self.depth + slot, *seat.negative, self.seating.run)
 
     def _what(self, plan: Sequence[Move], numbers: Sequence[tuple[float, ...]]) -> What:
-        """What the coming tick does, decided on the host; `numbers` of all slots, each of them with its own."""
+        """Decide the features of the coming tick, on the host.
+
+        Args:
+            numbers: one row a scalar, with one number a slot.
+        """
         some = Scalars(*(False,) * FLAGS, *map(max, numbers[FLAGS : len(Scalars._fields)]))
         active = self.rows.active.reshape(self.blocks, self.depth)
         return What(
@@ -148,7 +159,7 @@ class Tick:
         )
 
     def _advance(self, what: What) -> None:
-        """The device's part of a tick. It is captured: it reads what lies in buffers, and of the host `what` alone."""
+        """Enqueue the device's part of a tick. It is captured, so it reads only buffers and, of the host, `what`."""
         s, holds = self._numbers()
         c, some, seen = self.controls, what.some, self.x
         mask = c["mask"] if some.masked else None
@@ -162,7 +173,7 @@ class Tick:
         self._integrate(seen, velocity, mask, s, what)
 
     def _integrate(self, seen: Tensor, velocity: Tensor, mask: Tensor | None, s: Scalars, what: What) -> None:
-        """From the velocity to the state at the next sigma."""
+        """Step from the velocity to the state at the next sigma."""
         c, x, some = self.controls, self.x, what.some
         if some.blended or some.renoised or some.corrected:
             x0 = steps.clean(seen, velocity, s.t)
@@ -186,7 +197,7 @@ class Tick:
         x.copy_(new)
 
     def _corrected(self, x: Tensor, x0: Tensor, s: Scalars, number: int) -> Tensor:
-        """With one of the corrections, where it is the slot's."""
+        """Apply one of the corrections to the slots that have it."""
         c, on, wavelet = self.controls, s.corrected == number, correction.BY[number]
         if wavelet is None:
             return correction.corrected_whole(x, x0, c["dcw_pix"], on)
@@ -194,7 +205,7 @@ class Tick:
         return correction.corrected(x, x0, low, high, s.t, correction.filters(wavelet), on)
 
     def _guided(self, velocity: Tensor, s: Scalars, what: What) -> Tensor:
-        """The velocity `[D, T, C]` after guidance."""
+        """Compute the velocity `[D, T, C]` after guidance."""
         c, some = self.controls, what.some
         if not (some.guided or some.decoded):
             return velocity
@@ -207,7 +218,7 @@ class Tick:
         return guidance.rescaled(guided, velocity, c["rescale"], s.rescaled > 0) if some.rescaled else guided
 
     def _negative(self, s: Scalars, what: What) -> Tensor:
-        """The negative velocity `[D, T, C]`: this tick's where a slot decodes it, else the one it keeps."""
+        """Return the negative velocity `[D, T, C]`: this tick's where a slot decodes it, else the one it keeps."""
         if self.guidance != "full":
             return self.controls.latents("negative")
         if not what.mixed:
@@ -216,9 +227,9 @@ class Tick:
         return negative.copy_(torch.where(s.decoded > 0, self.velocity[-1], negative))
 
     def _decode(self, x: Tensor, t: Tensor, holds: Tensor, what: What) -> Tensor:
-        """Fill `velocity`, always by copy: the engine's own output is overwritten by its next execute.
+        """Decode the rows and return every slot's velocity `[D, T, C]`, composed of its conditions.
 
-        Returns the velocity of every slot, composed of its conditions, `[D, T, C]`.
+        The engine's output is always copied, since its next execute overwrites it.
         """
         for start, stop in what.passes:
             rows = self.rows.part(start * self.depth, stop * self.depth)
@@ -236,14 +247,14 @@ class Tick:
         return steps.composed(self.velocity[: self.conditions], weights)
 
     def _execute(self, rows: Rows, velocity: Tensor) -> None:
-        """One pass of the engine, into `[blocks, D, T, C]`."""
+        """Run one pass of the engine, into `[blocks, D, T, C]`."""
         if self.engine.capturable:
             _decoded(self.engine, rows, velocity)
         else:
             self.capture.outside(partial(_decoded, self.engine, rows, velocity))
 
     def _activate(self, plan: Sequence[Move]) -> None:
-        """Say on the host which rows the coming tick uses."""
+        """Mark on the host the rows that the coming tick uses."""
         active = self.rows.active.reshape(self.blocks, self.depth)
         for slot, move in enumerate(plan):
             for block in range(self.conditions):
@@ -253,7 +264,7 @@ class Tick:
                 active[-1, slot] = bool(move.scalars.decoded)
 
     def _upload(self, plan: Sequence[Move]) -> list[tuple[float, ...]]:
-        """Fill the table with the plan's numbers and with which conditions hold, in one copy; returns its rows."""
+        """Copy the plan's numbers, and which conditions hold, to the table in one copy; returns the table's rows."""
         spare = (False,) * self.conditions
         columns = [(*move.scalars, *(*move.holds, *spare)[: self.conditions]) for move in plan]
         numbers = list(zip(*columns, strict=True))
@@ -261,25 +272,25 @@ class Tick:
         return numbers
 
     def _numbers(self) -> tuple[Scalars, Tensor]:
-        """The plan's numbers as `[D, 1, 1]` each, and which conditions hold, `[K, D, 1, 1]`."""
+        """Return the plan's numbers as `[D, 1, 1]` each, and which conditions hold, `[K, D, 1, 1]`."""
         count = len(Scalars._fields)
         numbers = self.table[..., None, None]
         return Scalars(*numbers[:count].unbind(0)), numbers[count:]
 
     def _draw(self, plan: Sequence[Move]) -> None:
-        """Fresh noise of the slots that want it, each from its own seed."""
+        """Draw fresh noise for the slots that need it, each from its own seed."""
         for slot, move in enumerate(plan):
             if move.noise is not None:
                 self.controls.latents("eps")[slot].normal_(generator=self.generator.manual_seed(move.noise))
 
     def _passes(self, most: int) -> Iterator[tuple[int, int]]:
-        """Blocks that run together, `most` at a time; `initialize` decodes its negatives by themselves."""
+        """Yield the blocks that run together, `most` at a time; `initialize` decodes its negatives by themselves."""
         blocks = self.blocks - (self.guidance == "initialize")
         yield from ((start, min(start + most, blocks)) for start in range(0, blocks, most))
 
 
 def _mixes(move: Move) -> bool:
-    """Whether a slot keeps the negative that it decodes now, or is guided by one that it kept."""
+    """Return true where a slot keeps the negative that it decodes now, or is guided by one that it kept."""
     s = move.scalars
     return bool(move.gates.negative == "initialize" if s.decoded else s.guided)
 
