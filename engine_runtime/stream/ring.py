@@ -189,8 +189,10 @@ class Ring:
         return len(held)
 
     def laid(self, parts: Sequence[tuple[Any, int]]) -> Ring:
-        """Make a ring with this number of slots for each owner, at least as many as it has occupied here, and move all
-        over.
+        """Return a ring with this number of slots for each owner, and move all requests in flight to it.
+
+        Args:
+            parts: owners and numbers of slots, each at least as many as the owner has occupied here.
         """
         ring = Ring()
         ring.parts = list(parts)
