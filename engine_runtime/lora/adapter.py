@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ class Adapter:
             ModelError: for a file that is not one, for another kind of adapter, and for tensors that fit no layer
                 or are not of its shape, by name.
         """
-        path = Path(source).expanduser()
+        path = Path(os.path.expanduser(source))
         path = path / PEFT_FILE if path.is_dir() else path
         file = opened(path)
         names = file.keys()

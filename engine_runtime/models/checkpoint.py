@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,7 +90,7 @@ def load_checkpoint(
     Raises:
         ModelError: for a file that is broken, quantised, of another model, or incomplete.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     files = _Files()
     files.add(path, "diffusion")
     given = {"vae": vae, "text_encoder": text_encoder}
@@ -97,7 +98,7 @@ def load_checkpoint(
         if file is not None and files.holds(role):
             files.tensors = {n: s for n, s in files.tensors.items() if not n.startswith(_PREFIX[role])}
         if file is not None:
-            files.add(Path(file).expanduser(), role)
+            files.add(Path(os.path.expanduser(file)), role)
         elif not files.holds(role):
             files.add(find_split(path, role), role)
     _refuse_quantised(files, path.name)

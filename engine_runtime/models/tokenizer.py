@@ -84,6 +84,8 @@ class _Templates(Struct, tag="Sequence"):
 class _Bpe(Struct, tag="BPE"):
     vocab: dict[str, _Id]
     dropout: None = None
+    # where cutting one off a word splits a character, the library ends the process
+    continuing_subword_prefix: Literal[""] | None = None
 
 
 class _Added(Struct):
@@ -135,7 +137,9 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         end = _END if _END in added else next(reversed(added or sorted(inner.get_vocab())), None)
         # transformers asks for a token to pad with, which a text by itself never is
         return _with_end(PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=end, pad_token=end))
-    except Exception as error:  # tokenizers and transformers raise many kinds
+    except BaseException as error:  # tokenizers and transformers raise many kinds, and a panic in Rust is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise ModelError(
             f"the tokenizer in {folder} could not be read: {reason(error)}",
             "it is Qwen's, or another byte-level BPE, in tokenizer.json or in vocab.json and merges.txt",
@@ -166,11 +170,11 @@ def find_tokenizer(given: str | Path | None = None) -> PreTrainedTokenizerBase:
     """
     from huggingface_hub import snapshot_download
 
-    comfyui = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "ComfyUI").expanduser()
+    comfyui = Path(os.path.expanduser(os.environ.get("COMFYUI_PATH") or "~/ComfyUI"))
     shipped = comfyui / "comfy" / "text_encoders" / "qwen25_tokenizer"
     reasons = []
     for place in [str(given)] if given is not None else [str(shipped), TOKENIZER_REPO]:
-        folder = Path(place).expanduser()
+        folder = Path(os.path.expanduser(place))
         try:
             if place == TOKENIZER_REPO:
                 folder = Path(snapshot_download(place, local_files_only=True))

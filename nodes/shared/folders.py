@@ -65,7 +65,7 @@ def model_source(name: str) -> str:
     name = name.strip()
     if name in PRESETS or (HEADLESS and os.path.exists(name)):
         return name
-    more = [Path(root).expanduser() for root in os.environ.get(MODELS_SETTING, "").split(os.pathsep) if root]
+    more = [Path(os.path.expanduser(root)) for root in os.environ.get(MODELS_SETTING, "").split(os.pathsep) if root]
     for root in (os.path.abspath(root) for root in (*(root for kind in MODELS for root in roots(kind)), *more)):
         path = os.path.normpath(os.path.join(root, name))
         mark = path if path.endswith(".safetensors") else os.path.join(path, "model_index.json")
@@ -151,13 +151,17 @@ def file_stamp(path: Path) -> str:
 
 
 def adapter_names() -> list[str]:
-    """List the LoRA files, as paths relative to their folder."""
-    if not HEADLESS:
-        import folder_paths
+    """List the LoRA files, as paths relative to their folder. A schema calls it, so that it never raises."""
+    try:
+        if not HEADLESS:
+            import folder_paths
 
-        return [name for name in folder_paths.get_filename_list(LORAS) if name.endswith(".safetensors")]
-    found = {p.relative_to(root).as_posix() for root in roots(LORAS) for p in root.rglob("*.safetensors")}
-    return sorted(found)
+            return [name for name in folder_paths.get_filename_list(LORAS) if name.endswith(".safetensors")]
+        places = ((root, Path(at, name)) for root in roots(LORAS) for at, _, names in os.walk(root) for name in names)
+        return sorted({file.relative_to(root).as_posix() for root, file in places if file.suffix == ".safetensors"})
+    except Exception:  # whatever a folder does, it must not take the nodes away
+        log.exception("the adapters cannot be listed")
+        return []
 
 
 def adapter_path(name: str) -> Path:

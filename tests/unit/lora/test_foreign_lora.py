@@ -16,6 +16,7 @@ from ostinato.engine_runtime.engines.factors import Targets
 from ostinato.engine_runtime.errors import ModelError, OstinatoError
 from ostinato.engine_runtime.lora.adapter import Adapter
 from ostinato.engine_runtime.lora.scaling import DIFFUSERS_METADATA, PEFT_CONFIG, PEFT_FILE
+from ostinato.nodes.lora import Lora
 from ostinato.nodes.shared import folders
 from safetensors.torch import save, save_file
 
@@ -284,3 +285,28 @@ def read_or_refused(path: Path, targets: Targets) -> None:
     else:
         assert all(abs(scale) < 1e7 for _, _, scale in adapter.pairs.values())
     assert sorted(path.parent.rglob("*")) == before
+
+
+def test_a_home_of_nobody(targets: Targets) -> None:
+    refused(Path("~nobody-of-this-name/a.safetensors"), targets, "could not be read")
+
+
+def test_a_name_as_long_as_a_header_is_told_in_little_memory(targets: Targets, tmp_path: Path) -> None:
+    """Each of its characters becomes an escape where it is shown."""
+    name = b"\x7f" * (12 << 20)
+    header = b'{"' + name + b'":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    with in_memory(400):
+        refused(with_header(tmp_path / "long.safetensors", header, b"\0" * 4), targets, "no whole pair")
+
+
+def test_a_folder_that_cannot_be_listed_takes_no_node_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below so many folders the system opens none by its path."""
+    at = tmp_path / "models" / "loras"
+    at.mkdir(parents=True)
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    monkeypatch.chdir(at)
+    for _ in range(25):
+        os.mkdir("x" * 200)
+        os.chdir("x" * 200)
+    assert isinstance(folders.adapter_names(), list)
+    assert Lora.GET_SCHEMA().inputs

@@ -365,6 +365,23 @@ def test_a_tokenizer_of_steps_that_may_not_end(folder: Path, values: dict) -> No
     refused(folder, "the tokenizer in")
 
 
+def single(*pieces: dict) -> dict:
+    return {"type": "TemplateProcessing", "single": pieces, "pair": [], "special_tokens": {}}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "a"]], "continuing_subword_prefix": "##"}},
+        {"post_processor": single({"Sequence": {"id": "B", "type_id": 0}})},
+        {"post_processor": single({"SpecialToken": {"id": "absent", "type_id": 0}})},
+    ],
+)
+def test_a_tokenizer_that_makes_its_library_panic(folder: Path, values: dict) -> None:
+    edit(folder / "tokenizer" / "tokenizer.json", **values)
+    refused(folder, "the tokenizer in")
+
+
 PADDING = {"strategy": {"Fixed": 1 << 40}, "direction": "Left", "pad_id": 0, "pad_type_id": 0, "pad_token": "a"}
 TRUNCATION = {"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 0}
 
