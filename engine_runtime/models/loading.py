@@ -213,7 +213,8 @@ def _check_format(pipe: AceStepPipeline, source: str) -> None:
 
 def _identity(path: Path) -> str:
     digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(path.rglob("*"))
+    walk = os.walk(path)  # passes over a folder that cannot be listed, such as one too deep for its path
+    files = [path] if path.is_file() else sorted(Path(at, name) for at, _, names in walk for name in names)
     for file in (f for f in files if f.is_file() and not f.name.startswith(".")):
         digest.update(os.fsencode(file.relative_to(path)))
         stat = file.stat()

@@ -365,6 +365,15 @@ def test_a_tokenizer_of_steps_that_may_not_end(folder: Path, values: dict) -> No
     refused(folder, "the tokenizer in")
 
 
+def test_a_folder_too_deep_to_list_is_passed_over(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    identity = read(folder).identity
+    monkeypatch.chdir(folder)
+    for _ in range(25):
+        os.mkdir("x" * 200)
+        os.chdir("x" * 200)
+    assert read(folder).identity == identity
+
+
 def single(*pieces: dict) -> dict:
     return {"type": "TemplateProcessing", "single": pieces, "pair": [], "special_tokens": {}}
 
