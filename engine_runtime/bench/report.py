@@ -35,7 +35,7 @@ class _Reference(Struct):
 
 
 class _Result(Struct):
-    """What is read of a result; the figures are as `run` has them."""
+    """A result as it is read back; its figures are those of `run`."""
 
     size: str
     engine: str

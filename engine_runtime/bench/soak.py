@@ -40,7 +40,7 @@ _ids = itertools.count()
 
 @dataclass(frozen=True)
 class Soak:
-    """What came of it.
+    """The figures of a soak.
 
     Attributes:
         ticks, finished, dropped: counters of the session.

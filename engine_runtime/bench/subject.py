@@ -31,7 +31,7 @@ PLAN = ".plan"
 
 
 class Source:
-    """Where weights come from: a model by its name, or random ones of a size.
+    """The source of weights: a model by its name, or random ones of a size.
 
     Args:
         model, size: one of them, or neither for the tiny preset.
@@ -131,7 +131,7 @@ class Compiled(EagerEngine):
 
 
 class Reference(NamedTuple):
-    """What is measured beside an engine, and whether it is replayed as CUDA graphs, as that is."""
+    """A reference measured beside an engine, replayed as CUDA graphs or not."""
 
     engine: EagerEngine
     captured: bool

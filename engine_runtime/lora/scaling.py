@@ -27,7 +27,7 @@ _PATTERN = re.compile(r"(\^|\.\*\\?\.)?((?:[\w-]|\\?\.)+)\$?")
 
 @dataclass(frozen=True)
 class Scaling:
-    """What is written of an adapter.
+    """The scaling that a config gives an adapter.
 
     Attributes:
         lora_alpha: of all layers; None is each one's rank.

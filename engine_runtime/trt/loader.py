@@ -45,7 +45,7 @@ def _bring(engine: TrtEngine, open_again: Callable[[], None]) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """Where engines are looked for, and for which model.
+    """The folders that engines are looked for in, and the model they are for.
 
     Attributes:
         folders: searched in order.

@@ -15,7 +15,7 @@ from .factory import FRAMES, ROLL, TOKENS, WORDINGS
 
 @dataclass
 class Batch:
-    """What a step trains on."""
+    """The batch of one training step."""
 
     x0: Tensor  # [B, T, 64] latents
     ids: Tensor  # [B, TOKENS] prompt

@@ -26,7 +26,7 @@ LENGTHS = (10, 10, 12, 15, 20, 30, 60)  # seconds that prompts ask for
 
 
 def roll_of(p: Piece) -> NDArray[np.uint8]:
-    """What sounds in each frame, `[400, ROLL]` of 0 and 1: the trainings' help, never the model's input."""
+    """Draw the notes that sound in each frame, `[400, ROLL]` of 0 and 1. For trainings; the model never sees it."""
     out, onsets = np.zeros((FRAMES, ROLL), np.uint8), HIGH - LOW
     for at, length, channel, key, _ in p.notes:
         first = int(at * 25)

@@ -24,7 +24,7 @@ HOME = Path(__file__).with_name("reference.json")
 
 @dataclass(frozen=True)
 class Heard:
-    """What the detectors say of a clip."""
+    """The detectors' findings on a clip."""
 
     bpm: float
     chroma: NDArray

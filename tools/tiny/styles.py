@@ -78,7 +78,7 @@ JMIN = ([1, 4, 2, 5], [1, 6, 2, 5], [1, 1, 4, 5])
 
 @dataclass(frozen=True)
 class Style:
-    """What one style draws on; every list is chosen from with equal chances."""
+    """The material of one style; every list is chosen from with equal chances."""
 
     words: list[str]  # names of the style
     bpm: tuple[int, int]

@@ -87,7 +87,7 @@ class Sidecar:
 
 @dataclass(frozen=True)
 class Expect:
-    """What an engine must be to play here; None accepts anything.
+    """The requirements of an engine that plays here; None accepts anything.
 
     Attributes:
         flavor, library: the library's module and its full version.
