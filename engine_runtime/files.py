@@ -25,6 +25,7 @@ from .errors import FileError, InputError
 log = logging.getLogger(__name__)
 CHUNK = 16 << 20  # bytes read or written at a time
 MAX_DEPTH = 100  # levels of JSON; a workflow has about ten
+MAX_KEPT = 64 << 20  # bytes of a cached file; a compiled kernel has 0.1 MB
 _OPEN = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 T = TypeVar("T")
 
@@ -173,9 +174,6 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-MAX_BYTES = 64 << 20  # of a file; a compiled kernel has 0.1 MB
-
-
 def cache_home() -> Path:
     """Return the cache folder: `OSTINATO_CACHE`, or the user's own."""
     return Path(os.environ.get("OSTINATO_CACHE") or user_cache_path("ostinato"))
@@ -192,7 +190,7 @@ def kept(name: str, make: Callable[[], bytes]) -> bytes:
     """
     path = cache_home() / name
     try:
-        found = read_bytes(path, MAX_BYTES)
+        found = read_bytes(path, MAX_KEPT)
         if _sum(found[32:]) == found[:32]:
             return found[32:]
         log.info("%s is damaged, and is made again", path)

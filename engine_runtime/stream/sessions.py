@@ -91,14 +91,12 @@ class Runtime:
             self._opening[name] = stage.engine
         try:
             session = Session(name, stage, config, knobs, log)  # waits for the tick that runs
-        except BaseException:
+            with self._lock:
+                self._sessions[name] = session
+            return session
+        finally:
             with self._lock:
                 del self._opening[name]
-            raise
-        with self._lock:
-            del self._opening[name]
-            self._sessions[name] = session
-        return session
 
     def session(self, name: str) -> Session:
         """Return an open session; raises `SessionError` for an unknown id."""
