@@ -10,7 +10,7 @@ import torch
 
 from ..engine_runtime.audio.decode import decode_clips
 from ..engine_runtime.constants import KINDS, ROWS
-from ..engine_runtime.engines.base import Engine
+from ..engine_runtime.engines.contract import Engine
 from ..engine_runtime.errors import TakeError
 from ..engine_runtime.lora.adapter import Adapter
 from ..engine_runtime.models.engines import torch_engine

@@ -14,7 +14,7 @@ import torch
 from ostinato.engine_runtime.config import StreamConfig
 from ostinato.engine_runtime.controls.knobs import Knobs
 from ostinato.engine_runtime.device.lane import Lane
-from ostinato.engine_runtime.engines.base import Engine, Limits, Rows
+from ostinato.engine_runtime.engines.contract import Engine, Limits, Rows
 from ostinato.engine_runtime.stream.request import Condition, Request
 from ostinato.engine_runtime.stream.session import Session
 from ostinato.engine_runtime.stream.sessions import runtime

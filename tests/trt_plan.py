@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderOobleck
 from ostinato.engine_runtime.constants import HOP, LATENT_DIM
-from ostinato.engine_runtime.engines.base import Rows
+from ostinato.engine_runtime.engines.contract import Rows
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.engines.factors import Factors, Targets
 from ostinato.engine_runtime.engines.profiles import Profile, Span

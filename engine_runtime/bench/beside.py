@@ -14,7 +14,7 @@ from ..audio.decode import margin_frames
 from ..audio.live_vae import LiveVae
 from ..config import frames_of
 from ..constants import LATENT_DIM, LATENT_HZ
-from ..engines.base import Engine
+from ..engines.contract import Engine
 from ..errors import InputError, check_range
 from .case import AHEAD, WINDOW_SECONDS, Case
 from .origin import origin

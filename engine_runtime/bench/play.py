@@ -17,7 +17,7 @@ from torch import Tensor
 from ..config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
 from ..constants import CONTEXT_DIM, LATENT_DIM
 from ..controls.knobs import Knobs
-from ..engines.base import Engine
+from ..engines.contract import Engine
 from ..errors import EngineError
 from ..stream.request import Condition, Request, Target
 from ..stream.session import Session

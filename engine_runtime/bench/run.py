@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..constants import LATENT_HZ
-from ..engines.base import Engine
+from ..engines.contract import Engine
 from ..errors import InputError, check_whole
 from .calls import count_calls
 from .case import TICKS, Case

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..config import MODES, SOLVERS, Guidance, Sampling, StreamConfig, frames_of
 from ..constants import CONTEXT_DIM, LATENT_DIM
 from ..controls.knobs import KNOBS, Knob, Knobs
-from ..engines.base import Engine
+from ..engines.contract import Engine
 from ..errors import check_whole
 from ..stream.request import Condition, Request, Target
 from ..stream.session import Session

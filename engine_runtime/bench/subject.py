@@ -12,7 +12,7 @@ import torch
 from diffusers import AceStepTransformer1DModel
 from torch import Tensor
 
-from ..engines.base import Engine, Rows
+from ..engines.contract import Engine, Rows
 from ..engines.eager import EagerEngine
 from ..engines.kinds import KINDS, make_engine
 from ..errors import InputError, check_choice

@@ -10,8 +10,8 @@ import torch
 from diffusers import AceStepTransformer1DModel
 from torch import Tensor
 
-from .base import LIMITS, Limits, Rows
 from .compiled.weights import lay_out
+from .contract import LIMITS, Limits, Rows
 from .decoder import MaskedDecoder
 from .factors import Targets
 

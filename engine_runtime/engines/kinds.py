@@ -8,9 +8,9 @@ from diffusers import AceStepTransformer1DModel
 
 from ..constants import KINDS, ROWS
 from ..errors import check_choice
-from .base import limits_of
 from .compiled.engine import CompiledEngine
 from .compiled.needs import operations
+from .contract import limits_of
 from .eager import EagerEngine
 
 

@@ -17,7 +17,7 @@ from ..constants import CONTEXT_DIM, LATENT_DIM, PATCH
 from ..device.lane import Lane
 from ..errors import EngineError
 from ..machine import driver_cuda
-from .base import Engine, Rows
+from .contract import Engine, Rows
 from .factors import Factors, Targets
 from .profiles import Profile
 

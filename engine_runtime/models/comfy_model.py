@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..constants import ROWS
-from ..engines.base import limits_of
+from ..engines.contract import limits_of
 from ..engines.eager import EagerEngine
 from ..errors import InputError, ModelError
 from . import names

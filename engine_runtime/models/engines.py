@@ -6,8 +6,8 @@ from typing import Any
 
 from ..constants import KINDS, ROWS
 from ..device.memory import guarded
-from ..engines.base import limits_of
 from ..engines.compiled.engine import CompiledEngine
+from ..engines.contract import limits_of
 from ..engines.eager import EagerEngine
 from ..engines.kinds import make_engine
 from ..engines.profiles import Profile, Span

@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from ..config import NO_GUIDANCE, Guidance, Sampling, StreamConfig, frames_of
 from ..constants import CONTEXT_DIM
-from ..engines.base import Engine, Rows
+from ..engines.contract import Engine, Rows
 from ..errors import EngineError, check_choice, check_whole
 from ..stream.request import Condition, Request
 from ..stream.session import Session

@@ -18,7 +18,7 @@ from ..device.lane import Lane
 from ..engines.factors import Factors
 from ..errors import InputError
 from .knob_state import Change
-from .prepared import Seat
+from .prepared import Prepared
 from .request import Request
 
 log = logging.getLogger(__name__)
@@ -50,14 +50,14 @@ class Arrivals:
         adapted: true where `lora` is new.
         lora: the adapters' factors.
         turns: changes of knobs, in order.
-        seats: new requests.
+        prepared: new requests.
     """
 
     configured: dict[str, Any]
     adapted: bool
     lora: Factors | None
     turns: list[Change]
-    seats: list[Seat]
+    prepared: list[Prepared]
 
     def tell(self, listener: Listener, tick: int) -> None:
         """Report all of it to a listener."""
@@ -67,8 +67,8 @@ class Arrivals:
             listener.adapted(tick, self.lora)
         for change in self.turns:
             listener.turned(tick, dict(change.values))
-        for seat in self.seats:
-            listener.submitted(tick, seat.request)
+        for prepared in self.prepared:
+            listener.submitted(tick, prepared.request)
 
 
 class Inbox:
@@ -95,7 +95,7 @@ class Inbox:
         self.lock, self._rows = lock, rows
         self.knobs, self.dropped = knobs, 0
         self.lora: Factors | None = None
-        self.seats: deque[Seat] = deque()
+        self.prepared: deque[Prepared] = deque()
         self._device, self._lane, self._config = device, lane, config
         self._turns: list[Change] = []
         self._configured: dict[str, Any] = {}
@@ -116,9 +116,9 @@ class Inbox:
         """Set the depth back to what the ring has, where the one asked for failed."""
         self._config = replace(self._config, depth=depth)
 
-    def check(self, seat: Seat) -> None:
+    def check(self, prepared: Prepared) -> None:
         """Raise `InputError` for a request that the knobs do not fit."""
-        request = seat.request
+        request = prepared.request
         self.knobs.check_frames(request.frames)
         if self.hot and request.guidance.decodes and request.first.null_tokens is None:
             raise InputError(
@@ -127,12 +127,12 @@ class Inbox:
                 "use Guidance in mode self or off, or load a base or SFT model",
             )
 
-    def submit(self, seat: Seat) -> None:
+    def submit(self, prepared: Prepared) -> None:
         """Queue a request; a full queue drops its oldest, counted."""
-        if len(self.seats) >= self._config.queue:
-            self.seats.popleft()
+        if len(self.prepared) >= self._config.queue:
+            self.prepared.popleft()
             self.dropped += 1
-        self.seats.append(seat)
+        self.prepared.append(prepared)
 
     def prepare(self, changes: dict[str, Any]) -> Change:
         """Check knobs and bring them to the device. Call it without the lock, since it may take long."""
@@ -179,9 +179,9 @@ class Inbox:
     def take(self, tick: int) -> Arrivals:
         """Return the arrivals for this tick, and empty the inbox."""
         self._play_tracks(tick)
-        arrivals = Arrivals(self._configured, self._adapted, self.lora, self._turns, list(self.seats))
+        arrivals = Arrivals(self._configured, self._adapted, self.lora, self._turns, list(self.prepared))
         self._configured, self._adapted, self._turns = {}, False, []
-        self.seats.clear()
+        self.prepared.clear()
         return arrivals
 
     def _within(self, depth: int) -> int:

@@ -66,7 +66,7 @@ class Change:
 
 
 @dataclass(frozen=True, eq=False)
-class Setting:
+class KnobState:
     """The state of all knobs, and their tensors for the tick.
 
     Attributes:
@@ -83,12 +83,12 @@ class Setting:
     ready: tuple[torch.cuda.Event, ...] = ()
 
     @classmethod
-    def of(cls, knobs: Knobs, device: torch.device, lane: Lane) -> Setting:
+    def of(cls, knobs: Knobs, device: torch.device, lane: Lane) -> KnobState:
         """Make the state of these knobs."""
         every = {name: getattr(knobs, name) for name in KNOBS}
         return cls(Knobs()).turned(Change.prepare(every, device, lane), device, lane)
 
-    def turned(self, change: Change, device: torch.device, lane: Lane) -> Setting:
+    def turned(self, change: Change, device: torch.device, lane: Lane) -> KnobState:
         """Return the state after a change; never waits for the device.
 
         The bands are computed again where a factor or the wavelet changed.
@@ -106,7 +106,7 @@ class Setting:
             bands = {n: to_device(torch.from_numpy(to_band(h, wavelet))[:, None], device) for n, h in hosts.items()}
             mark = lane.mark() if bands else None
             events += [mark] if mark is not None else []
-        return Setting(knobs, curves, hosts, bands, tuple(event for event in events if not event.query()))
+        return KnobState(knobs, curves, hosts, bands, tuple(event for event in events if not event.query()))
 
     def value(self, name: str) -> Value | None:
         """Return a knob's number, or its curve on the device."""

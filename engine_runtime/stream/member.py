@@ -12,8 +12,8 @@ from ..config import StreamConfig
 from ..device.lane import Lane
 from ..engines.factors import Factors
 from .inbox import Listener
-from .knob_state import Setting
-from .prepared import Seat
+from .knob_state import KnobState
+from .prepared import Prepared
 from .request import Request
 from .tick import Tick
 
@@ -28,9 +28,9 @@ class Player(Protocol):
     log: Listener | None
     config: StreamConfig  # of it here: depth, spread, length_change
     opened: StreamConfig  # what it asked for, without what requests needed beyond that
-    latest: Setting
-    setting: Setting
-    waiting: deque[Seat]
+    latest: KnobState
+    setting: KnobState
+    waiting: deque[Prepared]
     since_admission: int
     hurried: int  # slots that were added and may be filled at once
     dropped: int

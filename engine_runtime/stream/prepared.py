@@ -12,7 +12,7 @@ from ..constants import LATENT_DIM
 from ..controls.knobs import KNOBS
 from ..controls.values import Value, is_constant, is_curve
 from ..device.lane import Lane
-from ..engines.base import Engine
+from ..engines.contract import Engine
 from ..errors import InputError
 from ..numerics.steps import start
 from .knob_state import column, to_device
@@ -28,7 +28,7 @@ def noise(seed: int, frames: int) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Seat:
+class Prepared:
     """A request, ready to be written into a ring.
 
     Attributes:
@@ -63,7 +63,7 @@ class Seat:
         return [self.latent, self.noise, *rows, *(m for m in maybe if isinstance(m, Tensor))]
 
     @classmethod
-    def prepare(cls, request: Request, engine: Engine, lane: Lane) -> Seat:
+    def prepare(cls, request: Request, engine: Engine, lane: Lane) -> Prepared:
         """Draw the noise and copy what is not on the device, on the caller's current stream.
 
         Raises:

@@ -56,7 +56,7 @@ class Scalars(NamedTuple):
     corrected: Any = 0.0
 
 
-class Move(NamedTuple):
+class SlotPlan(NamedTuple):
     """The part of one slot in a tick.
 
     Attributes:
@@ -72,7 +72,7 @@ class Move(NamedTuple):
     noise: int | None = None
 
 
-FREE = Move()
+FREE = SlotPlan()
 
 
 def noise_seed(seed: int, step: int) -> int:
@@ -95,7 +95,7 @@ class Slot:
     def frames(self) -> int:
         return self.request.frames if self.request is not None else 0
 
-    def move(self) -> Move:
+    def plan(self) -> SlotPlan:
         """Plan the slot's part in the coming tick."""
         request, gates = self.request, self.gates
         if request is None:
@@ -127,7 +127,7 @@ class Slot:
         )
         drawn = noise_seed(request.sampling.seed, self.step) if injected or (sde and t_next > 0.0) else None
         holds = tuple(part.holds(self.step, request.steps) for part in request.parts)
-        return Move(scalars, holds, gates, drawn)
+        return SlotPlan(scalars, holds, gates, drawn)
 
 
 class Ring:
@@ -165,9 +165,9 @@ class Ring:
             slot.request, slot.step = request, 0
         return slot
 
-    def plan(self) -> list[Move]:
+    def plan(self) -> list[SlotPlan]:
         """Plan the coming tick, one entry a slot."""
-        return [slot.move() for slot in self.slots]
+        return [slot.plan() for slot in self.slots]
 
     def advance(self) -> list[tuple[Slot, Request]]:
         """Count one step in every slot; free and return those that reached sigma 0, with their requests."""

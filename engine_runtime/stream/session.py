@@ -12,13 +12,13 @@ from ..constants import LATENT_HZ
 from ..controls.automation import Track
 from ..controls.knobs import Knobs
 from ..device.lane import Lane
-from ..engines.base import Engine
+from ..engines.contract import Engine
 from ..engines.factors import Factors
 from ..errors import InputError, SessionError
 from .inbox import Inbox, Listener
-from .knob_state import Change, Setting
+from .knob_state import Change, KnobState
 from .member import Finished
-from .prepared import Seat
+from .prepared import Prepared
 from .request import Request
 from .stage import Stage
 from .stats import Stats
@@ -58,8 +58,8 @@ class Session:
             stage.engine.device, stage.lane, config, knobs or Knobs(), stage.lock, lambda: stage.room_for(self)
         )
         self._lock = stage.lock
-        self.waiting: deque[Seat] = deque()
-        self.latest = self.setting = Setting.of(self._inbox.knobs, stage.engine.device, stage.lane)
+        self.waiting: deque[Prepared] = deque()
+        self.latest = self.setting = KnobState.of(self._inbox.knobs, stage.engine.device, stage.lane)
         with stage.lane.lock:  # nothing may come between on a lane that is being captured
             stage.receive(self.setting)
         self.since_admission = 1 << 30
@@ -86,16 +86,16 @@ class Session:
         """Queue a request. A full queue drops its oldest request, which is counted by the next step at the latest.
 
         Raises:
-            InputError: for a request of another model, that the knobs do not fit, or that a shared ring cannot seat.
+            InputError: for a request of another model, that the knobs do not fit, or that a shared ring cannot take.
             EngineLimitError: for more frames or tokens than the engine takes.
             SessionError: for a closed session.
         """
-        seat = Seat.prepare(request, self.engine, self.lane)
+        prepared = Prepared.prepare(request, self.engine, self.lane)
         self.stage.check(self, request)
         with self._lock:
             self._alive()
-            self._inbox.check(seat)
-            self._inbox.submit(seat)
+            self._inbox.check(prepared)
+            self._inbox.submit(prepared)
 
     def set(self, **changes: Any) -> None:
         """Set hot knobs, for the next tick of every slot in flight and for every later request.
@@ -111,7 +111,7 @@ class Session:
         change = self._inbox.prepare(changes)
         with self._lock:
             self._alive()
-            waiting = [seat.request for seat in (*self._inbox.seats, *self.waiting)]
+            waiting = [prepared.request for prepared in (*self._inbox.prepared, *self.waiting)]
             if changes.get("guidance_scale") is not None and "guidance_scale" not in change.still:
                 self._check_rows(waiting)
             if self.stage.frames is not None:
@@ -122,10 +122,10 @@ class Session:
 
     def submit_again(self, request: Request) -> None:
         """Queue a request of a replay, without the checks of `submit`: it passed them once."""
-        seat = Seat.prepare(request, self.engine, self.lane)
+        prepared = Prepared.prepare(request, self.engine, self.lane)
         with self._lock:
             self._alive()
-            self._inbox.submit(seat)
+            self._inbox.submit(prepared)
 
     def set_again(self, changes: dict[str, Any]) -> None:
         """Set knobs in a replay, without the checks of `set` against requests."""
@@ -216,12 +216,12 @@ class Session:
     def idle(self) -> bool:
         """Return true where nothing is queued and nothing in flight."""
         with self._lock:
-            return not self._inbox.seats and not self.waiting and not self.stage.ring.held(self)
+            return not self._inbox.prepared and not self.waiting and not self.stage.ring.held(self)
 
     @property
     def room(self) -> bool:
         """Return true where a request can be queued without dropping another."""
-        return len(self._inbox.seats) + len(self.waiting) < self.config.queue
+        return len(self._inbox.prepared) + len(self.waiting) < self.config.queue
 
     def close(self) -> None:
         """Drop what is queued or in flight, counted, and leave the stage. Closing twice is allowed."""
@@ -262,7 +262,7 @@ class Session:
     def adapted(self) -> Factors | None:
         return self._inbox.lora
 
-    # --- what a stage's Player does ----------------------------------------------------------------------------------
+    # --- what its stage calls ---
 
     def take_in(self, tick: Tick | None) -> None:
         """Take in all that arrived since the last step, in a fixed order: configuration, adapters, knobs, requests."""
@@ -273,7 +273,7 @@ class Session:
             if new.configured:
                 self.opened = replace(self.opened, **new.configured)
                 self.config = replace(self.config, **new.configured)
-            self.waiting += new.seats
+            self.waiting += new.prepared
             while len(self.waiting) > self.config.queue:
                 self.waiting.popleft()
                 self.dropped += 1
@@ -301,8 +301,8 @@ class Session:
 
     def shut(self) -> None:
         self.closed = True
-        self.dropped += len(self._inbox.seats) + len(self.waiting)
-        self._inbox.seats.clear()
+        self.dropped += len(self._inbox.prepared) + len(self.waiting)
+        self._inbox.prepared.clear()
         self.waiting.clear()
 
     def _turn(self, changes: Sequence[Change], tick: Tick | None) -> None:

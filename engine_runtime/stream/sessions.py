@@ -13,7 +13,7 @@ import torch
 from ..config import StreamConfig
 from ..controls.knobs import Knobs
 from ..device.lane import Lane
-from ..engines.base import Engine
+from ..engines.contract import Engine
 from ..errors import InputError, SessionError
 from .inbox import Listener
 from .session import Session

@@ -16,8 +16,8 @@ from ..constants import LATENT_DIM
 from ..controls.knobs import KNOBS
 from ..controls.values import Value
 from ..numerics.correction import filters, number_of
-from .knob_state import Setting
-from .prepared import GUIDANCE, Seat
+from .knob_state import KnobState
+from .prepared import GUIDANCE, Prepared
 from .ring import Gates
 
 NEUTRAL = {name: knob.neutral or 0.0 for name, knob in KNOBS.items()}
@@ -25,7 +25,7 @@ FACTORS = {"low": ("dcw_low",), "high": ("dcw_high",), "double": ("dcw_low", "dc
 CURVES = ("velocity_scale", "ode_noise", "sde", "target_strength", "channel_gain")  # of every request alike
 
 
-class Controls:
+class SlotBuffers:
     """Buffers by name, slot first.
 
     `[D, T, 64]`: `average` (momentum of the guidance), `negative` (a kept or virtual negative velocity), `noise`,
@@ -36,17 +36,17 @@ class Controls:
     def __init__(self, depth: int, frames: int, conditions: int, guidance: str, device: torch.device) -> None:
         self.depth, self.frames, self.conditions = depth, frames, conditions
         self.guidance, self.device = guidance, device
-        self.buffers: dict[str, Tensor] = {}
-        self.seats: list[Seat | None] = [None] * depth
+        self.tensors: dict[str, Tensor] = {}
+        self.prepared: list[Prepared | None] = [None] * depth
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.buffers[name]
+        return self.tensors[name]
 
     def buffer(self, name: str, *shape: int) -> Tensor:
         """Return a buffer `[D, *shape]`, made on its first use."""
-        if name not in self.buffers:
-            self.buffers[name] = torch.full((self.depth, *shape), NEUTRAL.get(name, 0.0), device=self.device)
-        return self.buffers[name]
+        if name not in self.tensors:
+            self.tensors[name] = torch.full((self.depth, *shape), NEUTRAL.get(name, 0.0), device=self.device)
+        return self.tensors[name]
 
     def band(self, name: str, wavelet: str) -> Tensor:
         """Return `dcw_low` or `dcw_high` for a wavelet.
@@ -59,29 +59,29 @@ class Controls:
     def latents(self, name: str) -> Tensor:
         return self.buffer(name, self.frames, LATENT_DIM)
 
-    def seat(self, slot: int, seat: Seat, setting: Setting) -> Gates:
+    def write(self, slot: int, prepared: Prepared, setting: KnobState) -> Gates:
         """Write all buffers of a slot for a request; returns its gates."""
-        self.seats[slot] = seat
-        request = seat.request
+        self.prepared[slot] = prepared
+        request = prepared.request
         uses_source = request.masked or request.sampling.solver == "sde"
         for name, tensor, used in (
-            ("noise", seat.noise, request.masked),
-            ("source", seat.source, uses_source),
-            ("mask", seat.mask, request.masked),
-            ("target", seat.target, True),
+            ("noise", prepared.noise, request.masked),
+            ("source", prepared.source, uses_source),
+            ("mask", prepared.mask, request.masked),
+            ("target", prepared.target, True),
         ):
             if tensor is not None and used:
                 self.latents(name)[slot].copy_(tensor)
         if request.guidance.mode != "off":
             self.latents("average")[slot].zero_()
         if request.guidance.mode == "self":
-            self.latents("negative")[slot].copy_(seat.noise)
+            self.latents("negative")[slot].copy_(prepared.noise)
         if self.conditions > 1:
-            self._weigh(slot, seat, setting)
+            self._weigh(slot, prepared, setting)
         self._own_guidance([slot], setting, GUIDANCE)
-        return self._gates(seat, setting)
+        return self._gates(prepared, setting)
 
-    def turn(self, span: slice, slots: Sequence[int], setting: Setting, names: Collection[str]) -> dict[int, Gates]:
+    def turn(self, span: slice, slots: Sequence[int], setting: KnobState, names: Collection[str]) -> dict[int, Gates]:
         """Write the knobs of these names for a span of slots at once; returns the gates of the occupied ones, `slots`.
         """
         for name in CURVES:
@@ -93,15 +93,16 @@ class Controls:
         self._own_guidance(slots, setting, [name for name in GUIDANCE if name in names])
         if self.conditions > 1 and "blend" in names:
             for slot in slots:
-                self._weigh(slot, self._seat(slot), setting)
+                self._weigh(slot, self._held(slot), setting)
         if any(name.startswith("dcw") for name in names):
             self._correct(span, setting)
-        return {slot: self._gates(self._seat(slot), setting) for slot in slots}
+        return {slot: self._gates(self._held(slot), setting) for slot in slots}
 
-    def _gates(self, seat: Seat, setting: Setting) -> Gates:
-        knobs, neutral, request = setting.knobs, setting.knobs.neutral, seat.request
-        rows = self._rows_of(seat)
-        still = {n: n in (seat.still if getattr(knobs, n) is None else neutral) for n in ("guidance_scale", "rescale")}
+    def _gates(self, prepared: Prepared, setting: KnobState) -> Gates:
+        knobs, neutral, request = setting.knobs, setting.knobs.neutral, prepared.request
+        rows = self._rows_of(prepared)
+        own = prepared.still
+        still = {n: n in (own if getattr(knobs, n) is None else neutral) for n in ("guidance_scale", "rescale")}
         answers = request.guidance.mode == "self" or rows != "off"
         return Gates(
             negative=rows,
@@ -117,54 +118,54 @@ class Controls:
             else 0,
         )
 
-    def _seat(self, slot: int) -> Seat:
-        seat = self.seats[slot]
-        assert seat is not None
-        return seat
+    def _held(self, slot: int) -> Prepared:
+        prepared = self.prepared[slot]
+        assert prepared is not None
+        return prepared
 
     def free(self, slot: int) -> None:
         """Release the tensors of a finished request."""
-        self.seats[slot] = None
+        self.prepared[slot] = None
 
-    def take(self, slot: int, other: Controls, theirs: int) -> None:
+    def take(self, slot: int, other: SlotBuffers, theirs: int) -> None:
         """Copy a slot of another ring of the same length and number of conditions."""
-        self.seats[slot] = other.seats[theirs]
-        for name, tensor in other.buffers.items():
+        self.prepared[slot] = other.prepared[theirs]
+        for name, tensor in other.tensors.items():
             self.buffer(name, *tensor.shape[1:])[slot].copy_(tensor[theirs])
 
-    def _rows_of(self, seat: Seat) -> str:
+    def _rows_of(self, prepared: Prepared) -> str:
         """Return the mode in which a slot decodes its negative; `off` where the ring has no rows for it."""
-        guidance = seat.request.guidance
-        answers = guidance.decodes and seat.request.first.null_tokens is not None
+        guidance = prepared.request.guidance
+        answers = guidance.decodes and prepared.request.first.null_tokens is not None
         return guidance.mode if answers and more_rows(guidance.mode, self.guidance) == self.guidance else "off"
 
-    def _own_guidance(self, slots: Sequence[int], setting: Setting, names: Collection[str]) -> None:
+    def _own_guidance(self, slots: Sequence[int], setting: KnobState, names: Collection[str]) -> None:
         """Write the requests' own scale, momentum and rescale, except where a knob overrides them."""
         for slot in slots:
-            seat = self._seat(slot)
+            prepared = self._held(slot)
             for name in names:
-                if seat.request.guidance.mode != "off" and getattr(setting.knobs, name) is None:
-                    assign(self._wide(name)[slot], seat.guidance[name])
+                if prepared.request.guidance.mode != "off" and getattr(setting.knobs, name) is None:
+                    assign(self._wide(name)[slot], prepared.guidance[name])
 
-    def _weigh(self, slot: int, seat: Seat, setting: Setting) -> None:
+    def _weigh(self, slot: int, prepared: Prepared, setting: KnobState) -> None:
         """Write the weights of the conditions, each times `max(0, 1 - |b - j|)` with a blend `b`; a single one weighs
         1.
 
         A blend beyond the last condition counts as the last.
         """
         weights = self.buffer("weights", self.conditions, self.frames, 1)[slot].zero_()
-        if len(seat.weights) == 1:
+        if len(prepared.weights) == 1:
             weights[0].fill_(1.0)
             return
-        blend, last = setting.value("blend"), len(seat.weights) - 1
-        for j, weight in enumerate(seat.weights):
+        blend, last = setting.value("blend"), len(prepared.weights) - 1
+        for j, weight in enumerate(prepared.weights):
             assign(weights[j], weight)
             if isinstance(blend, Tensor):
                 weights[j].mul_((1.0 - (blend.clamp_max(last) - j).abs()).clamp_min(0.0))
             elif blend is not None:
                 weights[j].mul_(max(0.0, 1.0 - abs(min(blend, last) - j)))
 
-    def _correct(self, span: slice, setting: Setting) -> None:
+    def _correct(self, span: slice, setting: KnobState) -> None:
         """Write the factors of DCW: a number for each wavelet coefficient; in mode pix one for each frame."""
         knobs = setting.knobs
         if not knobs.dcw:
@@ -182,7 +183,7 @@ class Controls:
 
     def _put(self, span: slice, name: str, value: Value | None, neutral: bool) -> None:
         """Write a knob for a span of slots; a neutral knob makes no buffer."""
-        if value is not None and not (neutral and name not in self.buffers):
+        if value is not None and not (neutral and name not in self.tensors):
             assign(self._wide(name)[span], value)
 
 

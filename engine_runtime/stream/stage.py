@@ -12,12 +12,12 @@ import torch
 from ..config import StreamConfig, more_rows
 from ..device.lane import Lane
 from ..device.memory import is_shortage
-from ..engines.base import Engine
+from ..engines.contract import Engine
 from ..engines.factors import Factors
 from ..errors import InputError, MemoryShortage, SessionError
-from .knob_state import Setting
+from .knob_state import KnobState
 from .member import Finished, Player
-from .prepared import Seat
+from .prepared import Prepared
 from .request import Request
 from .ring import Ring, Slot
 from .stats import TickClock
@@ -108,7 +108,7 @@ class Stage:
                     done += self.ring.advance()
                 latents = [tick.read(slot.index) for slot, _ in done]
             for slot, request in done:
-                tick.controls.free(slot.index)
+                tick.buffers.free(slot.index)
                 with self.lock:
                     slot.owner.count(request)
             mark = self.lane.done() if done else None
@@ -154,7 +154,7 @@ class Stage:
             if len(self.sessions) == 1:
                 self._let_go()
 
-    def receive(self, given: Seat | Setting | Factors) -> None:
+    def receive(self, given: Prepared | KnobState | Factors) -> None:
         """Order the lane after the work that made these tensors."""
         for event in given.ready if isinstance(given.ready, tuple) else (given.ready,):
             self.lane.wait(event)
@@ -183,7 +183,7 @@ class Stage:
         """Empty a session's slots; returns how many were occupied."""
         if self.tick is not None:
             for slot in self.ring.held(session):
-                self.tick.controls.free(slot.index)
+                self.tick.buffers.free(slot.index)
         return self.ring.clear(session)
 
     def _let_go(self) -> None:
@@ -266,16 +266,18 @@ class Stage:
     def _admitted(self, session: Player) -> bool:
         """Put the session's next request into a slot; returns false where none may enter now."""
         with self.lock:
-            seat = session.waiting[0] if session.waiting else None
-        if seat is None or self._paused(session, seat.request) or (tick := self._fitting(session, seat)) is None:
+            prepared = session.waiting[0] if session.waiting else None
+        if prepared is None or self._paused(session, prepared.request):
+            return False
+        if (tick := self._fitting(session, prepared)) is None:
             return False
         with self.lock:
-            slot = self.ring.admit(session, seat.request)
+            slot = self.ring.admit(session, prepared.request)
             if slot is None:
                 return False
             session.waiting.popleft()
-        self.receive(seat)
-        slot.gates = tick.write(slot.index, seat, session.setting)
+        self.receive(prepared)
+        slot.gates = tick.write(slot.index, prepared, session.setting)
         session.since_admission, session.hurried = 0, max(0, session.hurried - 1)
         return True
 
@@ -284,12 +286,12 @@ class Stage:
         spread = session.config.spread and bool(self.ring.held(session)) and not session.hurried
         return spread and session.since_admission < -(-request.steps // session.config.depth)
 
-    def _fitting(self, session: Player, seat: Seat) -> Tick | None:
-        """Return the tick if it can seat the request, else None.
+    def _fitting(self, session: Player, prepared: Prepared) -> Tick | None:
+        """Return the tick if it can take the request, else None.
 
         An empty ring of a single session is rebuilt so that it can.
         """
-        request, tick = seat.request, self.tick
+        request, tick = prepared.request, self.tick
         parts, rows = len(request.parts), self.rows_of(session, request)
         if tick and self._fits(request, tick.frames, tick.tokens, tick.conditions, tick.guidance, rows):
             return tick
@@ -334,7 +336,7 @@ class Stage:
         return request.guidance.rows(opened.guidance != "off" or opened.hot_guidance or turned)
 
     def check(self, session: Player, request: Request) -> None:
-        """Raise `InputError` for a request that a shared ring can never seat."""
+        """Raise `InputError` for a request that a shared ring can never take."""
         c, rows = self.config, self.rows_of(session, request)
         if self.frames is None or self._fits(request, self.frames, c.tokens, c.conditions, c.guidance, rows):
             return

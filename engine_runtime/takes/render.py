@@ -13,7 +13,7 @@ from torch import Tensor
 from ..config import NO_GUIDANCE, Guidance, Sampling, StreamConfig, more_rows
 from ..controls.automation import Track
 from ..controls.knobs import Knobs
-from ..engines.base import Engine
+from ..engines.contract import Engine
 from ..engines.factors import required
 from ..errors import InputError, check_range
 from ..lora.stack import Mix, stack

@@ -11,7 +11,7 @@ from operator import attrgetter
 
 from torch import Tensor
 
-from ..engines.base import Engine
+from ..engines.contract import Engine
 from ..errors import TakeError, plain
 from ..lora.adapter import Adapter
 from ..lora.stack import stack

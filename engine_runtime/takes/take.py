@@ -23,7 +23,7 @@ from ..config import StreamConfig
 from ..constants import KINDS, MAX_ROWS, VERSION
 from ..controls.knobs import Knobs
 from ..device.memory import guarded, is_shortage
-from ..engines.base import Engine
+from ..engines.contract import Engine
 from ..engines.factors import Factors
 from ..errors import FileError, InputError, TakeError
 from ..files import parse_json, typed, write_whole

@@ -8,7 +8,7 @@ from ...engine_runtime.errors import EngineBuildError, EngineError, EngineFileEr
 from . import folders, host
 
 if TYPE_CHECKING:
-    from ...engine_runtime.engines.base import Engine
+    from ...engine_runtime.engines.contract import Engine
     from ...engine_runtime.models.loading import Model
     from ...engine_runtime.trt.loader import Place
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...engine_runtime.config import Sampling
-    from ...engine_runtime.engines.base import Engine
+    from ...engine_runtime.engines.contract import Engine
     from ...engine_runtime.stream.request import Condition, Part
 
 

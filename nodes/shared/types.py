@@ -5,7 +5,7 @@ from .comfy import io
 CATEGORY = "Ostinato"
 
 Model = io.Custom("OSTINATO_MODEL")  # engine_runtime.models.loading.Model
-Engine = io.Custom("OSTINATO_ENGINE")  # engine_runtime.engines.base.Engine
+Engine = io.Custom("OSTINATO_ENGINE")  # engine_runtime.engines.contract.Engine
 Condition = io.Custom("OSTINATO_CONDITION")  # engine_runtime.stream.request.Condition, or a tuple of Part
 Guidance = io.Custom("OSTINATO_GUIDANCE")  # fields of engine_runtime.config.Guidance, see carried.py
 Knobs = io.Custom("OSTINATO_KNOBS")  # fields of engine_runtime.controls.knobs.Knobs, see carried.py

@@ -11,7 +11,7 @@ import torch
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.device.capture import MOST, Capture
 from ostinato.engine_runtime.device.lane import Lane
-from ostinato.engine_runtime.engines.base import LIMITS
+from ostinato.engine_runtime.engines.contract import LIMITS
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.lora.stack import stack
 from ostinato.engine_runtime.models.loading import load

@@ -9,7 +9,7 @@ import torch
 from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.controls.automation import Track
 from ostinato.engine_runtime.controls.knobs import KNOBS, Knobs
-from ostinato.engine_runtime.engines.base import LIMITS
+from ostinato.engine_runtime.engines.contract import LIMITS
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.models.conditioning import encode_prompt
 from ostinato.engine_runtime.models.loading import load

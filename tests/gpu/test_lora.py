@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
-from ostinato.engine_runtime.engines.base import LIMITS
+from ostinato.engine_runtime.engines.contract import LIMITS
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.lora.stack import merged, stack
 from ostinato.engine_runtime.models.loading import load

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from ostinato.cli.graph import widget_of
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
-from ostinato.engine_runtime.engines.base import LIMITS
+from ostinato.engine_runtime.engines.contract import LIMITS
 from ostinato.engine_runtime.models.prompt import Prompt
 from ostinato.nodes.encode_prompt import EncodePrompt
 from ostinato.nodes.engine import Engine

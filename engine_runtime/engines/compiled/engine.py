@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...constants import CONTEXT_DIM, LATENT_DIM, PATCH
 from ...device.memory import guarded
-from ..base import LIMITS, Limits, Rows
+from ..contract import LIMITS, Limits, Rows
 from ..factors import Targets
 from . import plain
 from .adapters import Adapters

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..base import Rows
+from ..contract import Rows
 from ..factors import Factors
 from .adapters import Adapters, Resident
 from .weights import Weights

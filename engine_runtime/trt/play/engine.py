@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...constants import PATCH
-from ...engines.base import Limits, Rows
+from ...engines.contract import Limits, Rows
 from ...engines.factors import Targets
 from ...engines.profiles import Profile, smallest
 from ...engines.prove import Proof, gpu_name
@@ -30,7 +30,7 @@ VELOCITY = "velocity"
 
 
 class TrtEngine:
-    """An `engines.base.Engine` on an execution context.
+    """An `engines.contract.Engine` on an execution context.
 
     Rows are bound where they lie. The velocity lies in a buffer that the next call overwrites. All calls of one engine
     are made by the holder of the device's lane lock, on the lane's stream.

@@ -462,7 +462,11 @@ def test_a_soak_ends_with_the_work_it_began_with(monkeypatch):
         plain(self)
         session = self.session
         blocks[-1].append(
-            (session.config.depth, str(session.knobs.dcw_mode), [s.request.sampling.seed for s in session._inbox.seats])
+            (
+                session.config.depth,
+                str(session.knobs.dcw_mode),
+                [waiting.request.sampling.seed for waiting in session._inbox.prepared],
+            )
         )
 
     plain = soak_module._Player._act

@@ -9,7 +9,7 @@ import torch
 from ostinato.engine_runtime.audio.decode import decode, decode_clips
 from ostinato.engine_runtime.audio.encode import encode_audio, encode_timbre
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
-from ostinato.engine_runtime.engines.base import Rows
+from ostinato.engine_runtime.engines.contract import Rows
 from ostinato.engine_runtime.errors import MemoryShortage
 from ostinato.engine_runtime.models.conditioning import encode_prompt
 from ostinato.engine_runtime.models.engines import eager_engine

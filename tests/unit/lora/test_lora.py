@@ -11,7 +11,7 @@ import torch
 from ostinato.cli.main import app
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.device.lane import Lane
-from ostinato.engine_runtime.engines.base import LIMITS
+from ostinato.engine_runtime.engines.contract import LIMITS
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.engines.factors import KINDS, Targets
 from ostinato.engine_runtime.errors import InputError, TakeError

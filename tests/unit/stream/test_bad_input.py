@@ -11,7 +11,7 @@ import pytest
 import torch
 from ostinato.engine_runtime.audio.decode import decode, decode_clips
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig, frames_of
-from ostinato.engine_runtime.engines.base import Limits
+from ostinato.engine_runtime.engines.contract import Limits
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.errors import EngineLimitError, InputError, OstinatoError
 from ostinato.engine_runtime.models.conditioning import encode_prompt

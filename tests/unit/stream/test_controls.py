@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ostinato.engine_runtime.config import ROW_MODES, Guidance, Sampling
 from ostinato.engine_runtime.controls.knobs import Knobs
-from ostinato.engine_runtime.engines.base import Limits
+from ostinato.engine_runtime.engines.contract import Limits
 from ostinato.engine_runtime.stream.request import Part, Request, Target
 
 from ... import reference

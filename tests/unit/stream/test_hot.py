@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.controls.knobs import KNOBS, Knobs
 from ostinato.engine_runtime.device.lane import Lane
-from ostinato.engine_runtime.engines.base import Limits
+from ostinato.engine_runtime.engines.contract import Limits
 from ostinato.engine_runtime.errors import InputError
 from ostinato.engine_runtime.stream.request import Part, Request, Target
 from torch.profiler import ProfilerActivity, profile

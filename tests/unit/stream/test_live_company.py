@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ostinato.engine_runtime.config import ROW_MODES
 from ostinato.engine_runtime.controls.knobs import Knobs
-from ostinato.engine_runtime.engines.base import Limits
+from ostinato.engine_runtime.engines.contract import Limits
 from ostinato.engine_runtime.models.engines import eager_engine
 from ostinato.engine_runtime.stream.request import Part, Request
 

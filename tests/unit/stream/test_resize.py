@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.controls.knobs import Knobs
 from ostinato.engine_runtime.device.lane import Lane
-from ostinato.engine_runtime.engines.base import Limits
+from ostinato.engine_runtime.engines.contract import Limits
 from ostinato.engine_runtime.errors import InputError
 from ostinato.engine_runtime.stream.request import Request
 

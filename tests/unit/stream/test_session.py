@@ -11,7 +11,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
-from ostinato.engine_runtime.engines.base import Limits, Rows
+from ostinato.engine_runtime.engines.contract import Limits, Rows
 from ostinato.engine_runtime.errors import InputError, MemoryShortage, SessionError
 from ostinato.engine_runtime.models.engines import eager_engine
 from ostinato.engine_runtime.stream import sessions as runtime_module
@@ -140,7 +140,7 @@ def test_every_request_ends_once(actions: list, depth: int, queue: int, spread: 
             asked.append(request(frames, steps, guided, tokens, seed=len(asked)))
             session.submit(asked[-1])
     if drain:
-        beyond = max(0, len(session._inbox.seats) + len(session.waiting) - queue)
+        beyond = max(0, len(session._inbox.prepared) + len(session.waiting) - queue)
         dropped = session.stats().dropped + beyond
         out += session.play([])
         assert session.idle and session.stats().dropped == dropped

@@ -16,7 +16,7 @@ import torch
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.controls.automation import Track
 from ostinato.engine_runtime.controls.knobs import Knobs
-from ostinato.engine_runtime.engines.base import Limits
+from ostinato.engine_runtime.engines.contract import Limits
 from ostinato.engine_runtime.errors import EngineLimitError, InputError, MemoryShortage, OstinatoError, SessionError
 from ostinato.engine_runtime.lora.stack import stack
 from ostinato.engine_runtime.models.engines import eager_engine

@@ -8,7 +8,7 @@ import pytest
 import torch
 from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.device.lane import Lane
-from ostinato.engine_runtime.engines.base import Limits, Rows
+from ostinato.engine_runtime.engines.contract import Limits, Rows
 from ostinato.engine_runtime.models.engines import eager_engine
 from ostinato.engine_runtime.stream.request import Part, Request
 from ostinato.engine_runtime.stream.tick import Tick
@@ -120,7 +120,7 @@ def test_an_unguided_ring_has_no_negative_rows():
 
 def buffers(tick):
     rows = {f"rows.{k}": v for k, v in vars(tick.rows).items() if isinstance(v, torch.Tensor)}
-    return {**rows, **tick.controls.buffers, "x": tick.x, "velocity": tick.velocity, "table": tick.table}
+    return {**rows, **tick.buffers.tensors, "x": tick.x, "velocity": tick.velocity, "table": tick.table}
 
 
 CONDITION = ["rows.encoder_hidden_states", "rows.encoder_attention_mask", "rows.context_latents"]

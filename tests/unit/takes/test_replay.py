@@ -20,7 +20,7 @@ from ostinato.cli.main import app
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.controls.automation import Track
 from ostinato.engine_runtime.controls.knobs import DCW_MODES, KNOBS, WAVELETS, Knobs
-from ostinato.engine_runtime.engines.base import Engine
+from ostinato.engine_runtime.engines.contract import Engine
 from ostinato.engine_runtime.errors import InputError, MemoryShortage, TakeError
 from ostinato.engine_runtime.models.engines import eager_engine
 from ostinato.engine_runtime.models.loading import load

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from ostinato.engine_runtime.device.lane import Lane
-from ostinato.engine_runtime.engines.base import LIMITS
+from ostinato.engine_runtime.engines.contract import LIMITS
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.engines.factors import Targets
 from ostinato.engine_runtime.errors import EngineError, InputError
