@@ -120,7 +120,7 @@ def _write(model: Model, played: Replay, prefix: str) -> list[str]:
     model.ready()
     files = []
     for latent in played.latents:
-        files += write_audio(layout.to_audio(decode_clips(model.pipe.vae, [latent])), prefix)
+        files += write_audio(layout.to_audio(decode_clips(model.pipe.vae, [latent]), model.spec.sample_rate), prefix)
     return files
 
 

@@ -13,8 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ostinato.engine_runtime.audio import decode as module
 from ostinato.engine_runtime.audio.decode import decode, decode_clips, margin_frames
-from ostinato.engine_runtime.constants import HOP
 from ostinato.engine_runtime.errors import InputError
+
+HOP = 1920  # samples a frame
 
 TINY, FULL = (10, 8, 6, 4), (2, 4, 4, 6, 10)  # strides of the preset's VAE, and of ACE-Step 1.5's
 
@@ -121,7 +122,8 @@ def test_cross_fades_sum_to_one(frames: int, window: int) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_run", ones)
-        audio = decode(SimpleNamespace(config=SimpleNamespace(audio_channels=2)), latents(1, frames), window)
+        config = SimpleNamespace(audio_channels=2, decoder_input_channels=64)
+        audio = decode(SimpleNamespace(config=config, upsampling_ratios=FULL), latents(1, frames), window)
     assert audio.shape[2] == frames * HOP
     assert torch.allclose(audio, torch.ones_like(audio), rtol=0, atol=1e-6)
 
