@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..constants import PATCH
 from .case import Case
 
 COLD = 256 << 20  # bytes that a product's buffers take in all: several times the L2 cache of any GPU
@@ -65,7 +64,8 @@ def _pass(config: Mapping[str, Any], rows: int, frames: int, share: float = 1.0)
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     q = config["num_attention_heads"] * config["head_dim"]
     kv = 2 * config["num_key_value_heads"] * config["head_dim"]
-    m, patch = rows * -(-frames // PATCH), config["patch_size"]
+    patch = config["patch_size"]
+    m = rows * -(-frames // patch)
     layers = config["num_hidden_layers"] * share
     return [
         Product(m, q + kv, hidden, layers),

@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..config import MODES, SOLVERS, Guidance, Sampling, StreamConfig, frames_of
-from ..constants import CONTEXT_DIM, LATENT_DIM
+from ..config import MODES, SOLVERS, Guidance, Sampling, StreamConfig
 from ..controls.knobs import KNOBS, Knob, Knobs
 from ..engines.contract import Engine
 from ..errors import check_whole
@@ -132,7 +131,7 @@ def soak(
     try:
         config = StreamConfig(guidance="full", tokens=_Player.TOKENS, queue=4, spread=False)
         with runtime().playing(f"soak {next(_ids)}", engine, config) as session:
-            player = _Player(session, engine, frames_of(seconds), on_tick, ticks)
+            player = _Player(session, engine, engine.spec.frames_of(seconds), on_tick, ticks)
             player.block(seed, block)
             first = [player.block(seed + i, block) for i in range(ends)]
             between = [player.block(seed + i, block) for i in range(ends, count - ends)]
@@ -208,18 +207,19 @@ class _Player:
         r = self._random
         condition = Condition(
             self._drawn(r.randint(1, self.TOKENS), self.engine.width),
-            self._drawn(self.frames, CONTEXT_DIM),
+            self._drawn(self.frames, self.engine.spec.context),
             self._drawn(1, self.engine.width),
         )
         sampling = Sampling(r.choice(STEPS), seed=r.randrange(2**32), solver=r.choice(SOLVERS))
         guidance = Guidance(r.uniform(1.0, 8.0), mode=r.choice(MODES))
         shape: dict[str, Any] = {}
         if r.random() < 0.5:
-            shape["source"] = self._drawn(self.frames, LATENT_DIM)
+            shape["source"] = self._drawn(self.frames, self.engine.spec.channels)
             if r.random() < 0.5:
-                shape |= {"mask": (self._drawn(self.frames, LATENT_DIM) > 0).float(), "mask_strength": (1.0, 0.5)}
+                mask = (self._drawn(self.frames, self.engine.spec.channels) > 0).float()
+                shape |= {"mask": mask, "mask_strength": (1.0, 0.5)}
         if r.random() < 0.5:
-            shape["target"] = Target(self._drawn(self.frames, LATENT_DIM))
+            shape["target"] = Target(self._drawn(self.frames, self.engine.spec.channels))
         return Request(condition, sampling, guidance, **shape)
 
     def _value(self, knob: Knob) -> Any:

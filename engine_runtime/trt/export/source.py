@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from diffusers import AutoencoderOobleck
 
-from ...constants import LATENT_DIM, RANDOM, SAMPLE_RATE
+from ...constants import RANDOM
 from ...errors import InputError
 from ...files import read_json
 from ...models.loading import load
 from ...models.sized import filled, sized_decoder
+from ...spec import ACE_STEP
 from ..files.folder import write_whole
 from ..files.sidecar import MAX_BYTES
 from ..files.spec import BuildSpec
@@ -26,7 +27,11 @@ LOADED = 0.15  # share of an export spent on loading, at 2B size on two cores
 Say = Callable[[float, str], None]
 
 # ACE-Step 1.5's VAE at 48 kHz and 25 latents a second.
-_VAE = {"downsampling_ratios": [2, 4, 4, 6, 10], "decoder_input_channels": LATENT_DIM, "sampling_rate": SAMPLE_RATE}
+_VAE = {
+    "downsampling_ratios": [2, 4, 4, 6, 10],
+    "decoder_input_channels": ACE_STEP.channels,
+    "sampling_rate": ACE_STEP.sample_rate,
+}
 
 
 def export_spec(spec: BuildSpec, folder: Path, library: str, say: Say) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from ostinato.engine_runtime.audio.decode import FADE, decode, margin_frames
-from ostinato.engine_runtime.constants import HOP
 from ostinato.engine_runtime.engines.profiles import Profile, Span
 from ostinato.engine_runtime.engines.prove import Proof, Refused
 from ostinato.engine_runtime.errors import EngineError, EngineLimitError, InputError
@@ -16,6 +15,8 @@ from ostinato.engine_runtime.trt.play import tensorrt
 from .... import trt_stand_in as stand_in
 from ....helpers import drawn
 from ....trt_plan import VaeHalf
+
+HOP = 1920  # samples a frame
 
 WIDE = Profile(Span(1, 2, 3), Span(1, 20, 60))
 CPU = torch.device("cpu")
