@@ -38,7 +38,7 @@ def from_latent(latent: dict[str, Any], name: str, spec: ModelSpec = ACE_STEP) -
     if samples.ndim != 3 or samples.shape[1] != spec.channels or 0 in samples.shape:
         raise InputError(
             f"{name} has shape {list(samples.shape)}",
-            f"an {spec.name} latent is [batch, {spec.channels}, frames]",
+            f"a latent of {spec.name} is [batch, {spec.channels}, frames]",
             "connect Source Audio, Stream Denoise or an ACE-Step 1.5 latent node",
         )
     return clips(samples)
