@@ -6,7 +6,7 @@ B clips, T frames of C channels, `hop` samples a frame: the VAE's own. ACE-Step 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -15,8 +15,6 @@ from torch import Tensor
 from ..device.memory import guarded
 from ..errors import InputError, check_range
 from ..stream.request import check_tensor
-
-FADE = 2  # frames over which neighbouring windows cross-fade
 
 
 class Vae(Protocol):
@@ -86,9 +84,10 @@ def decode(vae: Vae, latents: Tensor, window: int = 0) -> Tensor:
         if not 0 < window < frames:
             return _run(vae, latents, 0, frames)
         hop = hop_of(vae)
-        audio = torch.zeros(latents.shape[0], vae.config.audio_channels, frames * hop, device=latents.device)
-        for start, weighted in windows(vae, latents, window):
-            audio[:, :, start * hop : start * hop + weighted.shape[2]] += weighted
+        audio = torch.empty(latents.shape[0], vae.config.audio_channels, frames * hop, device=latents.device)
+        for start in range(0, frames, window):
+            stop = min(frames, start + window)
+            audio[:, :, start * hop : stop * hop] = _run(vae, latents, start, stop)
         return audio
 
 
@@ -110,21 +109,6 @@ def decode_clips(
         between()
         audio.append(decode(vae, clip[None], window))
     return torch.cat(audio)
-
-
-def windows(vae: Vae, latents: Tensor, window: int) -> Iterator[tuple[int, Tensor]]:
-    """Yield windows of audio that sum to the whole: (first frame, `[B, A, samples]` with its cross-fades applied)."""
-    frames = latents.shape[1]
-    fade = min(FADE, window // 2)
-    ramp = torch.linspace(0.0, 1.0, fade * hop_of(vae), device=latents.device)
-    for start in range(0, frames, window):
-        first, stop = max(0, start - fade), min(frames, start + window)
-        audio = _run(vae, latents, first, stop)
-        if first < start:
-            audio[:, :, : ramp.numel()] *= ramp
-        if stop < frames and fade:
-            audio[:, :, -ramp.numel() :] *= 1.0 - ramp
-        yield first, audio
 
 
 def _run(vae: Vae, latents: Tensor, start: int, stop: int) -> Tensor:

@@ -49,16 +49,16 @@ class Windows:
         stream = torch.cuda.Stream(self.vae.device)
         stream.wait_stream(torch.cuda.default_stream(self.vae.device))  # which drew the latents
         since = time.perf_counter()
-        with torch.cuda.device(self.vae.device), torch.cuda.stream(stream):
+        with torch.cuda.stream(stream):  # which makes its device the current one
             while len(marks) < count and not self._stop.wait(self._pause(since, len(marks))):
                 begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-                begin.record()
+                begin.record(stream)
                 self.vae.decoder(self._latents)
-                end.record()
+                end.record(stream)
                 marks.append((begin, end))
                 if len(marks) > AHEAD:
                     marks[-1 - AHEAD][1].synchronize()
-            torch.cuda.current_stream().synchronize()
+            stream.synchronize()
         self.ms += [begin.elapsed_time(end) for begin, end in marks]
 
     def _pause(self, since: float, done: int) -> float:

@@ -14,6 +14,7 @@ import torch
 from diffusers import AceStepPipeline
 
 from ..constants import PRESETS
+from ..device import gpu
 from ..device.memory import guarded
 from ..errors import InputError, ModelError
 from ..files import read_bytes
@@ -69,14 +70,13 @@ def pick_device(choice: str) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise InputError("the device is cuda", "this PyTorch sees no CUDA device", "use auto or cpu")
-    return torch.device("cuda", torch.cuda.current_device())
+    return gpu.current()
 
 
 def pick_dtype(choice: str, device: torch.device) -> torch.dtype:
     """Choose a dtype; `auto` is bfloat16 on a GPU that computes in it, else float32. Raises `InputError`."""
     if choice == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if fast else torch.float32
+        return torch.bfloat16 if gpu.computes_in_bfloat16(device) else torch.float32
     if choice not in DTYPES:
         raise InputError(f"the precision is {choice!r}", f"allowed are auto, {', '.join(DTYPES)}", "choose one")
     return DTYPES[choice]

@@ -85,9 +85,9 @@ def compare(
 
 def this_gpu() -> torch.device:
     """Return the current CUDA device."""
-    import torch
+    from ...device.gpu import current
 
-    return torch.device("cuda", torch.cuda.current_device())
+    return current()
 
 
 def joined(proofs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from ..library.preflight import install, wheels
 from ..library.process import ask
 
 if TYPE_CHECKING:
+    import torch
+
     from ...models.loading import Model
     from ..play.tensorrt import MakeRoom
     from .check import Opened
@@ -90,21 +92,28 @@ def _asked(flavor: str, installed: tuple[tuple[str, str], ...]) -> str | Ostinat
         return error
 
 
-def here(flavor: str, library: str) -> Expect:
-    """Return what an engine must be to run here: library and, where there is one, GPU."""
+def here(flavor: str, library: str, device: torch.device | None = None) -> Expect:
+    """Return what an engine must be to run here: library and, where there is one, GPU.
+
+    Args:
+        device: where it will run; None is the current CUDA device.
+    """
     import torch
 
-    if not torch.cuda.is_available():
+    from ...device.gpu import current
+
+    if not torch.cuda.is_available() or (device is not None and device.type != "cuda"):
         return Expect(flavor, library)
-    return Expect(flavor, library, torch.cuda.get_device_capability(), torch.cuda.get_device_name())
+    device = device or current()
+    return Expect(flavor, library, torch.cuda.get_device_capability(device), torch.cuda.get_device_name(device))
 
 
-def expects() -> dict[str, Expect | OstinatoError]:
+def expects(device: torch.device | None = None) -> dict[str, Expect | OstinatoError]:
     """Return `here` for each flavor, or the error that says why it cannot be used."""
     found: dict[str, Expect | OstinatoError] = {}
     for flavor in FLAVORS.values():
         try:
-            found[flavor] = here(flavor, library_of(flavor))
+            found[flavor] = here(flavor, library_of(flavor), device)
         except OstinatoError as error:
             found[flavor] = error
     return found
@@ -177,7 +186,8 @@ def check_here(
 
     trust = trust or Trust()
     flavor = examine(plan, Expect(), trust).flavor
-    place = here(flavor, library_of(flavor))
+    device = None if engine is None else engine.device
+    place = here(flavor, library_of(flavor), device)
     sidecar = examine(plan, place, trust) if engine is None else engine.sidecar
     if place.capability is None:
         raise EngineBuildError("this PyTorch sees no CUDA device", "the check runs on a GPU", "run it where it plays")
@@ -189,7 +199,7 @@ def check_here(
         return b""
 
     try:
-        proof = compare(sidecar, place, this_gpu(), read, seed, tell, model, make_room, engine)
+        proof = compare(sidecar, place, device or this_gpu(), read, seed, tell, model, make_room, engine)
     except Refused:
         trust.write_proof(plan, None, sidecar)
         raise

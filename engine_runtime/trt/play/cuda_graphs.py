@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 import torch
 
 from ...device.capture import Step, captured
+from ...device.gpu import capturing
 from ...errors import EngineError
 from ..library.messages import LOG
 
@@ -36,7 +37,7 @@ class Graphs:
 
     def launch(self, key: Hashable, enqueue: Callable[[], None]) -> None:
         """Enqueue on the current stream, by a graph where there is one."""
-        if self._allowed and torch.cuda.is_current_stream_capturing():  # the caller's graph includes it
+        if self._allowed and capturing():  # the caller's graph includes it
             enqueue()
             return
         if self._allowed and key in self._seen and key not in self._captured:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ...device.gpu import on
 from ...errors import EngineError
 from ..library.flavor import Flavor, to_torch
 from ..library.messages import Errors, checked, failed
@@ -99,7 +100,8 @@ class Executor:
             if self.engine is None:
                 raise EngineError("the engine is closed", "only an open one plays", "load it again")
             if self._context is None:
-                self._context = self._make(self.engine)
+                with on(self.device):
+                    self._context = self._make(self.engine)
             return self._context
 
     def run(self, inputs: Mapping[str, Tensor], profile: int) -> dict[str, Tensor]:
@@ -116,7 +118,8 @@ class Executor:
             EngineError: for inputs of another dtype, device or layout, the default stream, or a call that failed. The
                 next run sets everything again.
         """
-        with self.lock, torch.inference_mode(False), torch.no_grad():  # the buffers outlive the caller's inference mode
+        # the buffers outlive the caller's inference mode; the library runs on the current device
+        with self.lock, on(self.device), torch.inference_mode(False), torch.no_grad():
             context, stream = self.context, self._stream()
             self._check(inputs)
             self._keeper.enter()
@@ -243,7 +246,7 @@ class Executor:
 
     def shed(self) -> None:
         """Wait for every run, then free the workspace and all buffers; the next run allocates them again."""
-        with self.lock:
+        with self.lock, on(self.device):
             self._forget()
             self._keeper.drain()
             self._context = None
@@ -251,6 +254,6 @@ class Executor:
 
     def close(self) -> None:
         """Free what `shed` frees, and the engine with its weights. Closing twice is allowed."""
-        with self.lock:
+        with self.lock, on(self.device):
             self.shed()
             self.engine = None
