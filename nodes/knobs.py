@@ -1,18 +1,24 @@
 """Hot knobs, one node for each kind; they chain, and Stream Denoise takes them all."""
 
+from __future__ import annotations
+
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from ..engine_runtime.controls.knobs import KNOBS
 from ..engine_runtime.spec import ACE_STEP
-from .shared import carried
+from .shared import control_values, sockets
 from .shared.comfy import io
-from .shared.types import Knobs, chained
 from .shared.values import is_curve, value_input
 
-schema = partial(chained, Knobs, "knobs", "to turn several")
+if TYPE_CHECKING:
+    from ..engine_runtime.controls.curves import Curve
+    from .shared.control_values import Fields
+
+schema = partial(sockets.chained, sockets.Knobs, "knobs", "to turn several")
 
 
-def knob_input(name: str, **more) -> io.Input:
+def knob_input(name: str, **more: Any) -> io.Input:
     """Make the widget of a knob from its entry in `KNOBS`."""
     knob = KNOBS[name]
     if knob.options:
@@ -34,10 +40,10 @@ class TurnKnobs(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, knobs=None, **turned) -> io.NodeOutput:
-        at_rest = {name for name, value in turned.items() if not is_curve(value) and value == KNOBS[name].default}
-        moved = {name: value for name, value in turned.items() if name not in at_rest}
-        return io.NodeOutput(carried.turned(knobs, moved))
+    def execute(cls, knobs: Fields | None = None, **values: Any) -> io.NodeOutput:
+        at_rest = {name for name, value in values.items() if not is_curve(value) and value == KNOBS[name].default}
+        moved = {name: value for name, value in values.items() if name not in at_rest}
+        return io.NodeOutput(control_values.add_knobs(knobs, moved))
 
 
 class Dcw(io.ComfyNode):
@@ -53,8 +59,8 @@ class Dcw(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, knobs=None, **turned) -> io.NodeOutput:
-        return io.NodeOutput(carried.turned(knobs, {"dcw": True, **turned}))
+    def execute(cls, knobs: Fields | None = None, **values: Any) -> io.NodeOutput:
+        return io.NodeOutput(control_values.add_knobs(knobs, {"dcw": True, **values}))
 
 
 class Blend(io.ComfyNode):
@@ -69,8 +75,8 @@ class Blend(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, blend, knobs=None) -> io.NodeOutput:
-        return io.NodeOutput(carried.turned(knobs, {"blend": blend}))
+    def execute(cls, blend: Curve | float, knobs: Fields | None = None) -> io.NodeOutput:
+        return io.NodeOutput(control_values.add_knobs(knobs, {"blend": blend}))
 
 
 class ChannelGain(io.ComfyNode):
@@ -97,5 +103,5 @@ class ChannelGain(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, gain, first: int, last: int, knobs=None) -> io.NodeOutput:
-        return io.NodeOutput(carried.gained(knobs, gain, first, last))
+    def execute(cls, gain: Curve | float, first: int, last: int, knobs: Fields | None = None) -> io.NodeOutput:
+        return io.NodeOutput(control_values.add_channel_gain(knobs, gain, first, last))
