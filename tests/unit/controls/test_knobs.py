@@ -8,12 +8,13 @@ import pytest
 import torch
 from ostinato.cli.validate import split_knobs
 from ostinato.engine_runtime.config import StreamConfig
-from ostinato.engine_runtime.constants import LATENT_DIM
 from ostinato.engine_runtime.controls.automation import AUTOMATABLE
 from ostinato.engine_runtime.controls.knobs import BUFFERS, DCW_FACTORS, KNOBS, PLACES, Knob, Knobs
 from ostinato.engine_runtime.device.lane import Lane
 from ostinato.engine_runtime.engines.contract import Limits
+from ostinato.engine_runtime.errors import InputError
 from ostinato.engine_runtime.numerics.correction import filters, number_of
+from ostinato.engine_runtime.spec import ACE_STEP
 from ostinato.engine_runtime.stream.session import Session
 from ostinato.engine_runtime.takes.codec import Reader, Writer
 from ostinato.nodes.guidance import Guide
@@ -22,7 +23,7 @@ from ostinato.nodes.knobs import Blend, ChannelGain, Dcw, TurnKnobs
 from ...helpers import StandIn, apart
 from ...live import everything, rows
 
-DEPTH, T = 2, 7
+DEPTH, T, C = 2, 7, ACE_STEP.channels
 WIDGETS = {"guidance_scale": "scale", "channel_gain": "gain", "dcw": "dcw_mode"}  # of another name than the knob
 
 
@@ -51,6 +52,33 @@ def test_a_row_is_whole(knob):
     for value in (knob.default, knob.neutral, another(knob)):
         assert value is None or knob.check(value) is None
     assert not knob.is_neutral(another(knob)) and another(knob) != knob.default
+    if knob.gated and knob.default is not None:
+        assert knob.default == knob.neutral, "it costs nothing until it is set"
+
+
+def test_only_the_gain_is_per_channel():
+    assert [name for name, knob in KNOBS.items() if knob.per_channel] == ["channel_gain"]
+
+
+@pytest.mark.parametrize("knob", [knob for knob in KNOBS.values() if knob.takes_curve], ids=lambda knob: knob.name)
+def test_a_curve_has_the_length_of_the_music(knob):
+    curve = torch.full((T,), another(knob))
+    knobs = Knobs(**{knob.name: curve})
+    knobs.check_frames(T, C)
+    assert knob.fits(curve, T, C) and not knob.fits(curve, T + 1, C)
+    with pytest.raises(InputError, match=f"{knob.label} has {T} frames"):
+        knobs.check_frames(T + 1, C)
+
+
+@pytest.mark.parametrize("knob", [knob for knob in KNOBS.values() if knob.takes_curve], ids=lambda knob: knob.name)
+def test_a_value_out_of_range_is_refused_and_changes_nothing(knob):
+    knobs = Knobs()
+    for beyond in (knob.low - 0.01, knob.high + 0.01, float("nan"), torch.full((T,), knob.high + 0.01), True, "1"):
+        with pytest.raises(InputError, match=knob.label):
+            knobs.changed(**{knob.name: beyond})
+    for within in (knob.low, knob.high):
+        assert getattr(knobs.changed(**{knob.name: within}), knob.name) == within
+    assert getattr(knobs, knob.name) == knob.default
 
 
 @pytest.mark.parametrize("knob", KNOBS.values(), ids=KNOBS)
@@ -59,7 +87,7 @@ def test_a_knob_reaches_its_buffer(knob):
     tick = played(knob, value).stage.tick
     shape = {
         "frame": (DEPTH, T, 1),
-        "channel": (DEPTH, T, LATENT_DIM),
+        "channel": (DEPTH, T, C),
         "weights": (DEPTH, 2, T, 1),
         "band": (DEPTH, coefficients, 1),
     }.get(knob.buffer)
