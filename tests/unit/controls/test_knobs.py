@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from ostinato.cli.validate import split_knobs
+from ostinato.cli.settings import split_knobs
 from ostinato.engine_runtime.config import StreamConfig
 from ostinato.engine_runtime.controls.automation import AUTOMATABLE
 from ostinato.engine_runtime.controls.knobs import BUFFERS, DCW_FACTORS, KNOBS, PLACES, Knob, Knobs
