@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..engine_runtime.controls.knobs import KNOBS
+from ..engine_runtime.controls.knobs import KNOBS, Knob
 from ..engine_runtime.spec import ACE_STEP
 from .shared import control_values, sockets
 from .shared.comfy import io
@@ -27,6 +27,11 @@ def knob_input(name: str, **more: Any) -> io.Input:
     return value_input(name, default=default, min=knob.low, max=knob.high, step=0.01, tooltip=knob.help, **more)
 
 
+def is_plain(knob: Knob) -> bool:
+    """Return true for a knob of the node Knobs: one number a frame, and no part of guidance."""
+    return knob.buffer == "frame" and knob.place != "guidance"
+
+
 class TurnKnobs(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -36,7 +41,7 @@ class TurnKnobs(io.ComfyNode):
             "How every step goes: its length, fresh noise, the source under the sde solver, the pull of a target. What "
             "stands at its default leaves an earlier node's.",
             ["velocity", "sde", "noise injection", "x0 target"],
-            [knob_input(name) for name in ("velocity_scale", "ode_noise", "sde", "target_strength")],
+            [knob_input(name) for name, knob in KNOBS.items() if is_plain(knob)],
         )
 
     @classmethod
@@ -55,7 +60,7 @@ class Dcw(io.ComfyNode):
             "Differential correction in the wavelet domain (arXiv 2604.16044): after each step the bands of the state "
             "are pushed away from those of the prediction.",
             ["wavelet", "correction"],
-            [knob_input(name) for name in ("dcw_mode", "dcw_low", "dcw_high", "dcw_wavelet")],
+            [knob_input(name) for name, knob in KNOBS.items() if knob.place == "correction" and name != "dcw"],
         )
 
     @classmethod
