@@ -108,6 +108,30 @@ class StandIn:
         return self._buffer[:batch]
 
 
+@dataclass
+class Fragile(StandIn):
+    """A stand-in that fails where a test says.
+
+    Attributes:
+        most: rows of a ring; for more of them memory runs out.
+        error: raised by the next execute, once.
+    """
+
+    most: int = 1 << 30
+    error: BaseException | None = None
+
+    def rows(self, batch: int, frames: int, tokens: int) -> Rows:
+        if batch > self.most:
+            raise torch.OutOfMemoryError("no room")
+        return super().rows(batch, frames, tokens)
+
+    def __call__(self, rows: Rows) -> Tensor:
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+        return super().__call__(rows)
+
+
 def drawn(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 

@@ -16,7 +16,7 @@ PACKAGE = "ostinato"
 # by the module and the attribute; whatever else the package has is a leaf, which nobody holds while taking another
 ORDER = (
     "play.tensorrt opening",
-    "stage playing",
+    "stage step_lock",
     "live_vae _lock",
     "lane lock",
     "play.tensorrt _lock",

@@ -18,10 +18,10 @@ from ..config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
 from ..controls.knobs import Knobs
 from ..engines.contract import Engine
 from ..errors import EngineError
+from ..stream.finished import Finished
 from ..stream.request import Condition, Request, Target
 from ..stream.session import Session
 from ..stream.sessions import runtime
-from ..stream.stage import Finished
 from .case import Case
 
 POOL = 4  # conditions and noises that the requests share in turn

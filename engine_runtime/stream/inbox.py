@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -26,13 +25,13 @@ LIVE = ("depth", "queue", "spread", "length_change", "hot_guidance")  # of the c
 
 
 class Listener(Protocol):
-    """A recorder of all that a session takes in; `tick` counts the calls of `step` from 0."""
+    """Gets all that a session takes in, such as the log of a take; `tick` counts the calls of `step` from 0."""
 
     def configured(self, tick: int, changes: dict[str, Any]) -> None: ...
 
     def adapted(self, tick: int, lora: Factors | None) -> None: ...
 
-    def turned(self, tick: int, changes: dict[str, Any]) -> None: ...
+    def knobs_set(self, tick: int, changes: dict[str, Any]) -> None: ...
 
     def submitted(self, tick: int, request: Request) -> None: ...
 
@@ -46,41 +45,42 @@ class Arrivals:
     """The arrivals that one step takes in.
 
     Attributes:
-        configured: changes of the configuration, by name.
-        adapted: true where `lora` is new.
+        config: changes of the configuration, by name.
+        lora_changed: true where `lora` is new.
         lora: the adapters' factors.
-        turns: changes of knobs, in order.
+        knobs: changes of knobs, in order.
         prepared: new requests.
     """
 
-    configured: dict[str, Any]
-    adapted: bool
+    config: dict[str, Any]
+    lora_changed: bool
     lora: Factors | None
-    turns: list[Change]
+    knobs: list[Change]
     prepared: list[Prepared]
 
-    def tell(self, listener: Listener, tick: int) -> None:
-        """Report all of it to a listener."""
-        if self.configured:
-            listener.configured(tick, self.configured)
-        if self.adapted:
+    def report(self, listener: Listener, tick: int) -> None:
+        """Report all of it to a listener, in the order in which a step takes it in."""
+        if self.config:
+            listener.configured(tick, self.config)
+        if self.lora_changed:
             listener.adapted(tick, self.lora)
-        for change in self.turns:
-            listener.turned(tick, dict(change.values))
+        for change in self.knobs:
+            listener.knobs_set(tick, dict(change.values))
         for prepared in self.prepared:
             listener.submitted(tick, prepared.request)
 
 
 class Inbox:
-    """The arrivals of one session. Hold `lock` for every method but `prepare`.
+    """What has arrived for one session since its last step. Hold `Stage.lock` for every method but `prepare`.
 
     Args:
-        channels: of the engine's latents.
-        rows: returns the largest depth that there is room for.
+        config: the session's at the start.
+        largest_depth: returns the largest depth that the session of this inbox may have; `Stage.largest_depth`.
 
     Attributes:
         knobs: as the next step will have them.
         lora: adapters' factors from the next step on.
+        prepared: requests, the oldest first.
         dropped: requests that a full inbox dropped, the oldest first.
     """
 
@@ -91,22 +91,21 @@ class Inbox:
         lane: Lane,
         config: StreamConfig,
         knobs: Knobs,
-        lock: threading.Lock,
-        rows: Callable[[], int],
+        largest_depth: Callable[[Inbox], int],
     ) -> None:
-        self.lock, self._rows = lock, rows
         self.knobs, self.dropped = knobs, 0
         self.lora: Factors | None = None
         self.prepared: deque[Prepared] = deque()
-        self._channels, self._device, self._lane, self._config = channels, device, lane, config
-        self._turns: list[Change] = []
-        self._configured: dict[str, Any] = {}
-        self._adapted = False  # since the last step
+        self._device, self._lane, self._config = device, lane, config
+        self._largest_depth = largest_depth
+        self._config_changes: dict[str, Any] = {}
+        self._knob_changes: list[Change] = []
+        self._lora_changed = False  # since the last step
         self._tracks: dict[str, tuple[int, Track]] = {}  # by knob, with the tick they were added at
 
     @property
-    def hot(self) -> bool:
-        """Return true where the guidance scale is set by a knob or a track."""
+    def hot_guidance(self) -> bool:
+        """Return true where a knob or a track sets the guidance scale."""
         return self.knobs.guidance_scale is not None or self._config.hot_guidance
 
     @property
@@ -121,10 +120,10 @@ class Inbox:
     def check(self, prepared: Prepared) -> None:
         """Raise `InputError` for a request that the knobs do not fit."""
         request = prepared.request
-        self.knobs.check_frames(request.frames, request.spec.channels)
-        if self.hot and request.guidance.decodes and request.first.null_tokens is None:
+        self.knobs.check_frames(request.frames)
+        if self.hot_guidance and request.guidance.decodes and request.first.null_tokens is None:
             raise InputError(
-                "the guidance scale is turned for a condition without a null condition",
+                "the guidance scale is set for a condition without a null condition",
                 "a turbo model has none, and allows mode self only",
                 "use Guidance in mode self or off, or load a base or SFT model",
             )
@@ -140,12 +139,14 @@ class Inbox:
         """Check knobs and bring them to the device. Call it without the lock, since it may take long."""
         return Change.prepare(changes, self._channels, self._device, self._lane)
 
-    def turn(self, change: Change) -> None:
+    def set(self, change: Change) -> None:
+        """Set knobs, from the next step on."""
         self.knobs = self.knobs.with_checked(change.values, change.neutral)
-        self._turns.append(change)
+        self._knob_changes.append(change)
 
     def adapt(self, lora: Factors | None) -> None:
-        self._adapted, self.lora = self._adapted or lora is not self.lora, lora
+        """Play these adapters from the next step on; None plays none."""
+        self._lora_changed, self.lora = self._lora_changed or lora is not self.lora, lora
 
     def configure(self, changes: dict[str, Any]) -> StreamConfig:
         """Change the configuration from the next step on, and return the new one.
@@ -162,9 +163,9 @@ class Inbox:
                     "open a session with it",
                 )
         config = replace(self._config, **changes)
-        config.check_depth(config.depth, self._rows())
+        config.check_depth(config.depth, self._largest_depth(self))
         self._config = config
-        self._configured.update(changes)
+        self._config_changes.update(changes)
         return config
 
     def automate(self, tracks: Iterable[Track], tick: int) -> None:
@@ -172,7 +173,7 @@ class Inbox:
         added = list(tracks)
         for track in added:
             if track.knob == DEPTH:
-                self._config.check_depth(int(max(track.values)), self._rows())
+                self._config.check_depth(int(max(track.values)), self._largest_depth(self))
         for track in added:
             self._tracks[track.knob] = (tick, track)
             if track.knob == "guidance_scale" and not self._config.hot_guidance:
@@ -181,29 +182,30 @@ class Inbox:
     def take(self, tick: int) -> Arrivals:
         """Return the arrivals for this tick, and empty the inbox."""
         self._play_tracks(tick)
-        arrivals = Arrivals(self._configured, self._adapted, self.lora, self._turns, list(self.prepared))
-        self._configured, self._adapted, self._turns = {}, False, []
+        lora_changed, self._lora_changed = self._lora_changed, False
+        arrivals = Arrivals(self._config_changes, lora_changed, self.lora, self._knob_changes, list(self.prepared))
+        self._config_changes, self._knob_changes = {}, []
         self.prepared.clear()
         return arrivals
 
-    def _within(self, depth: int) -> int:
+    def _limited(self, depth: int) -> int:
         """Limit a track's depth to what other sessions leave now; it was checked when the track was added."""
-        rows = max(1, self._rows())
-        if depth > rows:
-            log.warning("a track asks for depth %d, and other sessions leave %d", depth, rows)
-        return min(depth, rows)
+        largest = max(1, self._largest_depth(self))
+        if depth > largest:
+            log.warning("a track asks for depth %d, and other sessions leave %d", depth, largest)
+        return min(depth, largest)
 
     def _play_tracks(self, tick: int) -> None:
         """Set the knobs whose track changes value at this tick; while a track holds a value, the knob may be set by
         hand.
         """
-        by_hand = {*self._configured, *(name for change in self._turns for name in change.values)}
+        by_hand = {*self._config_changes, *(name for change in self._knob_changes for name in change.values)}
         for knob, (since, track) in list(self._tracks.items()):
             value = track.at(tick - since)
             if value is not None and value != track.at(tick - since - 1) and knob not in by_hand:
                 if knob in KNOBS:
-                    self.turn(self.prepare({knob: value}))
+                    self.set(self.prepare({knob: value}))
                 else:
-                    self.configure({knob: self._within(int(value))})
+                    self.configure({knob: self._limited(int(value))})
             if not track.loop and tick - since >= track.start + len(track.values):
                 del self._tracks[knob]

@@ -1,82 +1,152 @@
-"""The interface between a stage and its sessions, and the finished latents a stage returns."""
+"""A session's part in a stage: its requests that wait, its knobs in the ring, its counters."""
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from ..config import StreamConfig
 from ..device.lane import Lane
-from ..engines.factors import Factors
-from .inbox import Listener
-from .knob_state import KnobState
+from .inbox import Arrivals, Inbox, Listener
+from .knob_state import Change, KnobState
 from .prepared import Prepared
 from .request import Request
-from .tick import Tick
 
 
-class Player(Protocol):
-    """A session, as its stage sees it.
+class Member:
+    """A session's part in a stage. Only the stage writes to it; the session reads it, and fills the inbox.
 
-    All but its name is used only in a step, or with the stage's lock held.
+    Two locks of the stage guard it. `Stage.step_lock` is held for a whole step, and by whoever clears or closes;
+    `Stage.lock` is held for a moment. What other threads read, `config` to `closed`, is written with both held, so that
+    a thread may read it with either one, and a number or the configuration with none.
+
+    Attributes:
+        inbox: arrivals since the last step. Hold `lock`.
+        log: gets all that a step takes in; only for a stage of one member.
+
+        config: the configuration now: depth, queue, spread, length_change, and the structure of a ring of its own.
+        base_config: as the caller asked, without what requests needed beyond that.
+        waiting: requests that a step has taken in and no slot has yet, the oldest first.
+        finished, frames: latents that finished, and their frames.
+        ticks: steps taken part in.
+        steps: steps of all its requests together.
+        closed: true once it has left.
+
+        next_knobs: the knobs for the next ring; written in a step alone, and read as a whole, since it is immutable.
+        knobs: those in this ring, which differ by curves of another length than its T. Only in a step, as what follows.
+        ticks_since_admission: since a request took a slot.
+        new_slots: slots that a larger depth added, which are filled without spreading.
     """
 
-    name: str
-    log: Listener | None
-    config: StreamConfig  # of it here: depth, spread, length_change
-    opened: StreamConfig  # what it asked for, without what requests needed beyond that
-    latest: KnobState
-    setting: KnobState
-    waiting: deque[Prepared]
-    since_admission: int
-    hurried: int  # slots that were added and may be filled at once
-    dropped: int
-    steps_done: int
+    def __init__(self, name: str, config: StreamConfig, knobs: KnobState, inbox: Inbox, log: Listener | None) -> None:
+        self.name, self.inbox, self.log = name, inbox, log
+        self.config = self.base_config = config
+        self.waiting: deque[Prepared] = deque()
+        self.finished = self.frames = self.ticks = self.steps = 0
+        self.closed = False
+        self.knobs = self.next_knobs = knobs
+        self.ticks_since_admission = 1 << 30
+        self.new_slots = 0
+        self._dropped = 0  # by steps; the inbox counts its own
+
+    # --- read with either lock ---
 
     @property
-    def asked(self) -> int:
-        """Return the depth it will have at the next step."""
-        ...
+    def queued(self) -> list[Request]:
+        """List the requests that have no slot yet, the oldest first. Hold `lock`."""
+        return [prepared.request for prepared in (*self.waiting, *self.inbox.prepared)]
 
     @property
-    def adapted(self) -> Factors | None:
-        """Return the adapters it will have at the next step."""
-        ...
+    def dropped(self) -> int:
+        """Count the requests that were dropped from the queue or the ring. Hold `lock`."""
+        return self._dropped + self.inbox.dropped
 
-    def take_in(self, tick: Tick | None) -> None:
-        """Take in what arrived, and write changed knobs into the tick's buffers."""
-        ...
+    def rows_for(self, request: Request) -> str:
+        """Return the negative rows that a request needs, one of `ROW_MODES`."""
+        base = self.base_config
+        hot = base.guidance != "off" or base.hot_guidance or self.next_knobs.knobs.guidance_scale is not None
+        return request.guidance.rows(hot)
 
-    def count(self, request: Request) -> None:
-        """Count a finished request."""
-        ...
+    # --- written with both locks ---
 
-    def failed(self) -> None:
-        """Report that the step of the last `take_in` failed."""
-        ...
+    def take_in(self) -> Arrivals:
+        """Empty the inbox: take over its configuration and its requests, and return all of it."""
+        tick = self.ticks
+        arrivals = self.inbox.take(tick)
+        self.ticks += 1
+        if arrivals.config:
+            self.base_config = replace(self.base_config, **arrivals.config)
+            self.config = replace(self.config, **arrivals.config)
+        self.waiting += arrivals.prepared
+        while len(self.waiting) > self.config.queue:
+            self.drop_oldest()
+        if self.log is not None:
+            arrivals.report(self.log, tick)
+        return arrivals
+
+    def drop_oldest(self) -> None:
+        """Drop the request that has waited longest, counted."""
+        self.waiting.popleft()
+        self.count_dropped(1)
+
+    def count_dropped(self, count: int) -> None:
+        self._dropped += count
+
+    def count_finished(self, request: Request) -> None:
+        self.finished += 1
+        self.frames += request.frames
 
     def keep_depth(self, depth: int) -> None:
-        """Set the depth back to this one, since the depth it asked for failed."""
-        ...
+        """Set the depth back to the ring's, where the ring could not be resized."""
+        self.config, self.base_config = (replace(c, depth=depth) for c in (self.config, self.base_config))
+        self.inbox.keep_depth(depth)
+        if self.log is not None:
+            self.log.configured(self.ticks - 1, {"depth": depth})
 
-    def shut(self) -> None:
-        """Close it because it could not be let in; drop what it has waiting, counted."""
-        ...
+    def close(self) -> None:
+        """Drop what has no slot yet, counted."""
+        self.closed = True
+        self.count_dropped(len(self.queued))
+        self.inbox.prepared.clear()
+        self.waiting.clear()
 
+    # --- in a step ---
 
-@dataclass(frozen=True, eq=False)
-class Finished:
-    """A latent that reached sigma 0, on the lane's stream until it is taken."""
+    def must_wait(self, request: Request, in_flight: int) -> bool:
+        """Return true where a request waits so that latents finish evenly: one enters every ceil(steps / depth) ticks.
 
-    session: str
-    request: Request
-    latent: torch.Tensor
-    lane: Lane
-    done: torch.cuda.Event | None
+        Args:
+            in_flight: slots that the member has occupied.
+        """
+        if not self.config.spread or in_flight == 0 or self.new_slots:
+            return False
+        return self.ticks_since_admission < math.ceil(request.steps / self.config.depth)
 
-    def take(self) -> torch.Tensor:
-        """Return the latent `[T, C]` float32, ordered before later work of the caller's current stream."""
-        return self.lane.take(self.latent, self.done)
+    def admitted(self) -> None:
+        """Note that a request has taken a slot."""
+        self.ticks_since_admission, self.new_slots = 0, max(0, self.new_slots - 1)
+
+    def set_knobs(self, changes: Sequence[Change], frames: int | None, device: torch.device, lane: Lane) -> set[str]:
+        """Change the knobs; returns the names of those that changed in this ring.
+
+        Args:
+            frames: T of this ring, whose knobs a curve of another length does not change. None without a ring: then
+                `knobs` and `next_knobs` are one.
+        """
+        names: set[str] = set()
+        for change in changes:
+            here = change if frames is None else change.fitting(frames)
+            same = frames is None or (here is change and self.knobs is self.next_knobs)
+            self.next_knobs = self.next_knobs.changed(change, device, lane)
+            self.knobs = self.next_knobs if same else self.knobs.changed(here, device, lane)
+            names.update(here.values)
+        return names
+
+    def report_failure(self) -> None:
+        """Tell the log that the step failed."""
+        if self.log is not None:
+            self.log.failed(self.ticks - 1)

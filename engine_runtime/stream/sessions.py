@@ -26,7 +26,7 @@ class Runtime:
     Use `runtime()`: a second object would mean a second stream. Locks are taken in one order, from which any may be
     left out; the tests watch it (`tests/locks.py`):
 
-        TensorRT.opening, Stage.playing, LiveVae._lock, Lane.lock, TensorRT._lock, Executor.lock, any other
+        TensorRT.opening, Stage.step_lock, LiveVae._lock, Lane.lock, TensorRT._lock, Executor.lock, any other
 
     Each of the others guards a few lines, and no thread that holds one takes another lock. This object's lock is one of
     them, because a tick that needs room on the device asks here which engines play.
@@ -61,7 +61,7 @@ class Runtime:
             EngineLimitError: for more slots than the engine has rows.
         """
         stage = Stage(engine, self.lane(engine.device), config)
-        return self._opened(name, stage, config, knobs, log)
+        return self._open(name, stage, config, knobs, log)
 
     def share(self, engine: Engine, config: StreamConfig, frames: int) -> Stage:
         """Make a ring that several sessions `join`, all of `frames` T, with the rows, conditions and tokens of
@@ -78,9 +78,9 @@ class Runtime:
             EngineLimitError: where the other sessions leave it fewer rows.
             InputError, SessionError: as `open`.
         """
-        return self._opened(name, stage, replace(stage.config, depth=depth, **live), knobs, None)
+        return self._open(name, stage, replace(stage.config, depth=depth, **live), knobs, None)
 
-    def _opened(
+    def _open(
         self, name: str, stage: Stage, config: StreamConfig, knobs: Knobs | None, log: Listener | None
     ) -> Session:
         with self._lock:

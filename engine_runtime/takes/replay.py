@@ -138,11 +138,11 @@ def _tell(session: Session, event: Event, adapters: Mapping[str, Adapter]) -> No
             stack(mix, engine.targets, engine.dtype, engine.device, session.lane) if mix and engine.targets else None
         )
     elif event.kind == TURNED:
-        session.set_again(event.what)
+        session.set_unchecked(event.what)
     elif event.kind == CLEARED:
         session.clear()
     elif event.kind == SUBMITTED:
-        session.submit_again(event.what)
+        session.submit_unchecked(event.what)
 
 
 def _changed(log: Log, engine: Engine) -> list[str]:

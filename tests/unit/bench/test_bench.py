@@ -464,7 +464,7 @@ def test_a_soak_ends_with_the_work_it_began_with(monkeypatch):
             (
                 session.config.depth,
                 str(session.knobs.dcw_mode),
-                [waiting.request.sampling.seed for waiting in session._inbox.prepared],
+                [request.sampling.seed for request in session.queued],
             )
         )
 

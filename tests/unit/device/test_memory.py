@@ -15,7 +15,6 @@ from ostinato.engine_runtime.models.conditioning import encode_prompt
 from ostinato.engine_runtime.models.engines import eager_engine
 from ostinato.engine_runtime.models.loading import load
 from ostinato.engine_runtime.models.prompt import Prompt
-from ostinato.engine_runtime.stream import stage as stage_module
 from ostinato.engine_runtime.stream.request import Request
 from ostinato.engine_runtime.stream.sessions import runtime
 from ostinato.engine_runtime.stream.tick import Tick
@@ -79,7 +78,7 @@ def test_while_a_ring_is_built(kit, monkeypatch: pytest.MonkeyPatch) -> None:
     with runtime().playing("built", kit.engine, StreamConfig(depth=2)) as session:
         list(session.play(kit.plain))
         with monkeypatch.context() as patch, pytest.raises(MemoryShortage) as caught:
-            patch.setattr(stage_module, "Tick", no_room)
+            patch.setattr(kit.engine, "rows", no_room)
             list(session.play(kit.asked[:1]))  # needs guided rows, so another ring
         check_sentence(caught.value)
         assert session.stats().dropped == 1 and session.idle

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from ostinato.engine_runtime.stream.tick import Tick
 from ostinato.engine_runtime.takes.replay import replay
 from ostinato.engine_runtime.takes.take import Log
 
-from ...helpers import StandIn, drawn, made_up, no_reads, play
+from ...helpers import Fragile, StandIn, drawn, made_up, no_reads, play
 from ...live import CLOSE, expected
 
 
@@ -132,18 +134,22 @@ def test_a_session_opened_with_rows_gives_them_to_a_scale_of_one():
 
 
 def test_a_ring_that_cannot_grow_plays_on(monkeypatch):
+    """Whether there is no room for the new one, or what is in flight cannot be copied to it."""
     requests = [Request(made_up(i, 6), Sampling(6, seed=i)) for i in range(2)]
     want = play(StandIn(), requests, depth=2, spread=False)
-    with runtime().playing("no room", StandIn(), StreamConfig(depth=2, spread=False)) as session:
+    with runtime().playing("no room", Fragile(most=6), StreamConfig(depth=2, spread=False)) as session:
         for request in requests:
             session.submit(request)
         session.step()
-        for failing in ("set_knobs", "copy_slot"):
-            session.configure(depth=8)
-            with monkeypatch.context() as patch, pytest.raises(MemoryShortage, match="depth 8"):
-                patch.setattr(Tick, failing, lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("none")))
-                session.step()
+        session.configure(depth=8)
+        with pytest.raises(MemoryShortage, match="depth 8"):
+            session.step()
+        session.configure(depth=6)
+        with monkeypatch.context() as patch, pytest.raises(MemoryShortage, match="depth 6"):
+            patch.setattr(Tick, "copy_slot", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("none")))
+            session.step()
         made = {id(f.request): f.take() for f in session.play([])}
+        assert len(list(session.play([Request(made_up(2, 9), Sampling(2))]))) == 1, "in a new ring of the old depth"
         assert session.stats().dropped == 0 and session.config.depth == 2
     assert all(torch.equal(made[id(r)], w) for r, w in zip(requests, want, strict=True))
 
@@ -157,6 +163,19 @@ def test_growing_admits_at_once_though_it_spreads():
         session.configure(depth=8)
         session.step()
         assert session.stats().depth == 8 and len(session.stage.ring.occupied) == 8
+
+
+def test_a_ring_that_has_grown_spreads_again():
+    with runtime().playing("grown", StandIn(), StreamConfig(depth=2, queue=32)) as session:
+        for seed in range(20):
+            session.submit(Request(made_up(seed, 6), Sampling(8, seed=seed)))
+        ends = []
+        while not session.idle:
+            if session.ticks == 5:
+                session.configure(depth=4)
+            ends += [session.ticks for _ in session.step()]
+    assert ends[2] == ends[3], "the new slots were filled at once"
+    assert {b - a for a, b in itertools.pairwise(ends[8:])} == {2}
 
 
 @pytest.mark.parametrize(
@@ -183,6 +202,23 @@ def test_a_take_with_a_cleared_ring_is_replayed(tmp_path):
     log.finished(made)
     log.save(tmp_path / "take.safetensors")
     assert replay(Log.load(tmp_path / "take.safetensors"), engine).differing == []
+
+
+def test_a_take_says_what_failed():
+    """A depth that found no room is set back, and a step that failed is named."""
+    engine, config = Fragile(most=6), StreamConfig(depth=2)
+    log = Log.of(engine, config)
+    with runtime().playing("failing", engine, config, None, log) as session:
+        session.submit(Request(made_up(0, 6), Sampling(4)))
+        session.step()
+        session.configure(depth=8)
+        with pytest.raises(MemoryShortage):
+            session.step()
+        engine.error = ZeroDivisionError()
+        with pytest.raises(ZeroDivisionError):
+            session.step()
+    events = [(event.tick, event.kind, event.what) for event in log.events[1:]]
+    assert events == [(1, "configured", {"depth": 8}), (1, "configured", {"depth": 2}), (2, "failed", {})]
 
 
 def test_numbers_of_any_kind_and_nothing_else():

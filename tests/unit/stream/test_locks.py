@@ -89,7 +89,7 @@ def test_an_id_is_free_again_where_opening_failed():
         ("lane lock", "runtime _registry", True),
         ("runtime _registry", "lane lock", False),
         ("play.tensorrt _lock", "lane lock", False),
-        ("lane lock", "stage playing", False),
+        ("lane lock", "stage step_lock", False),
         ("stage lock", "runtime _registry", False),
     ],
 )

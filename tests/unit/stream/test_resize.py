@@ -153,6 +153,16 @@ def test_another_length_drops_what_is_in_flight():
     assert lengths("drop") == ("x", 3, 8)
 
 
+def test_a_new_depth_stays_when_the_length_changes():
+    session = session_of(depth=2)
+    session.submit(Request(made_up(0, 7), Sampling(2)))
+    session.step()
+    session.configure(depth=4)
+    session.submit(Request(made_up(1, 9), Sampling(2)))
+    assert len(list(session.play([]))) == 2
+    assert (session.stats().depth, session.stats().frames, len(session.stage.ring.slots)) == (4, 9, 4)
+
+
 @pytest.mark.parametrize(("depth", "width"), [(0, 16), (9, 16), (2.5, 16), (4, 3)])
 def test_a_refused_depth_changes_nothing(depth, width):
     """Neither a wrong one nor one that the engine has no rows for."""

@@ -59,10 +59,10 @@ def a_log(**header: Any) -> Log:
     log = Log.of(StandIn(), StreamConfig(depth=2), Knobs(sde=0.5))
     log.recipe = {"model": "random", "precision": "float32", "device": "cpu", "max_rows": 16}
     log.configured(0, {"depth": 3})
-    log.turned(0, {"velocity_scale": drawn(0, FRAMES).sigmoid(), "dcw": True})
+    log.knobs_set(0, {"velocity_scale": drawn(0, FRAMES).sigmoid(), "dcw": True})
     log.submitted(0, live.everything(1, FRAMES))
     log.submitted(2, Request(made_up(1, FRAMES), label="b"))
-    log.turned(4, {"guidance_scale": None})
+    log.knobs_set(4, {"guidance_scale": None})
     log.finished([drawn(1, FRAMES, 64)])
     return replace(log, **header)
 
@@ -85,7 +85,7 @@ def test_requests_and_knobs_come_back(tmp_path_factory, seed, names, dtype, labe
     knobs = Knobs(**draft.knobs)
     log = Log.of(StandIn(), StreamConfig(depth=5, guidance=ROW_MODES[seed % 3], spread=seed % 2 == 0), knobs)
     log.submitted(3, request)
-    log.turned(4, {name: recast(value, dtype) for name, value in draft.knobs.items()})
+    log.knobs_set(4, {name: recast(value, dtype) for name, value in draft.knobs.items()})
     log.save(path)
     assert same(Log.load(path), log)
 
@@ -127,7 +127,7 @@ def test_telling_costs_nothing() -> None:
     changes = {"sde": curve}
     with no_reads():
         log.configured(0, {"depth": 3})
-        log.turned(0, changes)
+        log.knobs_set(0, changes)
         log.submitted(7, request)
     changes["sde"] = 0.0
     assert [e.kind for e in log.events] == ["configured", "turned", "submitted"] and log.ticks == 8
@@ -180,7 +180,7 @@ def test_a_take_may_be_saved_while_it_goes_on(tmp_path: Path) -> None:
 
     def tell() -> None:
         for tick in range(5, 20_000):
-            log.turned(tick, {"sde": 0.5})
+            log.knobs_set(tick, {"sde": 0.5})
             if tick == 50:
                 going.set()
 
