@@ -136,14 +136,9 @@ class Runtime:
             self.close(name)
 
 
-_runtime: Runtime | None = None
-_guard = threading.Lock()
+_runtime = Runtime()
 
 
 def runtime() -> Runtime:
     """Return the one runtime of this process."""
-    global _runtime
-    with _guard:
-        if _runtime is None:
-            _runtime = Runtime()
-        return _runtime
+    return _runtime
