@@ -82,43 +82,46 @@ class TickClock:
         self.first: float | None = None
         self.last = 0.0
         self._ms: deque[float] = deque(maxlen=KEPT)
-        self._open: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._running: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
         self._lock = threading.Lock()  # a step ends while another thread asks for figures
         self._begin: float | torch.cuda.Event = 0.0
-        self._opening: torch.cuda.Event | None = None  # before the first tick
-        self._passed: torch.cuda.Event | None = None  # behind the last tick that is known to be over
+        self._first: torch.cuda.Event | None = None  # before the first tick
+        self._last: torch.cuda.Event | None = None  # behind the last tick that is known to be over
 
     def start(self) -> None:
+        """Note the start of a tick."""
         now = time.perf_counter()
         self.first = now if self.first is None else self.first
         self._begin = now if self.stream is None else self._event(self.stream)
-        if self._opening is None and not isinstance(self._begin, float):
-            self._opening = self._begin
+        if self._first is None and not isinstance(self._begin, float):
+            self._first = self._begin
 
     def stop(self) -> None:
+        """Note its end."""
         self.ticks += 1
         self.last = time.perf_counter()
         if isinstance(self._begin, float):
             self._ms.append(1e3 * (self.last - self._begin))
         elif self.stream is not None:
-            self._open.append((self._begin, self._event(self.stream)))
-            self._harvest()
+            self._running.append((self._begin, self._event(self.stream)))
+            self._read()
 
     def tick_ms(self) -> tuple[float, ...]:
-        self._harvest()
+        """Return the latest tick times in milliseconds, oldest first."""
+        self._read()
         return tuple(self._ms)
 
     def settle(self) -> None:
         """Wait for the last tick."""
-        if self._open:
-            self._open[-1][1].synchronize()
-            self._harvest()
+        if self._running:
+            self._running[-1][1].synchronize()
+            self._read()
 
     @property
     def seconds(self) -> float:
         """Return the seconds from the first tick's start to the end of the last that is over."""
-        if self._opening is not None:
-            return 0.0 if self._passed is None else self._opening.elapsed_time(self._passed) / 1e3
+        if self._first is not None:
+            return 0.0 if self._last is None else self._first.elapsed_time(self._last) / 1e3
         return 0.0 if self.first is None else self.last - self.first
 
     @staticmethod
@@ -127,9 +130,10 @@ class TickClock:
         event.record(stream)
         return event
 
-    def _harvest(self) -> None:
+    def _read(self) -> None:
+        """Read the times of the ticks that are over."""
         with self._lock:
-            while self._open and self._open[0][1].query():
-                begin, end = self._open.popleft()
-                self._passed = end
+            while self._running and self._running[0][1].query():
+                begin, end = self._running.popleft()
+                self._last = end
                 self._ms.append(begin.elapsed_time(end))
