@@ -134,13 +134,12 @@ class Member:
         """Change the knobs; returns the names of those that changed in this ring.
 
         Args:
-            frames: T of this ring, whose knobs a curve of another length does not change. None without a ring: then
-                `knobs` and `next_knobs` are one.
+            frames: T of this ring, whose knobs a curve of another length does not change. None without a ring.
         """
         names: set[str] = set()
         for change in changes:
             here = change if frames is None else change.fitting(frames)
-            same = frames is None or (here is change and self.knobs is self.next_knobs)
+            same = here is change and self.knobs is self.next_knobs
             self.next_knobs = self.next_knobs.changed(change, device, lane)
             self.knobs = self.next_knobs if same else self.knobs.changed(here, device, lane)
             names.update(here.values)

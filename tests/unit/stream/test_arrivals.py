@@ -39,11 +39,12 @@ def test_a_guidance_that_nothing_answers_to_is_refused():
             session.set(guidance_scale=3.0)
 
 
-def test_an_automated_guidance_gets_its_rows():
+@pytest.mark.parametrize("track", [Track("guidance_scale", [1.0, 1.0, 5.0]), Track("guidance_scale", [5.0], start=2)])
+def test_an_automated_guidance_gets_its_rows(track):
     """Though every request begins at a scale of 1."""
     request = Request(made_up(0, 6), Sampling(6, seed=1), Guidance(1.0))
     with runtime().playing("hot", StandIn(), StreamConfig()) as session:
-        session.automate([Track("guidance_scale", [1.0, 1.0, 5.0])])
+        session.automate([track])
         turned = [f.take() for f in session.play([request])][0]
     want = expected(request, lambda step: Knobs(guidance_scale=5.0 if step >= 2 else 1.0))
     np.testing.assert_allclose(turned, want, **CLOSE)
@@ -72,7 +73,9 @@ def test_a_curve_waits_for_music_of_its_length():
     with runtime().playing("lengths", StandIn(), StreamConfig(), Knobs(velocity_scale=short)) as session:
         session.submit(first)
         session.step()
-        session.set(velocity_scale=long, ode_noise=0.2)
+        session.set(velocity_scale=long)
+        session.set(ode_noise=0.2)
+        session.configure(depth=5)  # what plays moves with its own knobs
         with pytest.raises(InputError, match="9 frames"):
             session.submit(Request(made_up(0, 6), Sampling(4)))
         session.submit(second)
