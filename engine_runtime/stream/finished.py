@@ -16,7 +16,7 @@ class Finished:
 
     Attributes:
         session: the id of the session that submitted the request.
-        latent: `[T, 64]` float32.
+        latent: `[T, C]` float32.
         done: event behind the work that made it; None on the CPU.
     """
 
@@ -27,5 +27,5 @@ class Finished:
     done: torch.cuda.Event | None
 
     def take(self) -> torch.Tensor:
-        """Return the latent `[T, 64]` float32, ordered before later work of the caller's current stream."""
+        """Return the latent `[T, C]` float32, ordered before later work of the caller's current stream."""
         return self.lane.take(self.latent, self.done)

@@ -82,7 +82,11 @@ def check_negative_rows(without: Sequence[Request]) -> None:
 
 
 def check_same_model(engine: Engine, playing: Engine) -> None:
-    """Raise `InputError` for an engine of another width or device than the one that plays."""
+    """Raise `InputError` for an engine of other sizes, width or device than the one that plays."""
+    if engine.spec != playing.spec:
+        raise InputError(
+            f"the new engine plays {engine.spec}", f"what plays is {playing.spec}", "choose an engine of the same model"
+        )
     if (engine.width, engine.device) != (playing.width, playing.device):
         raise InputError(
             f"the new engine takes conditions {engine.width} wide on {engine.device}",

@@ -74,6 +74,7 @@ class Inbox:
     """What has arrived for one session since its last step. Hold `Stage.lock` for every method but `prepare`.
 
     Args:
+        channels: of the engine's latents.
         config: the session's at the start.
         largest_depth: returns the largest depth that the session of this inbox may have; `Stage.largest_depth`.
 
@@ -96,7 +97,7 @@ class Inbox:
         self.knobs, self.dropped = knobs, 0
         self.lora: Factors | None = None
         self.prepared: deque[Prepared] = deque()
-        self._device, self._lane, self._config = device, lane, config
+        self._channels, self._device, self._lane, self._config = channels, device, lane, config
         self._largest_depth = largest_depth
         self._config_changes: dict[str, Any] = {}
         self._knob_changes: list[Change] = []
@@ -120,7 +121,7 @@ class Inbox:
     def check(self, prepared: Prepared) -> None:
         """Raise `InputError` for a request that the knobs do not fit."""
         request = prepared.request
-        self.knobs.check_frames(request.frames)
+        self.knobs.check_frames(request.frames, request.spec.channels)
         if self.hot_guidance and request.guidance.decodes and request.first.null_tokens is None:
             raise InputError(
                 "the guidance scale is set for a condition without a null condition",

@@ -94,7 +94,7 @@ class Runner:
             return ring.advance()
 
     def copy(self, slots: Sequence[Slot]) -> list[Tensor]:
-        """Copy the latents of these slots, `[T, 64]` float32 each."""
+        """Copy the latents of these slots, `[T, C]` float32 each."""
         return [] if self.tick is None else [self.tick.read(slot.index) for slot in slots]
 
     def hand_out(self, done: Sequence[Slot], latents: Sequence[Tensor]) -> list[Finished]:
@@ -128,7 +128,7 @@ class Runner:
             self.ring = ring
         for member, _ in ring.shares:
             member.knobs = member.next_knobs
-            member.knobs.knobs.check_frames(frames)
+            member.knobs.knobs.check_frames(frames, self.engine.spec.channels)
         self.tick = self._make_tick(self.engine, config, ring, frames, config.tokens)
 
     def move(self, engine: Engine, ring: Ring) -> None:

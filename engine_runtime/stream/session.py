@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..config import StreamConfig
-from ..constants import LATENT_HZ
 from ..controls.automation import Track
 from ..controls.knobs import Knobs
 from ..device.lane import Lane
@@ -241,12 +240,13 @@ class Session:
                 member.dropped,
                 tick_ms,
                 seconds,
-                member.frames / LATENT_HZ,
+                self.engine.spec.seconds(member.frames),
                 member.config.depth,
                 tick.frames if tick else 0,
                 self.engine.name,
                 tick.fused if tick else None,
                 tick.guidance if tick else member.config.guidance,
+                self.engine.spec,
             )
 
     def _check_open(self) -> None:

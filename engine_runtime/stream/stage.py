@@ -104,9 +104,9 @@ class Stage:
             SessionError: where the ring belongs to another session.
             EngineLimitError: where the slots of all sessions are more than the engine has rows.
         """
-        device = self.engine.device
-        inbox = Inbox(device, self.lane, config, knobs, self.largest_depth)
-        state = KnobState.of(knobs, device, self.lane)
+        channels, device = self.engine.spec.channels, self.engine.device
+        inbox = Inbox(channels, device, self.lane, config, knobs, self.largest_depth)
+        state = KnobState.of(knobs, channels, device, self.lane)
         with self.lane.lock:  # nothing may come between on a lane that is being captured
             self.runner.receive(state)
         member = Member(name, config, state, inbox, log)

@@ -14,6 +14,7 @@ from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling, Stre
 from ostinato.engine_runtime.engines.contract import Limits, Rows
 from ostinato.engine_runtime.errors import InputError, MemoryShortage, SessionError
 from ostinato.engine_runtime.models.engines import eager_engine
+from ostinato.engine_runtime.spec import ACE_STEP
 from ostinato.engine_runtime.stream.request import Condition, Request
 from ostinato.engine_runtime.stream.session import Session
 from ostinato.engine_runtime.stream.sessions import runtime
