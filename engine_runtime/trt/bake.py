@@ -15,10 +15,9 @@ from ..engines.prove import prove
 from ..lora.stack import Mix, label, merged
 from ..models.loading import Model
 from ..stream.sessions import runtime
-from .files.sidecar import read_sidecar
-from .loader import Place, busy, drop, missing, turned
+from .loader import Place, busy, drop, turned
 from .play.engine import TrtEngine
-from .play.refit import Refit, Source, check_refittable
+from .play.refit import Refit, Source
 from .play.tensorrt import MakeRoom, tensorrt
 
 
@@ -74,10 +73,6 @@ def bake(who: str, name: str, place: Place, model: Model, mix: Mix) -> TrtEngine
         EngineFileError, EngineError, InputError, MemoryShortage: as `Place.open` and `Refit.apply`. The engine then has
             its original weights, or is closed where they could not be restored.
     """
-    plan = place.find(name)
-    if not plan.exists():
-        raise missing(name, place.folders)
-    check_refittable(read_sidecar(plan).refittable)
     engine = place.open(who, name, alone=True)
     held = _baked.get(who)
     if held is None or held.engine is not engine:

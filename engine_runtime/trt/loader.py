@@ -28,6 +28,7 @@ from .files.sidecar import Expect, Sidecar, check_fit, read_sidecar
 from .files.spec import is_name
 from .health.state import Health, check_here, expects, health, here
 from .play.engine import TrtEngine
+from .play.refit import check_refittable
 from .play.tensorrt import MakeRoom, tensorrt
 
 Say = Callable[[str], None]
@@ -93,7 +94,7 @@ class Place:
         if self.model is not None and not isinstance(expect, OstinatoError):
             weights = digest_of(self.model, sidecar.export["kind"], sidecar.spec.precision)
             expect = replace(expect, weights=weights)
-        found = health(plan, {**known, sidecar.flavor: expect})
+        found = health(plan, {**known, sidecar.flavor: expect}, parsed=sidecar)
         if self.model is not None and isinstance(found.error, EngineFileError) and found.reason == "weights":
             found = replace(found, error=_of_this_model(found.error, sidecar, plan, self.model))
         return found
@@ -103,7 +104,7 @@ class Place:
 
         Args:
             who: key of the caller; the engine it opened before is closed, unless another caller holds it too.
-            alone: do not share the engine, because its weights will be changed.
+            alone: do not share the engine, because its weights will be changed: it must be refittable.
 
         Raises:
             EngineFileError: for an engine that is missing, stale, broken or not trusted.
@@ -113,8 +114,10 @@ class Place:
         plan = self.find(name)
         if not plan.exists():
             raise missing(name, self.folders)
-        device = gpu()
         state = self.judge(plan, expects())
+        if alone and state.sidecar is not None:
+            check_refittable(state.sidecar.refittable)
+        device = gpu()
         if state.sidecar is None or state.error is not None:
             raise state.error or missing(name, self.folders)
         check_fit(state.sidecar, Expect(kind="decoder"), plan)
@@ -130,7 +133,7 @@ class Place:
 
     def _opened(self, who: str, plan: Path, sidecar: Sidecar, device: torch.device, alone: bool) -> TrtEngine:
         library = tensorrt(sidecar.flavor)  # only for a trusted plan that fits: a process loads one library
-        data, sidecar = _read(plan, sidecar)
+        data, sidecar = _read(plan, sidecar, parsed=True)
         engine = library.load(data, sidecar, device, self.make_room, alone=who if alone else "")
         try:
             with busy(engine):
@@ -156,15 +159,26 @@ class Place:
             tensorrt(engine.flavor.name).renew(engine, data, self.make_room)
 
 
-def _read(plan: Path, wanted: Sidecar) -> tuple[bytes, Sidecar]:
+def _read(plan: Path, wanted: Sidecar, parsed: bool = False) -> tuple[bytes, Sidecar]:
     """Read the bytes of a plan.
+
+    Args:
+        wanted: the sidecar that it had when it was opened, or is opened by now.
+        parsed: `wanted` was parsed a moment ago: the file is not parsed again.
 
     Raises:
         EngineFileError: where it was rebuilt since `wanted` was read, and as `read_plan`.
     """
     library = tensorrt(wanted.flavor)
     expect = replace(here(wanted.flavor, library.flavor.version), header_problem=library.header_problem)
-    data, sidecar = read_plan(plan, expect)
+    try:
+        data, sidecar = read_plan(plan, expect, sidecar=wanted if parsed else None)
+    except EngineFileError as error:
+        if not parsed or error.reason not in ("truncated", "tampered"):
+            raise
+        sidecar = read_sidecar(plan)
+        if sidecar.plan_sha256 == wanted.plan_sha256:
+            raise
     if sidecar.plan_sha256 != wanted.plan_sha256:
         raise EngineFileError(
             f"{plan.name} was built anew meanwhile",

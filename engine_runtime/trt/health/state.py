@@ -116,6 +116,7 @@ def health(
     trust: Trust | None = None,
     folder: Path | None = None,
     whole: bool = False,
+    parsed: Sidecar | None = None,
 ) -> Health:
     """Judge one engine. Errors of its files are returned in the result, not raised.
 
@@ -124,6 +125,7 @@ def health(
         known: from `expects`; with the needed weights and recipe, where they are known.
         trust, folder: as in `read_plan`.
         whole: hash the file too.
+        parsed: its sidecar, from `read_sidecar`; None reads it.
     """
     from ...engines.prove import Proof
 
@@ -131,10 +133,11 @@ def health(
     sidecar: Sidecar | None = None
     try:
         _check_name(plan)
-        sidecar = replace(read_sidecar(plan), proof=None) if os.path.exists(plan) else None
-        expect = known.get(sidecar.flavor, Expect()) if sidecar else Expect()
+        parsed = (parsed or read_sidecar(plan)) if os.path.exists(plan) else None
+        sidecar = parsed and replace(parsed, proof=None)
+        expect = known.get(parsed.flavor, Expect()) if parsed else Expect()
         judge = Expect() if isinstance(expect, OstinatoError) else expect
-        sidecar = (verify if whole else examine)(plan, judge, trust, folder)
+        sidecar = (verify if whole else examine)(plan, judge, trust, folder, parsed)
     except EngineFileError as error:
         return Health(plan, STALE if error.reason in _STALE else UNUSABLE, error, sidecar)
     if isinstance(expect, OstinatoError):
@@ -176,15 +179,18 @@ def check_here(
     from .check import compare, this_gpu
 
     trust = trust or Trust()
-    flavor = examine(plan, Expect(), trust).flavor
-    place = here(flavor, library_of(flavor))
-    sidecar = examine(plan, place, trust) if engine is None else engine.sidecar
+    sidecar = examine(plan, Expect(), trust)
+    place = here(sidecar.flavor, library_of(sidecar.flavor))
+    if engine is None:
+        check_fit(sidecar, place, plan)
+    else:
+        sidecar = engine.sidecar
     if place.capability is None:
         raise EngineBuildError("this PyTorch sees no CUDA device", "the check runs on a GPU", "run it where it plays")
 
     def read(expect: Expect) -> bytes:
         if engine is None:
-            return read_plan(plan, expect, trust)[0]
+            return read_plan(plan, expect, trust, sidecar=sidecar)[0]
         check_fit(sidecar, expect, plan)
         return b""
 
