@@ -66,6 +66,15 @@ class Pool:
         return self._handle
 
 
+class OwnPools:
+    """A memory pool for each graph alone: for bodies that take no memory from torch."""
+
+    @property
+    def handle(self) -> Any:
+        """Return PyTorch's handle of a new pool."""
+        return torch.cuda.graph_pool_handle()
+
+
 class Capture:
     """A runner of work on the current stream: plain at the first sight of a key, replayed as CUDA graphs from the
     second on.
@@ -78,13 +87,24 @@ class Capture:
         most: number of scripts kept; the one unused for longest goes first.
         pool: shared by all that is captured for the stream; a new one by default.
         name: of the bodies, in log messages.
+        release: given the steps that are replayed no more; the last run of their graphs may not be over. By default
+            they are freed at once.
+
+    Attributes:
+        on: whether repeated work is captured; false once a capture has failed.
     """
 
     def __init__(
-        self, device: torch.device, on: bool = True, most: int = MOST, pool: Pool | None = None, name: str = "ticks"
+        self,
+        device: torch.device,
+        on: bool = True,
+        most: int = MOST,
+        pool: Pool | OwnPools | None = None,
+        name: str = "ticks",
+        release: Callable[..., None] = lambda *steps: None,
     ) -> None:
-        self._name, self._most, self.pool = name, most, pool or Pool()
-        self._on = on and device.type == "cuda"
+        self._name, self._most, self.pool, self._release = name, most, pool or Pool(), release
+        self.on = on and device.type == "cuda"
         self._scripts: OrderedDict[Hashable, list[Step] | None] = OrderedDict()  # None: seen once
         self._recording: _Recording | None = None  # while a body is being captured
 
@@ -94,7 +114,7 @@ class Capture:
         Args:
             key: all that decides which calls the body makes, and every object that must live as long as its graphs.
         """
-        if not self._on:
+        if not self.on:
             body()
             return
         script = self._scripts.get(key)
@@ -108,11 +128,19 @@ class Capture:
                 step()
         self._scripts.move_to_end(key)
         if len(self._scripts) > self._most:
-            self._scripts.popitem(last=False)
+            _, unused = self._scripts.popitem(last=False)
+            self._release(*(unused or ()))
+
+    @property
+    def replayed(self) -> list[Hashable]:
+        """List the keys that are replayed, the one unused for longest first."""
+        return [key for key, script in self._scripts.items() if script is not None]
 
     def clear(self) -> None:
-        """Forget every key and free its graphs."""
+        """Forget every key and release its graphs."""
+        steps = [step for script in self._scripts.values() for step in script or ()]
         self._scripts.clear()
+        self._release(*steps)
 
     def outside(self, call: Step) -> None:
         """Run a part of the body outside of any graph, now and at every replay; `call` must not hold this object's
@@ -141,8 +169,8 @@ class Capture:
             finally:
                 self._recording = None
             break
-        self._on = False
-        self._scripts.clear()
+        self.on = False
+        self.clear()
         return None
 
 
