@@ -15,11 +15,12 @@ import torch
 from ..constants import LATENT_HZ
 from ..engines.contract import Engine
 from ..errors import InputError, check_whole
+from ..profile.drive import Laps
 from .calls import count_calls
 from .case import TICKS, Case
 from .floor import Floor, products
 from .origin import origin
-from .play import Laps, Steady, steady
+from .play import Steady, steady
 from .report import CASE, TOP
 from .subject import Reference, Source, opened, precision_of, references
 

@@ -6,11 +6,10 @@ knob, so that like is compared with like; those between are all different. One b
 
 from __future__ import annotations
 
-import itertools
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,9 +22,9 @@ from ..constants import CONTEXT_DIM, LATENT_DIM
 from ..controls.knobs import KNOBS, Knob, Knobs
 from ..engines.contract import Engine
 from ..errors import check_whole
+from ..profile.drive import Drive, awake, driven
 from ..stream.request import Condition, Request, Target
-from ..stream.session import Session
-from ..stream.sessions import runtime
+from ..stream.stage import Finished
 from .case import BLOCK, SOAK_SECONDS, SOAK_TICKS
 
 DEPTHS = (1, 2, 4)
@@ -35,7 +34,6 @@ GROWTH = 16 << 20  # bytes that tensors and the process may grow by, in 20,000 t
 USED = 64 << 20  # that all of the device may: PyTorch takes it in pieces of 20 MB, and graphs are kept up to a number
 ENDS = 4  # blocks that are compared, at most: on a virtual machine one alone may be slow for no reason of ours
 DRIFT = 0.1  # share by which ticks may have become slower
-_ids = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -128,20 +126,18 @@ def soak(
     )
     count = ticks // block - 1
     ends = min(ENDS, count // 2)
-    engine.ready()
-    try:
-        config = StreamConfig(guidance="full", tokens=_Player.TOKENS, queue=4, spread=False)
-        with runtime().playing(f"soak {next(_ids)}", engine, config) as session:
-            player = _Player(session, engine, frames_of(seconds), on_tick, ticks)
-            player.block(seed, block)
-            first = [player.block(seed + i, block) for i in range(ends)]
-            between = [player.block(seed + i, block) for i in range(ends, count - ends)]
-            if ticks % block:
-                between.append(player.block(seed + count, ticks % block))
-            last = [player.block(seed + i, block) for i in range(ends)]
-            stats = session.stats()
-    finally:
-        engine.rest()
+    config = StreamConfig(guidance="full", tokens=_Player.TOKENS, queue=4, spread=False)
+    player = _Player(engine, frames_of(seconds), on_tick, ticks)
+    # a CPU is shared with whatever else runs: there the process's own time counts
+    clock = time.process_time if engine.device.type == "cpu" else time.perf_counter
+    with awake(engine), driven(engine, config, player.request, clock=clock) as drive:
+        player.block(drive, seed, block)
+        first = [player.block(drive, seed + i, block) for i in range(ends)]
+        between = [player.block(drive, seed + i, block) for i in range(ends, count - ends)]
+        if ticks % block:
+            between.append(player.block(drive, seed + count, ticks % block))
+        last = [player.block(drive, seed + i, block) for i in range(ends)]
+        stats = drive.sessions[0].stats()
     memory = (_pair(getattr(first[-1], name), getattr(last[-1], name)) for name in ("device", "used", "host"))
     first_ms, between_ms, last_ms = (tuple(block.ms for block in blocks) for blocks in (first, between, last))
     return Soak(engine.name, player.ticks, stats.finished, stats.dropped, first_ms, between_ms, last_ms, *memory)
@@ -165,46 +161,38 @@ class _Player:
 
     TOKENS = 32
 
-    def __init__(
-        self, session: Session, engine: Engine, frames: int, on_tick: Callable[[int, int], None], total: int
-    ) -> None:
-        self.session, self.engine, self.frames = session, engine, frames
+    def __init__(self, engine: Engine, frames: int, on_tick: Callable[[int, int], None], total: int) -> None:
+        self.engine, self.frames = engine, frames
         self._on_tick, self._total, self.ticks = on_tick, total, 0
         self._random = random.Random(0)
-        # a CPU is shared with whatever else runs: there the process's own time counts
-        self._clock = time.process_time if engine.device.type == "cpu" else time.perf_counter
 
-    def block(self, seed: int, ticks: int) -> _Block:
+    def block(self, drive: Drive, seed: int, ticks: int) -> _Block:
         """Play, from an empty ring and knobs as they are at the start."""
         self._random.seed(seed)
-        while not self.session.idle:
-            self.session.step()
-        self.session.set(**{name: getattr(Knobs(), name) for name in KNOBS})
-        self.session.configure(depth=max(DEPTHS))
-        self.session.step()
-        times = []
-        for _ in range(ticks):
-            self._act()
-            begin = self._clock()
-            for one in self.session.step():
-                one.take()
-            self._settle()
-            times.append(1e3 * (self._clock() - begin))
-            self.ticks += 1
-            self._on_tick(self.ticks, self._total)
-        return _Block(statistics.median(times), *self._device_bytes(), host_bytes())
+        (session,) = drive.sessions
+        while not session.idle:
+            session.step()
+        session.set(**{name: getattr(Knobs(), name) for name in KNOBS})
+        session.configure(depth=max(DEPTHS))
+        session.step()
+        laps = drive.play(ticks, before=lambda: self._act(drive), after=_taken, told=self._tell)
+        return _Block(statistics.median(laps.ms), *self._device_bytes(), host_bytes())
 
-    def _act(self) -> None:
-        r = self._random
-        while self.session.room:
-            self.session.submit(self._request())
+    def _tell(self) -> None:
+        self.ticks += 1
+        self._on_tick(self.ticks, self._total)
+
+    def _act(self, drive: Drive) -> None:
+        r, (session,) = self._random, drive.sessions
+        drive.fill()
         if r.random() < TURNS:
             knob = r.choice(list(KNOBS.values()))
-            self.session.set(**{knob.name: self._value(knob)})
+            session.set(**{knob.name: self._value(knob)})
         if r.random() < RESIZES:
-            self.session.configure(depth=r.choice(DEPTHS))
+            session.configure(depth=r.choice(DEPTHS))
 
-    def _request(self) -> Request:
+    def request(self, i: int) -> Request:
+        """Draw the next request; `i` is not needed."""
         r = self._random
         condition = Condition(
             self._drawn(r.randint(1, self.TOKENS), self.engine.width),
@@ -242,16 +230,17 @@ class _Player:
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self._random.randrange(2**32))
 
-    def _settle(self) -> None:
-        if self.engine.device.type == "cuda":
-            torch.cuda.synchronize(self.engine.device)
-
     def _device_bytes(self) -> tuple[int | None, int | None]:
         device = self.engine.device
         if device.type != "cuda":
             return None, None
         free, total = torch.cuda.mem_get_info(device)
         return torch.cuda.memory_allocated(device), total - free
+
+
+def _taken(done: Iterable[Finished]) -> None:
+    for one in done:
+        one.take()
 
 
 def host_bytes() -> int | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from diffusers import AceStepTransformer1DModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from .compiled.weights import lay_out
 from .contract import LIMITS, Limits, Rows
@@ -60,6 +60,13 @@ class EagerEngine:
 
     def rest(self) -> None:
         """Do nothing: the weights stay on the device."""
+
+    @property
+    def modules(self) -> nn.Module:
+        return self.decoder
+
+    def own_profiler(self) -> None:
+        """Return None: torch's profiler sees every operator."""
 
     def rows(self, batch: int, frames: int, tokens: int) -> Rows:
         self.limits.check(min(batch, self.limits.batch), frames, tokens)
