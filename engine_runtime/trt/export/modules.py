@@ -6,7 +6,6 @@ share the weights of the models that they are made from, except the few with ano
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from diffusers import AceStepTransformer1DModel, AutoencoderOobleck
 from torch import Tensor, nn
-from torch.nn.utils.weight_norm import WeightNorm
 
 from ...constants import CONTEXT_DIM, HOP, LATENT_DIM, LATENT_HZ, MAX_SECONDS, PATCH
 from ...engines.factors import KINDS
 from ...errors import EngineBuildError
+from ...models.weight_norm import folded_copy, normed
 
 GRAPH_VERSION = 1  # raise it when what is exported from the same weights changes
 MAX_FRAMES = MAX_SECONDS * LATENT_HZ  # rows of the rotary table
@@ -212,17 +211,10 @@ class VaeGraph(nn.Module):
     def __init__(self, vae: AutoencoderOobleck, part: str) -> None:
         super().__init__()
         self.part = part
-        with torch.no_grad():
-            for norm, layer in _weight_norms(half := getattr(vae, part)):
-                setattr(layer, norm.name, norm.compute_weight(layer).detach())  # deepcopy refuses a grad history
-            folded = copy.deepcopy(half).requires_grad_(False)
-            names = {layer: name for name, layer in folded.named_modules()}
-            self.made: dict[str, tuple[str, ...]] = {}
-            for norm, layer in _weight_norms(folded):
-                nn.utils.remove_weight_norm(layer, norm.name)
-                place = f"{part}.{names[layer]}.{norm.name}"
-                self.made[place] = (f"{place}_g", f"{place}_v")
-        self.add_module(part, folded)
+        half = getattr(vae, part)
+        places = [f"{part}.{name}.weight" for name in normed(half)]
+        self.made: dict[str, tuple[str, ...]] = {place: (f"{place}_g", f"{place}_v") for place in places}
+        self.add_module(part, folded_copy(half))
 
     def forward(self, signal: Tensor) -> Tensor:
         out = getattr(self, self.part)(signal)
@@ -251,12 +243,6 @@ def check_vae(model: AutoencoderOobleck) -> None:
             f"the VAE's strides are {list(strides)}", f"allowed are even ones whose product is {HOP}",
             "choose an ACE-Step 1.5 model",
         )  # fmt: skip
-
-
-def _weight_norms(module: nn.Module) -> list[tuple[WeightNorm, nn.Module]]:
-    """List the weight norms below a module, with their layers."""
-    hooks = ((hook, layer) for layer in module.modules() for hook in layer._forward_pre_hooks.values())
-    return [(hook, layer) for hook, layer in hooks if isinstance(hook, WeightNorm)]
 
 
 def _time(embed: Any, wave: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
