@@ -188,7 +188,7 @@ def test_a_model_of_another_patch_size_is_refused(tmp_path: Path) -> None:
 
 def test_a_size_that_became_fixed_is_refused(graphs: Graphs) -> None:
     import onnx_ir as ir
-    from ostinato.engine_runtime.trt.export.modules import DecoderGraph
+    from ostinato.engine_runtime.trt.export.decoder import DecoderGraph
     from ostinato.engine_runtime.trt.export.naming import tidy
     from ostinato.engine_runtime.trt.export.record import ports
 
@@ -201,7 +201,7 @@ def test_a_size_that_became_fixed_is_refused(graphs: Graphs) -> None:
 
 def test_a_weight_that_is_lost_is_named(graphs: Graphs) -> None:
     import onnx_ir as ir
-    from ostinato.engine_runtime.trt.export.modules import DecoderGraph
+    from ostinato.engine_runtime.trt.export.decoder import DecoderGraph
     from ostinato.engine_runtime.trt.export.naming import tidy
     from ostinato.engine_runtime.trt.export.record import ports
 

@@ -1,7 +1,7 @@
-"""The modules that are exported: the decoder and both halves of the VAE, in operators that ONNX and TensorRT take.
+"""The decoder as it is exported, in operators that ONNX and TensorRT take.
 
-B rows, T frames (even), N = T / 2 decoder tokens, L condition tokens, H condition width, r adapter rank. The modules
-share the weights of the models that they are made from, except the few with another layout.
+B rows, T frames (even), N = T / 2 decoder tokens, L condition tokens, H condition width, r adapter rank. The module
+shares the weights of the model that it is made from, except the few with another layout.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import AceStepTransformer1DModel, AutoencoderOobleck
+from diffusers import AceStepTransformer1DModel
 from torch import Tensor, nn
 
-from ...constants import CONTEXT_DIM, HOP, LATENT_DIM, LATENT_HZ, MAX_SECONDS, PATCH
+from ...constants import CONTEXT_DIM, LATENT_DIM, LATENT_HZ, MAX_SECONDS, PATCH
 from ...engines.factors import KINDS
 from ...errors import EngineBuildError
-from ...models.weight_norm import folded_copy, normed
 
-GRAPH_VERSION = 1  # raise it when what is exported from the same weights changes
 MAX_FRAMES = MAX_SECONDS * LATENT_HZ  # rows of the rotary table
 
 # Where a graph of bfloat16 weights computes in float32, as the reference does; part of the recipe. The softmax is one
@@ -196,34 +194,6 @@ class DecoderGraph(nn.Module):
         return ((index[:, None] - index[None, :]).abs() <= self.model.config.sliding_window)[None, None]
 
 
-class VaeGraph(nn.Module):
-    """One half of the VAE: latents `[B, 64, T]` to audio `[B, 2, 1920 T]`, or audio to the mean of its latents.
-
-    It has weights of its own, with the weight norms folded in.
-
-    Args:
-        vae: the reference model, on the CPU.
-        part: `decoder` or `encoder`.
-    """
-
-    prefix = ""
-
-    def __init__(self, vae: AutoencoderOobleck, part: str) -> None:
-        super().__init__()
-        self.part = part
-        half = getattr(vae, part)
-        places = [f"{part}.{name}.weight" for name in normed(half)]
-        self.made: dict[str, tuple[str, ...]] = {place: (f"{place}_g", f"{place}_v") for place in places}
-        self.add_module(part, folded_copy(half))
-
-    def forward(self, signal: Tensor) -> Tensor:
-        out = getattr(self, self.part)(signal)
-        return out if self.part == "decoder" else out.narrow(1, 0, LATENT_DIM)
-
-
-Graph = DecoderGraph | VaeGraph
-
-
 def check_decoder(model: AceStepTransformer1DModel) -> None:
     """Raise `EngineBuildError` for a transformer of other sizes than the graph is written for."""
     config = model.config
@@ -231,16 +201,6 @@ def check_decoder(model: AceStepTransformer1DModel) -> None:
     if given != (needed := (PATCH, LATENT_DIM + CONTEXT_DIM, LATENT_DIM)):
         raise EngineBuildError(
             f"the decoder has patch size, input and output channels {given}", f"allowed are {needed}",
-            "choose an ACE-Step 1.5 model",
-        )  # fmt: skip
-
-
-def check_vae(model: AutoencoderOobleck) -> None:
-    """Raise `EngineBuildError` for a VAE of another rate, or with odd strides."""
-    strides = model.config.downsampling_ratios
-    if math.prod(strides) != HOP or any(stride % 2 for stride in strides):
-        raise EngineBuildError(
-            f"the VAE's strides are {list(strides)}", f"allowed are even ones whose product is {HOP}",
             "choose an ACE-Step 1.5 model",
         )  # fmt: skip
 
