@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..errors import EngineError
+from ..registry import registry
 from . import driver
 from .memory import is_shortage
 
@@ -21,7 +22,7 @@ MOST = 32  # scripts kept; the one that was not used for longest goes first
 Step = Callable[[], Any]
 
 
-class _Uncollected:
+class Uncollected:
     """A context in which no thread collects garbage, however many threads are inside.
 
     A graph that is freed on a capturing thread breaks the capture.
@@ -44,7 +45,9 @@ class _Uncollected:
                 gc.enable()
 
 
-uncollected = _Uncollected()
+def uncollected() -> Uncollected:
+    """Return the process's: no thread collects garbage inside of it."""
+    return registry.one(Uncollected)
 
 
 class Pool:
@@ -190,7 +193,7 @@ class _Recording:
 
     def of(self, body: Step) -> list[Step]:
         """Capture a body without running it; returns the steps that replay it."""
-        with uncollected:
+        with uncollected():
             try:
                 self._open()
                 body()
@@ -237,11 +240,12 @@ def _finish(graph: torch.cuda.CUDAGraph) -> None:
     """Make a graph of `_graph`, whose capture has ended, ready to be replayed."""
     if not _editable():
         return
-    if not _failed:
+    edits = registry.one(Edits)
+    if edits.failed is None:
         try:
             driver.memsets_to_kernels(graph.raw_cuda_graph(), torch.cuda.current_device())
         except EngineError as error:  # the graph does what it did
-            _failed.append(error)
+            edits.failed = error
             log.warning("graphs keep their memsets, and cost more of the host: %s", error)
     graph.instantiate()
 
@@ -252,7 +256,10 @@ def _editable() -> bool:
     return not driver.missing() and hasattr(torch.cuda.CUDAGraph, "raw_cuda_graph")
 
 
-_failed: list[EngineError] = []  # why no graph is edited any more
+class Edits:
+    """Tells why no graph of this process is edited any more; None while they are."""
+
+    failed: EngineError | None = None
 
 
 def end(graph: torch.cuda.CUDAGraph, pool: Any) -> None:

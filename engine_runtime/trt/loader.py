@@ -20,6 +20,7 @@ from ..device.memory import guarded
 from ..engines.prove import Proof
 from ..errors import EngineError, EngineFileError, OstinatoError
 from ..models.loading import Model
+from ..registry import registry
 from ..stream.sessions import runtime
 from .export.record import PRECISIONS, weights_digest
 from .files.folder import plans
@@ -33,11 +34,28 @@ from .play.tensorrt import MakeRoom, tensorrt
 
 Say = Callable[[str], None]
 Known = Mapping[str, Expect | OstinatoError]
-_digests: dict[tuple[str, str, str], str] = {}
-_lock = threading.Lock()
-_held: dict[str, tuple[str, TrtEngine]] = {}  # by caller: the engine's name, and the engine
-_turns: Counter[tuple[str, str]] = Counter()  # changes seen, by caller and name
-_busy: list[TrtEngine] = []  # being changed or compared now; not to be closed
+
+
+class OpenEngines:
+    """The engines that callers have open in this process.
+
+    Attributes:
+        held: by caller: the engine's name, and the engine.
+        turns: changes seen, by caller and name.
+        busy: being changed or compared now; not to be closed.
+        digests: hashes of weights, by the model's identity, its part and the precision.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.held: dict[str, tuple[str, TrtEngine]] = {}
+        self.turns: Counter[tuple[str, str]] = Counter()
+        self.busy: list[TrtEngine] = []
+        self.digests: dict[tuple[str, str, str], str] = {}
+
+
+def _engines() -> OpenEngines:
+    return registry.one(OpenEngines)
 
 
 def _bring(engine: TrtEngine, open_again: Callable[[], None]) -> None:
@@ -126,8 +144,9 @@ class Place:
             if held is None or held.sidecar.plan_sha256 != state.sidecar.plan_sha256:
                 held = self._opened(who, plan, state.sidecar, device, alone)
                 drop(who)
-                with _lock:
-                    _held[who] = name, held
+                engines = _engines()
+                with engines.lock:
+                    engines.held[who] = name, held
             held.wake()
         return held
 
@@ -151,8 +170,9 @@ class Place:
 
     def _again(self, engine: TrtEngine, plan: Path) -> None:
         """Reopen a closed engine; one that no caller holds any more stays closed."""
-        with _lock:
-            wanted = any(held is engine for _, held in _held.values())
+        engines = _engines()
+        with engines.lock:
+            wanted = any(held is engine for _, held in engines.held.values())
         if wanted and engine.executor.engine is None:
             self.say(f"loading {plan.stem} again")
             data, _ = _read(plan, engine.sidecar)
@@ -202,14 +222,16 @@ def gpu() -> torch.device:
 
 def holds(who: str) -> TrtEngine | None:
     """Return the engine that a caller has open (it may be put away), or None."""
-    with _lock:
-        return _held[who][1] if who in _held else None
+    engines = _engines()
+    with engines.lock:
+        return engines.held[who][1] if who in engines.held else None
 
 
 def drop(who: str) -> None:
     """Release the engine that a caller has open, if any."""
-    with _lock:
-        name, engine = _held.pop(who, ("", None))
+    engines = _engines()
+    with engines.lock:
+        name, engine = engines.held.pop(who, ("", None))
     if engine is not None:
         turned(who, name)
         tensorrt(engine.flavor.name).release(engine)
@@ -217,32 +239,36 @@ def drop(who: str) -> None:
 
 def turned(who: str, name: str) -> None:
     """Count a change: the engine that this caller got under this name has changed, or may be available now."""
-    with _lock:
-        _turns[who, name] += 1
+    engines = _engines()
+    with engines.lock:
+        engines.turns[who, name] += 1
 
 
 def turns(who: str, name: str | None = None) -> int:
     """Return the number of such changes; with `name` None, under any name."""
-    with _lock:
-        return sum(count for (one, of), count in _turns.items() if one == who and name in (None, of))
+    engines = _engines()
+    with engines.lock:
+        return sum(count for (one, of), count in engines.turns.items() if one == who and name in (None, of))
 
 
 @contextmanager
 def busy(engine: TrtEngine) -> Iterator[None]:
     """Keep an engine from being put away inside the block."""
-    with _lock:
-        _busy.append(engine)
+    engines = _engines()
+    with engines.lock:
+        engines.busy.append(engine)
     try:
         yield
     finally:
-        with _lock:
-            _busy.remove(engine)
+        with engines.lock:
+            engines.busy.remove(engine)
 
 
 def put_away(engine: TrtEngine) -> bool:
     """Close an engine to free its memory until it is next used. False where it plays or is busy."""
-    with _lock:
-        free = engine not in _busy
+    engines = _engines()
+    with engines.lock:
+        free = engine not in engines.busy
     if not free or runtime().plays(engine):
         return False
     with runtime().lane(engine.device).lock:
@@ -280,7 +306,7 @@ def digest_of(model: Model, kind: str, precision: str) -> str | None:
     part = model.pipe.transformer if kind == "decoder" else model.pipe.vae
     if part.dtype not in (torch.float32, PRECISIONS[precision]):
         return None
-    key = (model.identity, kind, precision)
-    if key not in _digests:
-        _digests[key] = weights_digest(kind, part, precision)
-    return _digests[key]
+    key, digests = (model.identity, kind, precision), _engines().digests
+    if key not in digests:
+        digests[key] = weights_digest(kind, part, precision)
+    return digests[key]

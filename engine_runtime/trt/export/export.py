@@ -241,7 +241,7 @@ def _undisturbed() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with quiet(), uncollected:
+        with quiet(), uncollected():
             yield
     finally:
         logger.setLevel(level)

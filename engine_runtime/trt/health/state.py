@@ -7,11 +7,11 @@ import os
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import EngineBuildError, EngineFileError, InputError, OstinatoError, plain
+from ...registry import registry
 from ..files.plan import examine, read_plan, verify
 from ..files.sidecar import Expect, Sidecar, check_fit, read_sidecar
 from ..files.spec import FLAVORS, check_name
@@ -72,14 +72,23 @@ def library_of(flavor: str) -> str:
     """
     if importlib.util.find_spec(flavor) is None:
         raise EngineBuildError(f"{flavor} is not installed", "its engines need it", f"run: {install(flavor)}")
-    found = _asked(flavor, tuple(sorted(wheels(flavor).items())))
+    answers, key = registry.one(_Answers), (flavor, tuple(sorted(wheels(flavor).items())))
+    found = answers.by_packages.get(key)
+    if found is None:
+        found = answers.by_packages[key] = _asked(flavor)
     if isinstance(found, OstinatoError):
         raise found
     return found
 
 
-@cache
-def _asked(flavor: str, installed: tuple[tuple[str, str], ...]) -> str | OstinatoError:
+class _Answers:
+    """The versions that child processes told, or why they could not, by the flavor and its installed packages."""
+
+    def __init__(self) -> None:
+        self.by_packages: dict[tuple[str, tuple[tuple[str, str], ...]], str | OstinatoError] = {}
+
+
+def _asked(flavor: str) -> str | OstinatoError:
     try:
         return str(ask("probe", {"flavor": flavor})["version"])
     except subprocess.TimeoutExpired as error:

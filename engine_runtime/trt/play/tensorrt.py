@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from ...errors import EngineError, MemoryShortage
+from ...registry import registry
 from ..files.sidecar import Sidecar
 from ..library.flavor import Flavor, probe, to_torch
 from ..library.messages import Errors, checked, logger, recorder
@@ -300,8 +301,12 @@ def _other(what: str, sidecar: Sidecar) -> EngineError:
     )
 
 
-_instance: TensorRT | None = None
-_guard = threading.Lock()
+class Loaded:
+    """The library that this process has loaded, once there is one."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.library: TensorRT | None = None
 
 
 def tensorrt(name: str) -> TensorRT:
@@ -310,14 +315,13 @@ def tensorrt(name: str) -> TensorRT:
     Raises:
         EngineError: when the library cannot be used (see `probe`), or when the other flavor is loaded already.
     """
-    global _instance
-    with _guard:
-        if _instance is None:
-            _instance = TensorRT(probe(name))
-        if _instance.flavor.name != name:
-            raise EngineError(
-                f"this process runs {_instance.flavor.title}",
-                f"a process holds one TensorRT, and {name} would be the second",
-                f"restart, or use an engine of {_instance.flavor.name}",
-            )
-        return _instance
+    loaded = registry.one(Loaded)
+    with loaded.lock:
+        library = loaded.library = loaded.library or TensorRT(probe(name))
+    if library.flavor.name != name:
+        raise EngineError(
+            f"this process runs {library.flavor.title}",
+            f"a process holds one TensorRT, and {name} would be the second",
+            f"restart, or use an engine of {library.flavor.name}",
+        )
+    return library

@@ -6,9 +6,10 @@ import threading
 import pytest
 import torch
 from ostinato.engine_runtime.device import capture as capture_module
-from ostinato.engine_runtime.device.capture import Capture, uncollected
+from ostinato.engine_runtime.device.capture import Capture, Edits, uncollected
 from ostinato.engine_runtime.device.lane import Lane
 from ostinato.engine_runtime.errors import EngineError
+from ostinato.engine_runtime.registry import registry
 
 from ...graph_stand_in import CUDA, Graph, noting
 
@@ -24,13 +25,13 @@ def test_it_comes_back_with_the_last_that_leaves():
     inside, leave = threading.Event(), threading.Event()
 
     def other():
-        with uncollected:
+        with uncollected():
             inside.set()
             leave.wait(10)
 
     gc.enable()
     thread = threading.Thread(target=other)
-    with uncollected:
+    with uncollected():
         thread.start()
         assert inside.wait(10) and not gc.isenabled()
     assert not gc.isenabled(), "the other one still captures"
@@ -41,14 +42,14 @@ def test_it_comes_back_with_the_last_that_leaves():
 
 def test_it_comes_back_after_a_failure():
     gc.enable()
-    with pytest.raises(ValueError), uncollected:
+    with pytest.raises(ValueError), uncollected():
         raise ValueError
     assert gc.isenabled()
 
 
 def test_who_has_switched_it_off_keeps_it_off():
     gc.disable()
-    with uncollected:
+    with uncollected():
         pass
     assert not gc.isenabled()
 
@@ -230,9 +231,9 @@ def edited(noted, monkeypatch):
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Kept)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(capture_module, "_editable", lambda: True)
-    monkeypatch.setattr(capture_module, "_failed", [])
     monkeypatch.setattr(capture_module.driver, "memsets_to_kernels", edit)
-    return calls, failures
+    with registry.fresh(Edits):
+        yield calls, failures
 
 
 def test_a_graph_is_edited_once_before_it_is_replayed(noted, edited):

@@ -12,6 +12,7 @@ from ostinato.engine_runtime.config import StreamConfig
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.engines.prove import Corner, concluded
 from ostinato.engine_runtime.errors import EngineError, EngineFileError, InputError, MemoryShortage
+from ostinato.engine_runtime.registry import registry
 from ostinato.engine_runtime.stream.sessions import runtime
 from ostinato.engine_runtime.trt import bake, loader
 from ostinato.engine_runtime.trt.build import queue
@@ -177,7 +178,7 @@ def test_a_fallback_lets_go_of_what_played_before(turbo, player):
     play = Cache(LoadEngine, engine="one", otherwise=TORCH, model=turbo)
     one = play()[0]
     assert isinstance(play(engine="gone")[0], EagerEngine)
-    assert not is_open(one) and not loader._held and not player.library._engines
+    assert not is_open(one) and not registry.one(loader.OpenEngines).held and not player.library._engines
     assert is_open(play()[0])
 
 

@@ -11,6 +11,7 @@ from ostinato.engine_runtime.config import Sampling, StreamConfig
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.engines.profiles import Profile, Span
 from ostinato.engine_runtime.errors import EngineError, MemoryShortage
+from ostinato.engine_runtime.registry import registry
 from ostinato.engine_runtime.stream.request import Request
 from ostinato.engine_runtime.stream.sessions import runtime
 from ostinato.engine_runtime.trt.library.flavor import Flavor
@@ -67,11 +68,11 @@ def test_a_plan_loaded_twice_is_one_engine(plan, other):
 
 
 def test_one_library_a_process(monkeypatch):
-    monkeypatch.setattr(module, "_instance", None)
     monkeypatch.setattr(module, "probe", lambda name: Flavor.of(name, stand_in))
-    assert module.tensorrt("tensorrt") is module.tensorrt("tensorrt")
-    with pytest.raises(EngineError, match=r"runs TensorRT 10\.13.*tensorrt_rtx would be the second"):
-        module.tensorrt("tensorrt_rtx")
+    with registry.fresh(module.Loaded):
+        assert module.tensorrt("tensorrt") is module.tensorrt("tensorrt")
+        with pytest.raises(EngineError, match=r"runs TensorRT 10\.13.*tensorrt_rtx would be the second"):
+            module.tensorrt("tensorrt_rtx")
 
 
 def test_host_code_stays_off_and_the_log_arrives(plan, caplog):
