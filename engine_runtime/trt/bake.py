@@ -19,7 +19,8 @@ from ..stream.sessions import runtime
 from .loader import Place, busy, drop, turned
 from .play.engine import TrtEngine
 from .play.refit import Refit, Source
-from .play.tensorrt import MakeRoom, tensorrt
+from .play.room import MakeRoom
+from .play.tensorrt import tensorrt
 
 
 class _Baking:

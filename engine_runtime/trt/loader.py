@@ -30,7 +30,8 @@ from .files.spec import is_name
 from .health.state import Health, check_here, expects, health, here
 from .play.engine import TrtEngine
 from .play.refit import check_refittable
-from .play.tensorrt import MakeRoom, tensorrt
+from .play.room import MakeRoom
+from .play.tensorrt import tensorrt
 
 Say = Callable[[str], None]
 Known = Mapping[str, Expect | OstinatoError]

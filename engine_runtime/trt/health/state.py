@@ -21,7 +21,7 @@ from ..library.process import ask
 
 if TYPE_CHECKING:
     from ...models.loading import Model
-    from ..play.tensorrt import MakeRoom
+    from ..play.room import MakeRoom
     from .check import Opened
 
 READY, STALE, UNUSABLE = "ready", "stale", "unusable"

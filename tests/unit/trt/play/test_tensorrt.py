@@ -16,6 +16,7 @@ from ostinato.engine_runtime.stream.request import Request
 from ostinato.engine_runtime.stream.sessions import runtime
 from ostinato.engine_runtime.trt.library.flavor import Flavor
 from ostinato.engine_runtime.trt.library.messages import MOST, Errors
+from ostinato.engine_runtime.trt.play import room
 from ostinato.engine_runtime.trt.play import tensorrt as module
 
 from .... import trt_stand_in as stand_in
@@ -104,7 +105,7 @@ def test_room_is_asked_for_once(plan, fault):
 
 @pytest.mark.parametrize("fault", ["context_no_room", "deserialize_no_room"])
 def test_no_room_says_how_much_is_missing(plan, fault, monkeypatch):
-    monkeypatch.setattr(module, "free_bytes", lambda device: 1 << 20)
+    monkeypatch.setattr(room, "free_bytes", lambda device: 1 << 20)
     library, asked = stand_in.library(), []
     plan.faults[fault] = 2
     engine = None
