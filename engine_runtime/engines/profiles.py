@@ -16,7 +16,6 @@ from ..constants import HOP, LATENT_HZ, MAX_ROWS, MAX_SECONDS, PATCH
 from ..errors import InputError, check_whole
 
 MAX_FRAMES, MAX_TOKENS, MAX_RANK = MAX_SECONDS * LATENT_HZ, 4_096, 512
-RANK_BUCKETS = (8, 32, 128)
 Shape = tuple[int, ...]
 
 # Which quantity each axis of a graph input is; None is a size of the model. LoRA inputs have the rank where theirs is

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from ...constants import CONTEXT_DIM, HOP, LATENT_DIM, PATCH
 from ...engines.factors import Targets
 from ...errors import InputError, check_choice
+from ..files.spec import KINDS
 from .decoder import ISLANDS, MAX_FRAMES
 
 SCHEMA = 1
 GRAPH_VERSION = 1  # raise it when what is exported from the same weights changes
-KINDS = ("decoder", "vae_decoder", "vae_encoder")
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 OPSETS = (20, 23)  # 23 has attention and RMS norm as operators
 LARGEST = 2_000_000_000  # bytes of weights in one ONNX file: protobuf ends at 2**31

@@ -13,10 +13,10 @@ import torch
 from diffusers import AceStepTransformer1DModel
 from ostinato.engine_runtime.errors import EngineBuildError, InputError
 from ostinato.engine_runtime.trt.export.export import export, write
-from ostinato.engine_runtime.trt.export.onnxcheck import Case, check_export
 from ostinato.engine_runtime.trt.export.record import ExportOptions, opset_for, recipe, weights_digest, weights_of
 
 from ....exports import DECODERS, FP32, GRAPHS, WHOLE, Graphs, builds, built_by_rtx, needs_exporter, other_sizes, read
+from ....onnx_check import Case, check_export
 
 pytestmark = [needs_exporter, pytest.mark.builds]
 
