@@ -1,4 +1,4 @@
-"""A ring that is full and stays full, with all that it plays prepared beforehand."""
+"""Plays a ring that stays full, with every request prepared beforehand."""
 
 from __future__ import annotations
 
@@ -22,12 +22,16 @@ from ..stream.stage import Finished
 from .case import Case
 
 POOL = 4  # conditions and noises that the requests share in turn
-WARM = 8  # ticks at least, of a full ring, before anything counts; and every step of a request twice: a tick that came
-# once before is captured
+# Fewest ticks of a full ring before any is timed; each step of a request comes twice in them, because the second one is
+# captured.
+WARM = 8
 
 
 class Work:
-    """The requests of a case, from seeds alone; they lie on the engine's device, so that seating one costs copies."""
+    """Makes the requests of a case from seeds alone.
+
+    Their tensors lie on the engine's device, so that a request that takes a slot is copied there only.
+    """
 
     def __init__(self, engine: Engine, case: Case) -> None:
         self.case, self._device = case, engine.device
@@ -50,12 +54,12 @@ class Work:
 
     @property
     def warm(self) -> int:
-        """Return the ticks of a full ring before anything counts."""
+        """Return the number of ticks of a full ring before any is timed."""
         return self.case.whole(max(WARM, 2 * self.case.steps))
 
     @property
     def hurry(self) -> int:
-        """Return the ticks until the host is as far ahead as allowed: on the way it allocates pinned memory."""
+        """Return the ticks until the host is as far ahead as allowed; up to then it allocates pinned memory."""
         return self.case.whole(self.case.ahead)
 
     def later(self, ticks: int) -> int:
@@ -67,7 +71,7 @@ class Work:
         condition, noise = self._conditions[i % POOL], self._noises[i % POOL]
         if not self.case.controls:
             return Request(condition, Sampling(self.case.steps, seed=i), self._guidance, noise=noise)
-        solver = ("sde", "ode")[i % self.case.slots % 2]  # the same in a slot for good
+        solver = ("sde", "ode")[i % self.case.slots % 2]  # a slot keeps its solver
         sampling = Sampling(self.case.steps, seed=i, solver=solver)
         shape: dict[str, Any] = {"source": self._source, "mask": self._mask, "mask_strength": (1.0, 0.5)}
         return Request(condition, sampling, self._guidance, noise=noise, target=Target(self._source), **shape)
@@ -96,8 +100,8 @@ class Steady:
     """Sessions that `steady` opened, all on one stage.
 
     Attributes:
-        first_s: from the first request of sessions just opened to its latent.
-        work: hash of the latents that finished in the first part of its warming up.
+        first_s: seconds from the first request, of sessions just opened, to its latent.
+        work: hash of the latents that finished while it warmed up: the same where the work is the same.
     """
 
     def __init__(self, drive: Drive, work: Work, ticks: int) -> None:

@@ -25,7 +25,7 @@ from .report import CASE, TOP
 from .subject import Reference, Source, opened, precision_of, references
 
 ROUNDS = 2  # of subject and references in turn: A B A B
-PROFILED = 8  # ticks at least whose calls are counted
+PROFILED = 8  # fewest ticks whose calls are counted
 Tell = Callable[[str], None]
 Keep = Callable[[dict[str, Any]], None]
 

@@ -1,7 +1,7 @@
-"""A long play of random requests under random knobs, to see that memory stays flat and ticks as fast as they were.
+"""Plays random requests under random knobs for long, to see that memory does not grow and ticks do not slow down.
 
-It goes in blocks of a thousand ticks. Those at the end are those at the start once more, request by request and knob by
-knob, so that like is compared with like; those between are all different. One before them all warms up.
+Ticks are played in blocks of a thousand, each from a seed of its own: one to warm up, the first ones, then others, and
+at the end the first ones again, with the same requests and knobs. Both ends do the same work, and are compared.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from .case import BLOCK, SOAK_SECONDS, SOAK_TICKS
 
 DEPTHS = (1, 2, 4)
 STEPS = (1, 4, 8)
-TURNS, RESIZES = 0.2, 0.01  # of the ticks, in which a knob is turned, and in which the depth changes
-GROWTH = 16 << 20  # bytes that tensors and the process may grow by, in 20,000 ticks: less than a kilobyte for each
-USED = 64 << 20  # that all of the device may: PyTorch takes it in pieces of 20 MB, and graphs are kept up to a number
-ENDS = 4  # blocks that are compared, at most: on a virtual machine one alone may be slow for no reason of ours
+TURNS, RESIZES = 0.2, 0.01  # share of the ticks before which a knob is turned, and the depth changed
+GROWTH = 16 << 20  # bytes that tensors and the process may grow by in 20,000 ticks: less than 1 kB a tick
+USED = 64 << 20  # bytes that the device's memory in use may grow by: PyTorch reserves 20 MB at a time, graphs come late
+ENDS = 4  # most blocks that are compared: on a virtual machine one alone may be slow by chance
 DRIFT = 0.1  # share by which ticks may have become slower
 
 
@@ -42,11 +42,11 @@ class Soak:
 
     Attributes:
         ticks, finished, dropped: counters of the session.
-        first_ms, last_ms: median time of a step in each block at the start, and in the same at the end; on the CPU that
-            of the process.
-        between_ms: in each of the others.
+        first_ms, last_ms: median milliseconds of a step in each block at the start, and in the same blocks at the end;
+            on the CPU of the process's own time.
+        between_ms: the same for each other block.
         device_bytes: of tensors after the blocks at the start and after those at the end; None on the CPU.
-        device_used: of all that is taken from the device, likewise.
+        device_used: of all memory in use on the device, likewise.
         host_bytes: resident in the process, likewise; None where the system does not say.
     """
 
@@ -114,7 +114,7 @@ def soak(
     on_tick: Callable[[int, int], None] = lambda done, total: None,
     block: int = BLOCK,
 ) -> Soak:
-    """Play random requests and measure; see the module.
+    """Play random requests and measure memory and times, as the module says.
 
     Args:
         engine: any that takes guidance at the largest of `DEPTHS`.
@@ -167,7 +167,7 @@ class _Player:
         self._random = random.Random(0)
 
     def block(self, drive: Drive, seed: int, ticks: int) -> _Block:
-        """Play, from an empty ring and knobs as they are at the start."""
+        """Play a block of ticks from its seed, an empty ring and neutral knobs."""
         self._random.seed(seed)
         (session,) = drive.sessions
         while not session.idle:

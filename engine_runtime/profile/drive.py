@@ -30,7 +30,7 @@ class Laps:
     Attributes:
         ms: of each tick, as `Drive.play` says.
         host_ms: spent inside `step`.
-        quiet: nobody took a slot in it.
+        quiet: no request took a slot in it.
         finished: latents handed out, by session.
     """
 

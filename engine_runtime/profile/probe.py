@@ -23,8 +23,8 @@ from .drive import Drive, awake, driven
 from .kinds import of_layer, of_operator
 from .layers import GUIDED, TICKS, LayerProfile, LayerTime, Workload, merged
 
-TICK = "tick"  # the place of what no module does
-BETWEEN = "between operators"  # what the host does there: Python, and the profiler itself
+TICK = "tick"  # names the work that belongs to no module
+BETWEEN = "between operators"  # the host's time outside of operators: Python, and the profiler itself
 WARM = 3  # ticks before any is timed
 
 
@@ -69,6 +69,7 @@ def profile_engine(
 
 
 def _stream(engine: Engine, workload: Workload, captured: bool = True) -> AbstractContextManager[Drive]:
+    """Open a session that plays random conditions; `captured` as in `StreamConfig`."""
     frames, guided = frames_of(workload.seconds), workload.guidance != "off"
     generator = torch.Generator().manual_seed(0)
 
