@@ -73,15 +73,14 @@ class Scope:
     """The root graph, or one use of a subgraph.
 
     Attributes:
-        instance: the node that uses it.
+        used_by: the scope around a subgraph, and the node there that uses it; None for the root graph.
         promoted: values of widgets that are kept on that node, by inner node (or "-1") and widget.
         children: the subgraphs used inside it, by the node that uses them.
     """
 
     sheet: Sheet
     prefix: str = ""
-    parent: Scope | None = None
-    instance: EditorNode | None = None
+    used_by: tuple[Scope, EditorNode] | None = None
     promoted: dict[str, dict[str, Any]] = field(default_factory=dict)
     children: dict[str, Scope] = field(default_factory=dict)
 
@@ -124,7 +123,9 @@ class _Reader:
         self.parts = 0
         self.sources: dict[_Wire | _Socket, Source] = {}  # sources found so far
 
-    def unpack(self, sheet: Sheet, prefix: str = "", parent: Scope | None = None, depth: int = 0) -> Scope:
+    def unpack(
+        self, sheet: Sheet, prefix: str = "", used_by: tuple[Scope, EditorNode] | None = None, depth: int = 0
+    ) -> Scope:
         """Make the scope of a graph and, recursively, of the subgraphs used in it.
 
         Raises:
@@ -143,13 +144,11 @@ class _Reader:
                 "subgraphs count as often as they are used",
                 "remove what is not needed",
             )
-        scope = Scope(sheet, prefix, parent)
+        scope = Scope(sheet, prefix, used_by, _promoted(used_by[1]) if used_by else {})
         for node_id, node in sheet.nodes.items():
             inner = self.sheets.get(node.type)
             if inner is not None:
-                child = self.unpack(inner, f"{prefix}{node_id}:", scope, depth + 1)
-                child.instance, child.promoted = node, _promoted(node)
-                scope.children[node_id] = child
+                scope.children[node_id] = self.unpack(inner, f"{prefix}{node_id}:", (scope, node), depth + 1)
         return scope
 
     def convert(self, scope: Scope) -> None:
@@ -255,8 +254,8 @@ def _step(at: _Wire | _Socket) -> Source | _Wire | _Socket:
     scope = at.scope
     if isinstance(at, _Wire):
         return _Socket(scope, *scope.sheet.origins[at.number]) if at.number in scope.sheet.origins else None
-    if at.origin == SUBGRAPH_INPUT and scope.parent is not None:
-        return _leave_subgraph(scope, at.slot)
+    if at.origin == SUBGRAPH_INPUT and scope.used_by is not None:
+        return _leave_subgraph(scope, *scope.used_by, at.slot)
     raw = scope.sheet.nodes.get(at.origin)
     if raw is None:
         return None
@@ -278,11 +277,11 @@ def _next(scope: Scope, socket: Input | None) -> _Wire | None:
     return None if socket is None or socket.link is None else _Wire(scope, socket.link)
 
 
-def _leave_subgraph(scope: Scope, slot: int) -> Source | _Wire:
+def _leave_subgraph(scope: Scope, outer: Scope, instance: EditorNode, slot: int) -> Source | _Wire:
     if not 0 <= slot < len(scope.sheet.inputs):
         return None
     name = scope.sheet.inputs[slot]
-    wire = _next(scope.parent, next((s for s in scope.instance.inputs or [] if s.name == name), None))
+    wire = _next(outer, next((s for s in instance.inputs or [] if s.name == name), None))
     kept = scope.promoted.get("-1", {})
     return wire or (Constant(kept[name]) if name in kept else None)
 

@@ -11,7 +11,14 @@ import msgspec
 from ..engine_runtime.errors import InputError, plain
 from ..nodes.shared.comfy import io
 
-WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "CURVE")
+WIDGET_VALUES = {  # types of widgets, and the values that each takes
+    "INT": "a whole number of at most 64 bits",
+    "FLOAT": "a finite number",
+    "BOOLEAN": "true or false",
+    "STRING": "text without NUL and lone surrogates",
+    "COMBO": "one of its options",
+    "CURVE": 'a curve such as {"points": [[0, 0], [1, 1]], "interpolation": "linear"}',
+}
 MAX_NAME = 120  # characters of a node's name in an error
 SEED_NAMES = ("seed", "noise_seed")  # the editor gives these a "control after generate" widget by default
 T = TypeVar("T")
@@ -144,7 +151,7 @@ def widget_of(spec: io.Input) -> io.Input:
 
 def is_widget(spec: io.Input) -> bool:
     spec = widget_of(spec)
-    return spec.get_io_type() in WIDGET_TYPES and not getattr(spec, "force_input", None)
+    return spec.get_io_type() in WIDGET_VALUES and not getattr(spec, "force_input", None)
 
 
 def control_widgets(spec: io.Input) -> int:
@@ -158,13 +165,19 @@ def control_widgets(spec: io.Input) -> int:
     return 0
 
 
+def options_of(spec: io.Input) -> list[Any]:
+    """Return the choices of a combo; none for any other input."""
+    return list(getattr(widget_of(spec), "options", ()))
+
+
 def widget_default(spec: io.Input) -> Any:
     """Return what the editor shows in an untouched widget; None for a combo without options."""
     spec = widget_of(spec)
-    if spec.default is not None:
-        return spec.default
+    default = getattr(spec, "default", None)
+    if default is not None:
+        return default
     if spec.get_io_type() == "COMBO":
-        return spec.options[0] if spec.options else None
+        return next(iter(options_of(spec)), None)
     return {"INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False}[spec.get_io_type()]
 
 

@@ -106,8 +106,9 @@ def profile(
     as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout, nothing else.")] = False,
 ) -> None:
     """Show where a tick's time goes, layer by layer, or what changed between two such profiles."""
-    from .profile import Workload, compare, measure
+    from .profile import Difference, LayerProfile, Workload, compare, measure
 
+    found: Difference | LayerProfile
     with exit_codes():
         if diff is not None:
             found = compare(*diff)
@@ -161,7 +162,7 @@ def _run(path: Path, settings: list[str], out: Path, input_folder: Path | None, 
     from ..nodes.shared import host
     from .core_nodes import Folders, next_file, use_folders
     from .execute import run_graph
-    from .validate import apply_settings, split_knobs
+    from .settings import apply_settings, split_knobs
     from .workflow import load_json, parse
 
     data = load_json(path)

@@ -16,7 +16,7 @@ from ..engine_runtime.lora.adapter import Adapter
 from ..engine_runtime.models.engines import torch_engine
 from ..engine_runtime.models.loading import Model, load, pick_device, pick_dtype
 from ..engine_runtime.takes.replay import Replay, replay
-from ..engine_runtime.takes.take import Log
+from ..engine_runtime.takes.take import Log, Recipe
 from ..nodes.shared import layout
 from .core_nodes import Folders, use_folders, write_audio
 
@@ -98,13 +98,15 @@ def _load(log: Log, name: str | None, device: str) -> tuple[Model, Engine]:
     Raises:
         TakeError: for a take without a recipe, where no model is named.
     """
-    if log.recipe is None and name is None:
+    recipe = log.recipe
+    if recipe is None and name is not None:
+        recipe = Recipe(model=name, precision="auto", device="auto", max_rows=ROWS)
+    if recipe is None:
         raise TakeError(
             f"the take was played on {log.engine}, which has no recipe",
             "an engine on ComfyUI's MODEL lives in ComfyUI only, and a TensorRT engine is not replayed",
             "make the take with Load Model and Engine, or name a --model and add --force for music that will differ",
         )
-    recipe = log.recipe or {"model": name, "precision": "auto", "device": "auto", "max_rows": ROWS}
     where = pick_device(recipe["device"] if device == "auto" else device)
     loaded = load(name or recipe["model"], where, pick_dtype(recipe["precision"], where))
     return loaded, torch_engine(loaded, recipe.get("kind", KINDS[0]), recipe["max_rows"])
@@ -120,7 +122,7 @@ def _write(model: Model, played: Replay, prefix: str) -> list[str]:
     model.ready()
     files = []
     for latent in played.latents:
-        files += write_audio(layout.to_audio(decode_clips(model.pipe.vae, [latent])), prefix)
+        files += write_audio(layout.to_audio(decode_clips(model.pipe.vae, [latent]), model.spec.sample_rate), prefix)
     return files
 
 

@@ -1,4 +1,4 @@
-"""Applies --set values, checks every value and link, and finds the order to run in, before anything runs."""
+"""Finds the order to run in, and checks every value and link, before anything runs."""
 
 from __future__ import annotations
 
@@ -6,111 +6,22 @@ import inspect
 import sys
 from typing import Any
 
-from ..engine_runtime.controls.knobs import KNOBS, check_names
 from ..engine_runtime.errors import LONGEST, plain
-from ..engine_runtime.files import parse_json
 from ..nodes.shared.comfy import io
-from .graph import Catalogue, Graph, Link, Node, NodeType, WorkflowError, check_input_name, is_widget, widget_of
+from .graph import (
+    WIDGET_VALUES,
+    Catalogue,
+    Graph,
+    Link,
+    Node,
+    NodeType,
+    WorkflowError,
+    is_widget,
+    options_of,
+    widget_of,
+)
 
-TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 SHOWN_OPTIONS = 20
-NAMES = {
-    "INT": "a whole number of at most 64 bits",
-    "FLOAT": "a finite number",
-    "BOOLEAN": "true or false",
-    "STRING": "text without NUL and lone surrogates",
-    "COMBO": "one of its options",
-    "CURVE": 'a curve such as {"points": [[0, 0], [1, 1]], "interpolation": "linear"}',
-}
-
-
-def split_knobs(settings: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Split settings into hot knobs by name (those of the form knob.NAME=VALUE) and all others.
-
-    Raises:
-        InputError: for an unknown knob or a value out of its range.
-    """
-    knobs: dict[str, Any] = {}
-    others = []
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if equals and name.strip().startswith("knob."):
-            name = name.strip().removeprefix("knob.")
-            check_names([name])
-            knobs[name] = KNOBS[name].parse(text.strip())
-        else:
-            others.append(setting)
-    return knobs, others
-
-
-def apply_settings(graph: Graph, types: Catalogue, settings: list[str]) -> None:
-    """Apply settings of the form NODE.INPUT=VALUE to the graph; NODE is an id, a title or a class type.
-
-    Raises:
-        WorkflowError: for an unknown node or input, an ambiguous name, or a value that does not parse.
-    """
-    for setting in settings:
-        target, equals, text = setting.partition("=")
-        name, dot, input_name = target.strip().rpartition(".")
-        if not equals or not dot or not name or not input_name:
-            raise WorkflowError(f"--set {setting!r} is incomplete", "the form is NODE.INPUT=VALUE", "write it that way")
-        node = find_node(graph, name)
-        node_type = types[node.class_type]
-        if not check_input_name(node, node_type, input_name):
-            known = ", ".join(i.id for i in node_type.schema.inputs)
-            raise WorkflowError(f"{node.name} has no input {input_name!r}", f"its inputs are {known}", "correct --set")
-        node.inputs[input_name] = parse_value(node, node_type.input(input_name), text)
-        node.muted.pop(input_name, None)
-
-
-def find_node(graph: Graph, name: str) -> Node:
-    if name in graph.nodes:
-        return graph.nodes[name]
-    for attribute in ("title", "class_type"):
-        found = [node for node in graph.nodes.values() if getattr(node, attribute) == name]
-        if len(found) > 1:
-            raise WorkflowError(
-                f"--set names {name!r}, which {len(found)} nodes are called",
-                f"allowed are their ids {', '.join(node.id for node in found)}",
-                "use one of those",
-            )
-        if found:
-            return found[0]
-    titles = ", ".join(f"{node.id} {node.title!r}" for node in graph.nodes.values())
-    raise WorkflowError(f"--set names an unknown node {name!r}", f"the nodes are {titles}", "use an id, title or type")
-
-
-def parse_value(node: Node, spec: io.Input, text: str) -> Any:
-    """Parse `text` as the type of the input's widget.
-
-    Raises:
-        WorkflowError: for text that does not parse, or an input that takes only a link.
-    """
-    spec = widget_of(spec)
-    kind = spec.get_io_type()
-    try:
-        if kind == "INT":
-            return int(text)
-        if kind == "FLOAT":
-            return float(text)
-        if kind == "CURVE":
-            return parse_json(text, "the curve")
-    except ValueError:
-        allowed = "a number" if kind == "FLOAT" else NAMES[kind]
-        raise WorkflowError(f"{node.name} has {text!r} for {spec.id}", f"allowed is {allowed}", "correct it") from None
-    if kind == "BOOLEAN":
-        if text.lower() not in TRUE + FALSE:
-            raise WorkflowError(f"{node.name} has {text!r} for {spec.id}", "allowed is true or false", "correct it")
-        return text.lower() in TRUE
-    if kind == "COMBO":
-        return next((option for option in spec.options if str(option) == text), text)
-    if kind == "STRING":
-        return text
-    raise WorkflowError(
-        f"{node.name} takes a {kind} for {spec.id}, not a value",
-        f"allowed is a link from an output of type {kind}",
-        "set an input that is a number, text, choice or switch",
-    )
 
 
 def running_order(graph: Graph, types: Catalogue) -> list[Node]:
@@ -242,11 +153,11 @@ def check_type(node: Node, spec: io.Input, value: Any) -> Any:
         return float(value)
     if kind == "BOOLEAN" and isinstance(value, bool) or kind == "STRING" and text:
         return value
-    if kind == "COMBO" and (text or value in widget_of(spec).options):
+    if kind == "COMBO" and (text or value in options_of(spec)):
         return value
     if kind == "CURVE" and (isinstance(value, list) or isinstance(value, dict) and "points" in value):
         return value
-    allowed = NAMES.get(kind) or f"a link of type {spec.get_io_type()}"
+    allowed = WIDGET_VALUES.get(kind) or f"a link of type {spec.get_io_type()}"
     raise WorkflowError(f"{node.name} has {_short(value)} for {spec.id}", f"allowed is {allowed}", "correct it")
 
 
@@ -257,9 +168,10 @@ def check_limits(node: Node, spec: io.Input, value: Any) -> None:
     if low is not None and value < low or high is not None and value > high:
         allowed = f"at least {low}" if high is None else f"at most {high}" if low is None else f"{low} to {high}"
         raise WorkflowError(given, f"allowed is {allowed}", "correct it")
-    if spec.get_io_type() == "COMBO" and value not in spec.options:
-        shown = ", ".join(str(option) for option in spec.options[:SHOWN_OPTIONS]) or "nothing: the list is empty"
-        more = len(spec.options) - SHOWN_OPTIONS
+    options = options_of(spec)
+    if spec.get_io_type() == "COMBO" and value not in options:
+        shown = ", ".join(str(option) for option in options[:SHOWN_OPTIONS]) or "nothing: the list is empty"
+        more = len(options) - SHOWN_OPTIONS
         raise WorkflowError(given, f"allowed is {shown}" + (f" and {more} more" if more > 0 else ""), "choose one")
 
 
@@ -268,10 +180,9 @@ def _checker_arguments(node_type: NodeType) -> tuple[bool, list[str]]:
 
     As in ComfyUI, the limits of those inputs are then left to the node.
     """
-    check = node_type.cls.validate_inputs
-    if check.__func__ is io.ComfyNode.validate_inputs.__func__:
+    if all(owner is io.ComfyNode for owner in node_type.cls.__mro__ if "validate_inputs" in vars(owner)):
         return False, []
-    spec = inspect.getfullargspec(check)
+    spec = inspect.getfullargspec(node_type.cls.validate_inputs)
     return spec.varkw is not None, spec.args[1:]
 
 

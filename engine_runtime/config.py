@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import struct
 from dataclasses import dataclass
 from functools import cached_property
 
-from .constants import LATENT_HZ, MAX_CONDITIONS, MAX_DEPTH, MAX_SECONDS, MAX_STEPS
+from .constants import MAX_CONDITIONS, MAX_DEPTH, MAX_STEPS
 from .controls.knobs import KNOBS
 from .controls.values import Value, check_value, is_constant
 from .errors import EngineLimitError, InputError, check_choice, check_flag, check_range, check_whole
+from .spec import ACE_STEP
 
 MODES = ("off", "self", "initialize", "full")
 SOLVERS = ("ode", "sde")
@@ -99,8 +99,8 @@ class Sampling:
         InputError: for a value out of range.
     """
 
-    steps: int = 8
-    shift: float = 3.0
+    steps: int = ACE_STEP.steps
+    shift: float = ACE_STEP.shift
     denoise: float = 1.0
     seed: int = 0
     solver: str = "ode"
@@ -168,24 +168,3 @@ class StreamConfig:
 def more_rows(a: str, b: str) -> str:
     """Return the one of two row modes that has more rows."""
     return max(a, b, key=ROW_MODES.index)
-
-
-def frames_of(seconds: float) -> int:
-    """Count the latent frames that hold `seconds` of audio: `ceil(25 * seconds)`, up to float error (0.28 s is 7
-    frames).
-
-    Raises:
-        InputError: unless `seconds` is more than 0 and at most `MAX_SECONDS`.
-    """
-    if not math.isfinite(seconds) or seconds <= 0:
-        raise InputError(f"seconds is {seconds:g}", "allowed is more than 0", "give the length of the music")
-    if seconds > MAX_SECONDS:
-        raise InputError(
-            f"seconds is {seconds:g}", f"allowed is at most {MAX_SECONDS}", "make it shorter, or make several"
-        )
-    return math.ceil(round(seconds * LATENT_HZ, 6))
-
-
-def frame_at(seconds: float) -> int:
-    """Return the latent frame that holds a moment: `floor(25 * seconds)`, up to float error (1.16 s is frame 29)."""
-    return math.floor(round(seconds * LATENT_HZ, 6))

@@ -1,16 +1,9 @@
-"""Sizes of ACE-Step 1.5 that every module shares, and the pack's version."""
+"""Bounds that every module shares, and the pack's version; the sizes of a model are in `spec.py`."""
 
 VERSION = "0.1.0"  # as in pyproject.toml
 
-SAMPLE_RATE = 48_000  # Hz
-LATENT_HZ = 25  # frames per second
-HOP = SAMPLE_RATE // LATENT_HZ  # samples per frame
-LATENT_DIM = 64
-CONTEXT_DIM = 2 * LATENT_DIM  # source or silence channels, then chunk-mask channels
-PATCH = 2  # frames per decoder token
 MAX_DEPTH = 8
 MAX_STEPS = 1000  # of one request
-MAX_SECONDS = 600  # of music in one generation or clip
 ROWS, MAX_ROWS = 2 * MAX_DEPTH, 64  # rows of one execute, unless told otherwise, and at most
 MAX_CONDITIONS = 4  # of one request
 MAX_STRENGTH = 10.0  # of an adapter, either way

@@ -1,7 +1,7 @@
 """Lets a curve move a knob while a stream plays."""
 
-from ..engine_runtime.constants import LATENT_HZ, MAX_SECONDS
 from ..engine_runtime.controls.automation import AUTOMATABLE, DEPTH, Track
+from ..engine_runtime.spec import ACE_STEP
 from .shared.comfy import io
 from .shared.types import CATEGORY, Curve, Tracks
 
@@ -27,8 +27,9 @@ class Automation(io.ComfyNode):
                     "ticks",
                     default=100,
                     min=1,
-                    max=MAX_SECONDS * LATENT_HZ,
-                    tooltip=f"How many ticks the curve is laid over; {LATENT_HZ} are one second of the curve.",
+                    max=ACE_STEP.max_frames,
+                    tooltip="How many ticks the curve is laid over; "
+                    f"{ACE_STEP.frame_rate} are one second of the curve.",
                 ),
                 io.Int.Input(
                     "start", default=0, min=0, max=1 << 31, tooltip="Tick at which it begins; before it nothing turns."

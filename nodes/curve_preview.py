@@ -1,6 +1,6 @@
 """Shows a curve over the waveform of a clip."""
 
-from ..engine_runtime.constants import LATENT_HZ, MAX_SECONDS
+from ..engine_runtime.spec import ACE_STEP
 from .curves import CURVES, number
 from .shared import layout
 from .shared.comfy import io, ui
@@ -27,7 +27,7 @@ class CurvePreview(io.ComfyNode):
                     0.0,
                     f"Length to draw; 0 is the curve's own, else the clip's, else {SECONDS:g}.",
                     0.0,
-                    MAX_SECONDS,
+                    ACE_STEP.max_seconds,
                 ),
             ],
             outputs=[io.Image.Output(display_name="plot", tooltip="The picture.")],
@@ -43,7 +43,7 @@ class CurvePreview(io.ComfyNode):
         if audio is not None:
             waveform, rate = layout.from_audio(audio, "the audio")
             samples = checked(waveform.numpy(force=True), rate)
-        own = curve.frames or (frames_of(samples.shape[1], rate) if samples is not None else SECONDS * LATENT_HZ)
-        frames = frames_in(seconds) or int(own)
+        clip = SECONDS * ACE_STEP.frame_rate if samples is None else frames_of(samples.shape[1], rate)
+        frames = frames_in(seconds) or curve.frames or int(clip)
         image = plot_curve(curve.values(frames), samples, rate)
         return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))

@@ -1,10 +1,11 @@
 """Curves made from numbers: constant, ramp, oscillator, points; and nodes that turn curves into curves."""
 
-from ..engine_runtime.constants import LATENT_HZ, MAX_SECONDS
+from ..engine_runtime.spec import ACE_STEP
 from .shared.comfy import io
 from .shared.types import CATEGORY, Curve
 from .shared.values import value_input
 
+MAX_SECONDS = ACE_STEP.max_seconds
 CURVES = f"{CATEGORY}/curves"
 WIDE = 1_000_000.0
 SHAPES = ["sine", "triangle", "square", "random"]
@@ -74,7 +75,7 @@ class CurveLfo(io.ComfyNode):
                 default=SHAPES[0],
                 tooltip="sine and triangle start half-way and rise, square starts high, random wanders smoothly.",
             ),
-            number("rate", 0.5, "How fast, in the unit below.", 0.0, MAX_SECONDS * LATENT_HZ / 2),
+            number("rate", 0.5, "How fast, in the unit below.", 0.0, ACE_STEP.max_frames / 2),
             io.Combo.Input(
                 "unit",
                 options=UNITS,

@@ -1,7 +1,7 @@
 """Encodes tags, lyrics and the rest into the decoder's condition."""
 
-from ..engine_runtime.constants import MAX_SECONDS
 from ..engine_runtime.models.prompt import TASKS, Prompt
+from ..engine_runtime.spec import ACE_STEP
 from .shared import layout
 from .shared.comfy import io
 from .shared.types import CATEGORY, Condition, Model
@@ -33,7 +33,7 @@ class EncodePrompt(io.ComfyNode):
         from ..engine_runtime.audio.encode import encode_timbre
         from ..engine_runtime.models.conditioning import encode_prompt
 
-        latent = None if source is None else layout.single(source, "the source")
+        latent = None if source is None else layout.single(source, "the source", model.spec)
         reference = None if timbre is None else encode_timbre(model, *layout.from_audio(timbre, "the timbre"))
         return io.NodeOutput(encode_prompt(model, Prompt(**fields), latent, reference))
 
@@ -61,7 +61,7 @@ def _music() -> list:
             "seconds",
             default=DEFAULT.seconds,
             min=0.04,
-            max=MAX_SECONDS,
+            max=ACE_STEP.max_seconds,
             step=0.04,
             tooltip="Length in seconds. With a source connected the source's length is used instead.",
         ),
@@ -87,7 +87,7 @@ def _task() -> list:
             "repaint_start",
             default=DEFAULT.repaint_start,
             min=0.0,
-            max=MAX_SECONDS,
+            max=ACE_STEP.max_seconds,
             step=0.04,
             tooltip="Repaint: the window's start in seconds.",
         ),
@@ -95,7 +95,7 @@ def _task() -> list:
             "repaint_end",
             default=DEFAULT.repaint_end,
             min=0.0,
-            max=MAX_SECONDS,
+            max=ACE_STEP.max_seconds,
             step=0.04,
             tooltip="Repaint: the window's end in seconds; 0 is the source's end.",
         ),

@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from ..engine_runtime.constants import LATENT_DIM
 from ..engine_runtime.controls.knobs import KNOBS
+from ..engine_runtime.spec import ACE_STEP
 from .shared import carried
 from .shared.comfy import io
 from .shared.types import Knobs, chained
@@ -76,7 +76,7 @@ class Blend(io.ComfyNode):
 class ChannelGain(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        last = LATENT_DIM - 1
+        last = ACE_STEP.channels - 1
         return schema(
             "OstinatoChannelGain",
             "Channel Gain (Ostinato)",

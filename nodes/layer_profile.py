@@ -1,8 +1,9 @@
 """Shows where a tick's time goes."""
 
-from ..engine_runtime.constants import MAX_DEPTH, MAX_SECONDS, MAX_STEPS
+from ..engine_runtime.constants import MAX_DEPTH, MAX_STEPS
 from ..engine_runtime.engines.profiles import MAX_TOKENS
 from ..engine_runtime.profile.layers import GUIDED, TICKS, Workload
+from ..engine_runtime.spec import ACE_STEP
 from .shared import host
 from .shared.comfy import io, ui
 from .shared.types import CATEGORY, EngineOrModel, Profile
@@ -56,7 +57,7 @@ def _workload() -> list:
             "seconds",
             default=WORKLOAD.seconds,
             min=0.04,
-            max=MAX_SECONDS,
+            max=ACE_STEP.max_seconds,
             step=0.04,
             tooltip="Of music in each.",
         ),

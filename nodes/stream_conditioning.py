@@ -1,6 +1,6 @@
 """Prepares ComfyUI's CONDITIONING as a condition, with separate clips for timbre, structure and repaint."""
 
-from ..engine_runtime.constants import MAX_SECONDS
+from ..engine_runtime.spec import ACE_STEP
 from .shared import from_comfy, layout
 from .shared.comfy import io
 from .shared.types import CATEGORY, Condition
@@ -32,7 +32,7 @@ class StreamConditioning(io.ComfyNode):
                     "repaint_start",
                     default=0.0,
                     min=0.0,
-                    max=MAX_SECONDS,
+                    max=ACE_STEP.max_seconds,
                     step=0.04,
                     tooltip="The window's start in seconds.",
                 ),
@@ -40,7 +40,7 @@ class StreamConditioning(io.ComfyNode):
                     "repaint_end",
                     default=0.0,
                     min=0.0,
-                    max=MAX_SECONDS,
+                    max=ACE_STEP.max_seconds,
                     step=0.04,
                     tooltip="The window's end in seconds; 0 is the clip's end.",
                 ),

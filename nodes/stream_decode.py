@@ -1,7 +1,6 @@
 """Decodes latents to audio."""
 
-from ..engine_runtime.config import frames_of
-from ..engine_runtime.constants import MAX_SECONDS
+from ..engine_runtime.spec import ACE_STEP
 from .shared import layout
 from .shared.comfy import io
 from .shared.types import CATEGORY, Model
@@ -23,7 +22,7 @@ class StreamDecode(io.ComfyNode):
                     "window",
                     default=0.0,
                     min=0.0,
-                    max=MAX_SECONDS,
+                    max=ACE_STEP.max_seconds,
                     step=0.04,
                     tooltip="Seconds decoded at a time, which bounds the memory; 0 decodes each clip whole. "
                     "The sound is the same.",
@@ -38,6 +37,8 @@ class StreamDecode(io.ComfyNode):
         from .shared import host
 
         model.ready()
-        clips = layout.from_latent(latents, "the latent")
-        frames = frames_of(window) if window else 0
-        return io.NodeOutput(layout.to_audio(decode_clips(model.pipe.vae, clips, frames, host.check_cancelled)))
+        spec = model.spec
+        clips = layout.from_latent(latents, "the latent", spec)
+        frames = spec.frames_of(window) if window else 0
+        audio = decode_clips(model.pipe.vae, clips, frames, host.check_cancelled)
+        return io.NodeOutput(layout.to_audio(audio, spec.sample_rate))

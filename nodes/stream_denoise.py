@@ -90,16 +90,17 @@ class StreamDenoise(io.ComfyNode):
         from ..engine_runtime.takes.render import record, seeds, take_batch
         from .shared import from_comfy
 
-        sources = [] if source is None else layout.from_latent(source, "the source")
         player, walk, tracks = from_comfy.engine_of(engine), Sampling(**sampling), tracks or ()
+        spec = player.spec
+        sources = [] if source is None else layout.from_latent(source, "the source", spec)
         what = from_comfy.condition_of(player, condition, negative, carried.wants_negative(guidance, tracks), sources)
         frames = from_comfy.frames_of(what)
         several = {
             "masks": None if source is None else layout.masks_of(source),
             "noises": from_comfy.batch_noise(source, seeds(walk.seed, count, seed_step)),
-            **carried.shape_of(shape, frames),
+            **carried.shape_of(shape, frames, spec),
         }
-        turned, guide = carried.knobs_of(knobs, frames), carried.guidance_of(guidance, frames)
+        turned, guide = carried.knobs_of(knobs, frames, spec), carried.guidance_of(guidance, frames, spec)
         parts = len(what) if isinstance(what, tuple) else 1
         carried.check_heard(turned, guide, shape or {}, parts, tracks, several["masks"] is not None)
         if several.get("mask") is not None:

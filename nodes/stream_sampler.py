@@ -47,7 +47,7 @@ class StreamSampler(io.ComfyNode):
         from ..engine_runtime.takes.render import record
 
         engine, requests = from_comfy.sampler_requests(noise, guider, sampler, sigmas, latent_image)
-        turned, tracks = carried.knobs_of(knobs, requests[0].frames), tracks or ()
+        turned, tracks = carried.knobs_of(knobs, requests[0].frames, requests[0].spec), tracks or ()
         carried.check_heard(turned, requests[0].guidance, {}, 1, tracks, False)
         name, tick = f"node {cls.hidden.unique_id}", host.ticker(cls.hidden)
         mix = carried.mix_of(adapters, engine.targets)

@@ -15,6 +15,7 @@ from ostinato.engine_runtime.config import StreamConfig
 from ostinato.engine_runtime.controls.knobs import Knobs
 from ostinato.engine_runtime.device.lane import Lane
 from ostinato.engine_runtime.engines.contract import Engine, Limits, Rows
+from ostinato.engine_runtime.spec import ACE_STEP, ModelSpec
 from ostinato.engine_runtime.stream.request import Condition, Request
 from ostinato.engine_runtime.stream.session import Session
 from ostinato.engine_runtime.stream.sessions import runtime
@@ -62,6 +63,7 @@ class StandIn:
     """
 
     limits: Limits = Limits(16, 4096, 1024)
+    spec: ModelSpec = ACE_STEP
     reuse: bool = False
     width: int = WIDTH
     dtype: torch.dtype = torch.float32
@@ -85,7 +87,7 @@ class StandIn:
 
     def rows(self, batch: int, frames: int, tokens: int) -> Rows:
         self.limits.check(min(batch, self.limits.batch), frames, tokens)
-        return Rows.allocate(batch, frames, tokens, self.width, self.dtype, self.device)
+        return Rows.allocate(self.spec, batch, frames, tokens, self.width, self.dtype, self.device)
 
     def __call__(self, rows: Rows) -> Tensor:
         batch = rows.timestep.shape[0]

@@ -1,7 +1,7 @@
 """The formulas of the design page, section 4, once more: float64 NumPy, one request and one step at a time.
 
 Written from the page alone and sharing nothing with the runtime, so that one mistake has to be made twice to pass.
-Requests and knobs are read as plain data. Latents are `[T, 64]`; norms, projections and wavelets run over time, the
+Requests and knobs are read as plain data. Latents are `[T, C]`; norms, projections and wavelets run over time, the
 first axis.
 """
 
@@ -38,10 +38,10 @@ def per_frame(value: Any) -> Any:
     return array(value)[:, None] if hasattr(value, "shape") else float(value)
 
 
-def per_channel(value: Any) -> Any:
-    """Of 64 numbers each is a channel's; else as `per_frame`, or `[T, 64]` as it is."""
+def per_channel(value: Any, channels: int) -> Any:
+    """Of C numbers each is a channel's; else as `per_frame`, or `[T, C]` as it is."""
     shape = tuple(getattr(value, "shape", ()))
-    return array(value) if shape == (64,) or len(shape) == 2 else per_frame(value)
+    return array(value) if shape == (channels,) or len(shape) == 2 else per_frame(value)
 
 
 def begin(noise: Array, source: Array | None, t0: float, share: Any = None) -> Array:
@@ -109,7 +109,7 @@ def corrected(x: Array, x0: Array, t: float, knobs: Any) -> Array:
 def fresh(request: Any, i: int) -> Array:
     """The noise of step `i`, as the seed alone says."""
     g = torch.Generator().manual_seed((request.sampling.seed * 1_000_003 + i + 1) % 2**63)
-    return array(torch.randn(request.frames, 64, generator=g))
+    return array(torch.randn(request.frames, request.spec.channels, generator=g))
 
 
 class Loop:
@@ -122,7 +122,8 @@ class Loop:
         self.n = len(self.ts) - 1
         noise = request.noise
         if noise is None:
-            noise = torch.randn(1, 64, request.frames, generator=torch.Generator().manual_seed(s.seed))[0].T
+            g = torch.Generator().manual_seed(s.seed)
+            noise = torch.randn(1, request.spec.channels, request.frames, generator=g)[0].T
         self.noise = array(noise)
         self.source = None if request.source is None else array(request.source)
         share = None if request.initial_noise is None else per_frame(request.initial_noise)
@@ -135,7 +136,7 @@ class Loop:
         seen, k = self.x, self.mask(i)
         if k is not None:
             seen = k * self.x + (1.0 - k) * (t * self.noise + (1.0 - t) * self.source)
-        fed = per_channel(knobs.channel_gain) * seen
+        fed = per_channel(knobs.channel_gain, self.x.shape[1]) * seen
         v = self.guide(self.combined(fed, t, i, knobs.blend), fed, t, i, knobs)
         x0 = seen - t * (v * per_frame(knobs.velocity_scale))
         x0 = x0 if k is None else k * x0 + (1.0 - k) * self.source

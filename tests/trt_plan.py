@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderOobleck
-from ostinato.engine_runtime.constants import HOP, LATENT_DIM
 from ostinato.engine_runtime.engines.contract import Rows
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.engines.factors import Factors, Targets
@@ -19,6 +18,8 @@ from ostinato.engine_runtime.engines.profiles import Profile, Span
 from ostinato.engine_runtime.trt.files.sidecar import Sidecar
 from ostinato.engine_runtime.trt.files.spec import BuildSpec
 from torch import Tensor
+
+HOP, LATENT_DIM = 1920, 64
 
 OUTPUT: dict[str, Any] = {"name": "velocity", "dims": ["b", "2*t2", 64]}
 PROFILE = Profile(Span(1, 4, 16), Span(2, 20, 40), Span(1, 64, 512))

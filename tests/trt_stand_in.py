@@ -282,6 +282,7 @@ class IExecutionContext:
             self._compute(device)
             return True
         assert stream_handle != 0, "an execute on the default stream"
+        assert torch.cuda.current_device() == device.index, "an execute while another GPU is the current one"
         with torch.cuda.stream(torch.cuda.ExternalStream(stream_handle, device=device)):
             self._compute(device)
             if not torch.cuda.is_current_stream_capturing():

@@ -1,30 +1,27 @@
 """Latents to audio, whole or in windows, at the level of the VAE's output: loudness is not normalised per clip.
 
-B clips, T frames of 64 channels, 1920 samples a frame at 48 kHz.
+B clips, T frames of C channels, `hop` samples a frame: the VAE's own. ACE-Step 1.5 has 64 and 1920, at 48 kHz stereo.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ..constants import HOP, LATENT_DIM
 from ..device.memory import guarded
 from ..errors import InputError, check_range
 from ..stream.request import check_tensor
-
-FADE = 2  # frames over which neighbouring windows cross-fade
 
 
 class Vae(Protocol):
     """A decoder of latents: the model's own autoencoder, its live decoder, or a TensorRT engine of it.
 
     Attributes:
-        config: has `audio_channels`.
+        config: has `decoder_input_channels` C, `audio_channels` A and `sampling_rate` in Hz.
         upsampling_ratios: of its layers; their product is the samples of a frame.
     """
 
@@ -34,8 +31,13 @@ class Vae(Protocol):
     dtype: torch.dtype
 
     def decoder(self, latents: Tensor) -> Tensor:
-        """Decode latents `[B, 64, T]` to audio `[B, 2, 1920 T]`, both in `dtype` on `device`."""
+        """Decode latents `[B, C, T]` to audio `[B, A, hop T]`, both in `dtype` on `device`."""
         ...
+
+
+def hop_of(vae: Vae) -> int:
+    """Count the samples of a frame."""
+    return math.prod(vae.upsampling_ratios)
 
 
 def margin_frames(vae: Vae) -> int:
@@ -58,18 +60,18 @@ def decode(vae: Vae, latents: Tensor, window: int = 0) -> Tensor:
 
     Args:
         vae: the autoencoder, or a TensorRT engine of its decoder.
-        latents: `[B, T, 64]`.
+        latents: `[B, T, C]`.
         window: frames per window, which bounds the memory; 0 decodes the whole in one pass.
 
     Returns:
-        `[B, 2, 1920 * T]` float32 on the latents' device. A windowed decode equals the whole one up to rounding: each
+        `[B, A, hop * T]` float32 on the latents' device. A windowed decode equals the whole one up to rounding: each
             window is decoded together with the frames around it that it depends on.
 
     Raises:
         InputError: for latents that are not finite or have another width, or that no profile of an engine takes.
         MemoryShortage: when the device has no room.
     """
-    check_tensor("the latent", latents, None, None, LATENT_DIM)
+    check_tensor("the latent", latents, None, None, vae.config.decoder_input_channels)
     check_range("the window", window, 0, 1 << 30, "give the frames per window, or 0 for one pass")
     frames = latents.shape[1]
     if frames < 1:
@@ -81,16 +83,18 @@ def decode(vae: Vae, latents: Tensor, window: int = 0) -> Tensor:
     ):
         if not 0 < window < frames:
             return _run(vae, latents, 0, frames)
-        audio = torch.zeros(latents.shape[0], vae.config.audio_channels, frames * HOP, device=latents.device)
-        for start, weighted in windows(vae, latents, window):
-            audio[:, :, start * HOP : start * HOP + weighted.shape[2]] += weighted
+        hop = hop_of(vae)
+        audio = torch.empty(latents.shape[0], vae.config.audio_channels, frames * hop, device=latents.device)
+        for start in range(0, frames, window):
+            stop = min(frames, start + window)
+            audio[:, :, start * hop : stop * hop] = _run(vae, latents, start, stop)
         return audio
 
 
 def decode_clips(
     vae: Vae, clips: Sequence[Tensor], window: int = 0, between: Callable[[], None] = lambda: None
 ) -> Tensor:
-    """Decode `[T, 64]` clips of one length to `[B, 2, samples]`, one at a time, so that memory is used for one.
+    """Decode `[T, C]` clips of one length to `[B, A, samples]`, one at a time, so that memory is used for one.
 
     Args:
         between: called before each clip; what it raises ends the decode.
@@ -107,27 +111,12 @@ def decode_clips(
     return torch.cat(audio)
 
 
-def windows(vae: Vae, latents: Tensor, window: int) -> Iterator[tuple[int, Tensor]]:
-    """Yield windows of audio that sum to the whole: (first frame, `[B, 2, samples]` with its cross-fades applied)."""
-    frames = latents.shape[1]
-    fade = min(FADE, window // 2)
-    ramp = torch.linspace(0.0, 1.0, fade * HOP, device=latents.device)
-    for start in range(0, frames, window):
-        first, stop = max(0, start - fade), min(frames, start + window)
-        audio = _run(vae, latents, first, stop)
-        if first < start:
-            audio[:, :, : ramp.numel()] *= ramp
-        if stop < frames and fade:
-            audio[:, :, -ramp.numel() :] *= 1.0 - ramp
-        yield first, audio
-
-
 def _run(vae: Vae, latents: Tensor, start: int, stop: int) -> Tensor:
     """Decode frames `start` to `stop`, together with those around them that they depend on or that an engine needs."""
-    margin, least = margin_frames(vae), getattr(vae, "least", 1)
+    margin, least, hop = margin_frames(vae), getattr(vae, "least", 1), hop_of(vae)
     first, last = max(0, start - margin), min(latents.shape[1], stop + margin)
     last = min(latents.shape[1], max(last, first + least))
     first = max(0, min(first, last - least))
     part = latents[:, first:last].transpose(1, 2).to(vae.device, vae.dtype)
     audio = vae.decoder(part).float().to(latents.device)
-    return audio[:, :, (start - first) * HOP : (stop - first) * HOP]
+    return audio[:, :, (start - first) * hop : (stop - first) * hop]

@@ -1,6 +1,7 @@
 """The VAE's decoder for live play: beside the tick, on its own stream, one graph launch a window.
 
-B clips, T latent frames of 64 channels, S = 1920 T samples; activations are `[B, C, 1, L]` with the channels last.
+B clips, T latent frames of C channels, S = hop T samples in A channels; activations are `[B, C, 1, L]` with the
+channels last.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..constants import HOP
 from ..device.capture import Capture
 from ..models.weight_norm import folded
 from ..stream.sessions import runtime
+from .decode import hop_of
 from .snake import Bend, snake
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class LiveVae:
         self._lock = threading.Lock()  # one window at a time: the next overwrites the buffers
 
     def decoder(self, latents: Tensor) -> Tensor:
-        """Decode latents `[B, 64, T]` to audio `[B, 2, S]` in the weights' dtype, ordered on the caller's current
+        """Decode latents `[B, C, T]` to audio `[B, A, S]` in the weights' dtype, ordered on the caller's current
         stream.
         """
         if self._stream is None:
@@ -98,7 +99,7 @@ class LiveVae:
         if shape in self._buffers:
             self._buffers[shape] = self._buffers.pop(shape)
         else:
-            sizes = shape, (shape[0], self.config.audio_channels, shape[2] * HOP)
+            sizes = shape, (shape[0], self.config.audio_channels, shape[2] * hop_of(self))
             given, audio = (torch.zeros(size, dtype=self.dtype, device=self.device) for size in sizes)
             self._buffers[shape] = given, audio
             if len(self._buffers) > SHAPES:
@@ -131,7 +132,7 @@ class _Layers:
             self.blocks.append((_Conv(block.conv_t1), _bend(units[0].snake1), made))
 
     def __call__(self, latents: Tensor) -> Tensor:
-        """Decode `[B, 64, T]` to `[B, 2, S]`. Each convolution's bias is added by the snake that follows it."""
+        """Decode `[B, C, T]` to `[B, A, S]`. Each convolution's bias is added by the snake that follows it."""
         x = self.first(latents[:, :, None].contiguous(memory_format=torch.channels_last))
         _, bent = snake(x, self.first.bias, self.start)
         for up, bend, units in self.blocks:

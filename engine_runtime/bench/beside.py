@@ -12,8 +12,6 @@ import torch
 
 from ..audio.decode import margin_frames
 from ..audio.live_vae import LiveVae
-from ..config import frames_of
-from ..constants import LATENT_DIM, LATENT_HZ
 from ..engines.contract import Engine
 from ..errors import InputError, check_range
 from .case import AHEAD, WINDOW_SECONDS, Case
@@ -38,7 +36,8 @@ class Windows:
     def __init__(self, vae: LiveVae, frames: int, every: float = 0.0) -> None:
         self.vae, self.every, self.ms, self.ended = vae, every, list[float](), 0
         self._marks: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        shape = 1, LATENT_DIM, frames + 2 * margin_frames(vae)  # with the frames around it that it depends on
+        # with the frames around it that it depends on
+        shape = 1, vae.config.decoder_input_channels, frames + 2 * margin_frames(vae)
         generator = torch.Generator(vae.device).manual_seed(0)
         self._latents = torch.randn(shape, generator=generator, device=vae.device).to(vae.dtype)
         self._stop, self._error = threading.Event(), list[BaseException]()
@@ -50,16 +49,16 @@ class Windows:
         stream = torch.cuda.Stream(self.vae.device)
         stream.wait_stream(torch.cuda.default_stream(self.vae.device))  # which drew the latents
         since = time.perf_counter()
-        with torch.cuda.device(self.vae.device), torch.cuda.stream(stream):
+        with torch.cuda.stream(stream):  # which makes its device the current one
             while len(marks) < count and not self._stop.wait(self._pause(since, len(marks))):
                 begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-                begin.record()
+                begin.record(stream)
                 self.vae.decoder(self._latents)
-                end.record()
+                end.record(stream)
                 marks.append((begin, end))
                 if len(marks) > AHEAD:
                     marks[-1 - AHEAD][1].synchronize()
-            torch.cuda.current_stream().synchronize()
+            stream.synchronize()
         self.ms += [begin.elapsed_time(end) for begin, end in marks]
 
     def _pause(self, since: float, done: int) -> float:
@@ -112,7 +111,7 @@ def beside(
     if engine.device.type != "cuda":
         raise InputError(f"the engine is on {engine.device}", "the VAE runs beside it on a GPU", "use --device cuda")
     check_range("every", every, 0.0, 3600.0, "0 is back to back")
-    frames, whole, told = frames_of(seconds), case.whole(ticks), origin(engine.device, command)
+    frames, whole, told = engine.spec.frames_of(seconds), case.whole(ticks), origin(engine.device, command)
     alone, together = Windows(vae, frames, every), Windows(vae, frames, every)
     alone.run(ALONE)
     del alone.ms[: ALONE // 2]
@@ -127,8 +126,8 @@ def beside(
         "engine": engine.name,
         "case": case.as_json(),
         "window": {
-            "seconds": frames / LATENT_HZ,
-            "margin_s": margin_frames(vae) / LATENT_HZ,
+            "seconds": engine.spec.seconds(frames),
+            "margin_s": engine.spec.seconds(margin_frames(vae)),
             "dtype": str(vae.dtype),
             "every_s": every,
         },

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..config import MODES, ROW_MODES, Sampling, StreamConfig, frames_of
+from ..config import MODES, ROW_MODES, Sampling, StreamConfig
 from ..constants import MAX_ROWS
 from ..errors import check_choice, check_whole
 from ..profile.layers import Workload
+from ..spec import ACE_STEP
 
 TICKS = 100  # timed in each round, unless told otherwise
 BLOCK = 1000  # ticks that a soak compares at both ends
@@ -57,7 +58,7 @@ class Case:
 
     @property
     def frames(self) -> int:
-        return frames_of(self.seconds)
+        return ACE_STEP.frames_of(self.seconds)
 
     @property
     def slots(self) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..constants import PATCH
+from ..device.gpu import on
 from .case import Case
 
 COLD = 256 << 20  # bytes of all buffers of a product: several times the L2 cache of any GPU
@@ -65,7 +65,8 @@ def _pass(config: Mapping[str, Any], rows: int, frames: int, share: float = 1.0)
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     q = config["num_attention_heads"] * config["head_dim"]
     kv = 2 * config["num_key_value_heads"] * config["head_dim"]
-    m, patch = rows * -(-frames // PATCH), config["patch_size"]
+    patch = config["patch_size"]
+    m = rows * -(-frames // patch)
     layers = config["num_hidden_layers"] * share
     return [
         Product(m, q + kv, hidden, layers),
@@ -108,8 +109,9 @@ class Floor:
     def _one(self, product: Product) -> float:
         m, n, k, fp8 = key = (product.m, product.n, product.k, self._fp8 and product.layer)
         if key not in self._known:
-            measure = _on_gpu if self._device.type == "cuda" else _on_cpu
-            self._known[key] = measure(self._calls(m, n, k, fp8))
+            calls, cuda = self._calls(m, n, k, fp8), self._device.type == "cuda"
+            with on(self._device):
+                self._known[key] = _on_gpu(calls, self._device) if cuda else _on_cpu(calls)
         return self._known[key]
 
     def _calls(self, m: int, n: int, k: int, fp8: bool) -> list[Callable[[], Tensor]]:
@@ -131,30 +133,31 @@ class Floor:
         return torch.randn(shape, generator=self._generator, device=self._device, dtype=self._dtype)
 
 
-def _on_gpu(calls: list[Callable[[], Tensor]]) -> float:
+def _on_gpu(calls: list[Callable[[], Tensor]], device: torch.device) -> float:
     """Return the milliseconds of one call, captured in a graph: no launch counts, and every result has its own
     memory."""
-    side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-    side.wait_stream(torch.cuda.current_stream())
+    side, graph = torch.cuda.Stream(device), torch.cuda.CUDAGraph()
+    side.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(side):  # the first calls choose kernels and take workspace
         for call in calls[:2]:
             call()
     side.synchronize()
     with torch.cuda.graph(graph, stream=side):
         held = [call() for call in calls]
-    one = _replayed(graph, 1)
-    count = max(1, round(1e3 * SPAN / one / LEAST))
-    times = [_replayed(graph, count) / count for _ in range(LEAST)]
+    with torch.cuda.stream(side):
+        one = _replayed(graph, 1, side)
+        count = max(1, round(1e3 * SPAN / one / LEAST))
+        times = [_replayed(graph, count, side) / count for _ in range(LEAST)]
     del held
     return statistics.median(times) / len(calls)
 
 
-def _replayed(graph: torch.cuda.CUDAGraph, count: int) -> float:
+def _replayed(graph: torch.cuda.CUDAGraph, count: int, stream: torch.cuda.Stream) -> float:
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    begin.record()
+    begin.record(stream)
     for _ in range(count):
         graph.replay()
-    end.record()
+    end.record(stream)
     end.synchronize()
     return begin.elapsed_time(end)
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ..config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
-from ..constants import CONTEXT_DIM, LATENT_DIM
 from ..controls.knobs import Knobs
 from ..engines.contract import Engine
 from ..errors import EngineError
@@ -34,16 +33,16 @@ class Work:
     """
 
     def __init__(self, engine: Engine, case: Case) -> None:
-        self.case, self._device = case, engine.device
+        self.case, self._device, self._spec = case, engine.device, engine.spec
         self._generator = torch.Generator().manual_seed(0)
         null = self._drawn(1, engine.width).to(engine.dtype) if case.row_mode != "off" else None
         self._conditions = [self._condition(engine, null) for _ in range(POOL)]
-        self._noises = [self._drawn(case.frames, LATENT_DIM) for _ in range(POOL)]
+        self._noises = [self._drawn(case.frames, self._spec.channels) for _ in range(POOL)]
         self._guidance = NO_GUIDANCE if case.cfg == "off" else Guidance(mode=case.cfg)
         self.knobs = Knobs(dcw=case.dcw)
         if case.controls:
-            self._source = self._drawn(case.frames, LATENT_DIM)
-            self._mask = (self._drawn(case.frames, LATENT_DIM) > 0).float()
+            self._source = self._drawn(case.frames, self._spec.channels)
+            self._mask = (self._drawn(case.frames, self._spec.channels) > 0).float()
             self.knobs = self._turned()
 
     def config(self, ticks: int, captured: bool) -> StreamConfig:
@@ -77,14 +76,14 @@ class Work:
         return Request(condition, sampling, self._guidance, noise=noise, target=Target(self._source), **shape)
 
     def _condition(self, engine: Engine, null: Tensor | None) -> Condition:
-        tokens, context = self._drawn(self.case.tokens, engine.width), self._drawn(self.case.frames, CONTEXT_DIM)
-        return Condition(tokens.to(engine.dtype), context.to(engine.dtype), null)
+        tokens, context = self._drawn(self.case.tokens, engine.width), self._drawn(self.case.frames, self._spec.context)
+        return Condition(tokens.to(engine.dtype), context.to(engine.dtype), null, spec=self._spec)
 
     def _turned(self) -> Knobs:
         """Set every knob away from its neutral value, as a curve where it takes one."""
         frames = self.case.frames
         line = torch.linspace(0.9, 1.1, frames)
-        gain = 0.5 + torch.rand(frames, LATENT_DIM, generator=self._generator)
+        gain = 0.5 + torch.rand(frames, self._spec.channels, generator=self._generator)
         guided: dict[str, Any] = (
             {} if self.case.cfg == "off" else {"guidance_scale": 5 * line, "momentum": -0.5 * line, "rescale": 0.3}
         )

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..constants import LATENT_HZ
 from ..engines.contract import Engine
 from ..errors import InputError, check_whole
 from ..profile.drive import Laps
+from ..spec import ACE_STEP
 from .calls import count_calls
 from .case import TICKS, Case
 from .floor import Floor, products
@@ -191,7 +191,7 @@ class _Bench:
             **{name: given[name] for name in CASE},
             "tick_ms": mine.as_json(),
             "latents_per_s": sum(each),
-            "realtime": sum(each) * case.frames / LATENT_HZ,
+            "realtime": sum(each) * ACE_STEP.seconds(case.frames),
             "joins_per_tick": None,
             "launches_per_tick": None,
             "peak_bytes": peak,

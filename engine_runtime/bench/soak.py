@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..config import MODES, SOLVERS, Guidance, Sampling, StreamConfig, frames_of
-from ..constants import CONTEXT_DIM, LATENT_DIM
+from ..config import MODES, SOLVERS, Guidance, Sampling, StreamConfig
 from ..controls.knobs import KNOBS, Knob, Knobs
 from ..engines.contract import Engine
 from ..errors import check_whole
@@ -127,7 +126,7 @@ def soak(
     count = ticks // block - 1
     ends = min(ENDS, count // 2)
     config = StreamConfig(guidance="full", tokens=_Player.TOKENS, queue=4, spread=False)
-    player = _Player(engine, frames_of(seconds), on_tick, ticks)
+    player = _Player(engine, engine.spec.frames_of(seconds), on_tick, ticks)
     # a CPU is shared with whatever else runs: there the process's own time counts
     clock = time.process_time if engine.device.type == "cpu" else time.perf_counter
     with awake(engine), driven(engine, config, player.request, clock=clock) as drive:
@@ -196,18 +195,19 @@ class _Player:
         r = self._random
         condition = Condition(
             self._drawn(r.randint(1, self.TOKENS), self.engine.width),
-            self._drawn(self.frames, CONTEXT_DIM),
+            self._drawn(self.frames, self.engine.spec.context),
             self._drawn(1, self.engine.width),
         )
         sampling = Sampling(r.choice(STEPS), seed=r.randrange(2**32), solver=r.choice(SOLVERS))
         guidance = Guidance(r.uniform(1.0, 8.0), mode=r.choice(MODES))
         shape: dict[str, Any] = {}
         if r.random() < 0.5:
-            shape["source"] = self._drawn(self.frames, LATENT_DIM)
+            shape["source"] = self._drawn(self.frames, self.engine.spec.channels)
             if r.random() < 0.5:
-                shape |= {"mask": (self._drawn(self.frames, LATENT_DIM) > 0).float(), "mask_strength": (1.0, 0.5)}
+                mask = (self._drawn(self.frames, self.engine.spec.channels) > 0).float()
+                shape |= {"mask": mask, "mask_strength": (1.0, 0.5)}
         if r.random() < 0.5:
-            shape["target"] = Target(self._drawn(self.frames, LATENT_DIM))
+            shape["target"] = Target(self._drawn(self.frames, self.engine.spec.channels))
         return Request(condition, sampling, guidance, **shape)
 
     def _value(self, knob: Knob) -> Any:

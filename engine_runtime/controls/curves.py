@@ -1,7 +1,7 @@
 """Curves: one number for every latent frame, computed once the number of frames is known.
 
-Frame `i` of `n` lies at `i / 25` seconds, and at `i / (n-1)` of the whole length. Torch-free; float64 until
-`Curve.values` returns float32.
+Frame `i` of `n` lies at `i / rate` seconds, and at `i / (n-1)` of the whole length. The rate is the model's, known when
+the curve is computed. Torch-free; float64 until `Curve.values` returns float32.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..constants import LATENT_HZ, MAX_SECONDS
 from ..errors import InputError, check_choice, check_range, check_whole
+from ..spec import ACE_STEP
 
 Array = NDArray[np.float64]
 
@@ -25,11 +25,19 @@ SHAPES = ("sine", "triangle", "square", "random")
 UNITS = ("Hz", "cycles")
 EDGES = ("hold", "wrap")
 
-MAX_FRAMES = MAX_SECONDS * LATENT_HZ
+MAX_SECONDS = ACE_STEP.max_seconds
+MAX_FRAMES = ACE_STEP.max_frames
+MAX_RATE = ACE_STEP.frame_rate / 2  # Hz; what swings faster than every other frame looks like something slower
 MAX_CURVES = 8192  # that one is made of; each has up to 120 kB while it is drawn
-MAX_RATE = LATENT_HZ / 2  # Hz; what swings faster than every other frame looks like something slower
 STEP = 0.5  # the farthest a random walk goes from one cycle to the next, as a share of its range
 EXACT = 9  # decimals of a phase: an edge must not fall to the side that rounding picks
+
+
+class Times(NamedTuple):
+    """The frames that a curve is computed for, and how many of them are a second, Hz."""
+
+    frames: int
+    rate: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +45,7 @@ class Curve:
     """A number for every frame.
 
     Attributes:
-        make: computes `[frames]` float64 from a number of frames and the values of each part.
+        make: computes `[frames]` float64 from the times and the values of each part.
         frames: its only length, for a measured curve; None for a curve that fits any length.
         parts: the curves it is computed from.
         drawn_at: number of frames at which its parts are computed; None for its own.
@@ -48,8 +56,11 @@ class Curve:
     parts: tuple[Curve, ...] = field(default=(), repr=False)
     drawn_at: int | None = None
 
-    def values(self, frames: int) -> NDArray[np.float32]:
+    def values(self, frames: int, rate: float = ACE_STEP.frame_rate) -> NDArray[np.float32]:
         """Compute the curve: `[frames]` float32, finite.
+
+        Args:
+            rate: frames a second, Hz.
 
         Raises:
             InputError: for a length that is not its only one, for a value that float32 cannot hold, and for a curve
@@ -57,27 +68,27 @@ class Curve:
         """
         _check_length(frames)
         with np.errstate(over="ignore", invalid="ignore"):
-            return _narrowed(self._evaluate(frames))
+            return _narrowed(self._evaluate(Times(frames, rate)), rate)
 
-    def _evaluate(self, frames: int) -> Array:
+    def _evaluate(self, times: Times) -> Array:
         """Compute `[frames]` float64, in a loop: a chain of parts may be longer than Python's stack.
 
         Each part is computed once, however many curves use it, and dropped after its last use.
         """
-        root = (self, frames)
-        graph: dict[tuple[Curve, int], list[tuple[Curve, int]]] = {}
+        root = (self, times)
+        graph: dict[tuple[Curve, Times], list[tuple[Curve, Times]]] = {}
         found = [root]
         while found:
             curve, asked = one = found.pop()
             if one not in graph:
-                graph[one] = [(part, curve.drawn_at or asked) for part in curve.parts]
+                graph[one] = [(part, Times(curve.drawn_at or asked.frames, asked.rate)) for part in curve.parts]
                 found += graph[one]
             if len(graph) > MAX_CURVES:
                 raise InputError(
                     "a curve is made of more curves than can be drawn", f"allowed are {MAX_CURVES}", "use fewer"
                 )
         uses = Counter(part for parts in graph.values() for part in parts)
-        made: dict[tuple[Curve, int], Array] = {}
+        made: dict[tuple[Curve, Times], Array] = {}
         for one in TopologicalSorter(graph).static_order():
             made[one] = one[0].make(one[1], *(made[part] for part in graph[one]))
             uses.subtract(graph[one])
@@ -86,10 +97,10 @@ class Curve:
         return made[root]
 
 
-def _narrowed(values: Array) -> NDArray[np.float32]:
+def _narrowed(values: Array, rate: float) -> NDArray[np.float32]:
     made = values.astype(np.float32)
     if not np.isfinite(made).all():
-        at = int(np.argmin(np.isfinite(made))) / LATENT_HZ
+        at = int(np.argmin(np.isfinite(made))) / rate
         raise InputError(
             f"the curve is NaN or infinite at {at:g} s", "allowed are finite numbers", "look at what it is made of"
         )
@@ -99,7 +110,7 @@ def _narrowed(values: Array) -> NDArray[np.float32]:
 def constant(value: float) -> Curve:
     """Make a curve with the same number everywhere."""
     check_finite("the value", value)
-    return Curve(lambda frames: np.full(frames, float(value)))
+    return Curve(lambda times: np.full(times.frames, float(value)))
 
 
 def ramp(start: float, end: float, begin: float = 0.0, until: float = 0.0) -> Curve:
@@ -112,9 +123,9 @@ def ramp(start: float, end: float, begin: float = 0.0, until: float = 0.0) -> Cu
     if 0 < until <= begin:
         raise InputError(f"a ramp runs from {begin:g} to {until:g} s", "its end comes after its beginning", "swap them")
 
-    def make(frames: int) -> Array:
-        first = begin * LATENT_HZ
-        last = until * LATENT_HZ if until else frames - 1
+    def make(times: Times) -> Array:
+        frames, first = times.frames, begin * times.rate
+        last = until * times.rate if until else frames - 1
         if last <= first:  # the music ends before the ramp begins
             return np.full(frames, float(start))
         return np.interp(np.arange(frames), [first, last], [start, end])
@@ -139,13 +150,13 @@ def lfo(
     check_range("the rate", rate, 0, MAX_RATE if unit == "Hz" else MAX_FRAMES / 2, "a curve has 25 frames a second")
     check_whole("the seed", seed, 0, 2**64 - 1, "give another")
 
-    def make(frames: int) -> Array:
-        hz = rate if unit == "Hz" else rate * LATENT_HZ / frames
-        if hz > MAX_RATE:
-            raise InputError(
-                f"{rate:g} cycles are asked of {frames} frames", f"allowed are {frames // 2}", "lower the rate"
-            )
-        cycles = np.round(hz * np.arange(frames) / LATENT_HZ + phase, EXACT)
+    def make(times: Times) -> Array:
+        frames = times.frames
+        hz = rate if unit == "Hz" else rate * times.rate / frames
+        if hz > times.rate / 2:
+            most = f"{times.rate / 2:g} Hz" if unit == "Hz" else f"{frames // 2}"
+            raise InputError(f"{rate:g} {unit} are asked of {frames} frames", f"allowed are {most}", "lower the rate")
+        cycles = np.round(hz * np.arange(frames) / times.rate + phase, EXACT)
         return _wander(cycles, seed) if shape == "random" else _SWINGS[shape](cycles % 1.0)
 
     return between(Curve(make), low, high)
@@ -178,7 +189,7 @@ def _wander(cycles: Array, seed: int) -> Array:
 def drawn(shape: Callable[[Array], Array], low: float = 0.0, high: float = 1.0) -> Curve:
     """Make a curve from a function of the position in the whole, 0 to 1, whose value 0 means `low` and 1 means `high`.
     """
-    return between(Curve(lambda frames: shape(np.linspace(0.0, 1.0, frames))), low, high)
+    return between(Curve(lambda times: shape(np.linspace(0.0, 1.0, times.frames))), low, high)
 
 
 def arithmetic(a: Curve | float, b: Curve | float, operation: str, amount: Curve | float = 0.5) -> Curve:
@@ -193,29 +204,29 @@ def arithmetic(a: Curve | float, b: Curve | float, operation: str, amount: Curve
     """
     check_choice("the operation", operation, _OPERATIONS)
     parts = as_curve(a), as_curve(b), *([as_curve(amount)] if operation == "mix" else [])
-    return Curve(lambda frames, *values: _OPERATIONS[operation](*values), _common(*parts), parts)
+    return Curve(lambda times, *values: _OPERATIONS[operation](times, *values), _common(*parts), parts)
 
 
-def _divide(a: Array, b: Array) -> Array:
+def _divide(times: Times, a: Array, b: Array) -> Array:
     if not b.all():
-        at = int(np.argmin(b != 0)) / LATENT_HZ
+        at = int(np.argmin(b != 0)) / times.rate
         raise InputError(
             f"the curve divides by 0 at {at:g} s", "allowed is any other divisor", "keep b away from 0, say by maximum"
         )
     return a / b
 
 
-def _mix(a: Array, b: Array, share: Array) -> Array:
+def _mix(times: Times, a: Array, b: Array, share: Array) -> Array:
     return (1.0 - share) * a + share * b
 
 
 _OPERATIONS: dict[str, Callable[..., Array]] = {
-    "add": np.add,
-    "subtract": np.subtract,
-    "multiply": np.multiply,
+    "add": lambda times, a, b: a + b,
+    "subtract": lambda times, a, b: a - b,
+    "multiply": lambda times, a, b: a * b,
     "divide": _divide,
-    "minimum": np.minimum,
-    "maximum": np.maximum,
+    "minimum": lambda times, a, b: np.minimum(a, b),
+    "maximum": lambda times, a, b: np.maximum(a, b),
     "mix": _mix,
 }
 OPERATIONS = tuple(_OPERATIONS)
@@ -225,7 +236,7 @@ def between(curve: Curve, low: float, high: float) -> Curve:
     """Scale a curve from [0, 1] to [`low`, `high`]; `low` may be the larger, which turns it upside down."""
     for name, value in (("low", low), ("high", high)):
         check_finite(name, value)
-    return Curve(lambda frames, values: low + (high - low) * values, curve.frames, (curve,))
+    return Curve(lambda times, values: low + (high - low) * values, curve.frames, (curve,))
 
 
 def fixed(values: Sequence[float] | NDArray[Any]) -> Curve:
@@ -238,11 +249,11 @@ def fixed(values: Sequence[float] | NDArray[Any]) -> Curve:
     if not np.isfinite(array).all():
         raise InputError("the values hold NaN or infinity", "allowed are finite numbers", "make them again")
 
-    def make(frames: int) -> Array:
-        if frames != len(array):
+    def make(times: Times) -> Array:
+        if times.frames != len(array):
             raise InputError(
-                f"the curve has {len(array)} frames ({len(array) / LATENT_HZ:g} s)",
-                f"{frames} frames ({frames / LATENT_HZ:g} s) are asked for",
+                f"the curve has {len(array)} frames ({len(array) / times.rate:g} s)",
+                f"{times.frames} frames ({times.frames / times.rate:g} s) are asked for",
                 "put Curve Resample after it",
             )
         return array
@@ -263,8 +274,9 @@ def resample(curve: Curve, frames: int | None = None) -> Curve:
 
     _check_length(length)
 
-    def make(asked: int, drawn: Array) -> Array:
-        return np.interp(np.linspace(0.0, 1.0, asked), np.linspace(0.0, 1.0, length), _narrowed(drawn))
+    def make(asked: Times, drawn: Array) -> Array:
+        measured = _narrowed(drawn, asked.rate)
+        return np.interp(np.linspace(0.0, 1.0, asked.frames), np.linspace(0.0, 1.0, length), measured)
 
     return Curve(make, None, (curve,), length)
 
@@ -278,17 +290,18 @@ def shift(curve: Curve, seconds: float, edges: str = "hold") -> Curve:
     check_range("the shift", seconds, -MAX_SECONDS, MAX_SECONDS, "give seconds")
     check_choice("the edges", edges, EDGES)
 
-    def make(frames: int, values: Array) -> Array:
-        at = np.round(np.arange(frames) - seconds * LATENT_HZ, EXACT)
+    def make(times: Times, values: Array) -> Array:
+        frames = times.frames
+        at = np.round(np.arange(frames) - seconds * times.rate, EXACT)
         return np.interp(at, np.arange(frames), values, period=frames if edges == "wrap" else None)
 
     return Curve(make, curve.frames, (curve,))
 
 
-def frames_in(seconds: float) -> int:
+def frames_in(seconds: float, rate: float = ACE_STEP.frame_rate) -> int:
     """Convert seconds to frames; 0 gives 0, anything more at least 1."""
     check_range("the length", seconds, 0, MAX_SECONDS, "give seconds")
-    return max(1, round(seconds * LATENT_HZ)) if seconds else 0
+    return max(1, round(seconds * rate)) if seconds else 0
 
 
 def as_curve(value: Curve | float) -> Curve:

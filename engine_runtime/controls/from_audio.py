@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..constants import HOP, LATENT_HZ, MAX_SECONDS, SAMPLE_RATE
 from ..errors import AudioError, InputError, check_range, check_whole
-from .curves import Curve, fixed
+from ..spec import ACE_STEP, ModelSpec
+from .curves import MAX_SECONDS, Curve, Times, fixed
 
 Array = NDArray[Any]
 
@@ -44,27 +44,30 @@ class Beats:
     times: Array
 
 
-def frames_of(samples: int, sample_rate: int) -> int:
+def frames_of(samples: int, sample_rate: int, spec: ModelSpec = ACE_STEP) -> int:
     """Count the latent frames that a clip encodes to; a rest at the end that fills no frame is dropped."""
-    return max(1, math.ceil(samples * SAMPLE_RATE / sample_rate) // HOP)
+    return max(1, math.ceil(samples * spec.sample_rate / sample_rate) // spec.hop)
 
 
-def envelope(audio: Array, sample_rate: int, attack: float = 10.0, release: float = 200.0) -> Curve:
+def envelope(
+    audio: Array, sample_rate: int, attack: float = 10.0, release: float = 200.0, spec: ModelSpec = ACE_STEP
+) -> Curve:
     """Measure the loudness of a clip: the RMS of each frame, smoothed, scaled to a peak of 1. Silence gives zeros.
 
     Args:
         attack: time constant in ms while it gets louder; 0 follows at once.
         release: time constant in ms while it gets quieter.
+        spec: of the model whose frames are measured.
     """
     samples = checked(audio, sample_rate)
     for name, value in (("attack", attack), ("release", release)):
         check_range(f"the {name}", value, 0, MAX_MS, "give milliseconds")
-    frames = frames_of(samples.shape[1], sample_rate)
+    frames = frames_of(samples.shape[1], sample_rate, spec)
     power = np.square(samples, dtype=np.float64).mean(axis=0)
-    edges = np.round(np.arange(frames + 1) * sample_rate / LATENT_HZ).astype(np.int64).clip(max=len(power))
+    edges = np.round(np.arange(frames + 1) * sample_rate / spec.frame_rate).astype(np.int64).clip(max=len(power))
     sums = np.concatenate([[0.0], np.cumsum(power)])
     loudness = np.sqrt((sums[edges[1:]] - sums[edges[:-1]]).clip(min=0) / np.maximum(np.diff(edges), 1))
-    up, down = _share(attack), _share(release)
+    up, down = _share(attack, spec.frame_rate), _share(release, spec.frame_rate)
     level, followed = 0.0, np.empty(frames)
     for i, now in enumerate(loudness):
         level += (now - level) * (up if now > level else down)
@@ -73,15 +76,15 @@ def envelope(audio: Array, sample_rate: int, attack: float = 10.0, release: floa
     return fixed(followed / peak if peak > 0 else followed)
 
 
-def pulses(times: Array, frames: int, decay: float = 200.0) -> Array:
+def pulses(times: Array, frames: int, decay: float = 200.0, rate: float = ACE_STEP.frame_rate) -> Array:
     """Make pulses `[frames]` float64: 1 at the frame nearest to each time (s), then falling by a factor of e per
     `decay` ms.
     """
     check_range("the decay", decay, 0, MAX_MS, "give milliseconds")
-    at = np.unique(np.round(np.asarray(times, dtype=np.float64) * LATENT_HZ)).astype(np.int64)
+    at = np.unique(np.round(np.asarray(times, dtype=np.float64) * rate)).astype(np.int64)
     index = np.arange(frames)
     last = np.searchsorted(at, index, side="right") - 1
-    since = (index - at[last.clip(min=0)]) / LATENT_HZ * 1e3 if len(at) else index
+    since = (index - at[last.clip(min=0)]) / rate * 1e3 if len(at) else index
     fall = np.exp(-since / decay) if decay > 0 else (since == 0).astype(np.float64)
     return np.where(last >= 0, fall, 0.0)
 
@@ -94,8 +97,8 @@ def beat_grid(bpm: float, every: int = 1, offset: float = 0.0, decay: float = 20
     check_range("the decay", decay, 0, MAX_MS, "give milliseconds")
     period = every * 60.0 / bpm
 
-    def make(frames: int) -> Array:
-        return pulses(_grid(period, offset, frames / LATENT_HZ), frames, decay)
+    def make(times: Times) -> Array:
+        return pulses(_grid(period, offset, times.frames / times.rate), times.frames, decay, times.rate)
 
     return Curve(make)
 
@@ -107,14 +110,21 @@ def _grid(period: float, offset: float, seconds: float) -> Array:
     return offset + period * (first + np.arange(count))
 
 
-def beat_curve(beats: Beats, frames: int, every: int = 1, offset: float = 0.0, decay: float = 200.0) -> Curve:
+def beat_curve(
+    beats: Beats,
+    frames: int,
+    every: int = 1,
+    offset: float = 0.0,
+    decay: float = 200.0,
+    rate: float = ACE_STEP.frame_rate,
+) -> Curve:
     """Make a pulse at every `every`-th beat that was found, all moved by `offset` seconds; it has the length of the
     clip.
     """
     check_whole("every", every, 1, 64, "give a number of beats")
     check_range("the offset", offset, -MAX_SECONDS, MAX_SECONDS, "give seconds")
     times = beats.times[::every] + offset
-    return fixed(pulses(times[times >= 0], frames, decay))
+    return fixed(pulses(times[times >= 0], frames, decay, rate))
 
 
 def find_beats(audio: Array, sample_rate: int, bpm: float = 0.0) -> Beats:
@@ -228,9 +238,9 @@ def _trimmed(beats: Array, strength: Array, period: float) -> Array:
     return beats[kept[0] : kept[-1] + 2]
 
 
-def _share(ms: float) -> float:
+def _share(ms: float, rate: float) -> float:
     """Return the share of the way that a follower with this time constant goes in one frame."""
-    return 1.0 - math.exp(-1e3 / LATENT_HZ / ms) if ms > 0 else 1.0
+    return 1.0 - math.exp(-1e3 / rate / ms) if ms > 0 else 1.0
 
 
 def checked(audio: Array, sample_rate: int) -> Array:

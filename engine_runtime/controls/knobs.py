@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
-from ..constants import LATENT_DIM, MAX_CONDITIONS
+from ..constants import MAX_CONDITIONS
 from ..errors import InputError, check_choice, check_flag
 from .values import Value, check_frames, check_value, fits_frames, is_constant, is_curve
 
@@ -30,7 +30,7 @@ class Knob:
         default: a number, a switch, an option, or None for the request's own value.
         low, high: range of its number.
         neutral: the number at which it has no effect and costs nothing; None where there is none.
-        channels: 64 where a curve may also be per channel.
+        per_channel: a curve may also have a number for each latent channel.
         options: the choices of a knob that takes a word.
     """
 
@@ -40,7 +40,7 @@ class Knob:
     low: float = 0.0
     high: float = 1.0
     neutral: float | None = None
-    channels: int = 0
+    per_channel: bool = False
     options: tuple[str, ...] = ()
 
     @property
@@ -86,16 +86,20 @@ class Knob:
         """Return true for a value without effect. Waits for the device of a curve that lies on one."""
         return self.neutral is not None and value is not None and is_constant(value, self.neutral)
 
-    def fits(self, value: Any, frames: int) -> bool:
-        """Return true for a number, and for a curve that fits music of this many frames."""
-        return not is_curve(value) or fits_frames(value, frames, self.channels)
+    def fits(self, value: Any, frames: int, channels: int) -> bool:
+        """Return true for a number, and for a curve that fits music of this many frames and channels."""
+        return not is_curve(value) or fits_frames(value, frames, channels * self.per_channel)
 
-    def check_frames(self, value: Any, frames: int) -> None:
+    def check_frames(self, value: Any, frames: int, channels: int) -> None:
         """Raise `InputError` for a curve of another length."""
-        check_frames(self.spoken, value, frames, self.channels)
+        check_frames(self.spoken, value, frames, channels * self.per_channel)
 
-    def check(self, value: Any) -> None:
-        """Raise `InputError` for a value that this knob does not take."""
+    def check(self, value: Any, channels: int | None = None) -> None:
+        """Raise `InputError` for a value that this knob does not take.
+
+        Args:
+            channels: of the model's latents; None where no model is known yet.
+        """
         name = self.spoken
         if value is None and self.default is None:
             return
@@ -106,7 +110,7 @@ class Knob:
         elif value is None or isinstance(value, str | bool):
             raise InputError(f"{name} is {value!r}", "allowed is a number or a curve", "give one")
         else:
-            check_value(name, value, *self.limits, channels=self.channels)
+            check_value(name, value, *self.limits, channels=channels if self.per_channel else 0)
 
 
 def _knob(help: str, default: Any, **limits: Any) -> Any:
@@ -132,7 +136,7 @@ class Knobs:
     rescale: Value | None = _knob("Brings a guided velocity back to its norm before guidance.", None, neutral=0.0)
     target_strength: Value = _knob("Pull of each prediction toward the request's target.", 0.0, neutral=0.0)
     channel_gain: Value = _knob(
-        "Gain of the latent channels that the decoder sees.", 1.0, high=10.0, neutral=1.0, channels=LATENT_DIM
+        "Gain of the latent channels that the decoder sees.", 1.0, high=10.0, neutral=1.0, per_channel=True
     )
     blend: Value | None = _knob(
         "Cross-fade along a request's conditions: 0 is the first, 1 the second, between is both.",
@@ -150,16 +154,19 @@ class Knobs:
             knob.check(getattr(self, name))
 
     @staticmethod
-    def check(changes: Mapping[str, Any]) -> frozenset[str]:
+    def check(changes: Mapping[str, Any], channels: int | None = None) -> frozenset[str]:
         """Check values by name; returns the names whose value has no effect. Waits for the device of curves that lie on
         one.
+
+        Args:
+            channels: of the model's latents; None where no model is known yet.
 
         Raises:
             InputError: for an unknown name or a value out of range.
         """
         check_names(changes)
         for name, value in changes.items():
-            KNOBS[name].check(value)
+            KNOBS[name].check(value, channels)
         return frozenset(name for name, value in changes.items() if KNOBS[name].is_still(value))
 
     def with_checked(self, values: Mapping[str, Any], still: frozenset[str]) -> Knobs:
@@ -180,10 +187,10 @@ class Knobs:
         """
         return self.with_checked(changes, self.check(changes))
 
-    def check_frames(self, frames: int) -> None:
+    def check_frames(self, frames: int, channels: int) -> None:
         """Raise `InputError` for a curve of another length."""
         for name, knob in KNOBS.items():
-            knob.check_frames(getattr(self, name), frames)
+            knob.check_frames(getattr(self, name), frames, channels)
 
     @cached_property
     def neutral(self) -> frozenset[str]:

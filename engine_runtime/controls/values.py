@@ -19,11 +19,11 @@ def is_curve(value: Any) -> TypeIs[Tensor]:
     return hasattr(value, "isfinite")
 
 
-def check_value(name: str, value: Value, low: float, high: float, remedy: str, channels: int = 0) -> None:
+def check_value(name: str, value: Value, low: float, high: float, remedy: str, channels: int | None = 0) -> None:
     """Raise `InputError` unless every number lies from `low` to `high`; NaN never passes. Waits for a curve's device.
 
     Args:
-        channels: where not 0, a curve may also be `[channels]` or `[T, channels]`.
+        channels: where not 0, a curve may also be `[channels]` or `[T, channels]`; None for any number of them.
     """
     if not is_curve(value):
         if not isinstance(value, Real) or isinstance(value, bool):
@@ -33,8 +33,9 @@ def check_value(name: str, value: Value, low: float, high: float, remedy: str, c
         check_range(name, value, low, high, remedy)
         return
     curve = value
-    shapes = "[frames]" + f", [{channels}] or [frames, {channels}]" * bool(channels)
-    fits = curve.ndim == 1 or (channels and curve.ndim == 2 and curve.shape[1] == channels)
+    wide = "channels" if channels is None else channels
+    shapes = "[frames]" + f", [{wide}] or [frames, {wide}]" * (channels != 0)
+    fits = curve.ndim == 1 or (channels != 0 and curve.ndim == 2 and channels in (None, curve.shape[1]))
     if not fits or 0 in curve.shape:
         raise InputError(f"the curve of {name} has shape {list(curve.shape)}", f"allowed is {shapes}", "make it fit")
     if not bool(curve.isfinite().all()):

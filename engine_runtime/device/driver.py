@@ -71,17 +71,19 @@ class Kernel:
 
     Attributes:
         function: the driver's handle.
+        device: number of the CUDA device that it was loaded on.
         threads: per block.
         shared: bytes of dynamic shared memory per block.
     """
 
     function: Any
+    device: int
     threads: int
     shared: int
 
     @_typed
     def launch(self, blocks: int, *arguments: Any) -> None:
-        """Launch on the current stream.
+        """Launch on its device's current stream.
 
         Args:
             arguments: integers (C's int), and maps from `tiles`.
@@ -89,16 +91,15 @@ class Kernel:
         driver, held = _driver(), [ctypes.c_int(a) if isinstance(a, int) else a for a in arguments]
         places = [ctypes.addressof(a) if isinstance(a, ctypes.c_int) else int(a.getPtr()) for a in held]
         pointers = (ctypes.c_void_p * len(places))(*places)
-        stream = torch.cuda.current_stream().cuda_stream
-        _check(
-            driver.cuLaunchKernel(
-                self.function, blocks, 1, 1, self.threads, 1, 1, self.shared, stream, ctypes.addressof(pointers), 0
+        stream, at = torch.cuda.current_stream(self.device).cuda_stream, ctypes.addressof(pointers)
+        with torch.cuda.device(self.device):
+            _check(
+                driver.cuLaunchKernel(self.function, blocks, 1, 1, self.threads, 1, 1, self.shared, stream, at, 0)
             )
-        )
 
     @_typed
     def clusters(self, size: int) -> int:
-        """Return how many clusters of `size` blocks the device can hold at once."""
+        """Return how many clusters of `size` blocks its device can hold at once."""
         driver = _driver()
         config, shape = driver.CUlaunchConfig(), driver.CUlaunchAttribute()
         shape.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
@@ -106,7 +107,8 @@ class Kernel:
         config.gridDimX, config.gridDimY, config.gridDimZ = size, 1, 1
         config.blockDimX, config.blockDimY, config.blockDimZ = self.threads, 1, 1
         config.sharedMemBytes, config.attrs, config.numAttrs = self.shared, [shape], 1
-        return int(_check(driver.cuOccupancyMaxActiveClusters(self.function, config)))
+        with torch.cuda.device(self.device):
+            return int(_check(driver.cuOccupancyMaxActiveClusters(self.function, config)))
 
 
 @functools.cache
@@ -130,9 +132,9 @@ def kernel(source: str, name: str, device: int, threads: int, shared: int = 0, o
     driver = _driver()
     with torch.cuda.device(device):
         function = _check(driver.cuModuleGetFunction(_check(driver.cuModuleLoadData(binary)), name.encode()))
-    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    _check(driver.cuFuncSetAttribute(function, attribute, shared))
-    return Kernel(function, threads, shared)
+        attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        _check(driver.cuFuncSetAttribute(function, attribute, shared))
+    return Kernel(function, device, threads, shared)
 
 
 def _compiled(source: str, name: str, flags: Sequence[str]) -> bytes:

@@ -1,6 +1,6 @@
 """The decoder contract.
 
-B rows, T frames (padded to the patch size), L condition tokens, H the condition's width.
+B rows, T frames (padded to the patch size) of C channels, L condition tokens, H the condition's width.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..constants import CONTEXT_DIM, LATENT_DIM, MAX_DEPTH, MAX_ROWS, PATCH, ROWS
+from ..constants import MAX_DEPTH, MAX_ROWS, ROWS
 from ..errors import EngineLimitError, check_range
+from ..spec import ACE_STEP, ModelSpec
 from .factors import BUCKETS, Factors, Targets
 
 Run = Callable[[Hashable, Callable[[], None]], None]
@@ -59,11 +60,11 @@ class Rows:
     """Resident input buffers of B decoder rows; conditions are written when a slot is taken, never per tick.
 
     Attributes:
-        hidden_states: `[B, T, 64]` noisy latent, engine dtype.
+        hidden_states: `[B, T, C]` noisy latent, engine dtype.
         timestep: `[B]` t in [0, 1], float32.
         encoder_hidden_states: `[B, L, H]` condition tokens, engine dtype.
         encoder_attention_mask: `[B, L]` bool, True on a condition's own tokens.
-        context_latents: `[B, T, 128]`, engine dtype.
+        context_latents: `[B, T, context]`, engine dtype; `[B, T, 0]` for a model without context.
         lengths: `[B]` tokens of each row, on the host.
         active: `[B]` bool, on the host: rows whose velocity the next tick uses; an engine may skip the others.
         lora: adapters' factors, the same for all rows; None for none.
@@ -80,16 +81,23 @@ class Rows:
 
     @classmethod
     def allocate(
-        cls, batch: int, frames: int, tokens: int, width: int, dtype: torch.dtype, device: torch.device
+        cls,
+        spec: ModelSpec,
+        batch: int,
+        frames: int,
+        tokens: int,
+        width: int,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> Rows:
         """Allocate zeroed rows; T is rounded up to the patch size. A row not yet written attends one zero token."""
-        frames += -frames % PATCH
+        frames = spec.padded(frames)
         rows = cls(
-            torch.zeros(batch, frames, LATENT_DIM, dtype=dtype, device=device),
+            torch.zeros(batch, frames, spec.channels, dtype=dtype, device=device),
             torch.zeros(batch, dtype=torch.float32, device=device),
             torch.zeros(batch, tokens, width, dtype=dtype, device=device),
             torch.zeros(batch, tokens, dtype=torch.bool, device=device),
-            torch.zeros(batch, frames, CONTEXT_DIM, dtype=dtype, device=device),
+            torch.zeros(batch, frames, spec.context, dtype=dtype, device=device),
             np.ones(batch, dtype=np.int64),
             np.ones(batch, dtype=bool),
         )
@@ -133,7 +141,7 @@ class Rows:
 
         Args:
             tokens: `[l, H]`, `l <= L`; the rest of the row is zeroed and masked.
-            context: `[t, 128]`, `t <= T`; the rest is zeroed.
+            context: `[t, context]`, `t <= T`; the rest is zeroed.
             run: runs the part that does not depend on the addresses of these; it may replay a graph of it, by the key.
         """
         length = tokens.shape[0]
@@ -176,6 +184,7 @@ class Engine(Protocol):
     Its next call may overwrite the velocity it returned: copy what must outlive that call.
     """
 
+    spec: ModelSpec  # the sizes of its model; rows, requests, decode and takes go by it
     limits: Limits
     width: int  # H
     dtype: torch.dtype
@@ -216,18 +225,18 @@ class Engine(Protocol):
         ...
 
     def __call__(self, rows: Rows) -> Tensor:
-        """Compute the velocity dx/dt, `[B, T, 64]`, of rows made by `rows`, or of a part of them."""
+        """Compute the velocity dx/dt, `[B, T, C]`, of rows made by `rows`, or of a part of them."""
         ...
 
 
-LIMITS = Limits(batch=ROWS, frames=15_000, tokens=4_096)
-
-
-def limits_of(max_rows: int) -> Limits:
+def limits_of(max_rows: int, spec: ModelSpec = ACE_STEP) -> Limits:
     """Return the limits of a PyTorch engine with `max_rows` rows in one execute, which bounds the memory of a tick.
 
     Raises:
         InputError: for rows out of range.
     """
     check_range("max rows", max_rows, 1, MAX_ROWS, "a slot needs one, or two with guidance")
-    return replace(LIMITS, batch=max_rows)
+    return Limits(max_rows, spec.max_frames, spec.max_tokens)
+
+
+LIMITS = limits_of(ROWS)

@@ -38,7 +38,7 @@ class MaskedDecoder(nn.Module):
         context_latents: Tensor,
         lora: Factors | None = None,
     ) -> Tensor:
-        """Compute the velocity `[B, T, 64]`; shapes as in `Rows`. Without factors no kernel is added."""
+        """Compute the velocity `[B, T, C]`; shapes as in `Rows`. Without factors no kernel is added."""
         model = self.model
         temb, modulation = self._time(timestep)
         x = torch.cat([context_latents, hidden_states], dim=-1)

@@ -10,6 +10,7 @@ import torch
 from diffusers import AceStepTransformer1DModel
 from torch import Tensor, nn
 
+from ..spec import ACE_STEP, ModelSpec
 from .compiled.weights import lay_out
 from .contract import LIMITS, Limits, Rows
 from .decoder import MaskedDecoder
@@ -29,6 +30,7 @@ class EagerEngine:
         recipe: arguments with which `models.engines` makes it again; None where it cannot.
     """
 
+    spec: ModelSpec = ACE_STEP
     recipe: dict[str, Any] | None = None
 
     def __init__(
@@ -70,7 +72,7 @@ class EagerEngine:
 
     def rows(self, batch: int, frames: int, tokens: int) -> Rows:
         self.limits.check(min(batch, self.limits.batch), frames, tokens)
-        return Rows.allocate(batch, frames, tokens, self.width, self.dtype, self.device)
+        return Rows.allocate(self.spec, batch, frames, tokens, self.width, self.dtype, self.device)
 
     def __call__(self, rows: Rows) -> Tensor:
         with torch.no_grad():

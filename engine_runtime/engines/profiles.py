@@ -12,10 +12,11 @@ from typing import Any
 
 import msgspec
 
-from ..constants import HOP, LATENT_HZ, MAX_ROWS, MAX_SECONDS, PATCH
+from ..constants import MAX_ROWS
 from ..errors import InputError, check_whole
+from ..spec import ACE_STEP
 
-MAX_FRAMES, MAX_TOKENS, MAX_RANK = MAX_SECONDS * LATENT_HZ, 4_096, 512
+MAX_FRAMES, MAX_TOKENS, MAX_RANK = ACE_STEP.max_frames, ACE_STEP.max_tokens, 512
 Shape = tuple[int, ...]
 
 # Which quantity each axis of a graph input is; None is a size of the model. LoRA inputs have the rank where theirs is
@@ -74,7 +75,7 @@ def parse_span(name: str, text: str, most: int) -> Span:
     return _rising(name, text, [int(number) for number in numbers])
 
 
-def parse_seconds(text: str, patch: int = PATCH) -> Span:
+def parse_seconds(text: str, patch: int = ACE_STEP.patch) -> Span:
     """Parse seconds into frames, 25 to a second, rounded up to a multiple of the patch, as T is padded.
 
     Args:
@@ -86,11 +87,10 @@ def parse_seconds(text: str, patch: int = PATCH) -> Span:
     """
     frames = []
     for seconds in _numbers("seconds", text):
-        if not 0 < seconds <= MAX_SECONDS:
-            raise InputError(
-                f"seconds are {seconds:g}", f"allowed is more than 0, to {MAX_SECONDS}", "choose other seconds"
-            )
-        count = max(1, round(seconds * LATENT_HZ))
+        if not 0 < seconds <= ACE_STEP.max_seconds:
+            allowed = f"allowed is more than 0, to {ACE_STEP.max_seconds}"
+            raise InputError(f"seconds are {seconds:g}", allowed, "choose other seconds")
+        count = max(1, round(seconds * ACE_STEP.frame_rate))
         frames.append(count + -count % patch)
     return _rising("seconds", text, frames)
 
@@ -164,7 +164,7 @@ class Profile:
 
     def _span(self, axis: str | None) -> Span | None:
         if axis == "samples":
-            return self.frames.times(HOP)
+            return self.frames.times(ACE_STEP.hop)
         return getattr(self, axis) if axis else None
 
     def as_json(self) -> dict[str, list[int] | None]:
@@ -185,7 +185,7 @@ def smallest(
 
 
 def parse_profiles(
-    batch: str, seconds: str, tokens: str | None, rank: str | None, patch: int = PATCH
+    batch: str, seconds: str, tokens: str | None, rank: str | None, patch: int = ACE_STEP.patch
 ) -> tuple[Profile, ...]:
     """Parse profiles from the command line: each text holds spans with commas between; a single span serves all
     profiles.

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..constants import CONTEXT_DIM, LATENT_DIM, PATCH
 from ..device.lane import Lane
 from ..errors import EngineError
 from ..machine import driver_cuda
@@ -262,10 +261,11 @@ def fill(
 
     lengths = torch.randint(1, tokens + 1, (batch,), generator=generator).tolist()
     lengths[-1], lengths[0] = 1, tokens
-    x, times = drawn(batch, frames + -frames % PATCH, LATENT_DIM), torch.linspace(1.0, 0.0, batch + 1)[:-1]
+    (_, padded, channels), beside = targets[0].hidden_states.shape, targets[0].context_latents.shape[2]
+    x, times = drawn(batch, padded, channels), torch.linspace(1.0, 0.0, batch + 1)[:-1]
     for row, length in enumerate(lengths):
-        condition, context = drawn(length, width), drawn(frames, CONTEXT_DIM)
-        context[:, LATENT_DIM:] = 1.0  # the chunk mask of text to music
+        condition, context = drawn(length, width), drawn(frames, beside)
+        context[:, channels:] = 1.0  # ACE-Step's chunk mask, of text to music
         for rows in targets:
             rows.write(row, condition.to(rows.hidden_states), context.to(rows.hidden_states))
     for rows in targets:

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import frame_at
-from ..constants import LATENT_DIM, LATENT_HZ
 from ..errors import InputError
+from ..spec import ACE_STEP
 from ..stream.request import Condition, check_tensor
 
 Entry = tuple[Tensor, dict[str, Any]]
@@ -123,7 +122,7 @@ def _with(entry: Entry, reference: Tensor | None) -> Entry:
     """Replace the reference latent of an entry with `reference` `[T', 64]`."""
     if reference is None:
         return entry
-    check_tensor("the reference latent", reference, None, LATENT_DIM)
+    check_tensor("the reference latent", reference, None, ACE_STEP.channels)
     return entry[0], {**entry[1], _REFERENCE: [reference.T[None]]}
 
 
@@ -137,7 +136,7 @@ def _capture(patcher: Any, entry: Entry, frames: int) -> tuple[Tensor, Tensor]:
     import comfy.samplers
 
     model, device = patcher.model, patcher.load_device
-    x = torch.zeros(1, LATENT_DIM, frames, device=device)
+    x = torch.zeros(1, ACE_STEP.channels, frames, device=device)
     conds = comfy.sampler_helpers.convert_cond([entry])
     conds = comfy.samplers.encode_model_conds(model.extra_conds, conds, x, device, "positive", latent_image=x)
     inputs = {k: v.process_cond(batch_size=1, area=None).cond for k, v in conds[0]["model_conds"].items()}
@@ -160,17 +159,17 @@ def _repaint(patcher: Any, entry: Entry, context: Tensor, given: References, fra
     """Return a context with silence and mask 1 inside the window, the latent and mask 0 outside; ComfyUI's mask is 1
     everywhere."""
     assert given.repaint is not None
-    check_tensor("the repaint latent", given.repaint, frames, LATENT_DIM)
-    first, last = frame_at(given.start), frame_at(given.end) if given.end else frames
+    check_tensor("the repaint latent", given.repaint, frames, ACE_STEP.channels)
+    first, last = ACE_STEP.frame_at(given.start), ACE_STEP.frame_at(given.end) if given.end else frames
     if not 0 <= first < last <= frames:
         raise InputError(
-            f"the repaint window runs from {given.start:g} to {last / LATENT_HZ:g} s",
-            f"it must lie within the latent's {frames / LATENT_HZ:g} s",
+            f"the repaint window runs from {given.start:g} to {ACE_STEP.seconds(last):g} s",
+            f"it must lie within the latent's {ACE_STEP.seconds(frames):g} s",
             "move it",
         )
     bare = {k: v for k, v in entry[1].items() if k not in (_REFERENCE, "audio_codes")}
-    silence = _capture(patcher, (entry[0], bare), frames)[1][:, :LATENT_DIM]
+    silence = _capture(patcher, (entry[0], bare), frames)[1][:, :ACE_STEP.channels]
     mask = torch.zeros_like(silence)
     mask[first:last] = 1.0
-    inside = context[:, :LATENT_DIM] if given.structure is not None else silence
+    inside = context[:, :ACE_STEP.channels] if given.structure is not None else silence
     return torch.cat([torch.where(mask > 0.5, inside, given.repaint.to(silence)), mask], dim=-1)

@@ -6,15 +6,13 @@ import torch
 from diffusers.pipelines.ace_step.pipeline_ace_step import TASK_INSTRUCTIONS
 from torch import Tensor
 
-from ..config import frame_at, frames_of
-from ..constants import LATENT_DIM, LATENT_HZ
 from ..device.memory import guarded
 from ..errors import InputError
 from ..stream.request import Condition, check_tensor
 from .loading import Model
 from .prompt import Prompt
 
-TIMBRE_FRAMES = 30 * LATENT_HZ
+TIMBRE_SECONDS = 30
 MAX_TEXT_TOKENS, MAX_LYRIC_TOKENS = 256, 2048  # what the model was trained with
 
 
@@ -39,14 +37,14 @@ def encode_prompt(
     model.ready()
     pipe, device, dtype = model.pipe, model.device, model.pipe.transformer.dtype
     if source is not None:
-        check_tensor("the source latent", source, None, LATENT_DIM)
+        check_tensor("the source latent", source, None, model.spec.channels)
         source = source.to(device, dtype)
     elif prompt.task != "text2music":
         raise InputError(f"the task is {prompt.task} and there is no source", "it needs one", "connect a source")
     if timbre is not None:
-        check_tensor("the timbre latent", timbre, None, LATENT_DIM)
-    frames = frames_of(prompt.seconds) if source is None else source.shape[0]
-    seconds = prompt.seconds if source is None else frames / LATENT_HZ
+        check_tensor("the timbre latent", timbre, None, model.spec.channels)
+    frames = model.spec.frames_of(prompt.seconds) if source is None else source.shape[0]
+    seconds = prompt.seconds if source is None else model.spec.seconds(frames)
     with guarded(
         f"encoding the prompt found no room on {device}",
         "the text and condition encoders must fit beside the rest",
@@ -55,7 +53,7 @@ def encode_prompt(
         tokens = _tokens(model, prompt, seconds, timbre)
         context = torch.cat(_context(model, prompt, source, frames), dim=-1)
     null = None if model.turbo else pipe.condition_encoder.null_condition_emb.detach()[0].to(device, dtype, copy=True)
-    return Condition(tokens, context, None if null is None else null.expand_as(tokens))
+    return Condition(tokens, context, None if null is None else null.expand_as(tokens), spec=model.spec)
 
 
 def _tokens(model: Model, prompt: Prompt, seconds: float, timbre: Tensor | None) -> Tensor:
@@ -86,7 +84,7 @@ def _tokens(model: Model, prompt: Prompt, seconds: float, timbre: Tensor | None)
                 f"shorten the {name}",
             )
     if timbre is None:
-        timbre = pipe.condition_encoder.silence_latent[0, :TIMBRE_FRAMES]
+        timbre = pipe.condition_encoder.silence_latent[0, : TIMBRE_SECONDS * model.spec.frame_rate]
     packed, mask = pipe.condition_encoder(
         text_hidden_states=text,
         text_attention_mask=text_mask,
@@ -101,18 +99,18 @@ def _tokens(model: Model, prompt: Prompt, seconds: float, timbre: Tensor | None)
 def _context(model: Model, prompt: Prompt, source: Tensor | None, frames: int) -> tuple[Tensor, Tensor]:
     """Return source channels and chunk mask, `[T, 64]` each; the mask is 1 where music is to be made."""
     pipe, device, dtype = model.pipe, model.device, model.pipe.transformer.dtype
-    mask = torch.ones(frames, LATENT_DIM, device=device, dtype=dtype)
+    mask = torch.ones(frames, model.spec.channels, device=device, dtype=dtype)
     if prompt.task == "cover" and source is not None:
         return _structure(model, source), mask
     silence, _ = pipe.prepare_src_latents(device, dtype, latent_length=frames)
     if prompt.task == "text2music" or source is None:
         return silence[0], mask
-    first = frame_at(prompt.repaint_start)
-    last = frame_at(prompt.repaint_end) if prompt.repaint_end else frames
+    first = model.spec.frame_at(prompt.repaint_start)
+    last = model.spec.frame_at(prompt.repaint_end) if prompt.repaint_end else frames
     if first >= frames or last > frames:
         raise InputError(
-            f"the repaint window runs from {prompt.repaint_start:g} to {last / LATENT_HZ:g} s",
-            f"the source is {frames / LATENT_HZ:g} s long",
+            f"the repaint window runs from {prompt.repaint_start:g} to {model.spec.seconds(last):g} s",
+            f"the source is {model.spec.seconds(frames):g} s long",
             "move the window inside the source",
         )
     mask.zero_()

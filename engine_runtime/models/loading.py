@@ -13,10 +13,12 @@ from pathlib import Path
 import torch
 from diffusers import AceStepPipeline
 
-from ..constants import HOP, LATENT_DIM, PRESETS, SAMPLE_RATE
+from ..constants import PRESETS
+from ..device import gpu
 from ..device.memory import guarded
 from ..errors import InputError, ModelError
 from ..files import read_bytes
+from ..spec import ACE_STEP, ModelSpec
 from .checkpoint import load_checkpoint
 from .folder import load_folder
 from .presets import preset_folder
@@ -42,6 +44,7 @@ class Model:
         identity: hash of the configs, and of the sizes and times of the weight files.
         source: the name under which another process finds it: a path as an absolute one.
         ready: brings the weights to the device before they are used; a host that manages memory gives its own.
+        spec: its sizes, which `load` has compared with those of its parts.
     """
 
     pipe: AceStepPipeline
@@ -50,6 +53,7 @@ class Model:
     identity: str
     source: str
     ready: Callable[[], None] = lambda: None
+    spec: ModelSpec = ACE_STEP
 
     @property
     def device(self) -> torch.device:
@@ -66,14 +70,13 @@ def pick_device(choice: str) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise InputError("the device is cuda", "this PyTorch sees no CUDA device", "use auto or cpu")
-    return torch.device("cuda", torch.cuda.current_device())
+    return gpu.current()
 
 
 def pick_dtype(choice: str, device: torch.device) -> torch.dtype:
     """Choose a dtype; `auto` is bfloat16 on a GPU that computes in it, else float32. Raises `InputError`."""
     if choice == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if fast else torch.float32
+        return torch.bfloat16 if gpu.computes_in_bfloat16(device) else torch.float32
     if choice not in DTYPES:
         raise InputError(f"the precision is {choice!r}", f"allowed are auto, {', '.join(DTYPES)}", "choose one")
     return DTYPES[choice]
@@ -179,17 +182,17 @@ def _from_hub(repo: str, download: bool, progress: Progress | None) -> Path:
 def _check_format(pipe: AceStepPipeline, source: str) -> None:
     """Compare what the parts hand to each other, which their own files cannot tell."""
     vae, transformer, encoder = pipe.vae.config, pipe.transformer.config, pipe.condition_encoder.config
-    width = transformer.encoder_hidden_size or transformer.hidden_size
+    width, spec = transformer.encoder_hidden_size or transformer.hidden_size, ACE_STEP
     pairs = [
-        ("Hz", vae.sampling_rate, SAMPLE_RATE),
-        ("samples a frame", pipe.vae.hop_length, HOP),
-        ("audio channels", vae.audio_channels, 2),
-        ("latent channels", transformer.audio_acoustic_hidden_dim, LATENT_DIM),
-        ("latent channels in its VAE's encoder", vae.encoder_hidden_size / 2, LATENT_DIM),
-        ("latent channels in its VAE's decoder", vae.decoder_input_channels, LATENT_DIM),
-        ("latent channels of timbre", encoder.timbre_hidden_dim, LATENT_DIM),
-        ("channels into its transformer", transformer.in_channels, 3 * LATENT_DIM),
-        ("frames a patch", transformer.patch_size, 2),
+        ("Hz", vae.sampling_rate, spec.sample_rate),
+        ("samples a frame", pipe.vae.hop_length, spec.hop),
+        ("audio channels", vae.audio_channels, spec.audio_channels),
+        ("latent channels", transformer.audio_acoustic_hidden_dim, spec.channels),
+        ("latent channels in its VAE's encoder", vae.encoder_hidden_size / 2, spec.channels),
+        ("latent channels in its VAE's decoder", vae.decoder_input_channels, spec.channels),
+        ("latent channels of timbre", encoder.timbre_hidden_dim, spec.channels),
+        ("channels into its transformer", transformer.in_channels, spec.channels + spec.context),
+        ("frames a patch", transformer.patch_size, spec.patch),
         ("channels of text", pipe.text_encoder.config.hidden_size, encoder.text_hidden_dim),
         ("channels of conditions", encoder.hidden_size, width),
     ]
@@ -199,8 +202,8 @@ def _check_format(pipe: AceStepPipeline, source: str) -> None:
             ("channels of audio tokens", coder.hidden_size, coder.fsq_dim),
             ("channels of audio tokens", decoder.hidden_size, coder.fsq_dim),
             ("frames an audio token", decoder.pool_window_size, coder.pool_window_size),
-            ("latent channels of audio tokens", coder.audio_acoustic_hidden_dim, LATENT_DIM),
-            ("latent channels from audio tokens", decoder.audio_acoustic_hidden_dim, LATENT_DIM),
+            ("latent channels of audio tokens", coder.audio_acoustic_hidden_dim, spec.channels),
+            ("latent channels from audio tokens", decoder.audio_acoustic_hidden_dim, spec.channels),
         ]
     for what, given, needed in pairs:
         if given != needed:

@@ -25,9 +25,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
-from ..constants import LATENT_DIM, PRESETS, RANDOM, SAMPLE_RATE
+from ..constants import PRESETS, RANDOM
 from ..errors import ModelError
 from ..files import cache_home
+from ..spec import ACE_STEP
 from . import trained
 from .quiet import quiet
 
@@ -99,12 +100,12 @@ def _make(name: str, folder: Path) -> None:
 def build(kind: str) -> AceStepPipeline:
     """Make the random pipeline: `kind` is "turbo" or "base". Float32, on the CPU, the same on every machine."""
     vae = AutoencoderOobleck(
-        encoder_hidden_size=2 * LATENT_DIM,
+        encoder_hidden_size=2 * ACE_STEP.channels,
         downsampling_ratios=[10, 8, 6, 4],  # the widest stride first: the encoder is 128 wide at every rate
         channel_multiples=[1, 1, 1, 1],
         decoder_channels=24,
-        decoder_input_channels=LATENT_DIM,
-        sampling_rate=SAMPLE_RATE,
+        decoder_input_channels=ACE_STEP.channels,
+        sampling_rate=ACE_STEP.sample_rate,
     )
     tokenizer = _tokenizer()
     parts = {
@@ -137,7 +138,7 @@ def build(kind: str) -> AceStepPipeline:
         _fill(module.eval(), f"{kind}:{name}")
     _calibrate(vae)
     with torch.no_grad():
-        silence = vae.encode(torch.zeros(1, 2, SAMPLE_RATE)).latent_dist.mode()
+        silence = vae.encode(torch.zeros(1, 2, ACE_STEP.sample_rate)).latent_dist.mode()
         parts["condition_encoder"].silence_latent.copy_(silence[0, :, silence.shape[2] // 2])
     vae.half()  # halves the folder; it is loaded as float32
     scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0)
@@ -149,9 +150,10 @@ def _calibrate(vae: AutoencoderOobleck) -> None:
     with torch.no_grad():
         vae.decoder.conv2.weight_g.fill_(_DECODER_GAIN)
         last = vae.encoder.conv2
-        last.weight_g[:LATENT_DIM], last.weight_g[LATENT_DIM:] = _MEAN_GAIN, _SPREAD_GAIN
-        last.bias[:LATENT_DIM] = 0.5 * torch.randn(LATENT_DIM, generator=torch.Generator().manual_seed(RECIPE))
-        last.bias[LATENT_DIM:] = _SPREAD_BIAS
+        channels, generator = ACE_STEP.channels, torch.Generator().manual_seed(RECIPE)
+        last.weight_g[:channels], last.weight_g[channels:] = _MEAN_GAIN, _SPREAD_GAIN
+        last.bias[:channels] = 0.5 * torch.randn(channels, generator=generator)
+        last.bias[channels:] = _SPREAD_BIAS
 
 
 def _fill(module: nn.Module, label: str) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..config import frames_of
-from ..constants import MAX_SECONDS
 from ..errors import InputError, check_range
+from ..spec import ACE_STEP
 
 TASKS = ("text2music", "cover", "repaint")
 
@@ -44,12 +43,13 @@ class Prompt:
         if self.task not in TASKS:
             raise InputError(f"the task is {self.task!r}", f"allowed are {', '.join(TASKS)}", "choose one of them")
         check_range("bpm", self.bpm, 0, 1000, "0 leaves the tempo open")
-        check_range("repaint start", self.repaint_start, 0.0, MAX_SECONDS, "it is in seconds from the source's start")
-        check_range("repaint end", self.repaint_end, 0.0, MAX_SECONDS, "0 is the source's end")
+        most = ACE_STEP.max_seconds
+        check_range("repaint start", self.repaint_start, 0.0, most, "it is in seconds from the source's start")
+        check_range("repaint end", self.repaint_end, 0.0, most, "0 is the source's end")
         if self.repaint_end and self.repaint_start >= self.repaint_end:
             raise InputError(
                 f"the repaint window runs from {self.repaint_start:g} to {self.repaint_end:g} s",
                 "it must end after it starts",
                 "swap or widen them",
             )
-        frames_of(self.seconds)
+        ACE_STEP.frames_of(self.seconds)

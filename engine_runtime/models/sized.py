@@ -8,9 +8,9 @@ import torch
 from diffusers import AceStepTransformer1DModel, AutoencoderOobleck
 from torch import nn
 
-from ..constants import LATENT_DIM, SAMPLE_RATE
 from ..device.memory import guarded
 from ..errors import check_choice
+from ..spec import ACE_STEP
 from .quiet import quiet
 
 # The decoders' configurations as published; what all sizes share are diffusers' defaults.
@@ -39,9 +39,9 @@ VAE = {
     "downsampling_ratios": [2, 4, 4, 6, 10],
     "channel_multiples": [1, 2, 4, 8, 16],
     "decoder_channels": 128,
-    "decoder_input_channels": LATENT_DIM,
+    "decoder_input_channels": ACE_STEP.channels,
     "audio_channels": 2,
-    "sampling_rate": SAMPLE_RATE,
+    "sampling_rate": ACE_STEP.sample_rate,
 }
 
 

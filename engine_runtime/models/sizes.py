@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..constants import HOP, SAMPLE_RATE
 from ..errors import InputError, ModelError
 from ..files import parse_json
+from ..spec import ACE_STEP
 from .names import Shape, to_theirs
 
 KINDS = ("turbo", "base", "sft")
@@ -115,7 +115,7 @@ def _vae(shapes: Mapping[str, Shape]) -> dict[str, Any]:
         "decoder_channels": shapes["decoder.conv2.weight_v"][1],
         "decoder_input_channels": shapes["decoder.conv1.weight_v"][1],
         "audio_channels": audio,
-        "sampling_rate": SAMPLE_RATE,
+        "sampling_rate": ACE_STEP.sample_rate,
     }
 
 
@@ -143,10 +143,10 @@ def configs_from(shapes: Mapping[str, Mapping[str, Shape]], source: str, kind: s
     made = {part: config_from(part, found, source, **known.get(part, {})) for part, found in shapes.items()}
     made["audio_tokenizer"]["pool_window_size"] = made["audio_token_detokenizer"]["pool_window_size"]
     made["transformer"] |= {"is_turbo": kind == "turbo", "model_version": kind}
-    if (hop := math.prod(made["vae"]["downsampling_ratios"])) != HOP:
+    if (hop := math.prod(made["vae"]["downsampling_ratios"])) != ACE_STEP.hop:
         raise ModelError(
             f"{source} has a VAE of {hop} samples a frame",
-            f"ACE-Step 1.5's has {HOP}",
+            f"ACE-Step 1.5's has {ACE_STEP.hop}",
             "choose the VAE of ACE-Step 1.5",
         )
     return made

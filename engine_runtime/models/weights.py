@@ -12,8 +12,8 @@ import torch
 from diffusers import AutoencoderOobleck
 from torch import Tensor, nn
 
-from ..constants import HOP, LATENT_HZ
 from ..errors import InputError, ModelError
+from ..spec import ACE_STEP
 from ..tensor_file import open_tensors
 from .names import Shape
 
@@ -117,10 +117,11 @@ def make_silence(vae: AutoencoderOobleck, frames: int) -> Tensor:
 
     With the real strides only the 7 frames at each end differ from the steady ones (measured on an untrained VAE).
     """
-    silence = torch.zeros(1, vae.config.audio_channels, 2 * LATENT_HZ * HOP, dtype=vae.dtype, device=vae.device)
+    second, samples = ACE_STEP.frame_rate, 2 * ACE_STEP.sample_rate
+    silence = torch.zeros(1, vae.config.audio_channels, samples, dtype=vae.dtype, device=vae.device)
     mean = vae.encode(silence).latent_dist.mode()[0].T  # [50, 64]
     for child in vae.modules():
         if hasattr(child, "weight_v"):  # weight norm leaves the weight it made, as large as the stored one
             child.weight = child.weight_v.detach().to("meta")
-    steady = mean[LATENT_HZ].expand(frames - LATENT_HZ, -1)
-    return torch.cat([mean[:LATENT_HZ], steady])[None]
+    steady = mean[second].expand(frames - second, -1)
+    return torch.cat([mean[:second], steady])[None]

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ..constants import LATENT_HZ
+from ..spec import ACE_STEP
 from .plot import BACK, BOTTOM, FAINT, INK, LEFT, LINE, RIGHT, SIZE, TEXT, TOP
 
 WAVE = "#303c50"
@@ -20,16 +20,19 @@ NEAR = 0.1  # of the height: a round number that close beyond the curve is on th
 Array = NDArray[Any]
 
 
-def plot_curve(values: Array, audio: Array | None = None, sample_rate: int = 0) -> torch.Tensor:
+def plot_curve(
+    values: Array, audio: Array | None = None, sample_rate: int = 0, rate: float = ACE_STEP.frame_rate
+) -> torch.Tensor:
     """Draw a curve `[frames]` over time: `[1, 320, 720, 3]` float32 in [0, 1].
 
     Args:
         audio: `[channels, samples]`, drawn behind the curve on the same time axis.
         sample_rate: of the audio, in Hz.
+        rate: frames a second, Hz.
     """
     image = Image.new("RGB", SIZE, BACK)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(TEXT)
-    seconds = len(values) / LATENT_HZ
+    seconds = len(values) / rate
     low, high = float(values.min()), float(values.max())
     head = f"{_short(low)} to {_short(high)}" if high > low else f"{_short(low)} throughout"
     draw.text((16, 16), head, fill=INK, font=font)

@@ -14,8 +14,7 @@ from torch import nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from ..config import NO_GUIDANCE, Guidance, Sampling, StreamConfig, frames_of
-from ..constants import CONTEXT_DIM
+from ..config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
 from ..engines.contract import Engine, OwnProfiler
 from ..errors import check_choice, check_whole
 from ..stream.request import Condition, Request
@@ -70,14 +69,15 @@ def profile_engine(
 
 def _stream(engine: Engine, workload: Workload, captured: bool = True) -> AbstractContextManager[Drive]:
     """Open a session that plays random conditions; `captured` as in `StreamConfig`."""
-    frames, guided = frames_of(workload.seconds), workload.guidance != "off"
+    frames, guided = engine.spec.frames_of(workload.seconds), workload.guidance != "off"
     generator = torch.Generator().manual_seed(0)
 
     def drawn(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator).to(engine.device)
 
     null = drawn(1, engine.width) if guided else None
-    condition = Condition(drawn(workload.tokens, engine.width), drawn(frames, CONTEXT_DIM), null)
+    tokens, context = drawn(workload.tokens, engine.width), drawn(frames, engine.spec.context)
+    condition = Condition(tokens, context, null, spec=engine.spec)
     guidance = Guidance() if guided else NO_GUIDANCE
 
     def request(seed: int) -> Request:

@@ -75,6 +75,7 @@ class Inbox:
     """The arrivals of one session. Hold `lock` for every method but `prepare`.
 
     Args:
+        channels: of the engine's latents.
         rows: returns the largest depth that there is room for.
 
     Attributes:
@@ -85,6 +86,7 @@ class Inbox:
 
     def __init__(
         self,
+        channels: int,
         device: torch.device,
         lane: Lane,
         config: StreamConfig,
@@ -96,7 +98,7 @@ class Inbox:
         self.knobs, self.dropped = knobs, 0
         self.lora: Factors | None = None
         self.prepared: deque[Prepared] = deque()
-        self._device, self._lane, self._config = device, lane, config
+        self._channels, self._device, self._lane, self._config = channels, device, lane, config
         self._turns: list[Change] = []
         self._configured: dict[str, Any] = {}
         self._adapted = False  # since the last step
@@ -119,7 +121,7 @@ class Inbox:
     def check(self, prepared: Prepared) -> None:
         """Raise `InputError` for a request that the knobs do not fit."""
         request = prepared.request
-        self.knobs.check_frames(request.frames)
+        self.knobs.check_frames(request.frames, request.spec.channels)
         if self.hot and request.guidance.decodes and request.first.null_tokens is None:
             raise InputError(
                 "the guidance scale is turned for a condition without a null condition",
@@ -136,7 +138,7 @@ class Inbox:
 
     def prepare(self, changes: dict[str, Any]) -> Change:
         """Check knobs and bring them to the device. Call it without the lock, since it may take long."""
-        return Change.prepare(changes, self._device, self._lane)
+        return Change.prepare(changes, self._channels, self._device, self._lane)
 
     def turn(self, change: Change) -> None:
         self.knobs = self.knobs.with_checked(change.values, change.still)

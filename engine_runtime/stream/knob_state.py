@@ -25,9 +25,10 @@ class Change:
     Attributes:
         values: by name, as they were given.
         still: names of those without effect at their new value.
-        curves: of the values that are curves, `[T, 1]` (`channel_gain`: `[T or 1, 64]`), float32 on the device.
+        curves: of the values that are curves, `[T, 1]` (`channel_gain`: `[T or 1, C]`), float32 on the device.
         hosts: of the factors of DCW that are curves, `[T]` float64 on the host.
         ready: event after the work that made them.
+        channels: of the latents that it fits.
     """
 
     values: Mapping[str, Any]
@@ -35,33 +36,41 @@ class Change:
     curves: Mapping[str, Tensor]
     hosts: Mapping[str, np.ndarray]
     ready: torch.cuda.Event | None
+    channels: int
 
     @classmethod
-    def prepare(cls, changes: Mapping[str, Any], device: torch.device, lane: Lane) -> Change:
+    def prepare(cls, changes: Mapping[str, Any], channels: int, device: torch.device, lane: Lane) -> Change:
         """Check values and copy them to the device, on the caller's current stream. The caller may reuse its tensors.
+
+        Args:
+            channels: of the model's latents.
 
         Raises:
             InputError: for an unknown knob or a value out of range.
         """
-        still = Knobs.check(changes)
+        still = Knobs.check(changes, channels)
         values = {name: value.detach().clone() if is_curve(value) else value for name, value in changes.items()}
         curved = {name: value for name, value in values.items() if is_curve(value)}
         return cls(
             values,
             still,
-            {name: to_device(column(value, KNOBS[name].channels), device) for name, value in curved.items()},
+            {
+                name: to_device(column(value, channels * KNOBS[name].per_channel), device)
+                for name, value in curved.items()
+            },
             {name: np.asarray(curved[name].cpu(), dtype=np.float64) for name in BANDS if name in curved},
             lane.mark() if curved else None,
+            channels,
         )
 
     def check_frames(self, frames: int) -> None:
         """Raise `InputError` for a curve of another length."""
         for name in self.curves:
-            KNOBS[name].check_frames(self.values[name], frames)
+            KNOBS[name].check_frames(self.values[name], frames, self.channels)
 
     def fitting(self, frames: int) -> Change:
         """Return the change without its curves of another length."""
-        fit = {name: value for name, value in self.values.items() if KNOBS[name].fits(value, frames)}
+        fit = {name: value for name, value in self.values.items() if KNOBS[name].fits(value, frames, self.channels)}
         return self if len(fit) == len(self.values) else replace(self, values=fit)
 
 
@@ -83,10 +92,10 @@ class KnobState:
     ready: tuple[torch.cuda.Event, ...] = ()
 
     @classmethod
-    def of(cls, knobs: Knobs, device: torch.device, lane: Lane) -> KnobState:
+    def of(cls, knobs: Knobs, channels: int, device: torch.device, lane: Lane) -> KnobState:
         """Make the state of these knobs."""
         every = {name: getattr(knobs, name) for name in KNOBS}
-        return cls(Knobs()).turned(Change.prepare(every, device, lane), device, lane)
+        return cls(Knobs()).turned(Change.prepare(every, channels, device, lane), device, lane)
 
     def turned(self, change: Change, device: torch.device, lane: Lane) -> KnobState:
         """Return the state after a change; never waits for the device.

@@ -78,5 +78,5 @@ class Finished:
     done: torch.cuda.Event | None
 
     def take(self) -> torch.Tensor:
-        """Return the latent `[T, 64]` float32, ordered before later work of the caller's current stream."""
+        """Return the latent `[T, C]` float32, ordered before later work of the caller's current stream."""
         return self.lane.take(self.latent, self.done)

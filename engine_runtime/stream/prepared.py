@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..constants import LATENT_DIM
 from ..controls.knobs import KNOBS
 from ..controls.values import Value, is_constant, is_curve
 from ..device.lane import Lane
@@ -21,10 +20,10 @@ from .request import Condition, Request
 GUIDANCE = {"guidance_scale": "scale", "momentum": "momentum", "rescale": "rescale"}  # knob: the request's own
 
 
-def noise(seed: int, frames: int) -> Tensor:
-    """Draw starting noise `[T, 64]` float32, on the CPU as `[1, 64, T]`: ComfyUI's layout, so that seeds agree."""
+def noise(seed: int, frames: int, channels: int) -> Tensor:
+    """Draw starting noise `[T, C]` float32, on the CPU as `[1, C, T]`: ComfyUI's layout, so that seeds agree."""
     generator = torch.Generator().manual_seed(seed % 2**64)
-    return torch.randn(1, LATENT_DIM, frames, generator=generator)[0].T.contiguous()
+    return torch.randn(1, channels, frames, generator=generator)[0].T.contiguous()
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +31,10 @@ class Prepared:
     """A request, ready to be written into a ring.
 
     Attributes:
-        latent: `[T, 64]` float32, the state at the first sigma.
-        noise: `[T, 64]` float32, the starting noise.
-        source, mask, target: `[T, 64]` float32 or None.
-        positive: tokens `[L, H]` and context `[T, 128]` of each condition.
+        latent: `[T, C]` float32, the state at the first sigma.
+        noise: `[T, C]` float32, the starting noise.
+        source, mask, target: `[T, C]` float32 or None.
+        positive: tokens `[L, H]` and context `[T, context]` of each condition.
         negative: tokens and context of the negative row.
         weights: share of each condition, a number or `[T, 1]`.
         guidance: the request's own scale, momentum and rescale, a number or `[T, 1]`, by the knobs' names.
@@ -71,6 +70,12 @@ class Prepared:
             EngineLimitError: for more frames or tokens than the engine takes.
         """
         device = engine.device
+        if request.spec != engine.spec:
+            raise InputError(
+                f"the request is for {request.spec}",
+                f"the engine plays {engine.spec}",
+                "encode the prompt with the model that the engine was made from",
+            )
         engine.limits.check(1, request.frames, request.tokens)
         if request.first.tokens.shape[1] != engine.width:
             raise InputError(
@@ -85,7 +90,9 @@ class Prepared:
         def value(given: Value) -> Value:
             return to_device(column(given), device) if is_curve(given) else given
 
-        first = noise(request.sampling.seed, request.frames) if request.noise is None else request.noise
+        first = request.noise
+        if first is None:
+            first = noise(request.sampling.seed, request.frames, request.spec.channels)
         first = to_device(first, device)
         source = moved(request.source)
         share = None if request.initial_noise is None else value(request.initial_noise)

@@ -7,10 +7,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ..config import NO_GUIDANCE, Guidance, Sampling
-from ..constants import CONTEXT_DIM, LATENT_DIM, MAX_CONDITIONS, MAX_STEPS
+from ..constants import MAX_CONDITIONS, MAX_STEPS
 from ..controls.values import Value, check_frames, check_value, is_curve
 from ..errors import InputError, check_range, check_whole
 from ..numerics.schedule import explicit, sigmas
+from ..spec import ACE_STEP, ModelSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,10 +33,11 @@ class Condition:
 
     Attributes:
         tokens: `[L, H]` text, lyric and timbre tokens of this condition alone, no padding.
-        context: `[T, 128]` 64 source or silence channels, then 64 chunk-mask channels.
+        context: `[T, spec.context]`; `[T, 0]` for a model without context, since it says how long the music is.
         null_tokens: `[L', H]` tokens of the negative row, such as the learned null condition; None where there is none
             (turbo), which leaves guidance off.
-        null_context: `[T, 128]` context of the negative row; None for the positive row's own.
+        null_context: as `context`, of the negative row; None for the positive row's own.
+        spec: of the model that it is for.
 
     Raises:
         InputError: for another shape, or values that are not finite.
@@ -45,10 +47,11 @@ class Condition:
     context: Tensor
     null_tokens: Tensor | None = None
     null_context: Tensor | None = None
+    spec: ModelSpec = ACE_STEP
 
     def __post_init__(self) -> None:
-        check_tensor("the condition's tokens", self.tokens, None, None)
-        check_tensor("the condition's context", self.context, None, CONTEXT_DIM)
+        check_tensor("the condition's tokens", self.tokens, None, self.spec.width or None)
+        check_tensor("the condition's context", self.context, None, self.spec.context)
         if self.tokens.shape[0] < 1 or self.context.shape[0] < 1:
             raise InputError(
                 f"the condition has {self.tokens.shape[0]} tokens and {self.context.shape[0]} frames",
@@ -58,7 +61,7 @@ class Condition:
         if self.null_tokens is not None:
             check_tensor("the null condition", self.null_tokens, None, self.tokens.shape[1])
         if self.null_context is not None:
-            check_tensor("the null condition's context", self.null_context, self.frames, CONTEXT_DIM)
+            check_tensor("the null condition's context", self.null_context, self.frames, self.spec.context)
 
     @property
     def length(self) -> int:
@@ -103,7 +106,7 @@ class Target:
     """A latent that predictions are pulled toward, as strongly as the knob `target_strength` says.
 
     Attributes:
-        latent: `[T, 64]`.
+        latent: `[T, C]`, of the request's model.
         start, end: the part of the steps in which it pulls, as for `Part`.
     """
 
@@ -112,7 +115,7 @@ class Target:
     end: float = 1.0
 
     def __post_init__(self) -> None:
-        check_tensor("the target", self.latent, None, LATENT_DIM)
+        check_tensor("the target", self.latent, None, None)
         check_span("the target", self.start, self.end)
 
     def holds(self, step: int, steps: int) -> bool:
@@ -140,11 +143,11 @@ class Request:
         condition: one condition, or several as parts; the first one's null condition is the negative.
         sampling: steps, shift, denoise, seed, solver.
         guidance: adaptive projected guidance; modes but `off` and `self` need a condition with `null_tokens`.
-        source: `[T, 64]` latent: the start where the first sigma is below 1, kept where a mask is 0, and mixed in again
+        source: `[T, C]` latent: the start where the first sigma is below 1, kept where a mask is 0, and mixed in again
             by the knob `sde`.
-        noise: `[T, 64]` float32 starting noise, instead of the one drawn from the seed.
+        noise: `[T, C]` float32 starting noise, instead of the one drawn from the seed.
         schedule: sigmas that override the sampling's steps, shift and denoise.
-        mask: `[T, 64]` in [0, 1]: 1 makes a frame anew, 0 keeps the source's; None makes all of it anew.
+        mask: `[T, C]` in [0, 1]: 1 makes a frame anew, 0 keeps the source's; None makes all of it anew.
         mask_strength: how strictly the mask is kept, from the first step to the last: one number, or several, spread
             evenly over the steps and interpolated linearly.
         target: latent that predictions are pulled toward.
@@ -175,7 +178,7 @@ class Request:
         given = ("the source latent", self.source), ("the noise", self.noise), ("the mask", self.mask)
         for name, tensor in (*given, ("the target", target)):
             if tensor is not None:
-                check_tensor(name, tensor, self.frames, LATENT_DIM)
+                check_tensor(name, tensor, self.frames, self.spec.channels)
         if self.schedule is not None:
             explicit(self.schedule)
         self._check_guidance()
@@ -193,6 +196,11 @@ class Request:
     @cached_property
     def sigmas(self) -> tuple[float, ...]:
         return self.schedule if self.schedule is not None else sigmas(self.sampling)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Return the sizes of the model that it is for; all its conditions are of one."""
+        return self.first.spec
 
     @property
     def frames(self) -> int:
@@ -224,6 +232,12 @@ class Request:
         check_whole("the number of conditions", len(self.parts), 1, MAX_CONDITIONS, "combine fewer")
         for part in self.parts:
             check_tensor("a condition's tokens", part.condition.tokens, None, self.first.tokens.shape[1])
+            if part.condition.spec != self.spec:
+                raise InputError(
+                    f"conditions of {self.spec} and {part.condition.spec} are combined",
+                    "all must be of one model",
+                    "encode them with the same model",
+                )
             if part.condition.frames != self.frames:
                 raise InputError(
                     f"conditions of {self.frames} and {part.condition.frames} frames are combined",

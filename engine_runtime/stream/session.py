@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 from ..config import StreamConfig, more_rows
-from ..constants import LATENT_HZ
 from ..controls.automation import Track
 from ..controls.knobs import Knobs
 from ..device.lane import Lane
@@ -54,12 +53,13 @@ class Session:
         self, name: str, stage: Stage, config: StreamConfig, knobs: Knobs | None = None, log: Listener | None = None
     ) -> None:
         self.name, self.stage, self.config, self.opened, self.log = name, stage, config, config, log
+        channels, device = stage.engine.spec.channels, stage.engine.device
         self._inbox = Inbox(
-            stage.engine.device, stage.lane, config, knobs or Knobs(), stage.lock, lambda: stage.room_for(self)
+            channels, device, stage.lane, config, knobs or Knobs(), stage.lock, lambda: stage.room_for(self)
         )
         self._lock = stage.lock
         self.waiting: deque[Prepared] = deque()
-        self.latest = self.setting = KnobState.of(self._inbox.knobs, stage.engine.device, stage.lane)
+        self.latest = self.setting = KnobState.of(self._inbox.knobs, channels, device, stage.lane)
         with stage.lane.lock:  # nothing may come between on a lane that is being captured
             stage.receive(self.setting)
         self.since_admission = 1 << 30
@@ -246,12 +246,13 @@ class Session:
                 self.dropped + self._inbox.dropped,
                 tick_ms,
                 seconds,
-                self.frames_out / LATENT_HZ,
+                self.engine.spec.seconds(self.frames_out),
                 self.config.depth,
                 tick.frames if tick else 0,
                 self.engine.name,
                 tick.fused if tick else None,
                 tick.guidance if tick else self.config.guidance,
+                self.engine.spec,
             )
 
     @property

@@ -1,6 +1,6 @@
 """Per-slot buffers on the device beside the rows, and how knobs are written into them.
 
-D slots, T frames, C = 64 channels, K conditions. A buffer is made when the first slot needs it and stays; its rows are
+D slots, T frames, C channels, K conditions. A buffer is made when the first slot needs it and stays; its rows are
 written when a request takes a slot or a knob changes, never by a tick.
 """
 
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ..config import more_rows
-from ..constants import LATENT_DIM
 from ..controls.knobs import KNOBS
 from ..controls.values import Value
 from ..numerics.correction import filters, number_of
@@ -28,13 +27,15 @@ CURVES = ("velocity_scale", "ode_noise", "sde", "target_strength", "channel_gain
 class SlotBuffers:
     """Buffers by name, slot first.
 
-    `[D, T, 64]`: `average` (momentum of the guidance), `negative` (a kept or virtual negative velocity), `noise`,
+    `[D, T, C]`: `average` (momentum of the guidance), `negative` (a kept or virtual negative velocity), `noise`,
     `source`, `mask`, `target`, `eps`, `channel_gain`. `[D, T, 1]`: the other knobs. `[D, K, T, 1]`: `weights`. `[D, W,
     1]`: `dcw_low W`, `dcw_high W` in W wavelet coefficients; `dcw_pix` is `[D, T, 1]`.
     """
 
-    def __init__(self, depth: int, frames: int, conditions: int, guidance: str, device: torch.device) -> None:
-        self.depth, self.frames, self.conditions = depth, frames, conditions
+    def __init__(
+        self, depth: int, frames: int, channels: int, conditions: int, guidance: str, device: torch.device
+    ) -> None:
+        self.depth, self.frames, self.channels, self.conditions = depth, frames, channels, conditions
         self.guidance, self.device = guidance, device
         self.tensors: dict[str, Tensor] = {}
         self.prepared: list[Prepared | None] = [None] * depth
@@ -57,7 +58,7 @@ class SlotBuffers:
         return self.buffer(f"{name} {count}", count, 1)
 
     def latents(self, name: str) -> Tensor:
-        return self.buffer(name, self.frames, LATENT_DIM)
+        return self.buffer(name, self.frames, self.channels)
 
     def write(self, slot: int, prepared: Prepared, setting: KnobState) -> Gates:
         """Write all buffers of a slot for a request; returns its gates."""
@@ -179,7 +180,7 @@ class SlotBuffers:
             assign(self.band(name, knobs.dcw_wavelet)[span], value)
 
     def _wide(self, name: str) -> Tensor:
-        return self.buffer(name, self.frames, LATENT_DIM if name == "channel_gain" else 1)
+        return self.buffer(name, self.frames, self.channels if name == "channel_gain" else 1)
 
     def _put(self, span: slice, name: str, value: Value | None, neutral: bool) -> None:
         """Write a knob for a span of slots; a neutral knob makes no buffer."""

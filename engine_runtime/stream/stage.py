@@ -132,6 +132,9 @@ class Stage:
             EngineLimitError: for fewer rows than the sessions have slots.
         """
         ours = self.engine
+        if engine.spec != ours.spec:
+            given, now = f"the new engine plays {engine.spec}", f"what plays is {ours.spec}"
+            raise InputError(given, now, "choose an engine of the same model")
         if (engine.width, engine.device) != (ours.width, ours.device):
             raise InputError(
                 f"the new engine takes conditions {engine.width} wide on {engine.device}",
@@ -320,7 +323,7 @@ class Stage:
     def _built(self, session: Player, config: StreamConfig, frames: int, tokens: int) -> Tick:
         """Make a new tick; where that fails, drop the request that needed it and pass the error on."""
         try:
-            session.setting.knobs.check_frames(frames)
+            session.setting.knobs.check_frames(frames, self.engine.spec.channels)
             made = self._made(self.engine, config, self.ring, frames, tokens)
         except BaseException:
             with self.lock:

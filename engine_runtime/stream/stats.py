@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..constants import LATENT_HZ
+from ..spec import ACE_STEP, ModelSpec
 
 KEPT = 4096  # tick times remembered
 
@@ -30,6 +30,7 @@ class Stats:
         fused: true where positive and negative rows run in one pass; None in a ring that does not decode both at every
             step.
         guidance: the ring's negative rows, as in `StreamConfig`.
+        spec: of the engine's model.
     """
 
     ticks: int
@@ -43,6 +44,7 @@ class Stats:
     engine: str
     fused: bool | None
     guidance: str = "off"
+    spec: ModelSpec = ACE_STEP
 
     @property
     def ms_per_tick(self) -> float:
@@ -67,7 +69,7 @@ class Stats:
             f"{self.finished} latents finished, {self.dropped} dropped, in {self.ticks} ticks\n"
             f"{self.ms_per_tick:.1f} ms per tick (median), {self.latents_per_s:.2f} latents per second, "
             f"{self.realtime:.1f} times real time\n"
-            f"ring of {self.depth}, {self.frames / LATENT_HZ:g} s each, {passes}, {self.engine}"
+            f"ring of {self.depth}, {self.spec.seconds(self.frames):g} s each, {passes}, {self.engine}"
         )
 
 

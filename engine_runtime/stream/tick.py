@@ -1,6 +1,6 @@
 """The tick, one advance of every slot: gather, decode, compose, guide, integrate, correct. The hot path.
 
-D slots, T frames, C = 64 channels, K conditions a slot; the latent state is float32 whatever the engine's dtype. A
+D slots, T frames, C channels, K conditions a slot; the latent state is float32 whatever the engine's dtype. A
 feature that no slot uses runs no kernel; one that some use leaves the others' bits unchanged.
 """
 
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ..config import StreamConfig
-from ..constants import LATENT_DIM
 from ..controls.knobs import KNOBS
 from ..device.capture import Capture
 from ..device.lane import Lane
@@ -71,9 +70,9 @@ class Tick:
         self.blocks = self.conditions + (self.guidance != "off")
         self.rows = engine.rows(depth * self.blocks, frames, self.tokens)
         self.passes = list(self._passes(engine.limits.batch // depth))
-        self.x = torch.zeros(depth, frames, LATENT_DIM, device=device)
+        self.x = torch.zeros(depth, frames, engine.spec.channels, device=device)
         self.velocity = torch.zeros(self.passes[-1][1], *self.x.shape, device=device)  # by block
-        self.buffers = SlotBuffers(depth, frames, self.conditions, self.guidance, device)
+        self.buffers = SlotBuffers(depth, frames, engine.spec.channels, self.conditions, self.guidance, device)
         self.table = torch.zeros(len(Scalars._fields) + self.conditions, depth, device=device)
         self._plan = Upload(self.table, lane.stream)
         self.generator = torch.Generator(device)
@@ -112,7 +111,7 @@ class Tick:
         self.buffers.take(slot, other.buffers, theirs)
 
     def read(self, slot: int) -> Tensor:
-        """Copy a slot's latent, `[T, 64]` float32."""
+        """Copy a slot's latent, `[T, C]` float32."""
         return self.x[slot].clone()
 
     def run(self, plan: Sequence[SlotPlan], lora: Factors | None = None) -> None:

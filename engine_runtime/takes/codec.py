@@ -13,11 +13,13 @@ from torch import Tensor
 from ..config import Guidance, Sampling, StreamConfig
 from ..controls.knobs import Knobs
 from ..errors import InputError
+from ..spec import ACE_STEP, ModelSpec
 from ..stream.request import Condition, Part, Request, Target
 
 KINDS = {kind.__name__: kind for kind in (Request, Condition, Part, Target, Guidance, Sampling, Knobs, StreamConfig)}
 KIND, TENSOR = "kind", "tensor"  # the keys that mark an object and a reference
 PLAIN = {"bool": bool, "str": str}  # fields that no range check looks at
+SPEC = "spec"  # a field of conditions that a take states once, in its header
 
 
 def fingerprint(tensor: Tensor) -> str:
@@ -54,7 +56,8 @@ class Writer:
         if isinstance(value, list | tuple):
             return [self.pack(item) for item in value]
         if is_dataclass(value) and type(value).__name__ in KINDS:
-            return {KIND: type(value).__name__} | {f.name: self.pack(getattr(value, f.name)) for f in fields(value)}
+            held = {f.name: self.pack(getattr(value, f.name)) for f in fields(value) if f.name != SPEC}
+            return {KIND: type(value).__name__} | held
         if hasattr(value, "tolist"):  # numpy's numbers and arrays
             return self.pack(value.tolist())
         raise TypeError(f"{type(value).__name__} has no form in a log: add it to KINDS.")
@@ -74,13 +77,14 @@ class Reader:
 
     Args:
         tensors: by fingerprint.
+        spec: of the model that conditions are for.
 
     Raises:
         InputError: for a tensor whose fingerprint is not its name.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self.tensors = tensors
+    def __init__(self, tensors: Mapping[str, Tensor], spec: ModelSpec = ACE_STEP) -> None:
+        self.tensors, self.spec = tensors, spec
         damaged = [name for name, tensor in tensors.items() if fingerprint(tensor) != name]
         if damaged:
             raise InputError(f"tensor {damaged[0][:16]} is damaged", "its name is that of its bits", "copy it again")
@@ -116,7 +120,7 @@ class Reader:
         kind = KINDS.get(data.get(KIND, ""))
         if kind is None:
             raise InputError(f"an object is a {data.get(KIND)!r}", f"known are {', '.join(KINDS)}", "update Ostinato")
-        types = {f.name: f.type for f in fields(kind)}
+        types = {f.name: f.type for f in fields(kind) if f.name != SPEC}
         given = {name: self.unpack(value) for name, value in data.items() if name != KIND}
         for name, value in given.items():
             if name not in types:
@@ -124,4 +128,6 @@ class Reader:
             plain = PLAIN.get(str(types[name]))
             if plain and not isinstance(value, plain):
                 raise InputError(f"{kind.__name__}.{name} is {value!r}", f"it is a {types[name]}", "copy it again")
+        if kind is Condition:
+            given[SPEC] = self.spec
         return kind(**given)

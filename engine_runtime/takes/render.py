@@ -44,9 +44,9 @@ def take_batch(
 
     Args:
         first: sampling of the first request; the others add `seed_step` to its seed.
-        sources: none, one for all, or one for each request, `[T, 64]`.
-        masks: as many as sources, `[T, 64]`.
-        noises: as many as sources, `[T, 64]`; used instead of the noise drawn from the seed.
+        sources: none, one for all, or one for each request, `[T, C]`.
+        masks: as many as sources, `[T, C]`.
+        noises: as many as sources, `[T, C]`; used instead of the noise drawn from the seed.
         schedule: sigmas, used instead of those of `first`.
         shared: further fields of all requests.
 
@@ -95,7 +95,7 @@ def render(
     log: Log | None = None,
     adapters: Mix = (),
 ) -> tuple[list[Tensor], Stats]:
-    """Play requests and return their latents in the order given, `[T, 64]` each, on the engine's device.
+    """Play requests and return their latents in the order given, `[T, C]` each, on the engine's device.
 
     Args:
         name: the session's id; it is open while this runs.

@@ -15,6 +15,7 @@ from ..engines.contract import Engine
 from ..errors import TakeError, plain
 from ..lora.adapter import Adapter
 from ..lora.stack import stack
+from ..spec import ModelSpec
 from ..stream.request import Request
 from ..stream.session import Session
 from ..stream.sessions import runtime
@@ -29,7 +30,7 @@ class Replay:
     """The result of a replay, in the order of finishing.
 
     Attributes:
-        latents: `[T, 64]` on the CPU; more than the take's where it ended with some in flight.
+        latents: `[T, C]` on the CPU; more than the take's where it ended with some in flight.
         expected: fingerprints of the take's latents.
         changed: differences from the take's origin (engine, versions, device) as "name: then, now", and the steps of
             the take that failed.
@@ -67,8 +68,9 @@ def replay(
         adapters: the take's adapters, read for this engine.
 
     Raises:
-        TakeError: for another engine, or without an adapter of the take.
+        TakeError: for an engine of another model, for another engine, or without an adapter of the take.
     """
+    check_spec(log, engine.spec)
     if not force:
         check_engine(log, engine)
     known = {adapter.digest: adapter for adapter in adapters}
@@ -90,6 +92,16 @@ def replay(
     finally:
         engine.rest()
     return Replay([r for r, _ in done], [x for _, x in done], list(log.latents), _changed(log, engine))
+
+
+def check_spec(log: Log, spec: ModelSpec) -> None:
+    """Raise `TakeError` for a model whose sizes are not those of the take."""
+    if log.spec != spec:
+        raise TakeError(
+            f"the take is of {log.spec} and this engine plays {spec}",
+            "its latents and conditions fit no other model",
+            "load the model that it was made with",
+        )
 
 
 def check_engine(log: Log, engine: Engine) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
@@ -27,11 +27,13 @@ from ..engines.contract import Engine
 from ..engines.factors import Factors
 from ..errors import FileError, InputError, TakeError
 from ..files import parse_json, typed, write_whole
+from ..spec import ACE_STEP, ModelSpec
 from ..stream.request import Request
 from ..tensor_file import open_tensors
 from .codec import Reader, Writer, fingerprint
 
-FORMAT = 1  # raise it when a file made now would be misread by an older Ostinato
+FORMAT = 2  # raise it when a file made now would be misread by an older Ostinato
+UNSIZED = 1  # the format that states no sizes: those of ACE-Step 1.5
 METADATA = "ostinato.take"
 CONFIGURED, TURNED, SUBMITTED = "configured", "turned", "submitted"
 CLEARED, FAILED = "cleared", "failed"
@@ -61,7 +63,10 @@ class Adapters(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Header(msgspec.Struct, forbid_unknown_fields=True):
-    """The JSON of a file: the fields of `HEADER`, and the events, each a tick, a kind and its data."""
+    """The JSON of a file: the fields of `HEADER`, and the events, each a tick, a kind and its data.
+
+    Format 1 states no `spec` and is of ACE-Step 1.5; format 2 has all fields of `ModelSpec`.
+    """
 
     format: int
     engine: str
@@ -72,6 +77,7 @@ class Header(msgspec.Struct, forbid_unknown_fields=True):
     ticks: Annotated[int, msgspec.Meta(ge=0)]
     latents: list[Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]]
     events: list[tuple[int, str, dict[str, Any]]]
+    spec: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,7 @@ class Log:
         events: in the order in which they happened.
         ticks: steps played.
         latents: fingerprints of the finished latents, in the order in which they finished.
+        spec: of the engine's model.
     """
 
     engine: str
@@ -114,12 +121,13 @@ class Log:
     events: list[Event] = field(default_factory=list)
     ticks: int = 0
     latents: list[str] = field(default_factory=list)
+    spec: ModelSpec = ACE_STEP
 
     @classmethod
     def of(cls, engine: Engine, config: StreamConfig, knobs: Knobs | None = None) -> Log:
         """Make an empty log for a session on this engine."""
         recipe = getattr(engine, "recipe", None)
-        return cls(engine.identity, config, knobs or Knobs(), recipe, origin_of(engine.device))
+        return cls(engine.identity, config, knobs or Knobs(), recipe, origin_of(engine.device), spec=engine.spec)
 
     def configured(self, tick: int, changes: dict[str, Any]) -> None:
         self._add(Event(tick, CONFIGURED, dict(changes)))
@@ -158,7 +166,8 @@ class Log:
         writer = Writer()
         events = [[e.tick, e.kind, _packed(writer, e.what)] for e in list(self.events)]
         header = {name: _packed(writer, getattr(self, name)) for name in HEADER}
-        text = json.dumps({"format": FORMAT, **header, "events": events}, separators=(",", ":"))
+        sizes = {"format": UNSIZED} if self.spec == ACE_STEP else {"format": FORMAT, "spec": asdict(self.spec)}
+        text = json.dumps({**sizes, **header, "events": events}, separators=(",", ":"))
         try:
             _check_sizes(text, writer.tensors)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -183,7 +192,7 @@ class Log:
             try:
                 header = _header(file.metadata() or {})
                 tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
-                return _checked(header, Reader(tensors))
+                return _checked(header, Reader(tensors, _spec(header.spec)))
             except InputError as error:
                 raise TakeError(f"in {path} {error.given}", error.allowed, error.remedy) from error
             except Exception as error:  # a foreign or damaged file may fail any check, in its own way
@@ -241,11 +250,12 @@ def _check_sizes(text: str, tensors: Mapping[str, Tensor]) -> None:
 
 def _checked(header: Header, reader: Reader) -> Log:
     """Make a log of a file's data, and check that each of its events can be applied."""
-    if header.format != FORMAT:
-        raise InputError(f"the format is {header.format}", f"Ostinato {VERSION} reads {FORMAT}", "choose another")
+    if header.format not in (UNSIZED, FORMAT):
+        reads = f"Ostinato {VERSION} reads {UNSIZED} and {FORMAT}"
+        raise InputError(f"the format is {header.format}", reads, "choose another")
     config = reader.expect(StreamConfig, header.config)
     log = Log(header.engine, config, reader.expect(Knobs, header.knobs), header.recipe, header.origin)
-    log.ticks, log.latents = header.ticks, header.latents
+    log.ticks, log.latents, log.spec = header.ticks, header.latents, reader.spec
     for tick, kind, what in header.events:
         if kind == SUBMITTED:
             event = Event(tick, kind, reader.expect(Request, what))
@@ -254,7 +264,7 @@ def _checked(header: Header, reader: Reader) -> Log:
         else:
             event = Event(tick, kind, {name: reader.unpack(value) for name, value in what.items()})
             if kind == TURNED:
-                Knobs.check(event.what)
+                Knobs.check(event.what, reader.spec.channels)
             elif kind == CONFIGURED:
                 config = replace(config, **_known(event.what))
             elif kind not in (CLEARED, FAILED):
@@ -263,6 +273,16 @@ def _checked(header: Header, reader: Reader) -> Log:
             raise InputError(f"an event is at tick {tick}", f"ticks rise from 0 to {log.ticks}", "copy it again")
         log.events.append(event)
     return log
+
+
+def _spec(given: dict[str, Any] | None) -> ModelSpec:
+    """Read the sizes of the take's model; raises `InputError` unless each is there, is known and has its type."""
+    if given is None:
+        return ACE_STEP
+    names = {f.name for f in fields(ModelSpec)}
+    if odd := sorted(names ^ given.keys()):
+        raise InputError(f"the take's model has or lacks {odd[0]!r}", "a newer one knows it", "update Ostinato")
+    return typed(given, "the take's model", ModelSpec)
 
 
 def _known(changes: dict[str, Any]) -> dict[str, Any]:

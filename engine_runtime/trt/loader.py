@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from ..device.gpu import current
 from ..device.memory import guarded
 from ..engines.prove import Proof
 from ..errors import EngineError, EngineFileError, OstinatoError
@@ -96,7 +97,7 @@ class Place:
     def survey(self) -> list[Health]:
         """Judge every plan in the folders, by name, without opening any."""
         found = {plan.name: plan for folder in reversed(self.folders) for plan in plans(folder)}
-        known = expects() if found else {}
+        known = expects(_gpu_of(self.model)) if found else {}
         return [self.judge(found[name], known) for name in sorted(found)]
 
     def judge(self, plan: Path, known: Known) -> Health:
@@ -133,10 +134,10 @@ class Place:
         plan = self.find(name)
         if not plan.exists():
             raise missing(name, self.folders)
-        state = self.judge(plan, expects())
+        device = gpu(self.model)
+        state = self.judge(plan, expects(device))
         if alone and state.sidecar is not None:
             check_refittable(state.sidecar.refittable)
-        device = gpu()
         if state.sidecar is None or state.error is not None:
             raise state.error or missing(name, self.folders)
         check_fit(state.sidecar, Expect(kind="decoder"), plan)
@@ -153,7 +154,7 @@ class Place:
 
     def _opened(self, who: str, plan: Path, sidecar: Sidecar, device: torch.device, alone: bool) -> TrtEngine:
         library = tensorrt(sidecar.flavor)  # only for a trusted plan that fits: a process loads one library
-        data, sidecar = _read(plan, sidecar, parsed=True)
+        data, sidecar = _read(plan, sidecar, device, parsed=True)
         engine = library.load(data, sidecar, device, self.make_room, alone=who if alone else "")
         try:
             with busy(engine):
@@ -176,11 +177,11 @@ class Place:
             wanted = any(held is engine for _, held in engines.held.values())
         if wanted and engine.executor.engine is None:
             self.say(f"loading {plan.stem} again")
-            data, _ = _read(plan, engine.sidecar)
+            data, _ = _read(plan, engine.sidecar, engine.device)
             tensorrt(engine.flavor.name).renew(engine, data, self.make_room)
 
 
-def _read(plan: Path, wanted: Sidecar, parsed: bool = False) -> tuple[bytes, Sidecar]:
+def _read(plan: Path, wanted: Sidecar, device: torch.device, parsed: bool = False) -> tuple[bytes, Sidecar]:
     """Read the bytes of a plan.
 
     Args:
@@ -191,7 +192,7 @@ def _read(plan: Path, wanted: Sidecar, parsed: bool = False) -> tuple[bytes, Sid
         EngineFileError: where it was rebuilt since `wanted` was read, and as `read_plan`.
     """
     library = tensorrt(wanted.flavor)
-    expect = replace(here(wanted.flavor, library.flavor.version), header_problem=library.header_problem)
+    expect = replace(here(wanted.flavor, library.flavor.version, device), header_problem=library.header_problem)
     try:
         data, sidecar = read_plan(plan, expect, sidecar=wanted if parsed else None)
     except EngineFileError as error:
@@ -210,15 +211,19 @@ def _read(plan: Path, wanted: Sidecar, parsed: bool = False) -> tuple[bytes, Sid
     return data, sidecar
 
 
-def gpu() -> torch.device:
-    """Return the device that TensorRT engines play on; raises `EngineError` without a GPU."""
+def gpu(model: Model | None) -> torch.device:
+    """Return the GPU that an engine plays on: the model's, else the current one. Raises `EngineError` without one."""
     if not torch.cuda.is_available():
         raise EngineError(
             "this PyTorch sees no CUDA device",
             "a TensorRT engine plays on an NVIDIA GPU",
             "play it where there is one, or play on a torch engine",
         )
-    return torch.device("cuda", torch.cuda.current_device())
+    return _gpu_of(model) or current()
+
+
+def _gpu_of(model: Model | None) -> torch.device | None:
+    return model.device if model is not None and model.device.type == "cuda" else None
 
 
 def holds(who: str) -> TrtEngine | None:

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...engine_runtime.config import Guidance
-from ...engine_runtime.constants import LATENT_DIM
 from ...engine_runtime.controls.knobs import KNOBS, Knobs
 from ...engine_runtime.errors import InputError
+from ...engine_runtime.spec import ACE_STEP, ModelSpec
 from . import host
 from .values import is_curve, to_value
 
@@ -54,13 +54,14 @@ def gained(before: Wanted | None, gain: Any, first: int, last: int) -> dict[str,
     return {**(before or {}), GAIN: (*(before or {}).get(GAIN, ()), (gain, first, last))}
 
 
-def knobs_of(wanted: Wanted | None, frames: int) -> Knobs:
+def knobs_of(wanted: Wanted | None, frames: int, spec: ModelSpec = ACE_STEP) -> Knobs:
     """Sample the knobs for `frames` latent frames. Knobs set on the command line override those of the nodes."""
     given = {**(wanted or {}), **host.knobs()}
     gains = given.pop(GAIN, ())
-    gains = gains if isinstance(gains, tuple) else ((gains, 0, LATENT_DIM - 1),)
-    drawn = {name: to_value(value, frames, name) if is_curve(value) else value for name, value in given.items()}
-    return Knobs(**drawn, **({GAIN: _gain(gains, frames)} if gains else {}))
+    gains = gains if isinstance(gains, tuple) else ((gains, 0, spec.channels - 1),)
+    rate = spec.frame_rate
+    drawn = {name: to_value(value, frames, name, rate) if is_curve(value) else value for name, value in given.items()}
+    return Knobs(**drawn, **({GAIN: _gain(gains, frames, spec)} if gains else {}))
 
 
 def check_heard(
@@ -95,10 +96,11 @@ def guided(fields: Wanted) -> dict[str, Any]:
     return {"scale": checked.scale, "mode": checked.mode, **fields}
 
 
-def guidance_of(wanted: Wanted | None, frames: int) -> Guidance | None:
+def guidance_of(wanted: Wanted | None, frames: int, spec: ModelSpec = ACE_STEP) -> Guidance | None:
     if wanted is None:
         return None
-    return Guidance(**{n: to_value(v, frames, f"guidance {n}") if is_curve(v) else v for n, v in wanted.items()})
+    rate = spec.frame_rate
+    return Guidance(**{n: to_value(v, frames, f"guidance {n}", rate) if is_curve(v) else v for n, v in wanted.items()})
 
 
 def wants_negative(wanted: Wanted | None, tracks: Sequence[Track] = ()) -> bool:
@@ -110,14 +112,14 @@ def wants_negative(wanted: Wanted | None, tracks: Sequence[Track] = ()) -> bool:
     return is_curve(wanted["scale"]) or wanted["scale"] != 1.0
 
 
-def shape_of(wanted: Wanted | None, frames: int) -> dict[str, Any]:
-    """Return the request fields that the shape nodes set, with their curves sampled: `mask` `[T, 64]`, `initial_noise`
+def shape_of(wanted: Wanted | None, frames: int, spec: ModelSpec = ACE_STEP) -> dict[str, Any]:
+    """Return the request fields that the shape nodes set, with their curves sampled: `mask` `[T, C]`, `initial_noise`
     `[T]`."""
     given = dict(wanted or {})
     if (kept := given.get("mask")) is not None:
-        given["mask"] = _over_channels(to_value(kept, frames, "the mask"), frames)
+        given["mask"] = _over_channels(to_value(kept, frames, "the mask", spec.frame_rate), frames, spec.channels)
     if (share := given.get("initial_noise")) is not None:
-        given["initial_noise"] = to_value(share, frames, "initial noise")
+        given["initial_noise"] = to_value(share, frames, "initial noise", spec.frame_rate)
     return given
 
 
@@ -147,31 +149,32 @@ def parts_of(condition: Condition | tuple[Part, ...], weight: Any, start: float,
 
     from ...engine_runtime.stream.request import Part
 
+    one = condition[0].condition if isinstance(condition, tuple) else condition
+    factor = to_value(weight, one.frames, "the weight", one.spec.frame_rate)
     if not isinstance(condition, tuple):
-        return (Part(condition, to_value(weight, condition.frames, "the weight"), start, end),)
+        return (Part(condition, factor, start, end),)
     if (start, end) != (0.0, 1.0):
         raise InputError(
             f"conditions that are combined already are given the span {start:g} to {end:g}",
             "each of them has its own",
             "leave it at 0 to 1, or set it where the single condition is connected",
         )
-    factor = to_value(weight, condition[0].condition.frames, "the weight")
     return tuple(replace(part, weight=part.weight * factor) for part in condition)
 
 
-def _gain(gains: tuple, frames: int) -> Tensor:
-    """Multiply the gains: float32 `[T, 64]`, or `[64]` where none of them is a curve."""
+def _gain(gains: tuple, frames: int, spec: ModelSpec) -> Tensor:
+    """Multiply the gains: float32 `[T, C]`, or `[C]` where none of them is a curve."""
     import torch
 
     curved = any(is_curve(gain) for gain, _, _ in gains)
-    total = torch.ones(frames if curved else 1, LATENT_DIM)
+    total = torch.ones(frames if curved else 1, spec.channels)
     for gain, first, last in gains:
-        value = to_value(gain, frames, "channel gain")
+        value = to_value(gain, frames, "channel gain", spec.frame_rate)
         total[:, first : last + 1] *= value[:, None] if is_curve(gain) else value
     return total if curved else total[0]
 
 
-def _over_channels(value: Any, frames: int) -> Tensor:
+def _over_channels(value: Any, frames: int, channels: int) -> Tensor:
     import torch
 
-    return torch.ones(frames, LATENT_DIM) * (value if isinstance(value, float) else value[:, None])
+    return torch.ones(frames, channels) * (value if isinstance(value, float) else value[:, None])

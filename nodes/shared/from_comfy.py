@@ -46,7 +46,7 @@ def condition_of(
     Args:
         engine: what `engine_of` returned.
         guided: whether a negative condition is wanted.
-        sources: `[T, 64]` each.
+        sources: `[T, C]` each.
 
     Raises:
         InputError: for a CONDITIONING without a MODEL or a source, or a negative beside a condition of the pack's own.
@@ -103,7 +103,7 @@ def schedule_of(engine: Any, sampling: Sampling) -> tuple[float, ...] | None:
 
 
 def batch_noise(source: dict[str, Any] | None, seeds: list[int]) -> list[Tensor] | None:
-    """Draw noise as ComfyUI does for a batch: `[T, 64]` each.
+    """Draw noise as ComfyUI does for a batch: `[T, C]` each.
 
     Several latents share one draw from the first seed; one latent that was taken from a batch gets one draw per seed.
     Returns None where there is no batch: the request's own seed then gives the same noise.

@@ -1,18 +1,18 @@
-"""Converts between ComfyUI's layouts and the runtime's: latents are `[B, 64, T]` there and `[T, 64]` each here."""
+"""Converts between ComfyUI's layouts and the runtime's: latents are `[B, C, T]` there and `[T, C]` each here."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ...engine_runtime.constants import LATENT_DIM, SAMPLE_RATE
 from ...engine_runtime.errors import InputError
+from ...engine_runtime.spec import ACE_STEP, ModelSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 def to_latent(latents: list[Tensor], like: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Stack `[T, 64]` latents into a LATENT: float32 `[B, 64, T]` on the CPU, with the other entries of `like`."""
+    """Stack `[T, C]` latents into a LATENT: float32 `[B, C, T]` on the CPU, with the other entries of `like`."""
     import torch
 
     samples = torch.stack([x.T for x in latents]).float().cpu().contiguous()
@@ -21,28 +21,31 @@ def to_latent(latents: list[Tensor], like: dict[str, Any] | None = None) -> dict
 
 
 def clips(batch: Tensor) -> list[Tensor]:
-    """Split `[B, 64, T]` into float32 `[T, 64]` each."""
+    """Split `[B, C, T]` into float32 `[T, C]` each."""
     return [x.T.contiguous() for x in batch.float()]
 
 
-def from_latent(latent: dict[str, Any], name: str) -> list[Tensor]:
-    """Split a LATENT into float32 `[T, 64]` each.
+def from_latent(latent: dict[str, Any], name: str, spec: ModelSpec = ACE_STEP) -> list[Tensor]:
+    """Split a LATENT into float32 `[T, C]` each.
+
+    Args:
+        spec: of the model that it is for.
 
     Raises:
-        InputError: for any shape but `[B, 64, T]`.
+        InputError: for any shape but `[B, C, T]`.
     """
     samples = latent["samples"]
-    if samples.ndim != 3 or samples.shape[1] != LATENT_DIM or 0 in samples.shape:
+    if samples.ndim != 3 or samples.shape[1] != spec.channels or 0 in samples.shape:
         raise InputError(
             f"{name} has shape {list(samples.shape)}",
-            f"an ACE-Step 1.5 latent is [batch, {LATENT_DIM}, frames]",
+            f"a latent of {spec.name} is [batch, {spec.channels}, frames]",
             "connect Source Audio, Stream Denoise or an ACE-Step 1.5 latent node",
         )
     return clips(samples)
 
 
 def masks_of(latent: dict[str, Any]) -> list[Tensor] | None:
-    """Return the noise mask of a LATENT as `[T, 64]` each, 1 where music is made anew, resized as ComfyUI does it.
+    """Return the noise mask of a LATENT as `[T, C]` each, 1 where music is made anew, resized as ComfyUI does it.
 
     None where it has no mask.
 
@@ -57,7 +60,7 @@ def masks_of(latent: dict[str, Any]) -> list[Tensor] | None:
     samples = latent["samples"]
     if mask.ndim == 4 and mask.shape[2] == 1:  # the shape Set Latent Noise Mask gives a mask of height 1
         mask = mask[:, :, 0]
-    if mask.ndim != 3 or mask.shape[1] > LATENT_DIM:
+    if mask.ndim != 3 or mask.shape[1] > samples.shape[1]:
         raise InputError(
             f"the noise mask has shape {list(mask.shape)}",
             "music has one dimension, so a mask is [batch, 1, any length] or an image of height 1",
@@ -67,36 +70,36 @@ def masks_of(latent: dict[str, Any]) -> list[Tensor] | None:
 
 
 def noises_of(latent: dict[str, Any], noise: Any) -> list[Tensor]:
-    """Draw the noise of a NOISE for a LATENT batch, `[T, 64]` each; ComfyUI handles the batch index."""
+    """Draw the noise of a NOISE for a LATENT batch, `[T, C]` each; ComfyUI handles the batch index."""
     return clips(noise.generate_noise(latent))
 
 
-def unmasked(latent: dict[str, Any], name: str) -> list[Tensor]:
-    """Split a LATENT into `[T, 64]` each, refusing one with a noise mask, which would be ignored here.
+def unmasked(latent: dict[str, Any], name: str, spec: ModelSpec = ACE_STEP) -> list[Tensor]:
+    """Split a LATENT into `[T, C]` each, refusing one with a noise mask, which would be ignored here.
 
     Raises:
         InputError: for a noise mask or a wrong shape.
     """
     if latent.get("noise_mask") is not None:
         raise InputError(f"{name} carries a noise mask", "only Stream Denoise plays masks", "connect it there")
-    return from_latent(latent, name)
+    return from_latent(latent, name, spec)
 
 
-def single(latent: dict[str, Any], name: str) -> Tensor:
-    """Return the only clip of a LATENT, `[T, 64]`.
+def single(latent: dict[str, Any], name: str, spec: ModelSpec = ACE_STEP) -> Tensor:
+    """Return the only clip of a LATENT, `[T, C]`.
 
     Raises:
         InputError: for more than one clip, or a noise mask.
     """
-    latents = unmasked(latent, name)
+    latents = unmasked(latent, name, spec)
     if len(latents) != 1:
         raise InputError(f"{name} holds {len(latents)} clips", "allowed is one", "choose one of the batch")
     return latents[0]
 
 
-def to_audio(waveform: Tensor) -> dict[str, Any]:
-    """Wrap `[B, 2, samples]` at 48 kHz as AUDIO: float32, on the CPU."""
-    return {"waveform": waveform.float().cpu().contiguous(), "sample_rate": SAMPLE_RATE}
+def to_audio(waveform: Tensor, sample_rate: int) -> dict[str, Any]:
+    """Wrap `[B, A, samples]` as AUDIO: float32, on the CPU."""
+    return {"waveform": waveform.float().cpu().contiguous(), "sample_rate": sample_rate}
 
 
 def from_audio(audio: dict[str, Any] | None, name: str) -> tuple[Tensor, int]:

@@ -6,6 +6,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from ...engine_runtime.errors import InputError
+from ...engine_runtime.spec import ACE_STEP
 from .comfy import io
 from .types import Curve
 
@@ -46,8 +47,11 @@ def share_input(id: str, default: float, tooltip: str, advanced: bool | None = N
     return io.Float.Input(id, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip, advanced=advanced)
 
 
-def to_value(value: Any, frames: int, name: str = "the value") -> float | Tensor:
+def to_value(value: Any, frames: int, name: str = "the value", rate: float = ACE_STEP.frame_rate) -> float | Tensor:
     """Return the value of such an input for `frames` latent frames: a float, or float32 `[frames]` on the CPU.
+
+    Args:
+        rate: frames a second, Hz.
 
     Raises:
         InputError: for a curve of another length, or a value that is neither a number nor a curve.
@@ -57,7 +61,7 @@ def to_value(value: Any, frames: int, name: str = "the value") -> float | Tensor
     if isinstance(value, curves.Curve):
         import torch
 
-        return torch.from_numpy(value.values(frames))
+        return torch.from_numpy(value.values(frames, rate))
     if isinstance(value, bool) or not isinstance(value, Real):
         raise InputError(f"{name} is a {type(value).__name__}", "allowed is a number or a curve", "connect one of them")
     return float(value)

@@ -13,6 +13,7 @@ from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor
 from torch.nn import functional
 
+from ...device.gpu import on
 from ..factors import Targets
 from . import plain
 from .adapters import Resident
@@ -81,10 +82,15 @@ class Decoder:
         for i, kind in enumerate(("cross_k", "cross_v")):
             if adapters is not None and adapters.touches(kind):
                 both[:, :, i] += adapters.added_keys(kind, condition).transpose(0, 1)
-        self.ops.place(both, w.k_norms, self.eps, out)
+        with on(out.device):
+            self.ops.place(both, w.k_norms, self.eps, out)
 
     def __call__(self, rows: CompiledRows) -> Tensor:
         """Compute the velocity `[B, T, 64]`."""
+        with on(rows.input.device):
+            return self._velocity(rows)
+
+    def _velocity(self, rows: CompiledRows) -> Tensor:
         w, ops, active = rows.weights, self.ops, rows.adapters.active
         batch, frames, _ = rows.input.shape
         temb, modulation = time_embedding(self.model.time_embed, rows.timestep)

@@ -12,8 +12,8 @@ import torch
 from diffusers import AceStepTransformer1DModel
 from torch import Tensor
 
-from ...constants import CONTEXT_DIM, LATENT_DIM, PATCH
 from ...device.memory import guarded
+from ...spec import ACE_STEP, ModelSpec
 from ..contract import LIMITS, Limits, Rows
 from ..factors import Targets
 from . import plain
@@ -44,6 +44,7 @@ class CompiledEngine:
         products: dtype of its layers' matrix products.
     """
 
+    spec: ModelSpec = ACE_STEP
     recipe: dict[str, Any] | None = None
     modules = None
     proof = ""
@@ -95,11 +96,11 @@ class CompiledEngine:
 
     def rows(self, batch: int, frames: int, tokens: int) -> CompiledRows:
         self.limits.check(min(batch, self.limits.batch), frames, tokens)
-        frames += -frames % PATCH
+        frames, sizes = self.spec.padded(frames), (self.spec.context, self.spec.channels)
         d, on = self.decoder, {"dtype": self.dtype, "device": self.device}
-        both = torch.zeros(batch, frames, CONTEXT_DIM + LATENT_DIM, **on)
+        both = torch.zeros(batch, frames, sum(sizes), **on)
         layers, inner = len(d.model.layers), d.kv_heads * d.head_dim
-        context, latent = both.split((CONTEXT_DIM, LATENT_DIM), -1)
+        context, latent = both.split(sizes, -1)
         rows = CompiledRows(
             latent,
             torch.zeros(batch, device=self.device),
@@ -112,7 +113,7 @@ class CompiledEngine:
             keys_values=torch.zeros(batch, layers, 2, tokens, inner, **on),
             count=torch.ones(batch, dtype=torch.int32, device=self.device),
             peaks=torch.zeros(batch, layers, device=self.device),
-            tables=d.tables(frames // PATCH, self.device),
+            tables=d.tables(frames // self.spec.patch, self.device),
             weights=d.weights,
             made=d.keys_values,
             adapters=Adapters(d.fp8),

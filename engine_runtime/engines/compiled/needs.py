@@ -10,6 +10,7 @@ from types import ModuleType
 import torch
 from diffusers import AceStepTransformer1DModel
 
+from ...device.gpu import on
 from ...errors import EngineError
 from .plain import quantized
 
@@ -37,7 +38,8 @@ def operations(model: AceStepTransformer1DModel, fp8: bool) -> ModuleType:
             str(error),
         ) from error
     try:
-        _try(fused, model.device, model.dtype, fp8)
+        with on(model.device):
+            _try(fused, model.device, model.dtype, fp8)
     except Exception as error:  # Triton's compiler, the C compiler it calls and the driver each raise their own kinds
         log.debug("a kernel could not be tried", exc_info=True)
         raise EngineError(

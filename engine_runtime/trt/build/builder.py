@@ -188,14 +188,16 @@ def this_gpu() -> dict[str, Any]:
     """Return `Sidecar.target` for the current CUDA device. Raises `EngineBuildError` without one."""
     import torch
 
+    from ...device.gpu import current
+
     if not torch.cuda.is_available():
         raise EngineBuildError(
             "this PyTorch sees no CUDA device", "TensorRT builds on the GPU it builds for", "use --flavor rtx"
         )
-    driver = driver_cuda()
+    driver, device = driver_cuda(), current()
     return {
-        "sm": list(torch.cuda.get_device_capability()),
-        "device": torch.cuda.get_device_name(),
+        "sm": list(torch.cuda.get_device_capability(device)),
+        "device": torch.cuda.get_device_name(device),
         "driver": ".".join(map(str, driver)) if driver else "",
         "cuda": str(torch.version.cuda or ""),
     }

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from diffusers import AceStepTransformer1DModel
 from torch import Tensor, nn
 
-from ...constants import CONTEXT_DIM, LATENT_DIM, LATENT_HZ, MAX_SECONDS, PATCH
 from ...engines.factors import KINDS
 from ...errors import EngineBuildError
+from ...spec import ACE_STEP
 
-MAX_FRAMES = MAX_SECONDS * LATENT_HZ  # rows of the rotary table
+MAX_FRAMES = ACE_STEP.max_frames  # rows of the rotary table
 
 # Where a graph of bfloat16 weights computes in float32, as the reference does; part of the recipe. The softmax is one
 # of them where it is written out; otherwise the library's attention operator decides.
@@ -73,7 +73,7 @@ class DecoderGraph(nn.Module):
             # [out, in, patch] and [in, out, patch] as linear layers over a token's frames, in order
             self.register_buffer("patch_in", conv_in.weight.permute(0, 2, 1).flatten(1))
             self.register_buffer("patch_out", conv_out.weight.permute(2, 1, 0).flatten(0, 1))
-            self.register_buffer("patch_out_bias", conv_out.bias.repeat(PATCH))
+            self.register_buffer("patch_out_bias", conv_out.bias.repeat(ACE_STEP.patch))
             self.register_buffer("frequency", _frequencies(transformer.time_embed.time_sinusoid.num_channels))
             still, modulation = _time(transformer.time_embed_r, self._wave(torch.zeros(1)), torch.float32)
             self.register_buffer("still", still)
@@ -101,8 +101,8 @@ class DecoderGraph(nn.Module):
         temb = (temb.float() + self.still).to(dtype)
         modulation = (modulation.float() + self.still_modulation).to(dtype)
         x = torch.cat([context_latents, hidden_states], dim=-1)
-        batch, tokens = x.shape[0], x.shape[1] // PATCH
-        x = F.linear(x.reshape(batch, tokens, PATCH * x.shape[2]), self.patch_in, model.proj_in_conv.bias)
+        batch, tokens = x.shape[0], x.shape[1] // ACE_STEP.patch
+        x = F.linear(x.reshape(batch, tokens, ACE_STEP.patch * x.shape[2]), self.patch_in, model.proj_in_conv.bias)
         condition = model.condition_embedder(encoder_hidden_states)
         rotary = (self.cosine[:tokens].to(dtype).unsqueeze(1), self.sine[:tokens].to(dtype).unsqueeze(1))
         band = self._band(tokens)
@@ -115,7 +115,7 @@ class DecoderGraph(nn.Module):
         table = model.scale_shift_table + temb[:, None]
         x = self._norm(x, model.norm_out) * (1 + table.narrow(1, 1, 1)) + table.narrow(1, 0, 1)
         x = F.linear(x, self.patch_out, self.patch_out_bias)
-        return x.reshape(batch, PATCH * tokens, LATENT_DIM)
+        return x.reshape(batch, ACE_STEP.patch * tokens, ACE_STEP.channels)
 
     def _wave(self, t: Tensor) -> Tensor:
         """Return the sinusoid of times `[B]`: `[B, 256]` float32.
@@ -198,7 +198,8 @@ def check_decoder(model: AceStepTransformer1DModel) -> None:
     """Raise `EngineBuildError` for a transformer of other sizes than the graph is written for."""
     config = model.config
     given = config.patch_size, config.in_channels, config.audio_acoustic_hidden_dim
-    if given != (needed := (PATCH, LATENT_DIM + CONTEXT_DIM, LATENT_DIM)):
+    channels = ACE_STEP.channels
+    if given != (needed := (ACE_STEP.patch, channels + ACE_STEP.context, channels)):
         raise EngineBuildError(
             f"the decoder has patch size, input and output channels {given}", f"allowed are {needed}",
             "choose an ACE-Step 1.5 model",
@@ -225,7 +226,8 @@ def _frequencies(channels: int) -> Tensor:
 def _angles(model: AceStepTransformer1DModel) -> Tensor:
     """Return `[MAX_FRAMES / 2, head_dim / 2]` float32: position times frequency."""
     exponent = torch.arange(0, model.head_dim, 2, dtype=torch.float32) / model.head_dim
-    return torch.outer(torch.arange(MAX_FRAMES // PATCH, dtype=torch.float32), 1.0 / model.rope_theta**exponent)
+    place = torch.arange(MAX_FRAMES // ACE_STEP.patch, dtype=torch.float32)
+    return torch.outer(place, 1.0 / model.rope_theta**exponent)
 
 
 def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

@@ -22,10 +22,10 @@ from diffusers import AceStepTransformer1DModel, AutoencoderOobleck
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ...constants import PATCH
 from ...device.capture import uncollected
 from ...errors import EngineBuildError, InputError
 from ...models.quiet import quiet
+from ...spec import ACE_STEP
 from ..files.folder import file_hash, write_whole
 from .decoder import MAX_FRAMES, DecoderGraph, check_decoder
 from .naming import Graph, tidy
@@ -35,7 +35,7 @@ from .vae import VaeGraph, check_vae
 Progress = Callable[[str, float], None]  # what is being done, share done in [0, 1]
 
 _EXAMPLE = {"b": 3, "t2": 7, "t": 6, "l": 5, "r": 4}  # all differ, none is 1: an export may fix a 1
-_MOST = {"t2": MAX_FRAMES // PATCH}
+_MOST = {"t2": MAX_FRAMES // ACE_STEP.patch}
 
 
 def export(

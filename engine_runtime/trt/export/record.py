@@ -13,9 +13,9 @@ import torch
 from diffusers import AceStepTransformer1DModel, AutoencoderOobleck
 from torch import Tensor, nn
 
-from ...constants import CONTEXT_DIM, HOP, LATENT_DIM, PATCH
 from ...engines.factors import Targets
 from ...errors import InputError, check_choice
+from ...spec import ACE_STEP
 from ..files.spec import KINDS
 from .decoder import ISLANDS, MAX_FRAMES
 
@@ -82,23 +82,25 @@ class Port:
 
 def ports(kind: str, model: Any, options: ExportOptions) -> tuple[list[Port], list[Port]]:
     """Return the inputs and outputs of the exported graph."""
-    dtype, frames = PRECISIONS[options.precision], f"{PATCH}*t2"
-    latents, audio = Port("latents", dtype, ("b", LATENT_DIM, "t")), Port("audio", dtype, ("b", 2, f"{HOP}*t"))
+    spec, dtype = ACE_STEP, PRECISIONS[options.precision]
+    frames = f"{spec.patch}*t2"
+    latents = Port("latents", dtype, ("b", spec.channels, "t"))
+    audio = Port("audio", dtype, ("b", spec.audio_channels, f"{spec.hop}*t"))
     if kind != "decoder":
         return ([latents], [audio]) if kind == "vae_decoder" else ([audio], [latents])
     inputs = [
-        Port("hidden_states", dtype, ("b", frames, LATENT_DIM)),
+        Port("hidden_states", dtype, ("b", frames, spec.channels)),
         Port("timestep", torch.float32, ("b",)),
         Port("encoder_hidden_states", dtype, ("b", "l", model.condition_embedder.in_features)),
         Port("encoder_attention_mask", torch.bool, ("b", "l")),
-        Port("context_latents", dtype, ("b", frames, CONTEXT_DIM)),
+        Port("context_latents", dtype, ("b", frames, spec.context)),
     ]
     if options.lora:
         targets = Targets.of(model)
         for name, (width, out) in targets.kinds.items():
             inputs.append(Port(f"lora_{name}_a", dtype, (targets.layers, "r", width)))
             inputs.append(Port(f"lora_{name}_b", dtype, (targets.layers, out, "r")))
-    return inputs, [Port("velocity", dtype, ("b", frames, LATENT_DIM))]
+    return inputs, [Port("velocity", dtype, ("b", frames, spec.channels))]
 
 
 def weights_of(kind: str, model: nn.Module) -> dict[str, Tensor]:

@@ -7,9 +7,9 @@ import math
 from diffusers import AutoencoderOobleck
 from torch import Tensor, nn
 
-from ...constants import HOP, LATENT_DIM
 from ...errors import EngineBuildError
 from ...models.weight_norm import folded_copy, normed
+from ...spec import ACE_STEP
 
 
 class VaeGraph(nn.Module):
@@ -34,14 +34,14 @@ class VaeGraph(nn.Module):
 
     def forward(self, signal: Tensor) -> Tensor:
         out = getattr(self, self.part)(signal)
-        return out if self.part == "decoder" else out.narrow(1, 0, LATENT_DIM)
+        return out if self.part == "decoder" else out.narrow(1, 0, ACE_STEP.channels)
 
 
 def check_vae(model: AutoencoderOobleck) -> None:
     """Raise `EngineBuildError` for a VAE of another rate, or with odd strides."""
     strides = model.config.downsampling_ratios
-    if math.prod(strides) != HOP or any(stride % 2 for stride in strides):
+    if math.prod(strides) != ACE_STEP.hop or any(stride % 2 for stride in strides):
         raise EngineBuildError(
-            f"the VAE's strides are {list(strides)}", f"allowed are even ones whose product is {HOP}",
+            f"the VAE's strides are {list(strides)}", f"allowed are even ones whose product is {ACE_STEP.hop}",
             "choose an ACE-Step 1.5 model",
         )  # fmt: skip

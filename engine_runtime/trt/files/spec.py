@@ -12,10 +12,10 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from ...constants import LATENT_HZ, PATCH
 from ...engines.profiles import Profile, parse_profiles
 from ...errors import InputError, check_choice
 from ...files import typed
+from ...spec import ACE_STEP
 
 FLAVORS = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}  # command line's name -> the library's module
 Kind = Literal["decoder", "vae_decoder", "vae_encoder"]
@@ -112,7 +112,7 @@ class BuildSpec:
                 "an engine with LoRA inputs has a span of ranks, and no other has",
                 "give both or neither",
             )
-        odd = [n for n in profile.frames.as_list() if n % PATCH]
+        odd = [n for n in profile.frames.as_list() if n % ACE_STEP.patch]
         if decoder and odd:
             raise InputError(f"the frames are {odd[0]}", "the decoder takes even counts", "round up to the next one")
 
@@ -201,7 +201,7 @@ def make_spec(
         filled["seconds"],
         filled["tokens"] if decoder else None,
         filled["rank"] if lora else None,
-        PATCH if decoder else 1,
+        ACE_STEP.patch if decoder else 1,
     )
     precision = precision or ("bf16" if decoder else "fp32")
     if decoder and flavor == "rtx" and precision == "bf16":
@@ -214,9 +214,9 @@ def _check_frames(profiles: Sequence[Profile]) -> None:
     for span in (profile.frames for profile in profiles):
         if span.min < span.max < SHORTEST:
             raise InputError(
-                f"the longest of the seconds is {span.max / LATENT_HZ:g}",
-                f"TensorRT-RTX builds a bf16 decoder whose longest is {SHORTEST / LATENT_HZ:g} or more, or that is "
-                "always as long",
+                f"the longest of the seconds is {ACE_STEP.seconds(span.max):g}",
+                f"TensorRT-RTX builds a bf16 decoder whose longest is {ACE_STEP.seconds(SHORTEST):g} or more, or "
+                "that is always as long",
                 "raise it, or give one number in place of minimum:optimum:maximum",
             )
 

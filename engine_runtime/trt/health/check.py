@@ -8,7 +8,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ...constants import HOP, LATENT_DIM
 from ..files.sidecar import Expect, Sidecar
 
 if TYPE_CHECKING:
@@ -86,9 +85,9 @@ def compare(
 
 def this_gpu() -> torch.device:
     """Return the current CUDA device."""
-    import torch
+    from ...device.gpu import current
 
-    return torch.device("cuda", torch.cuda.current_device())
+    return current()
 
 
 def joined(proofs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -172,19 +171,20 @@ def _vae_corners(engine: TrtVae, vae: Any, profile: Profile, seed: int) -> Itera
     memory."""
     import torch
 
-    from ...audio.decode import decode
+    from ...audio.decode import decode, hop_of
     from ...engines.prove import compared, corners
 
     generator = torch.Generator().manual_seed(seed)
     for at in corners(profile):
         _, clips, frames, _, _ = at
         if engine.sidecar.export["kind"] == "vae_decoder":
-            latents = torch.randn(clips, frames, LATENT_DIM, generator=generator).to(engine.device)
+            channels = engine.config.decoder_input_channels
+            latents = torch.randn(clips, frames, channels, generator=generator).to(engine.device)
             got = engine(latents.mT)
             want = torch.cat([decode(vae, clip[None], WINDOW) for clip in latents])
         else:
-            audio = LEVEL * torch.randn(clips, engine.config.audio_channels, frames * HOP, generator=generator)
-            audio = audio.to(engine.device)
+            shape = clips, engine.config.audio_channels, frames * hop_of(engine)
+            audio = LEVEL * torch.randn(shape, generator=generator).to(engine.device)
             got = engine(audio)
             want = torch.cat([vae.encode(clip[None]).latent_dist.mean for clip in audio])
         yield compared(at, got, want)

@@ -20,6 +20,8 @@ from ..library.preflight import install, wheels
 from ..library.process import ask
 
 if TYPE_CHECKING:
+    import torch
+
     from ...models.loading import Model
     from ..play.room import MakeRoom
     from .check import Opened
@@ -99,21 +101,28 @@ def _asked(flavor: str) -> str | OstinatoError:
         return error
 
 
-def here(flavor: str, library: str) -> Expect:
-    """Return what an engine must be to run here: library and, where there is one, GPU."""
+def here(flavor: str, library: str, device: torch.device | None = None) -> Expect:
+    """Return what an engine must be to run here: library and, where there is one, GPU.
+
+    Args:
+        device: where it will run; None is the current CUDA device.
+    """
     import torch
 
-    if not torch.cuda.is_available():
+    from ...device.gpu import current
+
+    if not torch.cuda.is_available() or (device is not None and device.type != "cuda"):
         return Expect(flavor, library)
-    return Expect(flavor, library, torch.cuda.get_device_capability(), torch.cuda.get_device_name())
+    device = device or current()
+    return Expect(flavor, library, torch.cuda.get_device_capability(device), torch.cuda.get_device_name(device))
 
 
-def expects() -> dict[str, Expect | OstinatoError]:
+def expects(device: torch.device | None = None) -> dict[str, Expect | OstinatoError]:
     """Return `here` for each flavor, or the error that says why it cannot be used."""
     found: dict[str, Expect | OstinatoError] = {}
     for flavor in FLAVORS.values():
         try:
-            found[flavor] = here(flavor, library_of(flavor))
+            found[flavor] = here(flavor, library_of(flavor), device)
         except OstinatoError as error:
             found[flavor] = error
     return found
@@ -189,7 +198,8 @@ def check_here(
 
     trust = trust or Trust()
     sidecar = examine(plan, Expect(), trust)
-    place = here(sidecar.flavor, library_of(sidecar.flavor))
+    device = None if engine is None else engine.device
+    place = here(sidecar.flavor, library_of(sidecar.flavor), device)
     if engine is None:
         check_fit(sidecar, place, plan)
     else:
@@ -204,7 +214,7 @@ def check_here(
         return b""
 
     try:
-        proof = compare(sidecar, place, this_gpu(), read, seed, tell, model, make_room, engine)
+        proof = compare(sidecar, place, device or this_gpu(), read, seed, tell, model, make_room, engine)
     except Refused:
         trust.write_proof(plan, None, sidecar)
         raise

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...constants import PATCH
 from ...engines.contract import Limits, Rows
 from ...engines.factors import Targets
 from ...engines.profiles import Profile, smallest
 from ...engines.prove import Proof, gpu_name
 from ...errors import EngineError, EngineLimitError
+from ...spec import ACE_STEP, ModelSpec
 from ..files.sidecar import Sidecar
 from ..library.flavor import Flavor
 from .executor import Executor
@@ -47,6 +47,7 @@ class TrtEngine:
         wake: called by `ready`; reopens the engine where a memory manager closed it.
     """
 
+    spec: ModelSpec = ACE_STEP  # the only model that is exported
     recipe: dict[str, Any] | None = None
     capturable = False  # its executor captures graphs where the library allows it
     modules = None
@@ -107,14 +108,14 @@ class TrtEngine:
         """
         most = min(batch, self.limits.batch)
         self.limits.check(most, frames, tokens)
-        frames += -frames % PATCH
+        frames = self.spec.padded(frames)
         tokens = max(tokens, min(p.tokens.min for p in self.profiles if p.tokens))
         self.profile_for(most, frames, tokens, None)
         self.executor.settle()
-        return Rows.allocate(batch, frames, tokens, self.width, self.dtype, self.device)
+        return Rows.allocate(self.spec, batch, frames, tokens, self.width, self.dtype, self.device)
 
     def __call__(self, rows: Rows) -> Tensor:
-        """Enqueue one decode on the current stream and return the velocity `[B, T, 64]`, which the next call
+        """Enqueue one decode on the current stream and return the velocity `[B, T, C]`, which the next call
         overwrites."""
         inputs = {name: getattr(rows, name) for name in FED}
         if rows.lora is not None and not (rows.lora.silent and self.targets is None):

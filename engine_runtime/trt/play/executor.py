@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...device.capture import Capture, OwnPools
+from ...device.gpu import capturing, on
 from ...errors import EngineError
 from ..library.flavor import Flavor, to_torch
 from ..library.messages import Errors, checked, failed
@@ -110,7 +111,8 @@ class Executor:
             if self.engine is None:
                 raise EngineError("the engine is closed", "only an open one plays", "load it again")
             if self._context is None:
-                self._context = self._make(self.engine)
+                with on(self.device):
+                    self._context = self._make(self.engine)
             return self._context
 
     def run(self, inputs: Mapping[str, Tensor], profile: int) -> dict[str, Tensor]:
@@ -127,7 +129,8 @@ class Executor:
             EngineError: for inputs of another dtype, device or layout, the default stream, or a call that failed. The
                 next run sets everything again.
         """
-        with self.lock, torch.inference_mode(False), torch.no_grad():  # the buffers outlive the caller's inference mode
+        # the buffers outlive the caller's inference mode; the library runs on the current device
+        with self.lock, on(self.device), torch.inference_mode(False), torch.no_grad():
             context, stream = self.context, self._stream()
             self._check(inputs)
             self._keeper.enter()
@@ -219,7 +222,7 @@ class Executor:
             done = self._call("execute_async_v3", lambda: context.execute_async_v3(stream))
             checked("execute_async_v3", done, self._errors)
 
-        if self.capture.on and torch.cuda.is_current_stream_capturing():
+        if self.capture.on and capturing():
             enqueue()
         else:
             self.capture.run((stream, *self._addresses.values()), enqueue)
@@ -256,7 +259,7 @@ class Executor:
 
     def shed(self) -> None:
         """Wait for every run, then free the workspace and all buffers; the next run allocates them again."""
-        with self.lock:
+        with self.lock, on(self.device):
             self._forget()
             self._keeper.drain()
             self._context = None
@@ -264,6 +267,6 @@ class Executor:
 
     def close(self) -> None:
         """Free what `shed` frees, and the engine with its weights. Closing twice is allowed."""
-        with self.lock:
+        with self.lock, on(self.device):
             self.shed()
             self.engine = None

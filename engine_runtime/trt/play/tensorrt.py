@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...device.gpu import numbered, on
 from ...errors import EngineError
 from ...registry import registry
 from ..files.sidecar import Sidecar
@@ -93,7 +93,7 @@ class TensorRT:
             EngineError: when the library refuses the plan, or when the plan is not what its sidecar says.
             MemoryShortage: when there is still no room, with how much is missing.
         """
-        device = torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
+        device = numbered(device)
         key = (self.flavor.name, sidecar.plan_sha256, str(device), alone)
         with self.opening:
             found = self._shared(key)
@@ -179,7 +179,7 @@ class TensorRT:
             attempt = partial(make_context, engine, self.flavor, self.errors, graphs, caches)
             return room.found("create_execution_context", wanted, attempt)
 
-        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        with on(device):
             engine: trt.ICudaEngine = room.found(
                 "deserialize_cuda_engine", len(data), partial(self._runtime.deserialize_cuda_engine, data)
             )

@@ -1,17 +1,17 @@
 """One half of a VAE on a TensorRT engine, used in place of the model.
 
-B clips, T latent frames of 64 channels, 1920 samples a frame.
+B clips, T latent frames of C channels, hop samples a frame, A audio channels.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
-from ...constants import HOP
 from ...engines.profiles import smallest
 from ...engines.prove import Proof
 from ...errors import EngineError, EngineLimitError
@@ -44,13 +44,14 @@ class TrtVae:
         self.device, self.dtype = executor.device, executor.dtypes[executor.outputs[0]]
         self.config = SimpleNamespace(**sidecar.export["config"])
         self.upsampling_ratios: list[int] = self.config.downsampling_ratios[::-1]
+        self._hop = math.prod(self.upsampling_ratios)
         self.least = min(profile.frames.min for profile in sidecar.profiles)
         self.proof = Proof.of(sidecar.proof)
         self.identity = f"{flavor.name}:{flavor.version}:{sidecar.export['kind']}:{sidecar.plan_sha256}:{self.device}"
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     def __call__(self, signal: Tensor) -> Tensor:
-        """Decode latents `[B, 64, T]` to audio `[B, 2, 1920 T]`, or encode audio to its posterior's mean.
+        """Decode latents `[B, C, T]` to audio `[B, A, hop T]`, or encode audio to its posterior's mean.
 
         Args:
             signal: in its dtype, on its device.
@@ -79,9 +80,9 @@ class TrtVae:
         self.executor.close()
 
     def _profile_for(self, name: str, shape: tuple[int, ...]) -> int:
-        frames = shape[2] if name == "latents" else shape[2] // HOP
+        frames = shape[2] if name == "latents" else shape[2] // self._hop
         found = smallest(self.sidecar.profiles, shape[0], frames)
-        if found is None or (name != "latents" and shape[2] % HOP):
+        if found is None or (name != "latents" and shape[2] % self._hop):
             raise EngineLimitError(
                 f"{shape[0]} clips of {frames} frames were asked of the VAE's engine",
                 f"it takes {'; or '.join(map(str, self.sidecar.profiles))}",

@@ -100,6 +100,14 @@ def test_beats_of_clicks(bpm, rate, noise):
     assert wrong <= (noise > 0), "noise ends somewhere, which may pass for one beat there; no other is made up"
 
 
+@pytest.mark.parametrize("bpm", [60, 75, 100, 120])
+@pytest.mark.parametrize("rate", [22050, 48000])
+def test_a_beat_is_where_the_click_begins(bpm, rate):
+    """Within half a step of the measure, which is 10 ms; these tempi lie on whole ones."""
+    audio, times = clicks(bpm, rate=rate)
+    np.testing.assert_allclose(from_audio.find_beats(audio, rate).times, times, rtol=0, atol=0.005)
+
+
 @pytest.mark.parametrize("bpm", [60, 75, 100, 140])
 def test_a_loop_has_its_first_beat_at_once(bpm):
     audio, times = clicks(bpm, first=0.0)

@@ -97,7 +97,7 @@ class Driver:
 
 def edited(monkeypatch, fake):
     monkeypatch.setattr(driver, "_driver", lambda: fake)
-    monkeypatch.setattr(driver, "kernel", lambda *_: driver.Kernel("fill", 32, 0))
+    monkeypatch.setattr(driver, "kernel", lambda *_: driver.Kernel("fill", 0, 32, 0))
     return driver.memsets_to_kernels(1, 0)
 
 

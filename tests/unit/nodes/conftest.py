@@ -56,18 +56,18 @@ def known(monkeypatch):
     """A machine with TensorRT-RTX and an Ada GPU, as far as sidecars are compared."""
     ada = {"tensorrt_rtx": Expect("tensorrt_rtx", LIBRARY, (8, 9), "A GPU")}
     for module in (loader, queue):
-        monkeypatch.setattr(module, "expects", lambda: ada)
+        monkeypatch.setattr(module, "expects", lambda *_: ada)
 
 
 @pytest.fixture
 def player(turbo, folder, monkeypatch):
     """`player(name, ...)` writes a trusted plan that the stand-in library opens on the CPU."""
     library, checks = stand_in.library(), []
-    monkeypatch.setattr(loader, "gpu", lambda: CPU)
+    monkeypatch.setattr(loader, "gpu", lambda model: CPU)
     monkeypatch.setattr(loader, "tensorrt", lambda name: library)
     monkeypatch.setattr(bake, "tensorrt", lambda name: library)
-    monkeypatch.setattr(loader, "here", lambda flavor, version: Expect(flavor, version))
-    monkeypatch.setattr(loader, "expects", dict)
+    monkeypatch.setattr(loader, "here", lambda flavor, version, device: Expect(flavor, version))
+    monkeypatch.setattr(loader, "expects", lambda device: {})
 
     def check(plan, **given):
         checks.append(plan.stem)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from ostinato.cli import main, validate
+from ostinato.cli import main, settings
 from ostinato.cli.graph import is_widget, widget_default
 from ostinato.engine_runtime.controls import curves
 from ostinato.engine_runtime.controls.automation import AUTOMATABLE
@@ -113,7 +113,7 @@ def test_a_setting_is_heard(sound, at_rest, setting):
 def test_every_knob_can_be_set_from_the_command_line(name, monkeypatch):
     """Without a knob node in the graph."""
     value = {"dcw": "on", "dcw_mode": "pix", "dcw_wavelet": "db2", "velocity_scale": "0.8"}.get(name, "0.5")
-    knobs, rest = validate.split_knobs([f"knob.{name}={value}", "3.seed=4"])
+    knobs, rest = settings.split_knobs([f"knob.{name}={value}", "3.seed=4"])
     assert rest == ["3.seed=4"]
     with host.use(host.Host(knobs=knobs)):
         made = getattr(carried.knobs_of({"velocity_scale": 0.7}, 5), name)
@@ -131,7 +131,7 @@ def test_a_knob_on_the_command_line_is_heard(sound, at_rest):
         ("knob.dcw=maybe", "true and false"),
     ):
         with pytest.raises(InputError, match=sentence):
-            validate.split_knobs([wrong])
+            settings.split_knobs([wrong])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from ostinato.cli import main
 from ostinato.cli.core_nodes import CORE_NODES
 from ostinato.cli.graph import Link, WorkflowError, catalogue, is_widget, widget_default, widget_of
-from ostinato.cli.validate import apply_settings, running_order, validate
+from ostinato.cli.settings import apply_settings
+from ostinato.cli.validate import running_order, validate
 from ostinato.cli.workflow import parse
 from ostinato.engine_runtime.controls import curves, from_audio, points
 from ostinato.engine_runtime.errors import InputError

@@ -299,7 +299,7 @@ def test_names_do_not_leave_the_folders(turbo, player, folder):
 @pytest.mark.parametrize("changes", [{}, {"library": "1.4.0.1"}])
 def test_a_plan_that_may_not_play_brings_no_library_in(turbo, known, folder, monkeypatch, changes):
     asked = []
-    monkeypatch.setattr(loader, "gpu", lambda: torch.device("cpu"))
+    monkeypatch.setattr(loader, "gpu", lambda model: torch.device("cpu"))
     monkeypatch.setattr(loader, "tensorrt", asked.append)
     put(folder, *made_up("one", **changes), Trust() if changes else None)
     said = run(LoadEngine, engine="one", otherwise=TORCH, fallback=StandInEngine)[1]

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from ostinato.engine_runtime.audio.decode import decode, decode_clips
-from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig, frames_of
+from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.engines.contract import Limits
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.errors import EngineLimitError, InputError, OstinatoError
@@ -18,6 +18,7 @@ from ostinato.engine_runtime.models.conditioning import encode_prompt
 from ostinato.engine_runtime.models.engines import eager_engine
 from ostinato.engine_runtime.models.loading import pick_device, pick_dtype
 from ostinato.engine_runtime.models.prompt import Prompt
+from ostinato.engine_runtime.spec import ACE_STEP
 from ostinato.engine_runtime.stream.request import Condition, Request
 from ostinato.engine_runtime.takes.render import render, take_batch
 from ostinato.nodes.shared import layout
@@ -103,7 +104,7 @@ def submit(kit, condition: Condition, engine=None, depth: int = 1, **fields):
 CASES: dict[str, tuple[type[OstinatoError], str, Callable]] = {
     "guidance ends before it starts": (InputError, "guidance", lambda k: Guidance(start=0.6, end=0.4)),
     "repaint ends before it starts": (InputError, "repaint", lambda k: Prompt("p", repaint_start=2, repaint_end=1)),
-    "window too long": (InputError, "seconds", lambda k: frames_of(601)),
+    "window too long": (InputError, "seconds", lambda k: ACE_STEP.frames_of(601)),
     "max rows 0": (InputError, "max rows", lambda k: eager_engine(k.model, 0)),
     "max rows 65": (InputError, "max rows", lambda k: eager_engine(k.model, 65)),
     "condition NaN": (InputError, "tokens", lambda k: Condition(with_one(k.good.tokens), k.good.context)),

@@ -12,7 +12,6 @@ from diffusers.models.autoencoders.autoencoder_oobleck import (
 )
 from ostinato.engine_runtime.audio.encode import encode_audio, encode_timbre
 from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling
-from ostinato.engine_runtime.constants import HOP, SAMPLE_RATE
 from ostinato.engine_runtime.engines.decoder import MaskedDecoder
 from ostinato.engine_runtime.models.conditioning import encode_prompt
 from ostinato.engine_runtime.models.engines import eager_engine
@@ -21,6 +20,8 @@ from ostinato.engine_runtime.models.prompt import Prompt
 from ostinato.engine_runtime.stream.request import Request
 
 from ...helpers import drawn, play
+
+HOP, SAMPLE_RATE = 1920, 48_000
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 # Guidance multiplies the velocities' rounding by its scale, so 1e-5 is then taken of the latent's peak. The pipeline's

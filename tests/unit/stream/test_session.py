@@ -14,6 +14,7 @@ from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling, Stre
 from ostinato.engine_runtime.engines.contract import Limits, Rows
 from ostinato.engine_runtime.errors import InputError, MemoryShortage, SessionError
 from ostinato.engine_runtime.models.engines import eager_engine
+from ostinato.engine_runtime.spec import ACE_STEP
 from ostinato.engine_runtime.stream import sessions as runtime_module
 from ostinato.engine_runtime.stream.request import Condition, Request
 from ostinato.engine_runtime.stream.session import Session
@@ -31,6 +32,7 @@ class ToyEngine:
 
     limits, width, dtype, device = Limits(16, 4_000, 4_096), WIDTH, torch.float32, torch.device("cpu")
     identity = name = "toy"
+    spec = ACE_STEP
     capturable = False
 
     def ready(self) -> None:
@@ -41,7 +43,7 @@ class ToyEngine:
 
     def rows(self, batch: int, frames: int, tokens: int) -> Rows:
         self.limits.check(batch, frames, tokens)
-        return Rows.allocate(batch, frames, tokens, WIDTH, self.dtype, self.device)
+        return Rows.allocate(self.spec, batch, frames, tokens, WIDTH, self.dtype, self.device)
 
     def __call__(self, rows: Rows) -> torch.Tensor:
         mask = rows.encoder_attention_mask[..., None]

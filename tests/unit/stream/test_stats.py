@@ -80,6 +80,6 @@ def test_the_plot(count: int) -> None:
 @pytest.mark.parametrize("seed", [0, 1, 2**63, 2**64 - 1])
 def test_noise_has_comfyuis_layout(seed: int, frames: int) -> None:
     wanted = torch.randn(1, 64, frames, generator=torch.Generator().manual_seed(seed))
-    got = noise(seed, frames)
+    got = noise(seed, frames, 64)
     assert got.dtype == torch.float32 and got.is_contiguous()
     assert torch.equal(got, wanted[0].transpose(0, 1))

@@ -41,7 +41,7 @@ def machine(monkeypatch):
     """A machine whose library is the stand-in, and whose GPU is the CPU; which library was asked for."""
     library, asked = stand_in.library(rtx=True), []
     monkeypatch.setattr(health_module, "library_of", lambda _: LIBRARY)
-    monkeypatch.setattr(health_module, "here", lambda flavor, version: replace(HERE, flavor=flavor, library=version))
+    monkeypatch.setattr(health_module, "here", lambda flavor, version, _: replace(HERE, flavor=flavor, library=version))
     monkeypatch.setattr(check, "this_gpu", lambda: CPU)
     monkeypatch.setattr(tensorrt, "tensorrt", lambda name: asked.append(name) or library)
     return SimpleNamespace(library=library, asked=asked)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ostinato.engine_runtime.audio.decode import FADE, decode, margin_frames
-from ostinato.engine_runtime.constants import HOP
+from ostinato.engine_runtime.audio.decode import decode, margin_frames
 from ostinato.engine_runtime.engines.profiles import Profile, Span
 from ostinato.engine_runtime.engines.prove import Proof, Refused
 from ostinato.engine_runtime.errors import EngineError, EngineLimitError, InputError
@@ -16,6 +15,8 @@ from ostinato.engine_runtime.trt.play import tensorrt
 from .... import trt_stand_in as stand_in
 from ....helpers import drawn
 from ....trt_plan import VaeHalf
+
+HOP = 1920  # samples a frame
 
 WIDE = Profile(Span(1, 2, 3), Span(1, 20, 60))
 CPU = torch.device("cpu")
@@ -41,7 +42,7 @@ def test_it_decodes_as_the_model_does(vae, clips, frames, window):
 def test_windows_that_are_too_short_for_the_engine_take_more_frames_around_them(vae, least):
     """Also where there is just one size: what lies beyond the reach changes nothing."""
     plan = stand_in.make_vae(VaeHalf(vae, "vae_decoder"), Profile(Span(1, 1, 1), Span(least, least, 58)))
-    window = 58 - 2 * margin_frames(vae) - FADE
+    window = 58 - 2 * margin_frames(vae)
     latents = drawn(2, 1, 90, 64)
     torch.testing.assert_close(
         decode(stand_in.load_vae(plan), latents, window), decode(vae, latents), atol=1e-5, rtol=0
