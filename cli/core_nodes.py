@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
@@ -21,6 +21,9 @@ from ..engine_runtime.errors import AudioError, InputError
 from ..engine_runtime.files import open_file, refused_write, write_whole
 from ..nodes.shared.comfy import io
 from ..nodes.shared.host import check_prefix
+
+if TYPE_CHECKING:
+    from ..nodes.shared.given import Audio
 
 FLAC_CHANNELS = 8
 MAX_SAMPLES = 1 << 28  # of a file, over all channels: 46 minutes of stereo at 48 kHz, 1 GiB
@@ -85,7 +88,7 @@ def keep(made: BytesIO, prefix: str, suffix: str) -> str:
     return str(path)
 
 
-def write_audio(audio: dict[str, Any], prefix: str) -> list[str]:
+def write_audio(audio: Audio, prefix: str) -> list[str]:
     """Write one 24-bit FLAC per item of `audio["waveform"]` `[B, C, S]` and return the paths.
 
     Raises:
@@ -190,7 +193,7 @@ class SaveAudio(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, audio: dict[str, Any], filename_prefix: str) -> io.NodeOutput:
+    def execute(cls, audio: Audio, filename_prefix: str) -> io.NodeOutput:
         return io.NodeOutput(ui={"files": write_audio(audio, filename_prefix)})
 
 
@@ -207,7 +210,7 @@ class PreviewAudio(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, audio: dict[str, Any]) -> io.NodeOutput:
+    def execute(cls, audio: Audio) -> io.NodeOutput:
         return io.NodeOutput(ui={"files": write_audio(audio, "preview")})
 
 

@@ -1,9 +1,16 @@
 """Lets a curve move a knob while a stream plays."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ..engine_runtime.controls.automation import AUTOMATABLE, DEPTH, Track
 from ..engine_runtime.spec import ACE_STEP
+from .shared import sockets
 from .shared.comfy import io
-from .shared.types import CATEGORY, Curve, Tracks
+
+if TYPE_CHECKING:
+    from ..engine_runtime.controls.curves import Curve
 
 
 class Automation(io.ComfyNode):
@@ -12,7 +19,7 @@ class Automation(io.ComfyNode):
         return io.Schema(
             node_id="OstinatoAutomation",
             display_name="Automation (Ostinato)",
-            category=CATEGORY,
+            category=sockets.CATEGORY,
             description="Lay a curve over the ticks of a stream: it turns one knob while the music is made.",
             search_aliases=["ostinato", "automate", "envelope", "knob track"],
             inputs=[
@@ -22,7 +29,7 @@ class Automation(io.ComfyNode):
                     default=AUTOMATABLE[1],
                     tooltip="What is turned. A switch is on from 0.5; depth is rounded to whole numbers.",
                 ),
-                Curve.Input("curve", tooltip="One value a tick, within what the knob allows."),
+                sockets.Curve.Input("curve", tooltip="One value a tick, within what the knob allows."),
                 io.Int.Input(
                     "ticks",
                     default=100,
@@ -35,13 +42,17 @@ class Automation(io.ComfyNode):
                     "start", default=0, min=0, max=1 << 31, tooltip="Tick at which it begins; before it nothing turns."
                 ),
                 io.Boolean.Input("loop", default=False, tooltip="Begin again at the end; off holds the last value."),
-                Tracks.Input("tracks", optional=True, tooltip="Of another Automation, to turn several knobs."),
+                sockets.Tracks.Input("tracks", optional=True, tooltip="Of another Automation, to turn several knobs."),
             ],
-            outputs=[Tracks.Output(display_name="tracks", tooltip="For Stream Denoise, or a further Automation.")],
+            outputs=[
+                sockets.Tracks.Output(display_name="tracks", tooltip="For Stream Denoise, or a further Automation.")
+            ],
         )
 
     @classmethod
-    def execute(cls, knob, curve, ticks: int, start: int, loop: bool, tracks=()) -> io.NodeOutput:
+    def execute(
+        cls, knob: str, curve: Curve, ticks: int, start: int, loop: bool, tracks: tuple[Track, ...] | None = ()
+    ) -> io.NodeOutput:
         values = curve.values(ticks).tolist()
         whole = [round(value) for value in values] if knob == DEPTH else values
         return io.NodeOutput((*(tracks or ()), Track(knob, whole, start, loop)))

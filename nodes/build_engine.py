@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..engine_runtime.errors import EngineFileError
 from ..engine_runtime.trt.files.spec import DEFAULT_PROFILE, FLAVORS, KINDS, PRECISIONS
-from .shared import engine_owner, host
+from .shared import engine_owner, host, sockets
 from .shared.comfy import io, ui
-from .shared.types import CATEGORY, Engine, Model
 
 if TYPE_CHECKING:
+    from ..engine_runtime.engines.contract import Engine
+    from ..engine_runtime.models.loading import Model
     from ..engine_runtime.trt.build.job import Job
     from ..engine_runtime.trt.build.queue import Wanted
     from ..engine_runtime.trt.play.engine import TrtEngine
@@ -28,13 +29,13 @@ class BuildEngine(io.ComfyNode):
         return io.Schema(
             node_id=NODE,
             display_name="Build Engine (Ostinato)",
-            category=CATEGORY,
+            category=sockets.CATEGORY,
             description="Build a TensorRT engine in a process of its own. The graph goes on at once on a torch engine; "
             "once the engine is built, the next run plays on it. What is built already is not built again.",
             search_aliases=["ostinato", "tensorrt", "rtx", "compile", "trt"],
             is_output_node=True,
             inputs=[
-                Model.Input("model", tooltip="From Load Model."),
+                sockets.Model.Input("model", tooltip="From Load Model."),
                 io.Combo.Input(
                     "action",
                     options=[BUILD, CANCEL],
@@ -42,7 +43,7 @@ class BuildEngine(io.ComfyNode):
                     tooltip="build starts it, unless it runs or is there. cancel ends what this node asked for last, "
                     "and what else runs under that name, and forgets one that failed, so that build tries again.",
                 ),
-                *_what(),
+                *_kinds(),
                 *_sizes(),
                 io.Boolean.Input(
                     "wait",
@@ -50,17 +51,21 @@ class BuildEngine(io.ComfyNode):
                     tooltip="Hold the graph until the engine is built. For the command line: there the build ends with "
                     "the program.",
                 ),
-                Engine.Input("fallback", optional=True, tooltip="Plays until then; without it, eager on the model."),
+                sockets.Engine.Input(
+                    "fallback", optional=True, tooltip="Plays until then; without it, eager on the model."
+                ),
             ],
             outputs=[
-                Engine.Output(display_name="engine", tooltip="The built engine; until it is there, a torch engine."),
+                sockets.Engine.Output(
+                    display_name="engine", tooltip="The built engine; until it is there, a torch engine."
+                ),
                 io.String.Output(display_name="info", tooltip="Where the build is, and what plays."),
             ],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **_) -> str:
+    def fingerprint_inputs(cls, **_: Any) -> str:
         """Change when the node must run again: its build ended, or its engine was closed or cancelled."""
         from ..engine_runtime.trt.build.queue import builds
         from ..engine_runtime.trt.loader import turns
@@ -69,22 +74,25 @@ class BuildEngine(io.ComfyNode):
         return f"{builds().turn(who)} {turns(who)}"
 
     @classmethod
-    def execute(cls, model, action: str, wait: bool, fallback=None, **asked) -> io.NodeOutput:
-        wanted, engine, who = _wanted(model, **asked), None, engine_owner.owner(cls.hidden, BUILD)
+    def execute(
+        cls, model: Model, action: str, wait: bool, fallback: Engine | None = None, **asked: Any
+    ) -> io.NodeOutput:
+        wanted, who = _wanted(model, **asked), engine_owner.owner(cls.hidden, BUILD)
+        engine: Engine | None = None
         try:
             if action == CANCEL:
                 info = _cancelled(who, wanted)
             else:
                 engine, info = _built(wanted, model, wait, cls.hidden)
-        except engine_owner.BLOCKS as error:
-            info = engine_owner.heed(who, wanted.spec.name, error)
-        engine = engine or engine_owner.torch_engine(who, fallback, model)
+        except engine_owner.CANNOT_PLAY as error:
+            info = engine_owner.message_for(who, wanted.spec.name, error)
+        engine = engine or engine_owner.torch_engine(who, fallback or model)
         text = f"{info}\n\nplaying on {engine.name}"
         host.show_text(text, cls.hidden.unique_id)
         return io.NodeOutput(engine, text, ui=ui.PreviewText(text))
 
 
-def _what() -> list:
+def _kinds() -> list[io.Input]:
     return [
         io.Combo.Input(
             "what",
@@ -117,18 +125,18 @@ def _what() -> list:
     ]
 
 
-def _sizes() -> list:
+def _sizes() -> list[io.Input]:
     form = "minimum:optimum:maximum, or one number for a fixed size; with commas for several profiles."
-    told = {
+    tooltips = {
         "batch": f"Rows of one pass: a slot needs one, or two with guidance. {form}",
         "seconds": f"Of music in each row. {form}",
         "tokens": f"Of each condition; for a decoder. {form}",
         "rank": f"Of all adapters together; with lora. {form}",
     }
-    return [io.String.Input(name, default=DEFAULT_PROFILE[name], tooltip=text) for name, text in told.items()]
+    return [io.String.Input(name, default=DEFAULT_PROFILE[name], tooltip=text) for name, text in tooltips.items()]
 
 
-def _wanted(model: Any, what: str, flavor: str, precision: str, name: str, **rest: Any) -> Wanted:
+def _wanted(model: Model, what: str, flavor: str, precision: str, name: str, **rest: Any) -> Wanted:
     from ..engine_runtime.trt.build.queue import Wanted
     from ..engine_runtime.trt.files.folder import engines_home
     from ..engine_runtime.trt.files.spec import make_spec
@@ -142,7 +150,7 @@ def _wanted(model: Any, what: str, flavor: str, precision: str, name: str, **res
     return Wanted(spec, engines_home().absolute(), digest_of(model, spec.kind, spec.precision))
 
 
-def _built(wanted: Wanted, model: Any, wait: bool, hidden: Any) -> tuple[TrtEngine | None, str]:
+def _built(wanted: Wanted, model: Model, wait: bool, hidden: io.HiddenHolder) -> tuple[TrtEngine | None, str]:
     """Return the engine, or None where it cannot play yet, and the text to show.
 
     Raises:
@@ -153,11 +161,11 @@ def _built(wanted: Wanted, model: Any, wait: bool, hidden: Any) -> tuple[TrtEngi
 
     who, node = engine_owner.owner(hidden, BUILD), hidden.unique_id
 
-    def hear(job: Job) -> None:
+    def show(job: Job) -> None:
         if host.ran_last(node, NODE):
-            host.show_text(_shown(job), node)
+            host.show_text(_describe(job), node)
 
-    job = builds().ask(who, wanted, hear)
+    job = builds().ask(who, wanted, show)
     if wait and job is not None:
         while not job.over:
             host.check_cancelled()
@@ -165,15 +173,15 @@ def _built(wanted: Wanted, model: Any, wait: bool, hidden: Any) -> tuple[TrtEngi
             job.wait(PAUSE)
         builds().looked(who)
     if job is not None and job.state is not State.done:
-        return None, _shown(job)
+        return None, _describe(job)
     if wanted.spec.kind != KINDS[0]:
         return None, f"{wanted.spec.name} is built"
     try:
         engine = replace(engine_owner.place(model, hidden), folders=[wanted.folder]).open(who, wanted.spec.name)
     except EngineFileError as error:
-        if error.reason != "tampered" or (again := builds().ask(who, wanted, hear, broken=True)) is None:
+        if error.reason != "tampered" or (again := builds().ask(who, wanted, show, broken=True)) is None:
             raise
-        return None, f"{error}\n\n{_shown(again)}"
+        return None, f"{error}\n\n{_describe(again)}"
     if engine.sidecar.spec != wanted.spec:
         raise EngineFileError(
             f"{wanted.spec.name} has other settings by now: {engine.sidecar.spec.command()}",
@@ -184,7 +192,7 @@ def _built(wanted: Wanted, model: Any, wait: bool, hidden: Any) -> tuple[TrtEngi
     return engine, engine.summary()
 
 
-def _shown(job: Job) -> str:
+def _describe(job: Job) -> str:
     """Describe the state of a build and what to do next."""
     from ..engine_runtime.trt.build.job import State
     from ..engine_runtime.trt.build.queue import told

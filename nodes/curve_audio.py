@@ -1,8 +1,15 @@
 """Curves measured from a clip: its loudness and its beats."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from .curves import number, schema
 from .shared import layout
 from .shared.comfy import io
+
+if TYPE_CHECKING:
+    from .shared.given import Audio
 
 DECAY = "Milliseconds in which a pulse falls to about a third; 0 is one frame."
 
@@ -21,7 +28,7 @@ class CurveEnvelope(io.ComfyNode):
         return schema("Envelope", "Envelope", text, inputs, "loudness", "rms", "follower")
 
     @classmethod
-    def execute(cls, audio, attack: float, release: float, low: float, high: float) -> io.NodeOutput:
+    def execute(cls, audio: Audio, attack: float, release: float, low: float, high: float) -> io.NodeOutput:
         from ..engine_runtime.controls import curves, from_audio
 
         waveform, rate = layout.from_audio(audio, "the audio")
@@ -51,7 +58,14 @@ class CurveBeats(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, bpm: float, every: int, offset: float, decay: float, low: float, high: float, audio=None
+        cls,
+        bpm: float,
+        every: int,
+        offset: float,
+        decay: float,
+        low: float,
+        high: float,
+        audio: Audio | None = None,
     ) -> io.NodeOutput:
         from ..engine_runtime.controls import curves, from_audio
         from ..engine_runtime.errors import InputError

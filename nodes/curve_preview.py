@@ -1,10 +1,17 @@
 """Shows a curve over the waveform of a clip."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ..engine_runtime.spec import ACE_STEP
 from .curves import CURVES, number
-from .shared import layout
+from .shared import layout, sockets
 from .shared.comfy import io, ui
-from .shared.types import Curve
+
+if TYPE_CHECKING:
+    from ..engine_runtime.controls.curves import Curve
+    from .shared.given import Audio
 
 SECONDS = 10.0  # drawn of a curve without a length of its own
 
@@ -20,7 +27,7 @@ class CurvePreview(io.ComfyNode):
             search_aliases=["ostinato", "plot", "graph"],
             is_output_node=True,
             inputs=[
-                Curve.Input("curve", tooltip="Any curve."),
+                sockets.Curve.Input("curve", tooltip="Any curve."),
                 io.Audio.Input("audio", optional=True, tooltip="A clip whose waveform is drawn behind."),
                 number(
                     "seconds",
@@ -34,7 +41,7 @@ class CurvePreview(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, curve, seconds: float, audio=None) -> io.NodeOutput:
+    def execute(cls, curve: Curve, seconds: float, audio: Audio | None = None) -> io.NodeOutput:
         from ..engine_runtime.controls.curves import frames_in
         from ..engine_runtime.controls.from_audio import checked, frames_of
         from ..engine_runtime.plots.curve import plot_curve

@@ -1,12 +1,20 @@
 """Curves made from numbers: constant, ramp, oscillator, points; and nodes that turn curves into curves."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from ..engine_runtime.spec import ACE_STEP
+from .shared import sockets
 from .shared.comfy import io
-from .shared.types import CATEGORY, Curve
 from .shared.values import value_input
 
+if TYPE_CHECKING:
+    from ..engine_runtime.controls.curves import Curve
+    from .shared.given import DrawnCurve, Points
+
+CURVES = f"{sockets.CATEGORY}/curves"
 MAX_SECONDS = ACE_STEP.max_seconds
-CURVES = f"{CATEGORY}/curves"
 WIDE = 1_000_000.0
 SHAPES = ["sine", "triangle", "square", "random"]
 UNITS = ["Hz", "cycles"]
@@ -29,7 +37,7 @@ def schema(name: str, title: str, description: str, inputs: list[io.Input], *ali
         description=description,
         search_aliases=["ostinato", "automation", *aliases],
         inputs=inputs,
-        outputs=[Curve.Output(display_name="curve", tooltip=OUTPUT)],
+        outputs=[sockets.Curve.Output(display_name="curve", tooltip=OUTPUT)],
     )
 
 
@@ -59,7 +67,7 @@ class CurveRamp(io.ComfyNode):
         return schema("Ramp", "Ramp", text, inputs, "fade", "line")
 
     @classmethod
-    def execute(cls, **fields) -> io.NodeOutput:
+    def execute(cls, **fields: Any) -> io.NodeOutput:
         from ..engine_runtime.controls import curves
 
         return io.NodeOutput(curves.ramp(**fields))
@@ -98,7 +106,7 @@ class CurveLfo(io.ComfyNode):
         return schema("Lfo", "LFO", text, inputs, "sine", "triangle", "square", "random walk")
 
     @classmethod
-    def execute(cls, **fields) -> io.NodeOutput:
+    def execute(cls, **fields: Any) -> io.NodeOutput:
         from ..engine_runtime.controls import curves
 
         return io.NodeOutput(curves.lfo(**fields))
@@ -119,15 +127,16 @@ class CurvePoints(io.ComfyNode):
         return schema("Points", "Points", text, inputs, "draw", "envelope", "spline")
 
     @classmethod
-    def execute(cls, points, low: float, high: float) -> io.NodeOutput:
+    def execute(cls, points: DrawnCurve | Points | list[list[float]], low: float, high: float) -> io.NodeOutput:
         from ..engine_runtime.controls import curves
         from ..engine_runtime.controls.points import INTERPOLATIONS, through
 
-        if hasattr(points, "interp_array"):  # a link from ComfyUI's own curve nodes
+        if isinstance(points, list):
+            return io.NodeOutput(through(points, INTERPOLATIONS[0], low, high))
+        if not isinstance(points, dict):  # a link from ComfyUI's own curve nodes
             return io.NodeOutput(curves.drawn(points.interp_array, low, high))
-        given = {"points": points} if isinstance(points, list) else points
-        mode = given.get("interpolation", INTERPOLATIONS[0])
-        return io.NodeOutput(through(given["points"], mode, low, high))
+        mode = points.get("interpolation", INTERPOLATIONS[0])
+        return io.NodeOutput(through(points["points"], mode, low, high))
 
 
 class CurveMath(io.ComfyNode):
@@ -148,7 +157,7 @@ class CurveMath(io.ComfyNode):
         return schema("Math", "Math", text, inputs, "add", "multiply", "mix")
 
     @classmethod
-    def execute(cls, a, b, operation: str, amount) -> io.NodeOutput:
+    def execute(cls, a: Curve | float, b: Curve | float, operation: str, amount: Curve | float) -> io.NodeOutput:
         from ..engine_runtime.controls import curves
 
         return io.NodeOutput(curves.arithmetic(a, b, operation, amount))
@@ -162,7 +171,7 @@ class CurveResample(io.ComfyNode):
             "clip, and fits other music after this."
         )
         inputs = [
-            Curve.Input("curve", tooltip="Any curve."),
+            sockets.Curve.Input("curve", tooltip="Any curve."),
             number(
                 "seconds",
                 0.0,
@@ -174,7 +183,7 @@ class CurveResample(io.ComfyNode):
         return schema("Resample", "Resample", text, inputs, "stretch")
 
     @classmethod
-    def execute(cls, curve, seconds: float) -> io.NodeOutput:
+    def execute(cls, curve: Curve, seconds: float) -> io.NodeOutput:
         from ..engine_runtime.controls import curves
 
         return io.NodeOutput(curves.resample(curve, curves.frames_in(seconds) or None))
@@ -184,7 +193,7 @@ class CurveShift(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         inputs = [
-            Curve.Input("curve", tooltip="Any curve."),
+            sockets.Curve.Input("curve", tooltip="Any curve."),
             number("seconds", 0.0, "How much later; below 0 earlier.", -MAX_SECONDS, MAX_SECONDS),
             io.Combo.Input(
                 "edges",
@@ -196,7 +205,7 @@ class CurveShift(io.ComfyNode):
         return schema("Shift", "Shift", "Moves a curve in time. Its length stays.", inputs, "delay", "offset")
 
     @classmethod
-    def execute(cls, curve, seconds: float, edges: str) -> io.NodeOutput:
+    def execute(cls, curve: Curve, seconds: float, edges: str) -> io.NodeOutput:
         from ..engine_runtime.controls import curves
 
         return io.NodeOutput(curves.shift(curve, seconds, edges))

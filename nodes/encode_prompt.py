@@ -1,10 +1,17 @@
 """Encodes tags, lyrics and the rest into the decoder's condition."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from ..engine_runtime.models.prompt import TASKS, Prompt
 from ..engine_runtime.spec import ACE_STEP
-from .shared import layout
+from .shared import layout, sockets
 from .shared.comfy import io
-from .shared.types import CATEGORY, Condition, Model
+
+if TYPE_CHECKING:
+    from ..engine_runtime.models.loading import Model
+    from .shared.given import Audio, Latent
 
 DEFAULT = Prompt(tags="warm ambient piano, soft pads, slow")
 
@@ -15,21 +22,23 @@ class EncodePrompt(io.ComfyNode):
         return io.Schema(
             node_id="OstinatoEncodePrompt",
             display_name="Encode Prompt (Ostinato)",
-            category=CATEGORY,
+            category=sockets.CATEGORY,
             description="Turn a prompt, and for covers and repaints a source, into what the decoder attends to.",
             search_aliases=["ostinato", "text encode", "lyrics", "cover", "repaint"],
-            inputs=[Model.Input("model", tooltip="From Load Model."), *_text(), *_music(), *_task()],
-            outputs=[Condition.Output(display_name="condition", tooltip="For Stream Denoise.")],
+            inputs=[sockets.Model.Input("model", tooltip="From Load Model."), *_text(), *_music(), *_task()],
+            outputs=[sockets.Condition.Output(display_name="condition", tooltip="For Stream Denoise.")],
         )
 
     @classmethod
-    def validate_inputs(cls, tags=None) -> bool | str:
+    def validate_inputs(cls, tags: str | None = None) -> bool | str:
         if tags is not None and not tags.strip():
             return "The prompt has no tags; at least one word is needed; say what the music is like."
         return True
 
     @classmethod
-    def execute(cls, model, source=None, timbre=None, **fields) -> io.NodeOutput:
+    def execute(
+        cls, model: Model, source: Latent | None = None, timbre: Audio | None = None, **fields: Any
+    ) -> io.NodeOutput:
         from ..engine_runtime.audio.encode import encode_timbre
         from ..engine_runtime.models.conditioning import encode_prompt
 
@@ -38,7 +47,7 @@ class EncodePrompt(io.ComfyNode):
         return io.NodeOutput(encode_prompt(model, Prompt(**fields), latent, reference))
 
 
-def _text() -> list:
+def _text() -> list[io.Input]:
     return [
         io.String.Input(
             "tags",
@@ -55,7 +64,7 @@ def _text() -> list:
     ]
 
 
-def _music() -> list:
+def _music() -> list[io.Input]:
     return [
         io.Float.Input(
             "seconds",
@@ -74,7 +83,7 @@ def _music() -> list:
     ]
 
 
-def _task() -> list:
+def _task() -> list[io.Input]:
     return [
         io.Combo.Input(
             "task",

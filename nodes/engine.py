@@ -1,13 +1,16 @@
 """Makes the decoder engine that a stream plays on."""
 
+from __future__ import annotations
+
 import logging
+from typing import TYPE_CHECKING
 
 from ..engine_runtime.constants import KINDS, MAX_ROWS, ROWS
-from .shared import host
+from .shared import host, sockets
 from .shared.comfy import io
-from .shared.types import CATEGORY
-from .shared.types import Engine as EngineType
-from .shared.types import Model as ModelType
+
+if TYPE_CHECKING:
+    from ..engine_runtime.models.loading import Model
 
 log = logging.getLogger(__name__)
 
@@ -18,11 +21,11 @@ class Engine(io.ComfyNode):
         return io.Schema(
             node_id="OstinatoEngine",
             display_name="Engine (Ostinato)",
-            category=CATEGORY,
+            category=sockets.CATEGORY,
             description="The decoder that every tick runs. Shows the largest ring depth that runs in one pass.",
             search_aliases=["ostinato", "decoder"],
             inputs=[
-                ModelType.Input("model", tooltip="From Load Model."),
+                sockets.Model.Input("model", tooltip="From Load Model."),
                 io.Combo.Input(
                     "kind",
                     options=list(KINDS),
@@ -41,14 +44,14 @@ class Engine(io.ComfyNode):
                 ),
             ],
             outputs=[
-                EngineType.Output(display_name="engine", tooltip="For Stream Denoise."),
+                sockets.Engine.Output(display_name="engine", tooltip="For Stream Denoise."),
                 io.String.Output(display_name="info", tooltip="What the engine is, and its largest depths."),
             ],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, model, kind: str, max_rows: int) -> io.NodeOutput:
+    def execute(cls, model: Model, kind: str, max_rows: int) -> io.NodeOutput:
         from ..engine_runtime.errors import EngineError, MemoryShortage
         from ..engine_runtime.models.engines import eager_engine, torch_engine
 

@@ -1,11 +1,11 @@
 """Guidance for base and SFT models."""
 
+from typing import Any
+
 from ..engine_runtime.config import MODES, Guidance
 from ..engine_runtime.controls.knobs import KNOBS
-from .shared import carried
+from .shared import control_values, sockets
 from .shared.comfy import io
-from .shared.types import CATEGORY
-from .shared.types import Guidance as GuidanceType
 from .shared.values import share_input, value_input
 
 DEFAULT = Guidance()
@@ -17,14 +17,14 @@ class Guide(io.ComfyNode):
         return io.Schema(
             node_id="OstinatoGuidance",
             display_name="Guidance (Ostinato)",
-            category=CATEGORY,
+            category=sockets.CATEGORY,
             description="Adaptive projected guidance over time, as the ACE-Step base model does it. Turbo models have "
             "guidance built in and take only mode self. Mode full doubles the rows of a tick.",
             search_aliases=["ostinato", "cfg", "apg"],
             inputs=[
                 value_input(
                     "scale",
-                    default=DEFAULT.scale,
+                    default=float(DEFAULT.scale),
                     min=KNOBS["guidance_scale"].low,
                     max=KNOBS["guidance_scale"].high,
                     step=0.1,
@@ -34,7 +34,7 @@ class Guide(io.ComfyNode):
                 share_input("end", DEFAULT.end, "Acts up to here; 1 is the end."),
                 value_input(
                     "momentum",
-                    default=DEFAULT.momentum,
+                    default=float(DEFAULT.momentum),
                     min=KNOBS["momentum"].low,
                     max=KNOBS["momentum"].high,
                     step=0.05,
@@ -61,7 +61,7 @@ class Guide(io.ComfyNode):
                 ),
                 value_input(
                     "rescale",
-                    default=DEFAULT.rescale,
+                    default=float(DEFAULT.rescale),
                     min=KNOBS["rescale"].low,
                     max=KNOBS["rescale"].high,
                     step=0.05,
@@ -78,9 +78,9 @@ class Guide(io.ComfyNode):
                     "keeps it, self takes the initial noise and decodes nothing, off is none.",
                 ),
             ],
-            outputs=[GuidanceType.Output(display_name="guidance", tooltip="For Stream Denoise.")],
+            outputs=[sockets.Guidance.Output(display_name="guidance", tooltip="For Stream Denoise.")],
         )
 
     @classmethod
-    def execute(cls, **fields) -> io.NodeOutput:
-        return io.NodeOutput(carried.guided(fields))
+    def execute(cls, **fields: Any) -> io.NodeOutput:
+        return io.NodeOutput(control_values.check_guidance(fields))

@@ -1,24 +1,35 @@
 """Hot knobs, one node for each kind; they chain, and Stream Denoise takes them all."""
 
-from functools import partial
+from __future__ import annotations
 
-from ..engine_runtime.controls.knobs import KNOBS
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..engine_runtime.controls.knobs import KNOBS, Knob
 from ..engine_runtime.spec import ACE_STEP
-from .shared import carried
+from .shared import control_values, sockets
 from .shared.comfy import io
-from .shared.types import Knobs, chained
 from .shared.values import is_curve, value_input
 
-schema = partial(chained, Knobs, "knobs", "to turn several")
+if TYPE_CHECKING:
+    from ..engine_runtime.controls.curves import Curve
+    from .shared.control_values import Fields
+
+schema = partial(sockets.chained, sockets.Knobs, "knobs", "to turn several")
 
 
-def knob_input(name: str, **more) -> io.Input:
+def knob_input(name: str, **more: Any) -> io.Input:
     """Make the widget of a knob from its entry in `KNOBS`."""
     knob = KNOBS[name]
     if knob.options:
         return io.Combo.Input(name, options=list(knob.options), default=knob.default, tooltip=knob.help)
     default = knob.default if knob.default is not None else more.pop("default")
     return value_input(name, default=default, min=knob.low, max=knob.high, step=0.01, tooltip=knob.help, **more)
+
+
+def is_plain(knob: Knob) -> bool:
+    """Return true for a knob of the node Knobs: one number a frame, and no part of guidance."""
+    return knob.buffer == "frame" and knob.place != "guidance"
 
 
 class TurnKnobs(io.ComfyNode):
@@ -30,14 +41,14 @@ class TurnKnobs(io.ComfyNode):
             "How every step goes: its length, fresh noise, the source under the sde solver, the pull of a target. What "
             "stands at its default leaves an earlier node's.",
             ["velocity", "sde", "noise injection", "x0 target"],
-            [knob_input(name) for name in ("velocity_scale", "ode_noise", "sde", "target_strength")],
+            [knob_input(name) for name, knob in KNOBS.items() if is_plain(knob)],
         )
 
     @classmethod
-    def execute(cls, knobs=None, **turned) -> io.NodeOutput:
-        at_rest = {name for name, value in turned.items() if not is_curve(value) and value == KNOBS[name].default}
-        moved = {name: value for name, value in turned.items() if name not in at_rest}
-        return io.NodeOutput(carried.turned(knobs, moved))
+    def execute(cls, knobs: Fields | None = None, **values: Any) -> io.NodeOutput:
+        at_rest = {name for name, value in values.items() if not is_curve(value) and value == KNOBS[name].default}
+        moved = {name: value for name, value in values.items() if name not in at_rest}
+        return io.NodeOutput(control_values.add_knobs(knobs, moved))
 
 
 class Dcw(io.ComfyNode):
@@ -49,12 +60,12 @@ class Dcw(io.ComfyNode):
             "Differential correction in the wavelet domain (arXiv 2604.16044): after each step the bands of the state "
             "are pushed away from those of the prediction.",
             ["wavelet", "correction"],
-            [knob_input(name) for name in ("dcw_mode", "dcw_low", "dcw_high", "dcw_wavelet")],
+            [knob_input(name) for name, knob in KNOBS.items() if knob.place == "correction" and name != "dcw"],
         )
 
     @classmethod
-    def execute(cls, knobs=None, **turned) -> io.NodeOutput:
-        return io.NodeOutput(carried.turned(knobs, {"dcw": True, **turned}))
+    def execute(cls, knobs: Fields | None = None, **values: Any) -> io.NodeOutput:
+        return io.NodeOutput(control_values.add_knobs(knobs, {"dcw": True, **values}))
 
 
 class Blend(io.ComfyNode):
@@ -69,8 +80,8 @@ class Blend(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, blend, knobs=None) -> io.NodeOutput:
-        return io.NodeOutput(carried.turned(knobs, {"blend": blend}))
+    def execute(cls, blend: Curve | float, knobs: Fields | None = None) -> io.NodeOutput:
+        return io.NodeOutput(control_values.add_knobs(knobs, {"blend": blend}))
 
 
 class ChannelGain(io.ComfyNode):
@@ -97,5 +108,5 @@ class ChannelGain(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, gain, first: int, last: int, knobs=None) -> io.NodeOutput:
-        return io.NodeOutput(carried.gained(knobs, gain, first, last))
+    def execute(cls, gain: Curve | float, first: int, last: int, knobs: Fields | None = None) -> io.NodeOutput:
+        return io.NodeOutput(control_values.add_channel_gain(knobs, gain, first, last))

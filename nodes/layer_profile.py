@@ -1,12 +1,20 @@
 """Shows where a tick's time goes."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from ..engine_runtime.constants import MAX_DEPTH, MAX_STEPS
 from ..engine_runtime.engines.profiles import MAX_TOKENS
 from ..engine_runtime.profile.layers import GUIDED, TICKS, Workload
 from ..engine_runtime.spec import ACE_STEP
-from .shared import host
+from .shared import host, sockets
 from .shared.comfy import io, ui
-from .shared.types import CATEGORY, EngineOrModel, Profile
+
+if TYPE_CHECKING:
+    from ..engine_runtime.engines.contract import Engine
+    from ..engine_runtime.profile.layers import LayerProfile
+    from .shared.given import Patcher
 
 WORKLOAD = Workload()
 
@@ -17,26 +25,28 @@ class LayerProfiler(io.ComfyNode):
         return io.Schema(
             node_id="OstinatoLayerProfile",
             display_name="Layer Profile (Ostinato)",
-            category=CATEGORY,
+            category=sockets.CATEGORY,
             description="Time an engine's layers while a ring of random generations plays on it: the time of a tick "
             "first, then every layer's share, by kind. Connect an earlier profile to see what changed.",
             search_aliases=["ostinato", "profiler", "benchmark", "layers"],
             is_output_node=True,
             inputs=[
-                EngineOrModel.Input("engine", tooltip="Any engine, or ComfyUI's own MODEL of ACE-Step 1.5."),
+                sockets.EngineOrModel.Input("engine", tooltip="Any engine, or ComfyUI's own MODEL of ACE-Step 1.5."),
                 *_workload(),
-                Profile.Input("before", optional=True, tooltip="Of another Layer Profile, to compare with."),
+                sockets.Profile.Input("before", optional=True, tooltip="Of another Layer Profile, to compare with."),
             ],
             outputs=[
                 io.Image.Output(display_name="plot", tooltip="A bar for every kind, and for the slowest layers."),
                 io.String.Output(display_name="table", tooltip="The table, or what changed since the earlier one."),
-                Profile.Output(display_name="profile", tooltip="For another Layer Profile's before."),
+                sockets.Profile.Output(display_name="profile", tooltip="For another Layer Profile's before."),
             ],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, engine, ticks: int, before=None, **workload) -> io.NodeOutput:
+    def execute(
+        cls, engine: Engine | Patcher, ticks: int, before: LayerProfile | None = None, **workload: Any
+    ) -> io.NodeOutput:
         from ..engine_runtime.plots.profile import plot_profile
         from ..engine_runtime.profile.layers import diff
         from ..engine_runtime.profile.probe import profile_engine
@@ -48,7 +58,7 @@ class LayerProfiler(io.ComfyNode):
         return io.NodeOutput(image, table, made, ui=shown)
 
 
-def _workload() -> list:
+def _workload() -> list[io.Input]:
     return [
         io.Int.Input(
             "depth", default=WORKLOAD.depth, min=1, max=MAX_DEPTH, tooltip="Generations in flight, all the time."

@@ -1,9 +1,16 @@
 """Plays on a TensorRT engine that was built before."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from ..engine_runtime.errors import OstinatoError
-from .shared import engine_owner, folders, host
+from .shared import engine_owner, folders, host, sockets
 from .shared.comfy import io
-from .shared.types import CATEGORY, Engine, Model
+
+if TYPE_CHECKING:
+    from ..engine_runtime.engines.contract import Engine
+    from ..engine_runtime.models.loading import Model
 
 TORCH, STOP = "play on the torch engine", "stop"
 LOAD = "load"
@@ -15,7 +22,7 @@ class LoadEngine(io.ComfyNode):
         return io.Schema(
             node_id="OstinatoLoadEngine",
             display_name="Load Engine (Ostinato)",
-            category=CATEGORY,
+            category=sockets.CATEGORY,
             description="A TensorRT engine by name. It plays when it fits this GPU, library and model, when this "
             "installation built it or its sha256 was accepted, and when it has passed its check. The info lists every "
             "engine that is there with its state: ready, stale or unusable, and why.",
@@ -34,39 +41,45 @@ class LoadEngine(io.ComfyNode):
                     tooltip="What to do where it cannot play here. The torch engine is the fallback, or eager on the "
                     "model.",
                 ),
-                Model.Input(
+                sockets.Model.Input(
                     "model", optional=True, tooltip="From Load Model: the engine must have been built from its weights."
                 ),
-                Engine.Input("fallback", optional=True, tooltip="From Engine: plays where the TensorRT engine cannot."),
+                sockets.Engine.Input(
+                    "fallback", optional=True, tooltip="From Engine: plays where the TensorRT engine cannot."
+                ),
             ],
             outputs=[
-                Engine.Output(display_name="engine", tooltip="For Stream Denoise."),
+                sockets.Engine.Output(display_name="engine", tooltip="For Stream Denoise."),
                 io.String.Output(display_name="info", tooltip="What plays and why, and the state of every engine."),
             ],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def validate_inputs(cls, engine=None) -> bool:
+    def validate_inputs(cls, engine: str | None = None) -> bool:
         """Accept any name: `execute` reports an engine that is missing and does what `otherwise` says."""
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, engine=None, **_) -> str:
+    def fingerprint_inputs(cls, engine: str | None = None, **_: Any) -> str:
         """Change when the engine's files change or the engine that the node opened is closed."""
-        return engine_owner.stamp(engine_owner.owner(cls.hidden, LOAD), engine)
+        return engine_owner.fingerprint(engine_owner.owner(cls.hidden, LOAD), engine)
 
     @classmethod
-    def execute(cls, engine: str, otherwise: str, model=None, fallback=None) -> io.NodeOutput:
+    def execute(
+        cls, engine: str, otherwise: str, model: Model | None = None, fallback: Engine | None = None
+    ) -> io.NodeOutput:
         place, who = engine_owner.place(model, cls.hidden), engine_owner.owner(cls.hidden, LOAD)
+        other = fallback or model
+        playing: Engine
         try:
-            player = place.open(who, engine)
-            info = player.summary()
+            opened = place.open(who, engine)
+            playing, info = opened, opened.summary()
         except OstinatoError as error:
-            if otherwise == STOP or (model is None and fallback is None):
+            if otherwise == STOP or other is None:
                 raise
-            info, player = engine_owner.heed(who, engine, error), engine_owner.torch_engine(who, fallback, model)
-        states = [f"- {folders.told(state)}" for state in place.survey()] or ["there are no engines yet"]
-        text = "\n\n".join([info, f"playing on {player.name}", "\n".join(states)])  # ComfyUI reads it as Markdown
+            info, playing = engine_owner.message_for(who, engine, error), engine_owner.torch_engine(who, other)
+        states = [f"- {folders.describe(state)}" for state in place.survey()] or ["there are no engines yet"]
+        text = "\n\n".join([info, f"playing on {playing.name}", "\n".join(states)])  # ComfyUI reads it as Markdown
         host.show_text(text, cls.hidden.unique_id)
-        return io.NodeOutput(player, text)
+        return io.NodeOutput(playing, text)

@@ -3,9 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from .shared import folders, host
+from .shared import folders, host, sockets
 from .shared.comfy import HEADLESS, io
-from .shared.types import CATEGORY, Model
 
 
 class LoadModel(io.ComfyNode):
@@ -14,7 +13,7 @@ class LoadModel(io.ComfyNode):
         return io.Schema(
             node_id="OstinatoLoadModel",
             display_name="Load Model (Ostinato)",
-            category=CATEGORY,
+            category=sockets.CATEGORY,
             description="Load an ACE-Step 1.5 model: a preset, a model in ComfyUI's folders or a hub id.",
             search_aliases=["ace-step", "ostinato", "music model"],
             inputs=[
@@ -43,7 +42,11 @@ class LoadModel(io.ComfyNode):
                     tooltip="Fetch a hub id that is not on this machine yet (several GB). Off: nothing is downloaded.",
                 ),
             ],
-            outputs=[Model.Output(display_name="model", tooltip="For Engine, Encode Prompt, Source Audio and Decode.")],
+            outputs=[
+                sockets.Model.Output(
+                    display_name="model", tooltip="For Engine, Encode Prompt, Source Audio and Decode."
+                )
+            ],
             hidden=[io.Hidden.unique_id],
         )
 

@@ -1,17 +1,23 @@
 """Low-rank adapters that a stream plays without a rebuild."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from ..engine_runtime.constants import MAX_STRENGTH
 from ..engine_runtime.errors import InputError, check_range
-from .shared import folders
+from .shared import folders, sockets
 from .shared.comfy import io
-from .shared.types import Adapters, chained
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Lora(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return chained(
-            Adapters,
+        return sockets.chained(
+            sockets.Adapters,
             "adapters",
             "to play several together",
             "OstinatoLora",
@@ -38,7 +44,7 @@ class Lora(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, adapter=None) -> bool | str:
+    def validate_inputs(cls, adapter: str | None = None) -> bool | str:
         try:
             if adapter is not None:  # a linked input has no value yet
                 folders.adapter_path(adapter)
@@ -47,11 +53,13 @@ class Lora(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, adapter=None, **_) -> str:
+    def fingerprint_inputs(cls, adapter: str | None = None, **_: Any) -> str:
         """Change when the file changes."""
         return "" if adapter is None else folders.file_stamp(folders.adapter_path(adapter))
 
     @classmethod
-    def execute(cls, adapter: str, strength: float, adapters=()) -> io.NodeOutput:
+    def execute(
+        cls, adapter: str, strength: float, adapters: tuple[tuple[Path, float], ...] | None = ()
+    ) -> io.NodeOutput:
         check_range("the strength", strength, -MAX_STRENGTH, MAX_STRENGTH, "1 is the adapter's own")
         return io.NodeOutput((*(adapters or ()), (folders.adapter_path(adapter), strength)))

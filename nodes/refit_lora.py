@@ -1,8 +1,16 @@
 """Bakes adapters into the weights of a TensorRT engine."""
 
-from .shared import carried, engine_owner, folders, host
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .shared import control_values, engine_owner, folders, host, sockets
 from .shared.comfy import io
-from .shared.types import CATEGORY, Adapters, Engine, Model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..engine_runtime.models.loading import Model
 
 REFIT = "refit"
 
@@ -13,7 +21,7 @@ class RefitLora(io.ComfyNode):
         return io.Schema(
             node_id="OstinatoRefitLora",
             display_name="Refit LoRA (Ostinato)",
-            category=f"{CATEGORY}/adapters",
+            category=f"{sockets.CATEGORY}/adapters",
             description="Write adapters into the weights of a refittable TensorRT engine, from the model's own weights "
             "each time, and check the result before it plays. It costs no time in a tick, and seconds when it changes. "
             "Every other engine takes adapters through Stream Denoise instead. TensorRT-RTX cannot build a refittable "
@@ -26,33 +34,35 @@ class RefitLora(io.ComfyNode):
                     tooltip="Built with refittable. It is loaded for this node alone: another node's engine keeps its "
                     f"weights.{folders.engine_states()}",
                 ),
-                Model.Input("model", tooltip="From Load Model: what the engine was built from."),
-                Adapters.Input("adapters", optional=True, tooltip="From LoRA; none gives the engine as it was built."),
+                sockets.Model.Input("model", tooltip="From Load Model: what the engine was built from."),
+                sockets.Adapters.Input(
+                    "adapters", optional=True, tooltip="From LoRA; none gives the engine as it was built."
+                ),
             ],
             outputs=[
-                Engine.Output(display_name="engine", tooltip="For Stream Denoise."),
+                sockets.Engine.Output(display_name="engine", tooltip="For Stream Denoise."),
                 io.String.Output(display_name="info", tooltip="What plays, with which adapters."),
             ],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def validate_inputs(cls, engine=None) -> bool:
+    def validate_inputs(cls, engine: str | None = None) -> bool:
         """Accept any name: `execute` reports an engine that is missing."""
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, engine=None, **_) -> str:
+    def fingerprint_inputs(cls, engine: str | None = None, **_: Any) -> str:
         """Change when the engine's files change, or the weights of the engine that the node opened."""
-        return engine_owner.stamp(engine_owner.owner(cls.hidden, REFIT), engine)
+        return engine_owner.fingerprint(engine_owner.owner(cls.hidden, REFIT), engine)
 
     @classmethod
-    def execute(cls, engine: str, model, adapters=()) -> io.NodeOutput:
+    def execute(cls, engine: str, model: Model, adapters: tuple[tuple[Path, float], ...] = ()) -> io.NodeOutput:
         from ..engine_runtime.engines.factors import Targets
         from ..engine_runtime.trt.bake import bake
 
         model.ready()
-        mix = carried.mix_of(adapters, Targets.of(model.pipe.transformer))
-        player = bake(engine_owner.owner(cls.hidden, REFIT), engine, engine_owner.place(model, cls.hidden), model, mix)
-        host.show_text(player.summary(), cls.hidden.unique_id)
-        return io.NodeOutput(player, player.summary())
+        mix = control_values.read_adapters(adapters, Targets.of(model.pipe.transformer))
+        baked = bake(engine_owner.owner(cls.hidden, REFIT), engine, engine_owner.place(model, cls.hidden), model, mix)
+        host.show_text(baked.summary(), cls.hidden.unique_id)
+        return io.NodeOutput(baked, baked.summary())

@@ -1,8 +1,14 @@
 """Saves what was played, so that it can be played again."""
 
-from .shared import host
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .shared import host, sockets
 from .shared.comfy import io
-from .shared.types import CATEGORY, Take
+
+if TYPE_CHECKING:
+    from ..engine_runtime.takes.take import Log
 
 
 class SaveTake(io.ComfyNode):
@@ -11,13 +17,13 @@ class SaveTake(io.ComfyNode):
         return io.Schema(
             node_id="OstinatoSaveTake",
             display_name="Save Take (Ostinato)",
-            category=CATEGORY,
+            category=sockets.CATEGORY,
             description="Save every request and knob change of a stream with its tick. `ostinato replay` makes the "
             "same music from the file again, bit by bit.",
             search_aliases=["ostinato", "log", "record", "replay"],
             is_output_node=True,
             inputs=[
-                Take.Input("take", tooltip="From Stream Denoise."),
+                sockets.Take.Input("take", tooltip="From Stream Denoise."),
                 io.String.Input(
                     "filename_prefix", default="takes/ostinato", tooltip="Folder and name below the output folder."
                 ),
@@ -27,7 +33,7 @@ class SaveTake(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, take, filename_prefix: str) -> io.NodeOutput:
+    def execute(cls, take: Log, filename_prefix: str) -> io.NodeOutput:
         path = host.next_file(filename_prefix, ".safetensors")
         take.save(path)
         host.show_text(path.name, cls.hidden.unique_id)

@@ -1,13 +1,20 @@
 """Settings of a request beside its condition, one node for each kind; they chain, and Stream Denoise takes them all."""
 
-from functools import partial
+from __future__ import annotations
 
-from .shared import layout
+from functools import partial
+from typing import TYPE_CHECKING
+
+from .shared import layout, sockets
 from .shared.comfy import io
-from .shared.types import Shape, chained
 from .shared.values import share_input, value_input
 
-schema = partial(chained, Shape, "shape", "to ask for several things")
+if TYPE_CHECKING:
+    from ..engine_runtime.controls.curves import Curve
+    from .shared.control_values import Fields
+    from .shared.given import Latent
+
+schema = partial(sockets.chained, sockets.Shape, "shape", "to ask for several things")
 
 
 class PullTo(io.ComfyNode):
@@ -26,7 +33,7 @@ class PullTo(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, latent, start: float, end: float, shape=None) -> io.NodeOutput:
+    def execute(cls, latent: Latent, start: float, end: float, shape: Fields | None = None) -> io.NodeOutput:
         from ..engine_runtime.stream.request import Target
 
         target = Target(layout.single(latent, "the target"), start, end)
@@ -56,7 +63,9 @@ class KeepSource(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, mask, strength_first: float, strength_last: float, shape=None) -> io.NodeOutput:
+    def execute(
+        cls, mask: Curve | float, strength_first: float, strength_last: float, shape: Fields | None = None
+    ) -> io.NodeOutput:
         return io.NodeOutput({**(shape or {}), "mask": mask, "mask_strength": (strength_first, strength_last)})
 
 
@@ -76,5 +85,5 @@ class InitialNoise(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, noise, shape=None) -> io.NodeOutput:
+    def execute(cls, noise: Curve | float, shape: Fields | None = None) -> io.NodeOutput:
         return io.NodeOutput({**(shape or {}), "initial_noise": noise})

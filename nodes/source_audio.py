@@ -1,8 +1,15 @@
 """Encodes audio into a source latent."""
 
-from .shared import layout
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .shared import layout, sockets
 from .shared.comfy import io
-from .shared.types import CATEGORY, Model
+
+if TYPE_CHECKING:
+    from ..engine_runtime.models.loading import Model
+    from .shared.given import Audio
 
 
 class SourceAudio(io.ComfyNode):
@@ -11,11 +18,11 @@ class SourceAudio(io.ComfyNode):
         return io.Schema(
             node_id="OstinatoSourceAudio",
             display_name="Source Audio (Ostinato)",
-            category=CATEGORY,
+            category=sockets.CATEGORY,
             description="Encode audio of any rate, mono or stereo, into a latent for covers, repaints and denoise < 1.",
             search_aliases=["ostinato", "vae encode audio"],
             inputs=[
-                Model.Input("model", tooltip="From Load Model."),
+                sockets.Model.Input("model", tooltip="From Load Model."),
                 io.Audio.Input("audio", tooltip="One clip, mono or stereo, any sample rate, at most 600 s."),
                 io.Int.Input(
                     "encode_seed",
@@ -29,7 +36,7 @@ class SourceAudio(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, audio, encode_seed: int) -> io.NodeOutput:
+    def execute(cls, model: Model, audio: Audio, encode_seed: int) -> io.NodeOutput:
         from ..engine_runtime.audio.encode import encode_audio
 
         waveform, rate = layout.from_audio(audio, "the audio")

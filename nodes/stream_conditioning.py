@@ -1,9 +1,15 @@
 """Prepares ComfyUI's CONDITIONING as a condition, with separate clips for timbre, structure and repaint."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ..engine_runtime.spec import ACE_STEP
-from .shared import from_comfy, layout
+from .shared import from_comfy, layout, sockets
 from .shared.comfy import io
-from .shared.types import CATEGORY, Condition
+
+if TYPE_CHECKING:
+    from .shared.given import Conditioning, Latent, Patcher
 
 
 class StreamConditioning(io.ComfyNode):
@@ -12,7 +18,7 @@ class StreamConditioning(io.ComfyNode):
         return io.Schema(
             node_id="OstinatoStreamConditioning",
             display_name="Stream Conditioning (Ostinato)",
-            category=CATEGORY,
+            category=sockets.CATEGORY,
             description="Prepare ComfyUI's CONDITIONING for the ring, by the model's own code. Timbre and structure "
             "may come from different clips, and a window of a clip can be made anew.",
             search_aliases=["ostinato", "reference audio", "cover", "repaint"],
@@ -45,26 +51,30 @@ class StreamConditioning(io.ComfyNode):
                     tooltip="The window's end in seconds; 0 is the clip's end.",
                 ),
             ],
-            outputs=[Condition.Output(display_name="condition", tooltip="For Stream Denoise.")],
+            outputs=[sockets.Condition.Output(display_name="condition", tooltip="For Stream Denoise.")],
         )
 
     @classmethod
     def execute(
         cls,
-        model,
-        positive,
-        latent,
-        repaint_start,
-        repaint_end,
-        negative=None,
-        timbre=None,
-        structure=None,
-        repaint=None,
+        model: Patcher,
+        positive: Conditioning,
+        latent: Latent,
+        repaint_start: float,
+        repaint_end: float,
+        negative: Conditioning | None = None,
+        timbre: Latent | None = None,
+        structure: Latent | None = None,
+        repaint: Latent | None = None,
     ) -> io.NodeOutput:
         from ..engine_runtime.models.comfy_condition import References, core_condition
 
-        clips = {"the timbre": timbre, "the structure": structure, "the repaint clip": repaint}
-        latents = [None if clip is None else layout.single(clip, name) for name, clip in clips.items()]
         frames = layout.from_latent(latent, "the latent")[0].shape[0]
-        references = References(*latents, start=repaint_start, end=repaint_end)
+        references = References(
+            None if timbre is None else layout.single(timbre, "the timbre"),
+            None if structure is None else layout.single(structure, "the structure"),
+            None if repaint is None else layout.single(repaint, "the repaint clip"),
+            repaint_start,
+            repaint_end,
+        )
         return io.NodeOutput(core_condition(from_comfy.patcher_of(model), positive, negative, frames, references))

@@ -1,9 +1,16 @@
 """Decodes latents to audio."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ..engine_runtime.spec import ACE_STEP
-from .shared import layout
+from .shared import layout, sockets
 from .shared.comfy import io
-from .shared.types import CATEGORY, Model
+
+if TYPE_CHECKING:
+    from ..engine_runtime.models.loading import Model
+    from .shared.given import Latent
 
 
 class StreamDecode(io.ComfyNode):
@@ -12,11 +19,11 @@ class StreamDecode(io.ComfyNode):
         return io.Schema(
             node_id="OstinatoStreamDecode",
             display_name="Stream Decode (Ostinato)",
-            category=CATEGORY,
+            category=sockets.CATEGORY,
             description="Decode latents to 48 kHz stereo at the level the model gives; no clip is made louder.",
             search_aliases=["ostinato", "vae decode audio"],
             inputs=[
-                Model.Input("model", tooltip="From Load Model; its VAE is used."),
+                sockets.Model.Input("model", tooltip="From Load Model; its VAE is used."),
                 io.Latent.Input("latents", tooltip="From Stream Denoise."),
                 io.Float.Input(
                     "window",
@@ -32,7 +39,7 @@ class StreamDecode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, latents, window: float) -> io.NodeOutput:
+    def execute(cls, model: Model, latents: Latent, window: float) -> io.NodeOutput:
         from ..engine_runtime.audio.decode import decode_clips
         from .shared import host
 

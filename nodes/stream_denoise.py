@@ -1,21 +1,22 @@
 """Runs generations through the ring."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from ..engine_runtime.config import SOLVERS, Sampling, StreamConfig
 from ..engine_runtime.constants import MAX_DEPTH, MAX_STEPS
-from .shared import carried, host, layout
+from .shared import control_values, host, layout, sockets
 from .shared.comfy import io
-from .shared.types import (
-    CATEGORY,
-    Adapters,
-    ConditionOrConditioning,
-    EngineOrModel,
-    Guidance,
-    Knobs,
-    Shape,
-    Stats,
-    Take,
-    Tracks,
-)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..engine_runtime.controls.automation import Track
+    from ..engine_runtime.engines.contract import Engine
+    from ..engine_runtime.stream.request import Condition, Part
+    from .shared.control_values import Fields
+    from .shared.given import Conditioning, Latent, Patcher
 
 SAMPLING, STREAM = Sampling(), StreamConfig()
 
@@ -26,12 +27,12 @@ class StreamDenoise(io.ComfyNode):
         return io.Schema(
             node_id="OstinatoStreamDenoise",
             display_name="Stream Denoise (Ostinato)",
-            category=CATEGORY,
+            category=sockets.CATEGORY,
             description="Make several generations in a ring: each tick advances all that are in flight by one step.",
             search_aliases=["ostinato", "sampler", "ring", "stream"],
             inputs=[
-                EngineOrModel.Input("engine", tooltip="From Engine, or ComfyUI's own MODEL of ACE-Step 1.5."),
-                ConditionOrConditioning.Input(
+                sockets.EngineOrModel.Input("engine", tooltip="From Engine, or ComfyUI's own MODEL of ACE-Step 1.5."),
+                sockets.ConditionOrConditioning.Input(
                     "condition",
                     tooltip="From Encode Prompt, Stream Conditioning or Combine Conditions, or ComfyUI's own "
                     "CONDITIONING, which plays on a MODEL and takes its length from the source.",
@@ -45,10 +46,12 @@ class StreamDenoise(io.ComfyNode):
                     tooltip="Generations in flight at once. Engine shows the largest that runs in one pass.",
                 ),
                 *_sampling(),
-                Guidance.Input("guidance", optional=True, tooltip="For base and SFT models; none is scale 1."),
-                Knobs.Input("knobs", optional=True, tooltip="From Knobs, DCW, Channel Gain or Blend."),
-                Shape.Input("shape", optional=True, tooltip="From Target, Mask or Initial Noise."),
-                Tracks.Input("tracks", optional=True, tooltip="From Automation: knobs that turn while it plays."),
+                sockets.Guidance.Input("guidance", optional=True, tooltip="For base and SFT models; none is scale 1."),
+                sockets.Knobs.Input("knobs", optional=True, tooltip="From Knobs, DCW, Channel Gain or Blend."),
+                sockets.Shape.Input("shape", optional=True, tooltip="From Target, Mask or Initial Noise."),
+                sockets.Tracks.Input(
+                    "tracks", optional=True, tooltip="From Automation: knobs that turn while it plays."
+                ),
                 io.Latent.Input(
                     "source",
                     optional=True,
@@ -60,12 +63,12 @@ class StreamDenoise(io.ComfyNode):
                     optional=True,
                     tooltip="With Guidance on a CONDITIONING: what to move away from; none is the model's own null.",
                 ),
-                Adapters.Input("adapters", optional=True, tooltip="From LoRA, for an engine that takes them."),
+                sockets.Adapters.Input("adapters", optional=True, tooltip="From LoRA, for an engine that takes them."),
             ],
             outputs=[
                 io.Latent.Output(display_name="latents", tooltip="One per generation, in the order of their seeds."),
-                Stats.Output(display_name="stats", tooltip="For Stream Stats."),
-                Take.Output(display_name="take", tooltip="For Save Take: all that is needed to play it again."),
+                sockets.Stats.Output(display_name="stats", tooltip="For Stream Stats."),
+                sockets.Take.Output(display_name="take", tooltip="For Save Take: all that is needed to play it again."),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -73,55 +76,57 @@ class StreamDenoise(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        engine,
-        condition,
+        engine: Engine | Patcher,
+        condition: Condition | tuple[Part, ...] | Conditioning,
         count: int,
         depth: int,
         seed_step: int,
-        guidance=None,
-        knobs=None,
-        shape=None,
-        tracks=(),
-        source=None,
-        negative=None,
-        adapters=(),
-        **sampling,
+        guidance: Fields | None = None,
+        knobs: Fields | None = None,
+        shape: Fields | None = None,
+        tracks: tuple[Track, ...] | None = (),
+        source: Latent | None = None,
+        negative: Conditioning | None = None,
+        adapters: tuple[tuple[Path, float], ...] = (),
+        **fields: Any,
     ) -> io.NodeOutput:
         from ..engine_runtime.takes.render import record, seeds, take_batch
         from .shared import from_comfy
 
-        player, walk, tracks = from_comfy.engine_of(engine), Sampling(**sampling), tracks or ()
-        spec = player.spec
+        decoder, sampling, tracks = from_comfy.engine_of(engine), Sampling(**fields), tracks or ()
+        spec = decoder.spec
         sources = [] if source is None else layout.from_latent(source, "the source", spec)
-        what = from_comfy.condition_of(player, condition, negative, carried.wants_negative(guidance, tracks), sources)
-        frames = from_comfy.frames_of(what)
+        guided = control_values.needs_negative(guidance, tracks)
+        conditions = from_comfy.condition_of(decoder, condition, negative, guided, sources)
+        frames = from_comfy.frames_of(conditions)
         several = {
             "masks": None if source is None else layout.masks_of(source),
-            "noises": from_comfy.batch_noise(source, seeds(walk.seed, count, seed_step)),
-            **carried.shape_of(shape, frames, spec),
+            "noises": from_comfy.batch_noise(source, seeds(sampling.seed, count, seed_step)),
+            **control_values.sample_shape(shape, frames, spec),
         }
-        turned, guide = carried.knobs_of(knobs, frames, spec), carried.guidance_of(guidance, frames, spec)
-        parts = len(what) if isinstance(what, tuple) else 1
-        carried.check_heard(turned, guide, shape or {}, parts, tracks, several["masks"] is not None)
+        start = control_values.sample_knobs(knobs, frames, spec)
+        guide = control_values.sample_guidance(guidance, frames, spec)
+        parts, masked = len(conditions) if isinstance(conditions, tuple) else 1, several["masks"] is not None
+        control_values.check_used(start, guide, shape or {}, parts, tracks, masked)
         if several.get("mask") is not None:
             several["masks"] = [several.pop("mask")]
         requests = take_batch(
-            what,
-            walk,
+            conditions,
+            sampling,
             count,
             seed_step,
             guide,
             sources,
-            schedule=from_comfy.schedule_of(player, walk),
+            schedule=from_comfy.schedule_of(decoder, sampling),
             **several,
         )
         name, tick = f"node {cls.hidden.unique_id}", host.ticker(cls.hidden)
-        mix = carried.mix_of(adapters, player.targets)
-        latents, stats, take = record(name, player, requests, depth, tick, turned, tracks, mix)
+        mix = control_values.read_adapters(adapters, decoder.targets)
+        latents, stats, take = record(name, decoder, requests, depth, tick, start, tracks, mix)
         return io.NodeOutput(layout.to_latent(latents, source), stats, take)
 
 
-def _sampling() -> list:
+def _sampling() -> list[io.Input]:
     return [
         io.Int.Input(
             "steps",

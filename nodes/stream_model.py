@@ -1,9 +1,15 @@
 """Wraps ComfyUI's MODEL as an engine."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ..engine_runtime.constants import MAX_ROWS, ROWS
-from .shared import host
+from .shared import host, sockets
 from .shared.comfy import io
-from .shared.types import CATEGORY, Engine
+
+if TYPE_CHECKING:
+    from .shared.given import Patcher
 
 
 class StreamModel(io.ComfyNode):
@@ -12,7 +18,7 @@ class StreamModel(io.ComfyNode):
         return io.Schema(
             node_id="OstinatoStreamModel",
             display_name="Stream Model (Ostinato)",
-            category=CATEGORY,
+            category=sockets.CATEGORY,
             description="Play ComfyUI's own ACE-Step 1.5 MODEL, with its LoRAs, in the ring. Its weights are shared, "
             "not copied, and ComfyUI goes on managing their memory.",
             search_aliases=["ostinato", "model to engine", "lora"],
@@ -27,14 +33,14 @@ class StreamModel(io.ComfyNode):
                 ),
             ],
             outputs=[
-                Engine.Output(display_name="engine", tooltip="For Stream Denoise."),
+                sockets.Engine.Output(display_name="engine", tooltip="For Stream Denoise."),
                 io.String.Output(display_name="info", tooltip="What the engine is, and its largest depths."),
             ],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, model, max_rows: int) -> io.NodeOutput:
+    def execute(cls, model: Patcher, max_rows: int) -> io.NodeOutput:
         from ..engine_runtime.models.comfy_model import CoreEngine
 
         engine = CoreEngine(model, max_rows)

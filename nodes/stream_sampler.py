@@ -1,10 +1,22 @@
 """Replaces SamplerCustomAdvanced: the same inputs, played by the ring."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ..engine_runtime.config import StreamConfig
 from ..engine_runtime.constants import MAX_DEPTH
-from .shared import carried, from_comfy, host, layout
+from .shared import control_values, from_comfy, host, layout, sockets
 from .shared.comfy import io
-from .shared.types import CATEGORY, Adapters, Knobs, Stats, Take, Tracks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from ..engine_runtime.controls.automation import Track
+    from .shared.control_values import Fields
+    from .shared.given import Guider, Latent, Noise, Sampler
 
 
 class StreamSampler(io.ComfyNode):
@@ -13,7 +25,7 @@ class StreamSampler(io.ComfyNode):
         return io.Schema(
             node_id="OstinatoStreamSampler",
             display_name="Stream Sampler (Ostinato)",
-            category=CATEGORY,
+            category=sockets.CATEGORY,
             description="Put it where SamplerCustomAdvanced was: the ring plays the batch. The sampler must be euler. "
             "A CFG other than 1 is adaptive projected guidance over time, as the ACE-Step base model has it; "
             "ComfyUI's plain CFG, and its APG node, which reduces over other axes, sound different.",
@@ -27,30 +39,43 @@ class StreamSampler(io.ComfyNode):
                 io.Int.Input(
                     "depth", default=StreamConfig.depth, min=1, max=MAX_DEPTH, tooltip="Generations in flight at once."
                 ),
-                Knobs.Input("knobs", optional=True, tooltip="From Knobs, DCW or Channel Gain."),
-                Tracks.Input("tracks", optional=True, tooltip="From Automation: knobs that turn while it plays."),
-                Adapters.Input("adapters", optional=True, tooltip="From LoRA; upstream of the MODEL works too."),
+                sockets.Knobs.Input("knobs", optional=True, tooltip="From Knobs, DCW or Channel Gain."),
+                sockets.Tracks.Input(
+                    "tracks", optional=True, tooltip="From Automation: knobs that turn while it plays."
+                ),
+                sockets.Adapters.Input(
+                    "adapters", optional=True, tooltip="From LoRA; upstream of the MODEL works too."
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="output", tooltip="The batch."),
                 io.Latent.Output(display_name="denoised_output", tooltip="The same: the ring ends at sigma 0."),
-                Stats.Output(display_name="stats", tooltip="For Stream Stats."),
-                Take.Output(display_name="take", tooltip="For Save Take."),
+                sockets.Stats.Output(display_name="stats", tooltip="For Stream Stats."),
+                sockets.Take.Output(display_name="take", tooltip="For Save Take."),
             ],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(
-        cls, noise, guider, sampler, sigmas, latent_image, depth, knobs=None, tracks=(), adapters=()
+        cls,
+        noise: Noise,
+        guider: Guider,
+        sampler: Sampler,
+        sigmas: Tensor,
+        latent_image: Latent,
+        depth: int,
+        knobs: Fields | None = None,
+        tracks: tuple[Track, ...] | None = (),
+        adapters: tuple[tuple[Path, float], ...] = (),
     ) -> io.NodeOutput:
         from ..engine_runtime.takes.render import record
 
         engine, requests = from_comfy.sampler_requests(noise, guider, sampler, sigmas, latent_image)
-        turned, tracks = carried.knobs_of(knobs, requests[0].frames, requests[0].spec), tracks or ()
-        carried.check_heard(turned, requests[0].guidance, {}, 1, tracks, False)
+        start, tracks = control_values.sample_knobs(knobs, requests[0].frames, requests[0].spec), tracks or ()
+        control_values.check_used(start, requests[0].guidance, {}, 1, tracks, False)
         name, tick = f"node {cls.hidden.unique_id}", host.ticker(cls.hidden)
-        mix = carried.mix_of(adapters, engine.targets)
-        latents, stats, take = record(name, engine, requests, depth, tick, turned, tracks, mix)
+        mix = control_values.read_adapters(adapters, engine.targets)
+        latents, stats, take = record(name, engine, requests, depth, tick, start, tracks, mix)
         made = layout.to_latent(latents, latent_image)
         return io.NodeOutput(made, made, stats, take)

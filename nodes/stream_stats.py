@@ -1,8 +1,14 @@
 """Shows what a stream did and how fast."""
 
-from .shared import host
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .shared import host, sockets
 from .shared.comfy import io, ui
-from .shared.types import CATEGORY, Stats
+
+if TYPE_CHECKING:
+    from ..engine_runtime.stream.stats import Stats
 
 
 class StreamStats(io.ComfyNode):
@@ -11,11 +17,11 @@ class StreamStats(io.ComfyNode):
         return io.Schema(
             node_id="OstinatoStreamStats",
             display_name="Stream Stats (Ostinato)",
-            category=CATEGORY,
+            category=sockets.CATEGORY,
             description="Ticks, milliseconds per tick, latents per second and times real time, as text and as a plot.",
             search_aliases=["ostinato", "benchmark", "fps"],
             is_output_node=True,
-            inputs=[Stats.Input("stats", tooltip="From Stream Denoise.")],
+            inputs=[sockets.Stats.Input("stats", tooltip="From Stream Denoise.")],
             outputs=[
                 io.String.Output(display_name="text", tooltip="The figures as text."),
                 io.Image.Output(display_name="plot", tooltip="Milliseconds of each tick."),
@@ -24,7 +30,7 @@ class StreamStats(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, stats) -> io.NodeOutput:
+    def execute(cls, stats: Stats) -> io.NodeOutput:
         from ..engine_runtime.plots.plot import plot_ticks
 
         text, image = stats.text(), plot_ticks(stats)

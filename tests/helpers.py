@@ -156,13 +156,13 @@ def no_reads() -> Iterator[None]:
         yield
 
 
-def keeps_outputs(tick, x, t, holds, what):
+def keeps_outputs(tick, x, features):
     """`Tick._decode` by someone who copies the engine's outputs only after the last pass."""
     kept = []
     for start, stop in tick.passes:
         rows = tick.rows.part(start * tick.depth, stop * tick.depth)
         rows.hidden_states[:, : tick.frames].copy_(x)
-        rows.timestep.copy_(t.flatten())
+        rows.timestep.copy_(tick.scalars.t.flatten())
         kept.append(tick.engine(rows)[:, : tick.frames])
     tick.velocity.copy_(torch.stack(kept))
     return tick.velocity[0]

@@ -1,4 +1,4 @@
-"""Requests and knobs with any of the controls turned, and what the reference makes of them on the stand-in."""
+"""Requests and knobs with any of the controls set, and what the reference makes of them on the stand-in."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def everything(seed: int, frames: int, mode: str = "full", **sampling: Any) -> R
 
 
 def rows(requests: list[Request]) -> dict[str, Any]:
-    """The least that a ring is built for, so that it seats all of them."""
+    """The least that a ring is built for, so that it takes all of them."""
     modes = [r.guidance.mode for r in requests if r.guidance.mode in ROW_MODES]
     return {
         "guidance": max(modes, key=ROW_MODES.index, default="off"),

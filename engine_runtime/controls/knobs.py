@@ -1,7 +1,8 @@
-"""Knobs, the values that change while music plays: every default, limit and explanation, written once. Torch-free.
+"""The table of knobs, the values that change while music plays. Torch-free.
 
-A hot knob changes the very next tick of every slot in flight. Nodes, command line, automation, logs and docs read their
-names, defaults and limits from here.
+A hot knob changes the very next tick of every slot in flight. A row says all that is known of a knob: text, default,
+range, the buffer that a slot keeps of it, its place in the tick and so when it acts. Nodes, command line, automation,
+takes, buffers, gates and docs read it from here; `stream/tick.py` calls its formula.
 """
 
 from __future__ import annotations
@@ -17,35 +18,73 @@ from ..constants import MAX_CONDITIONS
 from ..errors import InputError, check_choice, check_flag
 from .values import Value, check_frames, check_value, fits_frames, is_constant, is_curve
 
-DCW_MODES = ("low", "high", "double", "pix")
+# Where in a tick a knob acts, in the tick's order, and the steps of a request at which it does.
+PLACES = {
+    "input": "the decoder's input, at every step",
+    "conditions": "the weights of several conditions, at every step",
+    "guidance": "the guided velocity, at the steps inside the guidance interval",
+    "velocity": "the velocity, at every step",
+    "target": "the prediction, at the steps at which the request's target holds",
+    "noise": "the state after a step of the ode solver, at all but the last",
+    "sde": "the prediction under the sde solver, for a request with a source",
+    "correction": "the state after a step, at every step",
+}
+
+# What the device keeps of a knob: D slots, T frames, C channels, K conditions, W wavelet coefficients.
+BUFFERS = {
+    "frame": "[D, T, 1]",
+    "channel": "[D, T, C]; a curve may also be one value a channel",
+    "weights": "[D, K, T, 1], with the weights of the conditions",
+    "band": "[D, W, 1]; in mode pix [D, T, 1]",
+    "": "none: a switch or a word, which chooses formulas",
+}
+
+# For each mode of DCW the knobs that are its factors.
+DCW_FACTORS = {"low": ("dcw_low",), "high": ("dcw_high",), "double": ("dcw_low", "dcw_high"), "pix": ("dcw_low",)}
+DCW_MODES = tuple(DCW_FACTORS)
 WAVELETS = ("haar", "db2", "db3", "db4", "sym4", "coif1")  # of PyWavelets, orthogonal and short
 
 
 @dataclass(frozen=True)
 class Knob:
-    """The description of one knob.
+    """One row of the table.
 
     Attributes:
         help: one sentence for people.
         default: a number, a switch, an option, or None for the request's own value.
+        place: where in a tick it acts, one of `PLACES`.
         low, high: range of its number.
-        neutral: the number at which it has no effect and costs nothing; None where there is none.
-        per_channel: a curve may also have a number for each latent channel.
+        neutral: the value at which it has no effect and costs nothing; None where there is none.
+        buffer: what a slot keeps of it on the device, one of `BUFFERS`.
+        overrides: the field of the request's `Guidance` that holds while the knob is None.
         options: the choices of a knob that takes a word.
     """
 
     name: str
     help: str
     default: Any
+    place: str
     low: float = 0.0
     high: float = 1.0
     neutral: float | None = None
-    per_channel: bool = False
+    buffer: str = "frame"
+    overrides: str = ""
     options: tuple[str, ...] = ()
 
     @property
-    def spoken(self) -> str:
+    def label(self) -> str:
+        """Return its name in words, for messages."""
         return self.name.replace("_", " ")
+
+    @property
+    def per_channel(self) -> bool:
+        """Return true where a curve may also have a number for each latent channel."""
+        return self.buffer == "channel"
+
+    @property
+    def gated(self) -> bool:
+        """Return true where it has a gate of its own: a formula runs only in ticks in which it acts on some slot."""
+        return self.neutral is not None and self.buffer != "band"
 
     @property
     def limits(self) -> tuple[float, float, str]:
@@ -82,7 +121,7 @@ class Knob:
         self.check(value)
         return value
 
-    def is_still(self, value: Any) -> bool:
+    def is_neutral(self, value: Any) -> bool:
         """Return true for a value without effect. Waits for the device of a curve that lies on one."""
         return self.neutral is not None and value is not None and is_constant(value, self.neutral)
 
@@ -92,7 +131,7 @@ class Knob:
 
     def check_frames(self, value: Any, frames: int, channels: int) -> None:
         """Raise `InputError` for a curve of another length."""
-        check_frames(self.spoken, value, frames, channels * self.per_channel)
+        check_frames(self.label, value, frames, channels * self.per_channel)
 
     def check(self, value: Any, channels: int | None = None) -> None:
         """Raise `InputError` for a value that this knob does not take.
@@ -100,7 +139,7 @@ class Knob:
         Args:
             channels: of the model's latents; None where no model is known yet.
         """
-        name = self.spoken
+        name = self.label
         if value is None and self.default is None:
             return
         if self.options:
@@ -113,41 +152,64 @@ class Knob:
             check_value(name, value, *self.limits, channels=channels if self.per_channel else 0)
 
 
-def _knob(help: str, default: Any, **limits: Any) -> Any:
-    return field(default=default, metadata={"help": help, **limits})
+def _knob(help: str, default: Any, place: str, **more: Any) -> Any:
+    return field(default=default, metadata={"help": help, "place": place, **more})
 
 
 @dataclass(frozen=True, eq=False)
 class Knobs:
-    """The hot knobs of a session. A value is a number, or a curve `[T]` with one number a frame.
+    """The hot knobs of a session, one row each. A value is a number, or a curve `[T]` with one number a frame.
 
-    Knobs that are None until they are set leave each request its own value.
+    Knobs that are None until they are set leave each request its own value. A new row goes last: saved graphs hold the
+    values of a node by their position.
     """
 
-    velocity_scale: Value = _knob("How far each step goes; 1 is the model's own.", 1.0, high=4.0, neutral=1.0)
-    ode_noise: Value = _knob("Fresh noise added after each step of the ode solver, times sigma.", 0.0, neutral=0.0)
+    velocity_scale: Value = _knob(
+        "How far each step goes; 1 is the model's own.", 1.0, "velocity", high=4.0, neutral=1.0
+    )
+    ode_noise: Value = _knob(
+        "Fresh noise added after each step of the ode solver, times sigma.", 0.0, "noise", neutral=0.0
+    )
     sde: Value = _knob(
-        "What the sde solver renoises: 1 its prediction, 0 the source, where there is one.", 1.0, neutral=1.0
+        "What the sde solver renoises: 1 its prediction, 0 the source, where there is one.", 1.0, "sde", neutral=1.0
     )
     guidance_scale: Value | None = _knob(
-        "How strongly the prompt is followed; 1 is off.", None, high=100.0, neutral=1.0
+        "How strongly the prompt is followed; 1 is off.", None, "guidance", high=100.0, neutral=1.0, overrides="scale"
     )
-    momentum: Value | None = _knob("Of the guidance, step to step; below 0 it damps repeated pushes.", None, low=-1.0)
-    rescale: Value | None = _knob("Brings a guided velocity back to its norm before guidance.", None, neutral=0.0)
-    target_strength: Value = _knob("Pull of each prediction toward the request's target.", 0.0, neutral=0.0)
+    momentum: Value | None = _knob(
+        "Of the guidance, step to step; below 0 it damps repeated pushes.",
+        None,
+        "guidance",
+        low=-1.0,
+        overrides="momentum",
+    )
+    rescale: Value | None = _knob(
+        "Brings a guided velocity back to its norm before guidance.", None, "guidance", neutral=0.0, overrides="rescale"
+    )
+    target_strength: Value = _knob("Pull of each prediction toward the request's target.", 0.0, "target", neutral=0.0)
     channel_gain: Value = _knob(
-        "Gain of the latent channels that the decoder sees.", 1.0, high=10.0, neutral=1.0, per_channel=True
+        "Gain of the latent channels that the decoder sees.", 1.0, "input", high=10.0, neutral=1.0, buffer="channel"
     )
     blend: Value | None = _knob(
         "Cross-fade along a request's conditions: 0 is the first, 1 the second, between is both.",
         None,
+        "conditions",
         high=MAX_CONDITIONS - 1.0,
+        buffer="weights",
     )
-    dcw: bool = _knob("Wavelet correction of each step (DCW).", False)
-    dcw_mode: str = _knob("Bands that are corrected; pix corrects all at once.", "double", options=DCW_MODES)
-    dcw_low: Value = _knob("Push of the low band at noise; of all in mode pix.", 0.05, low=-1.0, neutral=0.0)
-    dcw_high: Value = _knob("Push of the high band near the end.", 0.02, low=-1.0, neutral=0.0)
-    dcw_wavelet: str = _knob("Wavelet over time that splits the bands.", "haar", options=WAVELETS)
+    dcw: bool = _knob("Wavelet correction of each step (DCW).", False, "correction", neutral=False, buffer="")
+    dcw_mode: str = _knob(
+        "Bands that are corrected; pix corrects all at once.", "double", "correction", buffer="", options=DCW_MODES
+    )
+    dcw_low: Value = _knob(
+        "Push of the low band at noise; of all in mode pix.", 0.05, "correction", low=-1.0, neutral=0.0, buffer="band"
+    )
+    dcw_high: Value = _knob(
+        "Push of the high band near the end.", 0.02, "correction", low=-1.0, neutral=0.0, buffer="band"
+    )
+    dcw_wavelet: str = _knob(
+        "Wavelet over time that splits the bands.", "haar", "correction", buffer="", options=WAVELETS
+    )
 
     def __post_init__(self) -> None:
         for name, knob in KNOBS.items():
@@ -167,19 +229,19 @@ class Knobs:
         check_names(changes)
         for name, value in changes.items():
             KNOBS[name].check(value, channels)
-        return frozenset(name for name, value in changes.items() if KNOBS[name].is_still(value))
+        return frozenset(name for name, value in changes.items() if KNOBS[name].is_neutral(value))
 
-    def with_checked(self, values: Mapping[str, Any], still: frozenset[str]) -> Knobs:
+    def with_checked(self, values: Mapping[str, Any], neutral: frozenset[str]) -> Knobs:
         """Return a copy with values that `check` has passed; nothing is checked again, so no device is asked.
 
         Args:
-            still: names whose value has no effect, as `check` returned them.
+            neutral: names whose value has no effect, as `check` returned them.
         """
         new = copy.copy(self)
-        new.__dict__.update(values, neutral=(self.neutral - values.keys()) | (still & values.keys()))
+        new.__dict__.update(values, neutral=(self.neutral - values.keys()) | (neutral & values.keys()))
         return new
 
-    def turned(self, **changes: Any) -> Knobs:
+    def changed(self, **changes: Any) -> Knobs:
         """Return a copy with some knobs changed.
 
         Raises:
@@ -195,7 +257,7 @@ class Knobs:
     @cached_property
     def neutral(self) -> frozenset[str]:
         """Return the names of the knobs without effect. Found when knobs are set, so that a tick asks no device."""
-        return frozenset(name for name, knob in KNOBS.items() if knob.is_still(getattr(self, name)))
+        return frozenset(name for name, knob in KNOBS.items() if knob.is_neutral(getattr(self, name)))
 
 
 KNOBS: dict[str, Knob] = {f.name: Knob(f.name, default=f.default, **f.metadata) for f in fields(Knobs)}

@@ -44,7 +44,7 @@ def toward(x0: Tensor, other: Tensor, share: Tensor, on: Tensor) -> Tensor:
     return torch.where(on, (1.0 - share) * x0 + share * other, x0)
 
 
-def blended_velocity(x: Tensor, x0: Tensor, velocity: Tensor, t: Tensor, on: Tensor) -> Tensor:
+def velocity_to(x0: Tensor, x: Tensor, velocity: Tensor, t: Tensor, on: Tensor) -> Tensor:
     """Compute `(x - x0) / t` where `on`: the velocity from the state to a prediction that was changed."""
     return torch.where(on, (x - x0) / t.clamp_min(T_MIN), velocity)
 
@@ -64,7 +64,7 @@ def renoised(x: Tensor, x0: Tensor, eps: Tensor, t_next: Tensor, on: Tensor) -> 
     return torch.where(on, t_next * eps + (1.0 - t_next) * x0, x)
 
 
-def followed(mask: Tensor, strength: Tensor) -> Tensor:
+def mask_at(mask: Tensor, strength: Tensor) -> Tensor:
     """Compute `k + (1 - s) * (1 - k)`, a mask at strength `s`: the mask itself, bit for bit, at 1; ones at 0."""
     return mask + (1.0 - strength) * (1.0 - mask)
 

@@ -141,7 +141,7 @@ class Inbox:
         return Change.prepare(changes, self._channels, self._device, self._lane)
 
     def turn(self, change: Change) -> None:
-        self.knobs = self.knobs.with_checked(change.values, change.still)
+        self.knobs = self.knobs.with_checked(change.values, change.neutral)
         self._turns.append(change)
 
     def adapt(self, lora: Factors | None) -> None:

@@ -15,7 +15,7 @@ from ..controls.values import Value, is_curve
 from ..device.lane import Lane
 from ..numerics.correction import filters, to_band
 
-BANDS = ("dcw_low", "dcw_high")
+BANDS = tuple(name for name, knob in KNOBS.items() if knob.buffer == "band")
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class Change:
 
     Attributes:
         values: by name, as they were given.
-        still: names of those without effect at their new value.
+        neutral: names of those without effect at their new value.
         curves: of the values that are curves, `[T, 1]` (`channel_gain`: `[T or 1, C]`), float32 on the device.
         hosts: of the factors of DCW that are curves, `[T]` float64 on the host.
         ready: event after the work that made them.
@@ -32,7 +32,7 @@ class Change:
     """
 
     values: Mapping[str, Any]
-    still: frozenset[str]
+    neutral: frozenset[str]
     curves: Mapping[str, Tensor]
     hosts: Mapping[str, np.ndarray]
     ready: torch.cuda.Event | None
@@ -48,12 +48,12 @@ class Change:
         Raises:
             InputError: for an unknown knob or a value out of range.
         """
-        still = Knobs.check(changes, channels)
+        neutral = Knobs.check(changes, channels)
         values = {name: value.detach().clone() if is_curve(value) else value for name, value in changes.items()}
         curved = {name: value for name, value in values.items() if is_curve(value)}
         return cls(
             values,
-            still,
+            neutral,
             {
                 name: to_device(column(value, channels * KNOBS[name].per_channel), device)
                 for name, value in curved.items()
@@ -95,15 +95,15 @@ class KnobState:
     def of(cls, knobs: Knobs, channels: int, device: torch.device, lane: Lane) -> KnobState:
         """Make the state of these knobs."""
         every = {name: getattr(knobs, name) for name in KNOBS}
-        return cls(Knobs()).turned(Change.prepare(every, channels, device, lane), device, lane)
+        return cls(Knobs()).changed(Change.prepare(every, channels, device, lane), device, lane)
 
-    def turned(self, change: Change, device: torch.device, lane: Lane) -> KnobState:
+    def changed(self, change: Change, device: torch.device, lane: Lane) -> KnobState:
         """Return the state after a change; never waits for the device.
 
         The bands are computed again where a factor or the wavelet changed.
         """
         values = change.values
-        knobs = self.knobs.with_checked(values, change.still)
+        knobs = self.knobs.with_checked(values, change.neutral)
         curves = {name: tensor for name, tensor in self.curves.items() if name not in values}
         hosts = {name: host for name, host in self.hosts.items() if name not in values}
         curves |= {name: tensor for name, tensor in change.curves.items() if name in values}

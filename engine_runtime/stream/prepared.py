@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..controls.knobs import KNOBS
-from ..controls.values import Value, is_constant, is_curve
+from ..controls.values import Value, is_curve
 from ..device.lane import Lane
 from ..engines.contract import Engine
 from ..errors import InputError
@@ -17,7 +17,7 @@ from ..numerics.steps import start
 from .knob_state import column, to_device
 from .request import Condition, Request
 
-GUIDANCE = {"guidance_scale": "scale", "momentum": "momentum", "rescale": "rescale"}  # knob: the request's own
+OWN = {name: knob.overrides for name, knob in KNOBS.items() if knob.overrides}  # knob: the request's own field
 
 
 def noise(seed: int, frames: int, channels: int) -> Tensor:
@@ -38,7 +38,7 @@ class Prepared:
         negative: tokens and context of the negative row.
         weights: share of each condition, a number or `[T, 1]`.
         guidance: the request's own scale, momentum and rescale, a number or `[T, 1]`, by the knobs' names.
-        still: names in `guidance` whose value has no effect.
+        neutral: names in `guidance` whose value has no effect.
         ready: event after the work that made them.
     """
 
@@ -52,7 +52,7 @@ class Prepared:
     negative: tuple[Tensor, Tensor]
     weights: list[Value]
     guidance: dict[str, Value]
-    still: frozenset[str]
+    neutral: frozenset[str]
     ready: torch.cuda.Event | None
 
     def tensors(self) -> list[Tensor]:
@@ -106,15 +106,12 @@ class Prepared:
             positive=[(p.condition.tokens.to(device), p.condition.context.to(device)) for p in request.parts],
             negative=_negative(request.first, lambda tensor: tensor.to(device)),
             weights=[value(part.weight) for part in request.parts],
-            guidance={name: value(getattr(request.guidance, own)) for name, own in GUIDANCE.items()},
-            still=frozenset(name for name, own in GUIDANCE.items() if _still(name, getattr(request.guidance, own))),
+            guidance={name: value(getattr(request.guidance, own)) for name, own in OWN.items()},
+            neutral=frozenset(
+                name for name, own in OWN.items() if KNOBS[name].is_neutral(getattr(request.guidance, own))
+            ),
             ready=lane.mark(),
         )
-
-
-def _still(name: str, value: Value) -> bool:
-    neutral = KNOBS[name].neutral
-    return neutral is not None and is_constant(value, neutral)
 
 
 def _negative(condition: Condition, move: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:

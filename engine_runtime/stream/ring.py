@@ -4,81 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from .request import Request
-
-
-@dataclass(frozen=True)
-class Gates:
-    """The features that a slot's request and knobs need, decided when they are set: the tick reads no device.
-
-    Attributes:
-        guided: guidance has an effect at the steps inside its interval.
-        negative: when rows are decoded for it: at every step (`full`), at the first (`initialize`) or never (`off`).
-        rescaled, scaled, gained, noisy, targeted: the knob of that kind is not neutral.
-        corrected: number of the correction, from 1, as in `correction.BY`; 0 for none.
-        sourced: the sde solver mixes in the source.
-    """
-
-    guided: bool = False
-    negative: str = "off"
-    rescaled: bool = False
-    scaled: bool = False
-    gained: bool = False
-    noisy: bool = False
-    targeted: bool = False
-    corrected: int = 0
-    sourced: bool = False
-
-
-class Scalars(NamedTuple):
-    """The numbers of one slot's tick. From `guided` on they are flags, 1 or 0; `corrected` is the number of a
-    correction.
-
-    A free slot has `t == t_next`. On the device each is a tensor `[D, 1, 1]`.
-    """
-
-    t: Any = 0.0
-    t_next: Any = 0.0
-    eta: Any = 0.0
-    norm_limit: Any = 1.0
-    strength: Any = 1.0
-    guided: Any = 0.0
-    decoded: Any = 0.0  # a negative velocity, in this tick
-    rescaled: Any = 0.0
-    masked: Any = 0.0
-    targeted: Any = 0.0
-    blended: Any = 0.0  # masked or targeted
-    renoised: Any = 0.0
-    sourced: Any = 0.0
-    injected: Any = 0.0
-    corrected: Any = 0.0
-
-
-class SlotPlan(NamedTuple):
-    """The part of one slot in a tick.
-
-    Attributes:
-        scalars: for the device.
-        holds: for each of the request's conditions, true where it holds; empty in a free slot.
-        gates: of the slot.
-        noise: seed of this step's fresh noise; None where none is needed.
-    """
-
-    scalars: Scalars = Scalars()
-    holds: tuple[bool, ...] = ()
-    gates: Gates = Gates()
-    noise: int | None = None
-
-
-FREE = SlotPlan()
-
-
-def noise_seed(seed: int, step: int) -> int:
-    """Compute the seed of a step's fresh noise from the request's seed and the step alone, so that a request repeats.
-    """
-    return (seed * 1_000_003 + step + 1) % 2**63
+from .slot_plan import FREE, Gates, SlotPlan
 
 
 @dataclass
@@ -97,37 +26,7 @@ class Slot:
 
     def plan(self) -> SlotPlan:
         """Plan the slot's part in the coming tick."""
-        request, gates = self.request, self.gates
-        if request is None:
-            return FREE
-        t, t_next = request.sigmas[self.step : self.step + 2]
-        g, sde = request.guidance, request.sampling.solver == "sde"
-        guided = gates.guided and g.acts_at(t)
-        decoded = self.step == 0 if gates.negative == "initialize" else guided and gates.negative == "full"
-        strength = request.strength_at(self.step) if request.masked else 1.0
-        masked = request.masked and strength > 0.0
-        targeted = gates.targeted and request.target is not None and request.target.holds(self.step, request.steps)
-        injected = gates.noisy and not sde and t_next > 0.0
-        scalars = Scalars(
-            t=t,
-            t_next=t_next,
-            eta=g.eta,
-            norm_limit=g.norm_limit,
-            strength=strength,
-            guided=guided,
-            decoded=decoded,
-            rescaled=guided and gates.rescaled,
-            masked=masked,
-            targeted=targeted,
-            blended=masked or targeted,
-            renoised=sde,
-            sourced=sde and gates.sourced,
-            injected=injected,
-            corrected=gates.corrected,
-        )
-        drawn = noise_seed(request.sampling.seed, self.step) if injected or (sde and t_next > 0.0) else None
-        holds = tuple(part.holds(self.step, request.steps) for part in request.parts)
-        return SlotPlan(scalars, holds, gates, drawn)
+        return FREE if self.request is None else SlotPlan.of(self.request, self.step, self.gates)
 
 
 class Ring:

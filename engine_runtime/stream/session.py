@@ -112,7 +112,7 @@ class Session:
         with self._lock:
             self._alive()
             waiting = [prepared.request for prepared in (*self._inbox.prepared, *self.waiting)]
-            if changes.get("guidance_scale") is not None and "guidance_scale" not in change.still:
+            if changes.get("guidance_scale") is not None and "guidance_scale" not in change.neutral:
                 self._check_rows(waiting)
             if self.stage.frames is not None:
                 change.check_frames(self.stage.frames)
@@ -316,15 +316,15 @@ class Session:
         for change in changes:
             here = change if tick is None else change.fitting(tick.frames)
             shared = here is change and self.setting is self.latest
-            self.latest = self.latest.turned(change, device, self.lane)
-            self.setting = self.latest if shared else self.setting.turned(here, device, self.lane)
+            self.latest = self.latest.changed(change, device, self.lane)
+            self.setting = self.latest if shared else self.setting.changed(here, device, self.lane)
             names.update(here.values)
         self.stage.receive(self.latest)
         if self.setting is not self.latest:
             self.stage.receive(self.setting)
         if tick is not None:
             held = ring.held(self)
-            gates = tick.turn(ring.span(self), [slot.index for slot in held], self.setting, names)
+            gates = tick.set_knobs(ring.span(self), [slot.index for slot in held], self.setting, names)
             for slot in held:
                 slot.gates = gates[slot.index]
 

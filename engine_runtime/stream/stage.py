@@ -224,7 +224,7 @@ class Stage:
             try:
                 tick = self._made(engine, old.config, ring, old.frames, old.tokens)
                 for to, slot in self.ring.moved(ring):
-                    tick.take(to.index, old, slot.index)
+                    tick.copy_slot(to.index, old, slot.index)
             except BaseException as error:
                 if is_shortage(error):
                     raise self._shortage(len(ring.slots)) from error
@@ -237,7 +237,7 @@ class Stage:
         """Make a tick for a ring, with every session's knobs in its slots."""
         tick = Tick(engine, config, len(ring.slots), frames, tokens, self.lane)
         for session, _ in ring.parts:
-            tick.turn(ring.span(session), (), session.setting)
+            tick.set_knobs(ring.span(session), (), session.setting)
         return tick
 
     def _resize(self) -> None:

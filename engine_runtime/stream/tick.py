@@ -1,4 +1,4 @@
-"""The tick, one advance of every slot: gather, decode, compose, guide, integrate, correct. The hot path.
+"""The tick, one advance of every slot by the formulas of `numerics/`, in their order. The hot path.
 
 D slots, T frames, C channels, K conditions a slot; the latent state is float32 whatever the engine's dtype. A
 feature that no slot uses runs no kernel; one that some use leaves the others' bits unchanged.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,38 +20,13 @@ from ..device.upload import Upload
 from ..engines.contract import Engine, Rows
 from ..engines.factors import Factors
 from ..numerics import correction, guidance, steps
-from .knob_state import KnobState
+from .knob_state import BANDS, KnobState
 from .prepared import Prepared
-from .ring import Gates, Scalars, SlotPlan
-from .slot_buffers import FACTORS, SlotBuffers
+from .slot_buffers import SlotBuffers
+from .slot_plan import COUNT, PLACE, Features, Gates, Scalars, SlotPlan, numbers_of
 
 TOKEN_BUCKET = 64  # condition buffers grow in these steps, so that near lengths share a shape
-NEAR = 4  # lengths of a row's condition for which seating one is kept captured
-FLAGS = Scalars._fields.index("guided")  # where a slot's numbers become flags
-
-
-class Features(NamedTuple):
-    """The features of a tick: all that its calls depend on, apart from the ring's own shape.
-
-    Attributes:
-        some: of each flag, its highest value over the slots.
-        followed: a mask has a strength other than 1.
-        gained, scaled, composed: any slot has channel gain, a velocity scale, several conditions.
-        mixed: some negatives are this tick's, others are kept.
-        passes: (first, end) of the blocks of rows that are decoded together.
-        first: slots that decode the negative which they then keep.
-        corrections: numbers of the corrections that any slot has.
-    """
-
-    some: Scalars
-    followed: bool
-    gained: bool
-    scaled: bool
-    composed: bool
-    mixed: bool
-    passes: tuple[tuple[int, int], ...]
-    first: tuple[int, ...]
-    corrections: tuple[int, ...]
+NEAR = 4  # lengths of a row's condition for which writing one is kept captured
 
 
 class Tick:
@@ -73,11 +47,15 @@ class Tick:
         self.x = torch.zeros(depth, frames, engine.spec.channels, device=device)
         self.velocity = torch.zeros(self.passes[-1][1], *self.x.shape, device=device)  # by block
         self.buffers = SlotBuffers(depth, frames, engine.spec.channels, self.conditions, self.guidance, device)
-        self.table = torch.zeros(len(Scalars._fields) + self.conditions, depth, device=device)
-        self._plan = Upload(self.table, lane.stream)
+        self.table = torch.zeros(COUNT + self.conditions, depth, device=device)
+        numbers = self.table[..., None, None]  # views of the table, `[D, 1, 1]` each
+        self.scalars = Scalars(*numbers[: len(Scalars._fields)])
+        self.flags = dict(zip(PLACE, numbers[len(Scalars._fields) : COUNT], strict=True))  # of the knobs
+        self.holds = numbers[COUNT:]  # [K, D, 1, 1], of the conditions
+        self._upload = Upload(self.table, lane.stream)
         self.generator = torch.Generator(device)
         self.capture = Capture(device, config.captured, pool=lane.pool())
-        self.seating = Capture(
+        self.writing = Capture(
             device, config.captured, NEAR * len(self.rows.lengths), self.capture.pool, "written conditions"
         )
 
@@ -88,148 +66,161 @@ class Tick:
         """
         return len(self.passes) == 1 if self.guidance == "full" else None
 
-    def write(self, slot: int, prepared: Prepared, setting: KnobState) -> Gates:
+    def write(self, slot: int, prepared: Prepared, state: KnobState) -> Gates:
         """Write a request into a slot: conditions into the resident rows, the starting latent into the state."""
-        self._condition(slot, prepared)
+        self._write_conditions(slot, prepared)
         self.x[slot].copy_(prepared.latent)
-        return self.buffers.write(slot, prepared, setting)
+        return self.buffers.write(slot, prepared, state)
 
-    def turn(
-        self, span: slice, slots: Sequence[int], setting: KnobState, names: Collection[str] = tuple(KNOBS)
+    def set_knobs(
+        self, span: slice, slots: Sequence[int], state: KnobState, names: Collection[str] = tuple(KNOBS)
     ) -> dict[int, Gates]:
-        """Write knobs into a span of slots; returns the gates of the occupied ones, `slots`."""
-        return self.buffers.turn(span, slots, setting, names)
+        """Write the knobs of these names for a span of slots; returns the gates of the occupied ones, `slots`."""
+        return self.buffers.set_knobs(span, slots, state, names)
 
-    def take(self, slot: int, other: Tick, theirs: int) -> None:
+    def copy_slot(self, slot: int, other: Tick, source: int) -> None:
         """Copy a slot of a tick that differs only in its depth or its engine."""
         if self.engine is other.engine:
             for block in range(self.blocks):
-                self.rows.take(block * self.depth + slot, other.rows, block * other.depth + theirs)
-        elif (prepared := other.buffers.prepared[theirs]) is not None:
-            self._condition(slot, prepared)
-        self.x[slot].copy_(other.x[theirs])
-        self.buffers.take(slot, other.buffers, theirs)
+                self.rows.take(block * self.depth + slot, other.rows, block * other.depth + source)
+        elif (prepared := other.buffers.prepared[source]) is not None:
+            self._write_conditions(slot, prepared)
+        self.x[slot].copy_(other.x[source])
+        self.buffers.copy_slot(slot, other.buffers, source)
 
     def read(self, slot: int) -> Tensor:
         """Copy a slot's latent, `[T, C]` float32."""
         return self.x[slot].clone()
 
-    def run(self, plan: Sequence[SlotPlan], lora: Factors | None = None) -> None:
+    def run(self, plans: Sequence[SlotPlan], lora: Factors | None = None) -> None:
         """Advance every slot by one step.
 
         Args:
-            plan: one entry a slot.
+            plans: one a slot.
             lora: adapters' factors, the same for all slots.
         """
         if lora is not self.rows.lora:
             before, self.rows = self.rows.captured_with, self.rows.adapted(lora)
-            if self.rows.captured_with is not before:  # else every turn of a strength would keep its factors
+            if self.rows.captured_with is not before:  # else every change of a strength would keep its factors
                 self.capture.clear()
-        numbers = self._upload(plan)
-        self._draw(plan)
-        self._activate(plan)
-        features = self._features(plan, numbers)
+        numbers = numbers_of(plans, self.conditions)
+        self._upload.put(numbers)
+        self._draw(plans)
+        self._activate(plans)
+        features = self._features(plans, numbers)
         self.capture.run((features, self.rows.captured_with), lambda: self._advance(features))
 
-    def _condition(self, slot: int, prepared: Prepared) -> None:
+    def _write_conditions(self, slot: int, prepared: Prepared) -> None:
         for block, row in enumerate(prepared.positive):
-            self.rows.write(block * self.depth + slot, *row, self.seating.run)
+            self.rows.write(block * self.depth + slot, *row, self.writing.run)
         if self.guidance != "off":
-            self.rows.write((self.blocks - 1) * self.depth + slot, *prepared.negative, self.seating.run)
+            self.rows.write((self.blocks - 1) * self.depth + slot, *prepared.negative, self.writing.run)
 
-    def _features(self, plan: Sequence[SlotPlan], numbers: Sequence[tuple[float, ...]]) -> Features:
-        """Decide the features of the coming tick, on the host.
-
-        Args:
-            numbers: one row a scalar, with one number a slot.
-        """
-        some = Scalars(*(False,) * FLAGS, *map(max, numbers[FLAGS : len(Scalars._fields)]))
+    def _features(self, plans: Sequence[SlotPlan], numbers: Sequence[tuple[float, ...]]) -> Features:
+        """Decide the features of the coming tick, on the host."""
         active = self.rows.active.reshape(self.blocks, self.depth)
-        return Features(
-            some=some,
-            followed=any(m.scalars.masked and m.scalars.strength != 1.0 for m in plan),
-            gained=any(m.gates.gained for m in plan),
-            scaled=any(m.gates.scaled for m in plan),
-            composed=any(len(m.holds) > 1 for m in plan),
-            mixed=any(_mixes(m) for m in plan),
-            passes=tuple(span for span in self.passes if not span[0] or active[slice(*span)].any()),
-            first=tuple(i for i, m in enumerate(plan) if m.scalars.decoded) if self.guidance == "initialize" else (),
-            corrections=tuple(sorted({m.scalars.corrected for m in plan} - {0})),
+        alone = self.guidance == "initialize"
+        return Features.of(
+            plans,
+            numbers,
+            passes=tuple([span for span in self.passes if not span[0] or active[slice(*span)].any()]),
+            first=tuple([i for i, plan in enumerate(plans) if plan.scalars.decoded]) if alone else (),
         )
 
     def _advance(self, features: Features) -> None:
-        """Enqueue the device's part of a tick. It is captured: it reads only buffers and, of the host, `features`."""
-        s, holds = self._numbers()
-        c, some, seen = self.buffers, features.some, self.x
-        mask = c["mask"] if some.masked else None
+        """Enqueue the device's part of a tick. It is captured: it reads only buffers and, of the host, `features`.
+
+        The formulas are those of `numerics/`, in this order: masked input, channel gain, decoding, guidance, velocity
+        scale, clean prediction with mask and target, step, noise, correction. Each runs if any slot needs it.
+        """
+        x, s, buffers, on = self.x, self.scalars, self.buffers, features.on
+        mask = self._mask(features) if "masked" in on else None
+        seen = x
         if mask is not None:
-            mask = steps.followed(mask, s.strength) if features.followed else mask
-            seen = steps.masked_input(self.x, mask, c["source"], c["noise"], s.t, s.masked > 0)
-        fed = seen * c["channel_gain"] if features.gained else seen
-        velocity = self._guided(self._decode(fed, s.t, holds, features), s, features)
-        if features.scaled:
-            velocity = velocity * c["velocity_scale"]
-        self._integrate(seen, velocity, mask, s, features)
-
-    def _integrate(self, seen: Tensor, velocity: Tensor, mask: Tensor | None, s: Scalars, features: Features) -> None:
-        """Step from the velocity to the state at the next sigma."""
-        c, x, some = self.buffers, self.x, features.some
-        if some.blended or some.renoised or some.corrected:
-            x0 = steps.clean(seen, velocity, s.t)
-            if mask is not None:
-                x0 = steps.masked_clean(x0, mask, c["source"], s.masked > 0)
-            if some.targeted:
-                x0 = steps.toward(x0, c["target"], c["target_strength"], s.targeted > 0)
-            if some.blended:
-                velocity = steps.blended_velocity(x, x0, velocity, s.t, s.blended > 0)
-        steps.euler(x, velocity, s.t, s.t_next)
-        if not (some.renoised or some.injected or some.corrected):
-            return
-        new = x
-        if some.injected:
-            new = steps.injected(new, c.latents("eps"), c["ode_noise"], s.t_next, s.injected > 0)
-        if some.renoised:
-            goal = steps.toward(x0, c["source"], 1.0 - c["sde"], s.sourced > 0) if some.sourced else x0
-            new = steps.renoised(new, goal, c.latents("eps"), s.t_next, s.renoised > 0)
+            seen = steps.masked_input(x, mask, buffers["source"], buffers["noise"], s.t, s.masked > 0)
+        fed = seen * buffers["channel_gain"] if "channel_gain" in on else seen
+        velocity = self._guided(self._decode(fed, features), features)
+        if "velocity_scale" in on:
+            velocity = velocity * buffers["velocity_scale"]
+        if features.predicted:
+            x0 = self._predicted(seen, velocity, mask, features)
+        if "redirected" in on:
+            velocity = steps.velocity_to(x0, x, velocity, s.t, s.redirected > 0)
+        new = steps.euler(x, velocity, s.t, s.t_next)
+        if "ode_noise" in on:
+            fresh = buffers.latents("eps")
+            new = steps.injected(new, fresh, buffers["ode_noise"], s.t_next, self._acts("ode_noise"))
+        if "renoised" in on:
+            new = self._renoised(new, x0, features)
         for number in features.corrections:
-            new = self._corrected(new, x0, s, number)
-        x.copy_(new)
+            new = self._corrected(new, x0, number)
+        if new is not x:
+            x.copy_(new)
 
-    def _corrected(self, x: Tensor, x0: Tensor, s: Scalars, number: int) -> Tensor:
+    def _acts(self, knob: str) -> Tensor:
+        """Return true where a knob acts on a slot at its step, `[D, 1, 1]`."""
+        return self.flags[knob] > 0
+
+    def _mask(self, features: Features) -> Tensor:
+        """Return the mask of each slot at its strength, `[D, T, C]`."""
+        mask = self.buffers["mask"]
+        return steps.mask_at(mask, self.scalars.mask_strength) if features.softened else mask
+
+    def _predicted(self, seen: Tensor, velocity: Tensor, mask: Tensor | None, features: Features) -> Tensor:
+        """Predict the clean latent `x0`, `[D, T, C]`, with the mask's source and the target in it."""
+        s, buffers = self.scalars, self.buffers
+        x0 = steps.clean(seen, velocity, s.t)
+        if mask is not None:
+            x0 = steps.masked_clean(x0, mask, buffers["source"], s.masked > 0)
+        if "target_strength" in features.on:
+            x0 = steps.toward(x0, buffers["target"], buffers["target_strength"], self._acts("target_strength"))
+        return x0
+
+    def _renoised(self, x: Tensor, x0: Tensor, features: Features) -> Tensor:
+        """Take the sde step, from the prediction or what the knob `sde` mixes of it and the source."""
+        s, buffers = self.scalars, self.buffers
+        goal = x0
+        if "sde" in features.on:
+            goal = steps.toward(x0, buffers["source"], 1.0 - buffers["sde"], self._acts("sde"))
+        return steps.renoised(x, goal, buffers.latents("eps"), s.t_next, s.renoised > 0)
+
+    def _corrected(self, x: Tensor, x0: Tensor, number: int) -> Tensor:
         """Apply one of the corrections to the slots that have it."""
-        c, on, wavelet = self.buffers, s.corrected == number, correction.BY[number]
+        buffers, on, wavelet = self.buffers, self.flags["dcw"] == number, correction.BY[number]
         if wavelet is None:
-            return correction.corrected_whole(x, x0, c["dcw_pix"], on)
-        low, high = (c.band(name, wavelet) for name in FACTORS["double"])
-        return correction.corrected(x, x0, low, high, s.t, correction.filters(wavelet), on)
+            return correction.corrected_whole(x, x0, buffers["dcw_pix"], on)
+        low, high = (buffers.band(name, wavelet) for name in BANDS)
+        return correction.corrected(x, x0, low, high, self.scalars.t, correction.filters(wavelet), on)
 
-    def _guided(self, velocity: Tensor, s: Scalars, features: Features) -> Tensor:
+    def _guided(self, velocity: Tensor, features: Features) -> Tensor:
         """Compute the velocity `[D, T, C]` after guidance."""
-        c, some = self.buffers, features.some
-        if not (some.guided or some.decoded):
+        s, buffers, on = self.scalars, self.buffers, features.on
+        if "guidance_scale" in on or "decoded" in on:
+            negative = self._negative(features)  # which may be kept for later steps
+        if "guidance_scale" not in on:
             return velocity
-        negative = self._negative(s, features)
-        if not some.guided:
-            return velocity
-        on, average = s.guided > 0, c["average"]
-        average.copy_(guidance.momentum(velocity - negative, average, c["momentum"], on))
-        guided = guidance.apg(velocity, average, c["guidance_scale"], s.eta, s.norm_limit, on)
-        return guidance.rescaled(guided, velocity, c["rescale"], s.rescaled > 0) if some.rescaled else guided
+        acts, average = self._acts("guidance_scale"), buffers["average"]
+        average.copy_(guidance.momentum(velocity - negative, average, buffers["momentum"], acts))
+        guided = guidance.apg(velocity, average, buffers["guidance_scale"], s.eta, s.norm_limit, acts)
+        if "rescale" in on:
+            guided = guidance.rescaled(guided, velocity, buffers["rescale"], self._acts("rescale"))
+        return guided
 
-    def _negative(self, s: Scalars, features: Features) -> Tensor:
+    def _negative(self, features: Features) -> Tensor:
         """Return the negative velocity `[D, T, C]`: this tick's where a slot decodes it, else the one it keeps."""
         if self.guidance != "full":
             return self.buffers.latents("negative")
         if not features.mixed:
             return self.velocity[-1]
-        negative = self.buffers.latents("negative")
-        return negative.copy_(torch.where(s.decoded > 0, self.velocity[-1], negative))
+        kept = self.buffers.latents("negative")
+        return kept.copy_(torch.where(self.scalars.decoded > 0, self.velocity[-1], kept))
 
-    def _decode(self, x: Tensor, t: Tensor, holds: Tensor, features: Features) -> Tensor:
+    def _decode(self, x: Tensor, features: Features) -> Tensor:
         """Decode the rows and return every slot's velocity `[D, T, C]`, composed of its conditions.
 
         The engine's output is always copied, since its next execute overwrites it.
         """
+        t = self.scalars.t
         for start, stop in features.passes:
             rows = self.rows.part(start * self.depth, stop * self.depth)
             _gather(rows, self.depth, x, t)
@@ -242,56 +233,36 @@ class Tick:
             self._execute(rows, self.buffers.latents("negative")[None, slot : slot + 1])
         if not features.composed:
             return self.velocity[0]
-        weights = self.buffers["weights"].transpose(0, 1) * holds
+        weights = self.buffers["weights"].transpose(0, 1) * self.holds
         return steps.composed(self.velocity[: self.conditions], weights)
 
     def _execute(self, rows: Rows, velocity: Tensor) -> None:
-        """Run one pass of the engine, into `[blocks, D, T, C]`."""
+        """Run one pass of the engine, into `[blocks, D, T, C]`; outside the captured graph where it cannot be in it."""
         if self.engine.capturable:
             _decoded(self.engine, rows, velocity)
         else:
             self.capture.outside(partial(_decoded, self.engine, rows, velocity))
 
-    def _activate(self, plan: Sequence[SlotPlan]) -> None:
+    def _activate(self, plans: Sequence[SlotPlan]) -> None:
         """Mark on the host the rows that the coming tick uses."""
         active = self.rows.active.reshape(self.blocks, self.depth)
-        for slot, part in enumerate(plan):
+        for slot, plan in enumerate(plans):
             for block in range(self.conditions):
                 # the first may have to stand in for weights that are all 0
-                active[block, slot] = bool(part.holds) if block == 0 else block < len(part.holds) and part.holds[block]
+                active[block, slot] = bool(plan.holds) if block == 0 else block < len(plan.holds) and plan.holds[block]
             if self.guidance != "off":
-                active[-1, slot] = bool(part.scalars.decoded)
+                active[-1, slot] = bool(plan.scalars.decoded)
 
-    def _upload(self, plan: Sequence[SlotPlan]) -> list[tuple[float, ...]]:
-        """Copy the plan's numbers, and which conditions hold, to the table in one copy; returns the table's rows."""
-        spare = (False,) * self.conditions
-        columns = [(*part.scalars, *(*part.holds, *spare)[: self.conditions]) for part in plan]
-        numbers = list(zip(*columns, strict=True))
-        self._plan.put(numbers)
-        return numbers
-
-    def _numbers(self) -> tuple[Scalars, Tensor]:
-        """Return the plan's numbers as `[D, 1, 1]` each, and which conditions hold, `[K, D, 1, 1]`."""
-        count = len(Scalars._fields)
-        numbers = self.table[..., None, None]
-        return Scalars(*numbers[:count].unbind(0)), numbers[count:]
-
-    def _draw(self, plan: Sequence[SlotPlan]) -> None:
+    def _draw(self, plans: Sequence[SlotPlan]) -> None:
         """Draw fresh noise for the slots that need it, each from its own seed."""
-        for slot, part in enumerate(plan):
-            if part.noise is not None:
-                self.buffers.latents("eps")[slot].normal_(generator=self.generator.manual_seed(part.noise))
+        for slot, plan in enumerate(plans):
+            if plan.noise is not None:
+                self.buffers.latents("eps")[slot].normal_(generator=self.generator.manual_seed(plan.noise))
 
     def _passes(self, most: int) -> Iterator[tuple[int, int]]:
         """Yield the blocks that run together, `most` at a time; `initialize` decodes its negatives by themselves."""
         blocks = self.blocks - (self.guidance == "initialize")
         yield from ((start, min(start + most, blocks)) for start in range(0, blocks, most))
-
-
-def _mixes(plan: SlotPlan) -> bool:
-    """Return true where a slot keeps the negative that it decodes now, or is guided by one that it kept."""
-    s = plan.scalars
-    return bool(plan.gates.negative == "initialize" if s.decoded else s.guided)
 
 
 def _gather(rows: Rows, depth: int, x: Tensor, t: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...engine_runtime.errors import EngineBuildError, EngineError, EngineFileError, MemoryShortage, OstinatoError
 from . import folders, host
@@ -11,16 +11,17 @@ if TYPE_CHECKING:
     from ...engine_runtime.engines.contract import Engine
     from ...engine_runtime.models.loading import Model
     from ...engine_runtime.trt.loader import Place
+    from .comfy import io
 
-BLOCKS = (EngineBuildError, EngineError, EngineFileError, MemoryShortage)  # the torch engine plays instead
+CANNOT_PLAY = (EngineBuildError, EngineError, EngineFileError, MemoryShortage)  # the torch engine plays instead
 
 
-def owner(hidden: Any, kind: str) -> str:
+def owner(hidden: io.HiddenHolder, kind: str) -> str:
     """Return the key under which a node opens engines: its kind and its id. Ids alone repeat between workflows."""
     return f"{kind} {hidden.unique_id}"
 
 
-def place(model: Model | None, hidden: Any) -> Place:
+def place(model: Model | None, hidden: io.HiddenHolder) -> Place:
     """Return where to look for this model's engines, with progress text shown on the node."""
     from ...engine_runtime.trt.loader import Place
 
@@ -30,7 +31,7 @@ def place(model: Model | None, hidden: Any) -> Place:
     return Place(folders.roots(folders.ENGINES), model, host.make_room, say, host.bring)
 
 
-def heed(who: str, name: str, error: OstinatoError) -> str:
+def message_for(who: str, name: str, error: OstinatoError) -> str:
     """Return the message for an engine that cannot play.
 
     After a memory shortage, which may pass, the node is marked so that the next run tries again.
@@ -42,7 +43,7 @@ def heed(who: str, name: str, error: OstinatoError) -> str:
     return str(error)
 
 
-def stamp(who: str, engine: str | None) -> str:
+def fingerprint(who: str, engine: str | None) -> str:
     """Return a text that changes when the node must run again.
 
     It changes when the engine that the node opened is closed or changed, or when the engine's files change. With
@@ -57,10 +58,15 @@ def stamp(who: str, engine: str | None) -> str:
     return " ".join([str(turns(who, engine)), *(stamp(find(name)) for name in names if is_name(name))])
 
 
-def torch_engine(who: str, fallback: Engine | None, model: Model) -> Engine:
-    """Return the connected engine, else an eager one on the model, and release the engine that `who` had open."""
+def torch_engine(who: str, other: Engine | Model) -> Engine:
+    """Return the engine that plays in place of a TensorRT one, and release the engine that `who` had open.
+
+    Args:
+        other: an engine, or the model to make an eager one of.
+    """
     from ...engine_runtime.models.engines import eager_engine
+    from ...engine_runtime.models.loading import Model
     from ...engine_runtime.trt.loader import drop
 
     drop(who)
-    return fallback or eager_engine(model)
+    return eager_engine(other) if isinstance(other, Model) else other

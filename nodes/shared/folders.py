@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 ENGINES, LORAS = "ostinato_engines", "loras"
-MOST_TOLD = 50  # engines listed in a tooltip
+MAX_LISTED = 50  # engines listed in a tooltip
 MODELS = ("diffusers", "checkpoints", "diffusion_models")
 MODELS_SETTING = "OSTINATO_MODELS"  # environment variable: further folders of models, separated as in PATH
 NOTHING = "none found"  # the only choice of a drop-down that would be empty
@@ -97,7 +97,7 @@ def engine_names() -> list[str]:
         return []
 
 
-def told(state: Health) -> str:
+def describe(state: Health) -> str:
     """Describe an engine and its state in one line."""
     kind = "decoder" if state.sidecar is None else state.sidecar.export["kind"]
     return state.text() + ("" if kind == "decoder" else f" (a {kind.replace('_', ' ')}, which no node plays)")
@@ -110,22 +110,22 @@ def engine_states() -> str:
     raises.
     """
     try:
-        return "" if HEADLESS else _told_states()
+        return "" if HEADLESS else _describe_engines()
     except Exception as error:
         log.exception("the states of the engines cannot be told")
         return f"\nTheir states cannot be told: {plain(error)}"
 
 
-def _told_states() -> str:
+def _describe_engines() -> str:
     from ...engine_runtime.trt.files.folder import data_home
     from ...engine_runtime.trt.files.sidecar import sidecar_path
     from ...engine_runtime.trt.files.trust import MANIFEST
 
     found = engine_plans()
-    files = found[:MOST_TOLD]
+    files = found[:MAX_LISTED]
     beside = [*map(sidecar_path, files), data_home() / MANIFEST]
     text = _states(tuple(files), tuple(file_stamp(path) for path in (*files, *beside)))
-    return text + (f"\nand {len(found) - len(files)} more" if found[MOST_TOLD:] else "")
+    return text + (f"\nand {len(found) - len(files)} more" if found[MAX_LISTED:] else "")
 
 
 @lru_cache(maxsize=1)
@@ -138,7 +138,7 @@ def _states(plans: tuple[Path, ...], stamps: tuple[str, ...]) -> str:
     for flavor in FLAVORS.values() if plans else ():
         missing = EngineBuildError(f"{flavor} is not installed", "its engines need it", f"run: {install(flavor)}")
         known[flavor] = next((here(flavor, version) for version in wheels(flavor).values()), missing)
-    return "".join(f"\n{told(health(plan, known))}" for plan in plans)
+    return "".join(f"\n{describe(health(plan, known))}" for plan in plans)
 
 
 def file_stamp(path: Path) -> str:

@@ -13,14 +13,15 @@ if TYPE_CHECKING:
 
     from ...engine_runtime.config import Sampling
     from ...engine_runtime.engines.contract import Engine
-    from ...engine_runtime.stream.request import Condition, Part
+    from ...engine_runtime.stream.request import Condition, Part, Request
+    from .given import Conditioning, Guider, Latent, Noise, Patcher, Sampler
 
 
-def is_core_model(value: Any) -> bool:
+def is_core_model(value: object) -> bool:
     return hasattr(value, "model_options") and hasattr(value, "patches")
 
 
-def patcher_of(model: Any) -> Any:
+def patcher_of(model: Patcher) -> Patcher:
     """Check that the stream can play a MODEL and return its patcher with the weights kept where they are loaded."""
     from ...engine_runtime.models.comfy_model import check_core, static
 
@@ -28,7 +29,7 @@ def patcher_of(model: Any) -> Any:
     return static(model)
 
 
-def engine_of(value: Any) -> Engine:
+def engine_of(value: Engine | Patcher) -> Engine:
     """Return an engine unchanged; wrap a MODEL in an engine that shares its weights."""
     if not is_core_model(value):
         return value
@@ -38,7 +39,11 @@ def engine_of(value: Any) -> Engine:
 
 
 def condition_of(
-    engine: Any, condition: Any, negative: list | None, guided: bool, sources: list[Tensor]
+    engine: Engine,
+    condition: Condition | tuple[Part, ...] | Conditioning,
+    negative: Conditioning | None,
+    guided: bool,
+    sources: list[Tensor],
 ) -> Condition | tuple[Part, ...]:
     """Return a condition unchanged; prepare a CONDITIONING with the MODEL's own code, at the length of the first
     source.
@@ -83,7 +88,7 @@ def frames_of(condition: Condition | tuple[Part, ...]) -> int:
     return condition[0].condition.frames if isinstance(condition, tuple) else condition.frames
 
 
-def schedule_of(engine: Any, sampling: Sampling) -> tuple[float, ...] | None:
+def schedule_of(engine: Engine, sampling: Sampling) -> tuple[float, ...] | None:
     """Return the sigmas of ComfyUI's `simple` scheduler for a MODEL; None lets the sampling use its own formula.
 
     Both agree where the total steps divide 1000, the size of ComfyUI's table; otherwise they differ by at most one
@@ -102,7 +107,7 @@ def schedule_of(engine: Any, sampling: Sampling) -> tuple[float, ...] | None:
     return tuple(comfy.samplers.simple_scheduler(table, total)[-(sampling.steps + 1) :].tolist())
 
 
-def batch_noise(source: dict[str, Any] | None, seeds: list[int]) -> list[Tensor] | None:
+def batch_noise(source: Latent | None, seeds: list[int]) -> list[Tensor] | None:
     """Draw noise as ComfyUI does for a batch: `[T, C]` each.
 
     Several latents share one draw from the first seed; one latent that was taken from a batch gets one draw per seed.
@@ -115,7 +120,7 @@ def batch_noise(source: dict[str, Any] | None, seeds: list[int]) -> list[Tensor]
     return [clip for noise in drawn for clip in layout.clips(noise)]
 
 
-def _noise(samples: Tensor, seed: int, index: Any) -> Tensor:
+def _noise(samples: Tensor, seed: int, index: list[int] | None) -> Tensor:
     """Draw ComfyUI's noise for a batch; without an index, one draw in the batch's shape."""
     import torch
 
@@ -126,7 +131,9 @@ def _noise(samples: Tensor, seed: int, index: Any) -> Tensor:
     return comfy.sample.prepare_noise(samples, seed, index)
 
 
-def sampler_requests(noise: Any, guider: Any, sampler: Any, sigmas: Tensor, latent: dict[str, Any]) -> tuple:
+def sampler_requests(
+    noise: Noise, guider: Guider, sampler: Sampler, sigmas: Tensor, latent: Latent
+) -> tuple[Engine, list[Request]]:
     """Return the engine and the requests for SamplerCustomAdvanced's inputs.
 
     Raises:
@@ -147,13 +154,20 @@ def sampler_requests(noise: Any, guider: Any, sampler: Any, sigmas: Tensor, late
     condition = core_condition(engine.patcher, conds["positive"], negative, sources[0].shape[0])
     schedule, noises = explicit(sigmas.tolist()), layout.noises_of(latent, noise)
     requests = [
-        Request(condition, guidance=guidance, source=source, noise=fresh, schedule=schedule, mask=masks and masks[i])
+        Request(
+            condition,
+            guidance=guidance,
+            source=source,
+            noise=fresh,
+            schedule=schedule,
+            mask=masks[i] if masks else None,
+        )
         for i, (source, fresh) in enumerate(zip(sources, noises, strict=True))
     ]
     return engine, requests
 
 
-def check_sampler(sampler: Any) -> None:
+def check_sampler(sampler: Sampler) -> None:
     name = getattr(getattr(sampler, "sampler_function", None), "__name__", type(sampler).__name__)
     extra = {**getattr(sampler, "extra_options", {}), **getattr(sampler, "inpaint_options", {})}
     if name != "sample_euler" or any(extra.values()):
@@ -165,7 +179,7 @@ def check_sampler(sampler: Any) -> None:
         )
 
 
-def guider_conds(guider: Any) -> dict[str, list]:
+def guider_conds(guider: Guider) -> dict[str, Conditioning]:
     """Return `{"positive": CONDITIONING, "negative": CONDITIONING}` of a Basic Guider or CFG Guider.
 
     Raises:
@@ -176,8 +190,9 @@ def guider_conds(guider: Any) -> dict[str, list]:
             f"the guider is a {type(guider).__name__}", "allowed are Basic Guider and CFG Guider", "use one of them"
         )
 
-    def entry(cond: dict[str, Any]) -> tuple:
+    def entry(cond: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         rest = {k: v for k, v in cond.items() if k not in ("cross_attn", "model_conds", "uuid")}
-        return cond.get("cross_attn"), rest
+        tokens: Any = cond.get("cross_attn")
+        return tokens, rest
 
     return {name: [entry(c) for c in conds] for name, conds in guider.original_conds.items()}

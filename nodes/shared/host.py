@@ -15,9 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...engine_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from .comfy import io
 
 MAX_PREFIX = 200  # characters
 MIN_INTERVAL = 0.1  # seconds between two progress messages of a node; each costs ComfyUI a thread and an event loop
@@ -107,7 +110,7 @@ def check_cancelled() -> None:
     current().cancelled()
 
 
-def ticker(hidden: Any) -> Callable[[int, int], None]:
+def ticker(hidden: io.HiddenHolder) -> Callable[[int, int], None]:
     """Return the function that a node calls before each tick: it raises on Cancel and shows the progress."""
 
     def tick(done: int, total: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from ...engine_runtime.errors import InputError
 from ...engine_runtime.spec import ACE_STEP, ModelSpec
@@ -10,14 +10,18 @@ from ...engine_runtime.spec import ACE_STEP, ModelSpec
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .given import Audio, Latent, Noise
 
-def to_latent(latents: list[Tensor], like: dict[str, Any] | None = None) -> dict[str, Any]:
+
+def to_latent(latents: list[Tensor], like: Latent | None = None) -> Latent:
     """Stack `[T, C]` latents into a LATENT: float32 `[B, C, T]` on the CPU, with the other entries of `like`."""
     import torch
 
     samples = torch.stack([x.T for x in latents]).float().cpu().contiguous()
-    kept = {k: v for k, v in (like or {}).items() if k != "batch_index" or len(v) == len(latents)}
-    return {"type": "audio", **kept, "samples": samples}
+    kept, index = {**(like or {})}, like.get("batch_index") if like else None
+    if index is not None and len(index) != len(latents):
+        del kept["batch_index"]
+    return cast("Latent", {"type": "audio", **kept, "samples": samples})  # with entries of other packs in it
 
 
 def clips(batch: Tensor) -> list[Tensor]:
@@ -25,7 +29,7 @@ def clips(batch: Tensor) -> list[Tensor]:
     return [x.T.contiguous() for x in batch.float()]
 
 
-def from_latent(latent: dict[str, Any], name: str, spec: ModelSpec = ACE_STEP) -> list[Tensor]:
+def from_latent(latent: Latent, name: str, spec: ModelSpec = ACE_STEP) -> list[Tensor]:
     """Split a LATENT into float32 `[T, C]` each.
 
     Args:
@@ -44,7 +48,7 @@ def from_latent(latent: dict[str, Any], name: str, spec: ModelSpec = ACE_STEP) -
     return clips(samples)
 
 
-def masks_of(latent: dict[str, Any]) -> list[Tensor] | None:
+def masks_of(latent: Latent) -> list[Tensor] | None:
     """Return the noise mask of a LATENT as `[T, C]` each, 1 where music is made anew, resized as ComfyUI does it.
 
     None where it has no mask.
@@ -69,12 +73,12 @@ def masks_of(latent: dict[str, Any]) -> list[Tensor] | None:
     return clips(comfy.utils.reshape_mask(mask, samples.shape).expand_as(samples))
 
 
-def noises_of(latent: dict[str, Any], noise: Any) -> list[Tensor]:
+def noises_of(latent: Latent, noise: Noise) -> list[Tensor]:
     """Draw the noise of a NOISE for a LATENT batch, `[T, C]` each; ComfyUI handles the batch index."""
     return clips(noise.generate_noise(latent))
 
 
-def unmasked(latent: dict[str, Any], name: str, spec: ModelSpec = ACE_STEP) -> list[Tensor]:
+def unmasked(latent: Latent, name: str, spec: ModelSpec = ACE_STEP) -> list[Tensor]:
     """Split a LATENT into `[T, C]` each, refusing one with a noise mask, which would be ignored here.
 
     Raises:
@@ -85,7 +89,7 @@ def unmasked(latent: dict[str, Any], name: str, spec: ModelSpec = ACE_STEP) -> l
     return from_latent(latent, name, spec)
 
 
-def single(latent: dict[str, Any], name: str, spec: ModelSpec = ACE_STEP) -> Tensor:
+def single(latent: Latent, name: str, spec: ModelSpec = ACE_STEP) -> Tensor:
     """Return the only clip of a LATENT, `[T, C]`.
 
     Raises:
@@ -97,12 +101,12 @@ def single(latent: dict[str, Any], name: str, spec: ModelSpec = ACE_STEP) -> Ten
     return latents[0]
 
 
-def to_audio(waveform: Tensor, sample_rate: int) -> dict[str, Any]:
+def to_audio(waveform: Tensor, sample_rate: int) -> Audio:
     """Wrap `[B, A, samples]` as AUDIO: float32, on the CPU."""
     return {"waveform": waveform.float().cpu().contiguous(), "sample_rate": sample_rate}
 
 
-def from_audio(audio: dict[str, Any] | None, name: str) -> tuple[Tensor, int]:
+def from_audio(audio: Audio | None, name: str) -> tuple[Tensor, int]:
     """Return the only clip of an AUDIO, `[channels, samples]`, and its rate in Hz.
 
     Raises:

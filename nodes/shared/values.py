@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ...engine_runtime.errors import InputError
 from ...engine_runtime.spec import ACE_STEP
+from . import sockets
 from .comfy import io
-from .types import Curve
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ...engine_runtime.controls.curves import Curve
 
 
 def value_input(
@@ -39,7 +41,7 @@ def value_input(
         optional=optional,
         advanced=advanced,
     )
-    return io.MultiType.Input(number, types=[io.Float, Curve])
+    return io.MultiType.Input(number, types=[io.Float, sockets.Curve])
 
 
 def share_input(id: str, default: float, tooltip: str, advanced: bool | None = None) -> io.Input:
@@ -67,7 +69,7 @@ def to_value(value: Any, frames: int, name: str = "the value", rate: float = ACE
     return float(value)
 
 
-def is_curve(value: Any) -> bool:
+def is_curve(value: Any) -> TypeGuard[Curve]:
     """Return whether the value of such an input is a curve."""
     from ...engine_runtime.controls import curves
 

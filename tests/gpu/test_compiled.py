@@ -225,7 +225,7 @@ def test_a_captured_call_plays_other_strengths(tiny, kind, tmp_path):
     assert rows.captured_with is None and torch.equal(engine(rows), plain)
 
 
-def seated(engine, captured, adapters, seatings):
+def writings(engine, captured, adapters, captures):
     """Latents of requests of few lengths, each taken several times by every row, under adapters that change."""
     lengths = [9, 30, 9, 30, 9, 30, 17, 18, 19, 20, 21, 9, 30]  # more than are kept captured, and some of them again
     asked = []
@@ -240,20 +240,20 @@ def seated(engine, captured, adapters, seatings):
             step = next(steps)
             if step % 5 == 4:
                 session.adapt(adapters[step // 5 % len(adapters)])
-            seatings.append(session.stage.tick and session.stage.tick.seating)
+            captures.append(session.stage.tick and session.stage.tick.writing)
 
         return [f.take().cpu() for f in sorted(session.play(asked, before), key=lambda f: f.request.sampling.seed)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_captured_seating_has_the_bits_of_plain_seating(tiny, kind, tmp_path):
+def test_captured_writes_have_the_bits_of_plain_ones(tiny, kind, tmp_path):
     engine = engine_of(kind, tiny)
     small, large = (made_adapter(tmp_path, engine.targets, rank) for rank in (1, 8))
     mixes = ([(small, 0.8)], [(small, -0.5)], [(large, 0.8)])
     adapters = [None, *(with_factors(engine, mix) for mix in mixes)]
-    seatings = []
-    plain, again = seated(engine, False, adapters, []), seated(engine, True, adapters, seatings)
-    assert len(seatings[-1].replayed) >= 4, "nothing was replayed"
+    captures = []
+    plain, again = writings(engine, False, adapters, []), writings(engine, True, adapters, captures)
+    assert len(captures[-1].replayed) >= 4, "nothing was replayed"
     for i, (a, b) in enumerate(zip(plain, again, strict=True)):
         assert a.isfinite().all() and torch.equal(a, b), f"request {i}"
 

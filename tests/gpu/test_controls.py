@@ -93,7 +93,7 @@ def test_everything_at_once_without_a_join(engine):
     line = torch.linspace(0.8, 1.0, FRAMES)
     turns = [{"velocity_scale": line}, {"blend": 0.7}, {"dcw_high": 0.1}, {"ode_noise": 0.2}]
     there = {name: getattr(all_on(), name).cuda() for name in ("velocity_scale", "channel_gain", "dcw_low")}
-    with runtime().playing("gpu test", engine, StreamConfig(**RING), all_on().turned(**there)) as session:
+    with runtime().playing("gpu test", engine, StreamConfig(**RING), all_on().changed(**there)) as session:
         session.automate([Track("target_strength", [0.1, 0.2, 0.3], loop=True)])  # beside curves that lie on the GPU
         steady(session, conditions)
         for turn in turns:

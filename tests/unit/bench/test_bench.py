@@ -130,8 +130,7 @@ def test_identical_arguments_are_identical_work(engine):
 
 def test_every_control_is_on():
     work = Work(StandIn(), Case(2, 2, 1.0, 4, "full", controls=True))
-    still = {name for name in KNOBS if KNOBS[name].is_still(getattr(work.knobs, name))}
-    assert still == set()
+    assert {name for name in KNOBS if KNOBS[name].is_neutral(getattr(work.knobs, name))} == set()
     assert {name for name in KNOBS if KNOBS[name].default is None and getattr(work.knobs, name) is None} == {"blend"}
     asked = [work.request(i) for i in range(4)]
     assert [r.sampling.solver for r in asked] == ["sde", "ode"] * 2

@@ -44,7 +44,7 @@ def test_values_are_what_the_knob_takes() -> None:
     assert type(Track("sde", [1]).at(0)) is float
     for name in AUTOMATABLE:
         value = Track(name, [1.0]).at(0)
-        StreamConfig(depth=value) if name == DEPTH else Knobs().turned(**{name: value})
+        StreamConfig(depth=value) if name == DEPTH else Knobs().changed(**{name: value})
 
 
 @pytest.mark.parametrize(

@@ -276,7 +276,7 @@ def test_thousands_in_a_chain(step):
 def test_a_part_that_is_used_twice_is_made_once():
     """Each of 60 made twice would be 2^60."""
     asked = []
-    start = curve = Curve(lambda frames: asked.append(frames) or np.arange(frames, dtype=np.float64))
+    start = curve = Curve(lambda times: asked.append(times.frames) or np.arange(times.frames, dtype=np.float64))
     for _ in range(60):
         curve = curves.arithmetic(curve, curve, "mix", 0.25)
     same(curve, [0, 1, 2, 3])

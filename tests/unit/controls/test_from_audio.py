@@ -158,6 +158,8 @@ def test_a_grid_of_beats():
     assert peaks(grid(60, offset=-0.2, decay=0), 60) == [20, 45]
     assert peaks(grid(60, offset=9, decay=0), 60) == []
     assert grid(120).frames is None
+    early = grid(60, offset=-0.2, decay=1000).values(60)
+    assert early[:20].max() == 0, "a pulse before the start is skipped, its fall too"
 
 
 def test_a_curve_of_found_beats():

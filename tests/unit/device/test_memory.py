@@ -34,19 +34,8 @@ class Short:
 
     def __init__(self, engine, at: int) -> None:
         self.engine, self.left = engine, at
-        for name in (
-            "limits",
-            "spec",
-            "width",
-            "dtype",
-            "device",
-            "identity",
-            "name",
-            "rows",
-            "ready",
-            "rest",
-            "capturable",
-        ):
+        sizes = ("spec", "limits", "width", "dtype", "device", "identity", "name")
+        for name in (*sizes, "rows", "ready", "rest", "capturable"):
             setattr(self, name, getattr(engine, name))
 
     def __call__(self, rows: Rows) -> torch.Tensor:

@@ -19,7 +19,7 @@ from ostinato.nodes.combine import Combine
 from ostinato.nodes.guidance import Guide
 from ostinato.nodes.knobs import Blend, ChannelGain, Dcw, TurnKnobs
 from ostinato.nodes.shape import InitialNoise, KeepSource
-from ostinato.nodes.shared import carried, host
+from ostinato.nodes.shared import control_values, host
 from typer.testing import CliRunner
 
 from ...helpers import drawn, made_up
@@ -116,7 +116,7 @@ def test_every_knob_can_be_set_from_the_command_line(name, monkeypatch):
     knobs, rest = settings.split_knobs([f"knob.{name}={value}", "3.seed=4"])
     assert rest == ["3.seed=4"]
     with host.use(host.Host(knobs=knobs)):
-        made = getattr(carried.knobs_of({"velocity_scale": 0.7}, 5), name)
+        made = getattr(control_values.sample_knobs({"velocity_scale": 0.7}, 5), name)
     if name == "channel_gain":
         assert made.eq(0.5).all()
     else:
@@ -190,12 +190,12 @@ def test_gains_of_channels_multiply():
     swell = curves.ramp(0.0, 1.0)
     knobs = ChannelGain.execute(2.0, 0, 9)[0]
     knobs = ChannelGain.execute(swell, 5, 63, knobs)[0]
-    gain = carried.knobs_of(knobs, 5).channel_gain
+    gain = control_values.sample_knobs(knobs, 5).channel_gain
     want = torch.ones(5, 64)
     want[:, :10] *= 2.0
     want[:, 5:] *= torch.linspace(0, 1, 5)[:, None]
     torch.testing.assert_close(gain, want)
-    flat = carried.knobs_of(ChannelGain.execute(2.0, 0, 9)[0], 5).channel_gain
+    flat = control_values.sample_knobs(ChannelGain.execute(2.0, 0, 9)[0], 5).channel_gain
     assert flat.shape == (64,) and flat.sum() == 74
     with pytest.raises(InputError, match="behind the last"):
         ChannelGain.execute(1.0, 9, 3)
@@ -216,7 +216,7 @@ def test_combined_conditions_combine_again():
 
 def test_shapes_chain():
     shape = InitialNoise.execute(0.5, KeepSource.execute(curves.ramp(0.0, 1.0), 1.0, 0.25)[0])[0]
-    fields = carried.shape_of(shape, 5)
+    fields = control_values.sample_shape(shape, 5)
     assert fields["mask"].shape == (5, 64) and fields["mask_strength"] == (1.0, 0.25) and fields["initial_noise"] == 0.5
     assert fields["mask"][:, 7].tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
 
@@ -228,8 +228,8 @@ def test_shapes_chain():
         (lambda: Blend.execute(7.0), "blend is 7"),
         (lambda: Dcw.execute(dcw_wavelet="db99"), "dcw wavelet is 'db99'"),
         (lambda: Guide.execute(scale=-1.0), "guidance scale is -1"),
-        (lambda: carried.knobs_of({"sde": curves.fixed([0.0] * 4)}, 5), "4 frames"),
-        (lambda: carried.knobs_of({"sde": curves.ramp(0.0, 2.0)}, 5), "sde is 2"),
+        (lambda: control_values.sample_knobs({"sde": curves.fixed([0.0] * 4)}, 5), "4 frames"),
+        (lambda: control_values.sample_knobs({"sde": curves.ramp(0.0, 2.0)}, 5), "sde is 2"),
     ],
 )
 def test_wrong_values_are_refused(make, sentence):
@@ -238,7 +238,7 @@ def test_wrong_values_are_refused(make, sentence):
 
 
 def test_a_part_is_what_the_ring_plays():
-    part = carried.parts_of(Condition(drawn(0, 3, 64), drawn(1, 6, 128)), 0.5, 0.25, 1.0)
+    part = control_values.as_parts(Condition(drawn(0, 3, 64), drawn(1, 6, 128)), 0.5, 0.25, 1.0)
     assert isinstance(part[0], Part) and (part[0].weight, part[0].start, part[0].end) == (0.5, 0.25, 1.0)
 
 

@@ -24,7 +24,7 @@ from ostinato.nodes import curves as nodes
 from ostinato.nodes.curve_audio import CurveBeats, CurveEnvelope
 from ostinato.nodes.curve_preview import CurvePreview
 from ostinato.nodes.shared.comfy import io
-from ostinato.nodes.shared.types import Curve
+from ostinato.nodes.shared.sockets import Curve
 from ostinato.nodes.shared.values import to_value, value_input
 from PIL import Image
 from typer.testing import CliRunner

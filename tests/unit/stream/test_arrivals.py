@@ -112,7 +112,7 @@ def test_a_failing_turn_leaves_no_half(monkeypatch):
         session.step()
         session.set(velocity_scale=0.5)
         with monkeypatch.context() as patch, pytest.raises(MemoryShortage):
-            patch.setattr(Tick, "turn", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("none")))
+            patch.setattr(Tick, "set_knobs", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("none")))
             session.step()
         assert session.stats().dropped == 2
         again = Request(made_up(3, 6), Sampling(4, seed=3))
@@ -138,7 +138,7 @@ def test_a_ring_that_cannot_grow_plays_on(monkeypatch):
         for request in requests:
             session.submit(request)
         session.step()
-        for failing in ("turn", "take"):
+        for failing in ("set_knobs", "copy_slot"):
             session.configure(depth=8)
             with monkeypatch.context() as patch, pytest.raises(MemoryShortage, match="depth 8"):
                 patch.setattr(Tick, failing, lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("none")))
@@ -190,4 +190,4 @@ def test_numbers_of_any_kind_and_nothing_else():
     assert knobs.velocity_scale == 0.5
     for wrong in ([0.5, 0.5], np.full(6, 0.5), True):
         with pytest.raises(InputError, match="velocity scale is"):
-            knobs.turned(velocity_scale=wrong)
+            knobs.changed(velocity_scale=wrong)

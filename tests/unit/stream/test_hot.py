@@ -1,4 +1,4 @@
-"""Knobs turned while music plays: when they act, what a neutral one costs, and that no tick reads the device."""
+"""Knobs set while music plays: when they act, what a neutral one costs, and that no tick reads the device."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LIVELY = {
     "dcw_low": 0.2,
     "dcw_high": 0.1,
 }
-TURNED = {
+CHANGED = {
     "velocity_scale": 0.7,
     "ode_noise": 0.6,
     "sde": 0.3,
@@ -48,7 +48,7 @@ TURNED = {
     "dcw_high": -0.3,
     "dcw_wavelet": "db2",
 }
-assert TURNED.keys() == KNOBS.keys()
+assert CHANGED.keys() == KNOBS.keys()
 
 
 def session_of(engine=None, knobs=None, **config):
@@ -56,16 +56,16 @@ def session_of(engine=None, knobs=None, **config):
     return apart("hot", engine, StreamConfig(queue=64, **config), Lane(engine.device), knobs or Knobs())
 
 
-def turns():
+def changes():
     for name, knob in KNOBS.items():
-        yield pytest.param({name: TURNED[name]}, id=name)
+        yield pytest.param({name: CHANGED[name]}, id=name)
         if knob.takes_curve:
-            yield pytest.param({name: torch.linspace(LIVELY[name], TURNED[name], T)}, id=f"{name}-curve")
+            yield pytest.param({name: torch.linspace(LIVELY[name], CHANGED[name], T)}, id=f"{name}-curve")
 
 
-@pytest.mark.parametrize("change", list(turns()))
-def test_a_turn_is_of_the_very_next_tick(change):
-    """For one tick, the third, under all other controls; who is out by then or does not heed it keeps every bit."""
+@pytest.mark.parametrize("change", list(changes()))
+def test_a_change_is_of_the_very_next_tick(change):
+    """For one tick, the third, under all other controls; whoever it is not for, or is out by then, keeps every bit."""
     (name,) = change
     requests = [
         everything(1, T, steps=2),
@@ -73,35 +73,35 @@ def test_a_turn_is_of_the_very_next_tick(change):
         everything(3, T, "initialize", steps=5, solver="sde"),
         everything(4, T, "self", steps=6),
     ]
-    heed = [False, name != "sde", name != "ode_noise", name != "sde"]
+    affected = [False, name != "sde", name != "ode_noise", name != "sde"]
     config = {"depth": 4, "spread": False, **rows(requests)}
     back = {name: getattr(Knobs(**LIVELY), name)}
-    still = perform(session_of(knobs=Knobs(**LIVELY), **config), requests, {})
+    unmoved = perform(session_of(knobs=Knobs(**LIVELY), **config), requests, {})
     moved = perform(session_of(knobs=Knobs(**LIVELY), **config), requests, {2: change, 3: back})
     moved.agrees(requests)
-    differ = [(a - b).abs().max() > 4e-4 for a, b in zip(still.latents, moved.latents, strict=True)]
-    same = [torch.equal(a, b) for a, b in zip(still.latents, moved.latents, strict=True)]
-    assert differ == heed and same == [not heeds for heeds in heed]
+    differ = [(a - b).abs().max() > 4e-4 for a, b in zip(unmoved.latents, moved.latents, strict=True)]
+    same = [torch.equal(a, b) for a, b in zip(unmoved.latents, moved.latents, strict=True)]
+    assert differ == affected and same == [not changed for changed in affected]
 
 
-def test_a_turn_and_back_between_ticks_is_nothing():
+def test_a_change_and_back_between_ticks_is_nothing():
     requests = [everything(i, T, steps=3) for i in range(2)]
     config = {"depth": 2, "spread": False, **rows(requests)}
-    still = perform(session_of(knobs=Knobs(**LIVELY), **config), requests, {})
+    unmoved = perform(session_of(knobs=Knobs(**LIVELY), **config), requests, {})
     session, out = session_of(knobs=Knobs(**LIVELY), **config), []
     for one in requests:
         session.submit(one)
     while not session.idle:
-        session.set(**TURNED)
+        session.set(**CHANGED)
         session.set(**{"dcw_mode": "double", "dcw_wavelet": "haar", **LIVELY})
         out += session.step()
-    assert all(torch.equal(a.take(), b) for a, b in zip(out, still.latents, strict=True))
+    assert all(torch.equal(a.take(), b) for a, b in zip(out, unmoved.latents, strict=True))
 
 
 @pytest.mark.parametrize(
     "change", [{"volume": 1.0}, {"velocity_scale": 5.0}, {"dcw": 1.0}, {"ode_noise": torch.full((T,), torch.nan)}]
 )
-def test_a_refused_turn_changes_nothing(change):
+def test_a_refused_change_changes_nothing(change):
     session = session_of(knobs=Knobs(**LIVELY))
     before = session.knobs
     with pytest.raises(InputError):
@@ -133,7 +133,7 @@ def test_moved_at_any_tick(concert, depth, spread):
     perform(session, requests, moves).agrees(requests)
 
 
-def test_guidance_is_turned_on_where_there_are_rows():
+def test_guidance_is_switched_on_where_there_are_rows():
     """A ring that opened without them gets them for requests to come, and says so for those that play."""
     session, quiet = session_of(guidance="off", spread=False), [asked(guidance=Guidance(1.0)) for _ in range(3)]
     session.submit(quiet[0])
@@ -175,7 +175,7 @@ def watched(engine, **config):
     for one in requests:
         session.submit(one)
     out = []
-    for change in turns() if not isinstance(engine, Reader) else ():
+    for change in changes() if not isinstance(engine, Reader) else ():
         session.set(**change.values[0])
         with no_reads():
             out += session.step()
@@ -225,15 +225,15 @@ def guided(scale, mode="full"):
 
 
 def neutral():
-    """Name; request and knobs with a feature at its neutral value, without the feature, and with it turned."""
+    """Name; request and knobs with a feature at its neutral value, without the feature, and with it set."""
     plain, off = asked(), Knobs()
-    for name, values, turned in (
+    for name, values, other in (
         ("velocity_scale", (1.0, ONES), 0.9),
         ("ode_noise", (0.0, ZEROS), 0.1),
         ("channel_gain", (1.0, ONES, torch.ones(64), torch.ones(T, 64)), 0.9),
     ):
         for value in values:
-            yield name, (plain, Knobs(**{name: value})), (plain, off), (plain, Knobs(**{name: turned}))
+            yield name, (plain, Knobs(**{name: value})), (plain, off), (plain, Knobs(**{name: other}))
     for value in (1.0, ONES):
         sde = asked(solver="sde")
         yield "sde", (sde, Knobs(sde=value)), (sde, off), (sde, Knobs(sde=0.9))
@@ -242,8 +242,8 @@ def neutral():
         yield "target", (aim, Knobs(target_strength=value)), (plain, off), (aim, Knobs(target_strength=0.1))
         dcw = {"dcw": True, "dcw_low": value, "dcw_high": value}
         for mode, other in (("double", {}), ("low", {"dcw_high": 0.3}), ("high", {"dcw_low": 0.3}), ("pix", {})):
-            still = Knobs(**{**dcw, "dcw_mode": mode, **other})
-            yield f"dcw_{mode}", (plain, still), (plain, off), (plain, Knobs(dcw=True, dcw_mode=mode))
+            at_rest = Knobs(**{**dcw, "dcw_mode": mode, **other})
+            yield f"dcw_{mode}", (plain, at_rest), (plain, off), (plain, Knobs(dcw=True, dcw_mode=mode))
     yield "dcw off", (plain, Knobs(dcw_low=0.5, dcw_high=0.5)), (plain, off), (plain, Knobs(dcw=True))
     masked = asked(mask=KEEP), off
     yield "mask", (asked(mask=torch.ones(T, 64)), off), (plain, off), masked
@@ -259,7 +259,7 @@ def neutral():
             yield f"rescale-{mode}", (guided(3.0, mode), Knobs(rescale=value)), on, (on[0], Knobs(rescale=0.1))
 
 
-def heard(request, knobs):
+def played(request, knobs):
     """The latent, and what the third tick ran, in order, as the profiler saw it."""
     session = session_of(knobs=knobs, depth=2, spread=False, guidance="full")
     session.submit(request)
@@ -271,12 +271,12 @@ def heard(request, knobs):
     return next(session.play([])).take(), [e.name for e in ran]
 
 
-@pytest.mark.parametrize(("still", "without", "turned"), [pytest.param(*case, id=name) for name, *case in neutral()])
-def test_neutral_is_exact_and_free(still, without, turned):
-    (a, ran_a), (b, ran_b) = heard(*still), heard(*without)
+@pytest.mark.parametrize(("at_rest", "without", "moved"), [pytest.param(*case, id=name) for name, *case in neutral()])
+def test_neutral_is_exact_and_free(at_rest, without, moved):
+    (a, ran_a), (b, ran_b) = played(*at_rest), played(*without)
     assert torch.equal(a, b) and ran_a == ran_b
-    if turned is not None:
-        c, ran_c = heard(*turned)
+    if moved is not None:
+        c, ran_c = played(*moved)
         assert not torch.equal(a, c) and len(ran_c) > len(ran_a)
 
 
@@ -285,7 +285,7 @@ def test_initial_noise_of_one_starts_from_noise():
     assert torch.equal(a, b)
 
 
-def test_a_neutral_neighbour_costs_a_turned_one_nothing():
+def test_a_neutral_neighbour_costs_another_nothing():
     """What is off for a slot changes no bit of it where the tick runs for the other."""
     loud = asked(guidance=Guidance(5.0), mask=KEEP, target=Target(SOURCE), solver="sde")
     quiet, knobs = asked(guidance=NO_GUIDANCE), Knobs(target_strength=0.5, sde=0.5)

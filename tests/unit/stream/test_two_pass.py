@@ -55,12 +55,12 @@ def test_guidance_through_one_output_buffer(engine, frames):
     assert [not torch.allclose(a, b, atol=1e-2) for a, b in zip(clean, plain, strict=True)] == [True, True, False]
 
 
-def keeps_the_engines_output(tick, x, t, holds, what):
+def keeps_the_engines_output(tick, x, features):
     """`Tick._decode` by someone who takes `.float()` for a copy: of a float32 output it is a view."""
     positive, negative = (tick.rows.part(i * tick.depth, (i + 1) * tick.depth) for i in range(2))
     for rows in (positive, negative):
         rows.hidden_states[:, : tick.frames].copy_(x)
-        rows.timestep.copy_(t.flatten())
+        rows.timestep.copy_(tick.scalars.t.flatten())
     plus = tick.engine(positive)[:, : tick.frames].float()
     tick.velocity[1].copy_(tick.engine(negative)[:, : tick.frames])
     return plus

@@ -1,5 +1,7 @@
 """The pack's own socket types; audio, latents and images use ComfyUI's."""
 
+from __future__ import annotations
+
 from .comfy import io
 
 CATEGORY = "Ostinato"
@@ -7,9 +9,9 @@ CATEGORY = "Ostinato"
 Model = io.Custom("OSTINATO_MODEL")  # engine_runtime.models.loading.Model
 Engine = io.Custom("OSTINATO_ENGINE")  # engine_runtime.engines.contract.Engine
 Condition = io.Custom("OSTINATO_CONDITION")  # engine_runtime.stream.request.Condition, or a tuple of Part
-Guidance = io.Custom("OSTINATO_GUIDANCE")  # fields of engine_runtime.config.Guidance, see carried.py
-Knobs = io.Custom("OSTINATO_KNOBS")  # fields of engine_runtime.controls.knobs.Knobs, see carried.py
-Shape = io.Custom("OSTINATO_SHAPE")  # fields of engine_runtime.stream.request.Request, see carried.py
+Guidance = io.Custom("OSTINATO_GUIDANCE")  # fields of engine_runtime.config.Guidance, see control_values.py
+Knobs = io.Custom("OSTINATO_KNOBS")  # fields of engine_runtime.controls.knobs.Knobs, see control_values.py
+Shape = io.Custom("OSTINATO_SHAPE")  # fields of engine_runtime.stream.request.Request, see control_values.py
 Curve = io.Custom("OSTINATO_CURVE")  # engine_runtime.controls.curves.Curve
 Stats = io.Custom("OSTINATO_STATS")  # engine_runtime.stream.stats.Stats
 Tracks = io.Custom("OSTINATO_TRACKS")  # tuple of engine_runtime.controls.automation.Track
@@ -23,7 +25,14 @@ ConditionOrConditioning = io.Custom(f"{Condition.io_type},{io.Conditioning.io_ty
 
 
 def chained(
-    kind: type, name: str, purpose: str, node_id: str, title: str, description: str, aliases: list, inputs: list
+    kind: type[io.ComfyType],
+    name: str,
+    purpose: str,
+    node_id: str,
+    title: str,
+    description: str,
+    aliases: list[str],
+    inputs: list[io.Input],
 ) -> io.Schema:
     """Make the schema of a node that adds to what an earlier node of its kind outputs; `name` is the socket's."""
     one = name.rstrip("s")

@@ -21,15 +21,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...engine_runtime.controls.automation import Track
+    from ...engine_runtime.controls.curves import Curve
     from ...engine_runtime.engines.factors import Targets
     from ...engine_runtime.lora.stack import Mix
     from ...engine_runtime.stream.request import Condition, Part
 
 GAIN = "channel_gain"
-Wanted = Mapping[str, Any]  # names of knobs or fields; a value is a number, or a curve without a length
+Fields = Mapping[str, Any]  # names of knobs or fields; a value is a number, or a curve without a length
 
 
-def turned(before: Wanted | None, changes: Wanted) -> dict[str, Any]:
+def add_knobs(before: Fields | None, changes: Fields) -> dict[str, Any]:
     """Add knob changes to those of earlier nodes.
 
     Raises:
@@ -41,7 +42,7 @@ def turned(before: Wanted | None, changes: Wanted) -> dict[str, Any]:
     return {**(before or {}), **changes}
 
 
-def gained(before: Wanted | None, gain: Any, first: int, last: int) -> dict[str, Any]:
+def add_channel_gain(before: Fields | None, gain: Curve | float, first: int, last: int) -> dict[str, Any]:
     """Add a channel gain for the latent channels `first` to `last`, both included, counted from 0.
 
     Raises:
@@ -54,18 +55,22 @@ def gained(before: Wanted | None, gain: Any, first: int, last: int) -> dict[str,
     return {**(before or {}), GAIN: (*(before or {}).get(GAIN, ()), (gain, first, last))}
 
 
-def knobs_of(wanted: Wanted | None, frames: int, spec: ModelSpec = ACE_STEP) -> Knobs:
+def sample_knobs(wanted: Fields | None, frames: int, spec: ModelSpec = ACE_STEP) -> Knobs:
     """Sample the knobs for `frames` latent frames. Knobs set on the command line override those of the nodes."""
     given = {**(wanted or {}), **host.knobs()}
     gains = given.pop(GAIN, ())
     gains = gains if isinstance(gains, tuple) else ((gains, 0, spec.channels - 1),)
-    rate = spec.frame_rate
-    drawn = {name: to_value(value, frames, name, rate) if is_curve(value) else value for name, value in given.items()}
-    return Knobs(**drawn, **({GAIN: _gain(gains, frames, spec)} if gains else {}))
+    drawn: dict[str, Any] = {
+        name: to_value(value, frames, name, spec.frame_rate) if is_curve(value) else value
+        for name, value in given.items()
+    }
+    if gains:
+        drawn[GAIN] = _gain(gains, frames, spec)
+    return Knobs(**drawn)
 
 
-def check_heard(
-    knobs: Knobs, guidance: Guidance | None, shape: Wanted, parts: int, tracks: Sequence[Track], masked: bool
+def check_used(
+    knobs: Knobs, guidance: Guidance | None, shape: Fields, parts: int, tracks: Sequence[Track], masked: bool
 ) -> None:
     """Raise `InputError` for a control that nothing in the request answers to."""
     guided = guidance is not None and guidance.mode != "off"
@@ -86,7 +91,7 @@ def check_heard(
             raise InputError("a control is set that would not be heard", allowed, remedy)
 
 
-def guided(fields: Wanted) -> dict[str, Any]:
+def check_guidance(fields: Fields) -> dict[str, Any]:
     """Check the numbers of a Guidance node and return its fields, curves unsampled.
 
     Raises:
@@ -96,14 +101,17 @@ def guided(fields: Wanted) -> dict[str, Any]:
     return {"scale": checked.scale, "mode": checked.mode, **fields}
 
 
-def guidance_of(wanted: Wanted | None, frames: int, spec: ModelSpec = ACE_STEP) -> Guidance | None:
+def sample_guidance(wanted: Fields | None, frames: int, spec: ModelSpec = ACE_STEP) -> Guidance | None:
     if wanted is None:
         return None
-    rate = spec.frame_rate
-    return Guidance(**{n: to_value(v, frames, f"guidance {n}", rate) if is_curve(v) else v for n, v in wanted.items()})
+    fields: dict[str, Any] = {
+        name: to_value(value, frames, f"guidance {name}", spec.frame_rate) if is_curve(value) else value
+        for name, value in wanted.items()
+    }
+    return Guidance(**fields)
 
 
-def wants_negative(wanted: Wanted | None, tracks: Sequence[Track] = ()) -> bool:
+def needs_negative(wanted: Fields | None, tracks: Sequence[Track] = ()) -> bool:
     """Return whether guidance may decode a negative condition."""
     if wanted is None or wanted["mode"] in ("off", "self"):
         return False
@@ -112,7 +120,7 @@ def wants_negative(wanted: Wanted | None, tracks: Sequence[Track] = ()) -> bool:
     return is_curve(wanted["scale"]) or wanted["scale"] != 1.0
 
 
-def shape_of(wanted: Wanted | None, frames: int, spec: ModelSpec = ACE_STEP) -> dict[str, Any]:
+def sample_shape(wanted: Fields | None, frames: int, spec: ModelSpec = ACE_STEP) -> dict[str, Any]:
     """Return the request fields that the shape nodes set, with their curves sampled: `mask` `[T, C]`, `initial_noise`
     `[T]`."""
     given = dict(wanted or {})
@@ -123,7 +131,7 @@ def shape_of(wanted: Wanted | None, frames: int, spec: ModelSpec = ACE_STEP) -> 
     return given
 
 
-def mix_of(adapters: Sequence[tuple[Path, float]], targets: Targets | None) -> Mix:
+def read_adapters(adapters: Sequence[tuple[Path, float]], targets: Targets | None) -> Mix:
     """Read the adapter files for an engine whose layers are `targets`.
 
     Raises:
@@ -138,7 +146,9 @@ def mix_of(adapters: Sequence[tuple[Path, float]], targets: Targets | None) -> M
     return [(Adapter.read(path, layers), strength) for path, strength in adapters]
 
 
-def parts_of(condition: Condition | tuple[Part, ...], weight: Any, start: float, end: float) -> tuple[Part, ...]:
+def as_parts(
+    condition: Condition | tuple[Part, ...], weight: Curve | float, start: float, end: float
+) -> tuple[Part, ...]:
     """Wrap a condition as one weighted part. Parts that are combined already keep their spans; their weights are
     multiplied.
 
@@ -162,7 +172,7 @@ def parts_of(condition: Condition | tuple[Part, ...], weight: Any, start: float,
     return tuple(replace(part, weight=part.weight * factor) for part in condition)
 
 
-def _gain(gains: tuple, frames: int, spec: ModelSpec) -> Tensor:
+def _gain(gains: tuple[tuple[Curve | float, int, int], ...], frames: int, spec: ModelSpec) -> Tensor:
     """Multiply the gains: float32 `[T, C]`, or `[C]` where none of them is a curve."""
     import torch
 
@@ -170,11 +180,11 @@ def _gain(gains: tuple, frames: int, spec: ModelSpec) -> Tensor:
     total = torch.ones(frames if curved else 1, spec.channels)
     for gain, first, last in gains:
         value = to_value(gain, frames, "channel gain", spec.frame_rate)
-        total[:, first : last + 1] *= value[:, None] if is_curve(gain) else value
+        total[:, first : last + 1] *= value if isinstance(value, float) else value[:, None]
     return total if curved else total[0]
 
 
-def _over_channels(value: Any, frames: int, channels: int) -> Tensor:
+def _over_channels(value: float | Tensor, frames: int, channels: int) -> Tensor:
     import torch
 
     return torch.ones(frames, channels) * (value if isinstance(value, float) else value[:, None])

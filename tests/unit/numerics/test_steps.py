@@ -1,0 +1,86 @@
+"""Each formula of a step by itself, in float64, and the bits of a slot that it is not for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ostinato.engine_runtime.numerics import guidance, steps
+
+from ...helpers import drawn
+
+D, T, C = 3, 5, 64
+X, X0, V, OTHER, EPS = (drawn(seed, D, T, C) for seed in range(5))
+SHARE = drawn(5, D, T, 1).sigmoid()
+MASK = (2 * drawn(6, D, T, C).sigmoid() - 0.5).clamp(0, 1)
+TIME, NEXT = torch.tensor([0.9, 0.5, 0.25]).view(D, 1, 1), torch.tensor([0.8, 0.3, 0.0]).view(D, 1, 1)
+ON = torch.tensor([True, False, True]).view(D, 1, 1)
+KEPT = TIME * EPS + (1 - TIME) * OTHER
+
+# what is computed, the formula, what a slot has where it is off
+FORMULAS = {
+    "toward": (steps.toward(X0, OTHER, SHARE, ON), (1 - SHARE) * X0 + SHARE * OTHER, X0),
+    "velocity_to": (steps.velocity_to(X0, X, V, TIME, ON), (X - X0) / TIME, V),
+    "injected": (steps.injected(X, EPS, SHARE, NEXT, ON), X + NEXT * SHARE * EPS, X),
+    "renoised": (steps.renoised(X, X0, EPS, NEXT, ON), NEXT * EPS + (1 - NEXT) * X0, X),
+    "masked_input": (steps.masked_input(X, MASK, OTHER, EPS, TIME, ON), MASK * X + (1 - MASK) * KEPT, X),
+    "masked_clean": (steps.masked_clean(X0, MASK, OTHER, ON), MASK * X0 + (1 - MASK) * OTHER, X0),
+    "rescaled": (
+        guidance.rescaled(V, X, SHARE, ON),
+        SHARE * V * X.norm(dim=1, keepdim=True) / V.norm(dim=1, keepdim=True) + (1 - SHARE) * V,
+        V,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_a_formula_is_of_the_slots_that_are_on(name):
+    got, want, off = FORMULAS[name]
+    torch.testing.assert_close(got[::2], want[::2], atol=1e-6, rtol=1e-5)
+    assert torch.equal(got[1], off[1]) and (want - off).abs().max() > 0.1
+
+
+def test_the_clean_prediction():
+    assert torch.equal(steps.clean(X, V, TIME), X - TIME * V)
+    assert torch.equal(steps.clean(X, V, torch.zeros(D, 1, 1)), X)
+
+
+def test_a_free_slot_at_sigma_0_divides_by_nothing():
+    made = steps.velocity_to(X0, X, V, torch.zeros(D, 1, 1), ON)
+    assert made.isfinite().all() and torch.equal(made[1], V[1])
+
+
+@pytest.mark.parametrize(("strength", "want"), [(1.0, MASK), (0.0, torch.ones(D, T, C)), (0.25, MASK / 4 + 0.75)])
+def test_a_mask_at_a_strength(strength, want):
+    torch.testing.assert_close(steps.mask_at(MASK, torch.full((D, 1, 1), strength)), want)
+    assert torch.equal(steps.mask_at(MASK, torch.ones(D, 1, 1)), MASK)
+
+
+def test_several_conditions_are_averaged_per_frame():
+    velocities, weights = torch.stack([X, V, OTHER]), torch.stack([SHARE, 3 * SHARE, 1 - SHARE])
+    want = (X * SHARE + V * 3 * SHARE + OTHER * (1 - SHARE)) / (1 + 3 * SHARE)
+    for size in (1.0, 0.01, 100.0):  # only their shares count
+        torch.testing.assert_close(steps.composed(velocities, size * weights), want)
+
+
+def test_a_condition_of_weight_0_may_hold_anything_and_all_of_weight_0_leave_the_first():
+    weights = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]]).view(2, D, 1, 1).expand(2, D, T, 1)
+    second = V.clone()
+    second[0] = torch.nan
+    made = steps.composed(torch.stack([X, second]), weights)
+    assert torch.equal(made[0], X[0]) and torch.equal(made[1], V[1]) and torch.equal(made[2], X[2])
+
+
+def test_a_velocity_of_zero_stays_finite_through_guidance():
+    zero, average = torch.zeros(1, T, C), drawn(7, 1, T, C)
+    one, on = torch.ones(1, 1, 1), torch.ones(1, 1, 1, dtype=torch.bool)
+    made = guidance.apg(zero, average, 3 * one, 0 * one, 100 * one, on)
+    torch.testing.assert_close(made, 2 * average)
+    assert guidance.apg(X[:1], 0 * average, 3 * one, one, one, on).isfinite().all()
+    assert guidance.rescaled(zero, X[:1], one, on).eq(0).all()
+
+
+def test_what_is_parallel_is_kept_by_its_share():
+    one, on = torch.ones(1, 1, 1), torch.ones(1, 1, 1, dtype=torch.bool)
+    for eta in (0.0, 0.25, 1.0):
+        made = guidance.apg(X[:1], 0.01 * X[:1], 3 * one, eta * one, 100 * one, on)
+        torch.testing.assert_close(made, X[:1] * (1 + 2 * 0.01 * eta))
