@@ -19,9 +19,10 @@ from diffusers import AceStepTransformer1DModel
 from filelock import FileLock
 from ostinato.engine_runtime.models.loading import Model
 from ostinato.engine_runtime.trt.export.export import export
-from ostinato.engine_runtime.trt.export.onnxcheck import open_session, upcast
 from ostinato.engine_runtime.trt.export.record import PRECISIONS, ExportOptions
 from torch import Tensor
+
+from .onnx_check import open_session, upcast
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]

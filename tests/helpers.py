@@ -71,6 +71,7 @@ class StandIn:
     targets: None = None  # takes no adapters
     identity: str = "stand-in"
     capturable: bool = False
+    modules: None = None
     name: str = "stand-in"
     calls: list[int] = field(default_factory=list)
     _buffer: Tensor | None = None  # [limits.batch, T, 64]
@@ -80,6 +81,9 @@ class StandIn:
 
     def rest(self):
         pass
+
+    def own_profiler(self):
+        return None
 
     def rows(self, batch: int, frames: int, tokens: int) -> Rows:
         self.limits.check(min(batch, self.limits.batch), frames, tokens)

@@ -1,10 +1,11 @@
 """Watches in which order the package takes its locks, in every test: two orders are a deadlock that waits to happen.
 
-The order is the one that `Runtime` writes down. `watch` must be called before the package is imported.
+The order is `registry.LOCKS`. `watch` must be called before the package is imported.
 """
 
 from __future__ import annotations
 
+import functools
 import linecache
 import sys
 import threading
@@ -13,19 +14,15 @@ from types import FrameType, TracebackType
 from typing import Any
 
 PACKAGE = "ostinato"
-# by the module and the attribute; whatever else the package has is a leaf, which nobody holds while taking another
-ORDER = (
-    "play.tensorrt opening",
-    "stage step_lock",
-    "live_vae _lock",
-    "lane lock",
-    "play.tensorrt _lock",
-    "play.executor lock",
-)
-LEAF = len(ORDER)
-
 violations: list[str] = []
 _held = threading.local()
+
+
+@functools.cache
+def _rank(name: str) -> int:
+    from ostinato.engine_runtime.registry import LOCKS, OTHER  # not before `watch`, for it makes a lock
+
+    return LOCKS.index(name if name in LOCKS else OTHER)
 
 
 class Watched:
@@ -33,11 +30,10 @@ class Watched:
 
     def __init__(self, lock: Any, name: str) -> None:
         self._lock, self.name = lock, name
-        self.rank = next((rank for rank, known in enumerate(ORDER) if name.endswith(known)), LEAF)
 
     def acquire(self, *args: Any, **kwargs: Any) -> bool:
         held: list[Watched] = _held.__dict__.setdefault("locks", [])
-        if self not in held and held and max(other.rank for other in held) >= self.rank:
+        if self not in held and held and max(_rank(other.name) for other in held) >= _rank(self.name):
             violations.append(f"{self.name} is taken by who holds {', '.join(other.name for other in held)}")
         taken = self._lock.acquire(*args, **kwargs)
         if taken:
@@ -60,12 +56,13 @@ class Watched:
 
 
 def _name(frame: FrameType) -> str | None:
-    """`module attribute` of a lock that the package makes in this frame; None for another's."""
+    """`Class.attribute` of a lock that the package makes in this frame; None for another's."""
     module = frame.f_globals.get("__name__", "")
     if module.split(".")[0] != PACKAGE:
         return None
     line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
-    return f"{module} {line.split('=')[0].split(':')[0].replace('self.', '').strip()}"
+    attribute = line.split("=")[0].split(":")[0].split(",")[0].replace("self.", "").strip()
+    return f"{frame.f_code.co_qualname.split('.')[0]}.{attribute}"
 
 
 def watch() -> None:

@@ -23,7 +23,7 @@ import torch
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.engines.profiles import Profile
 from ostinato.engine_runtime.trt.files.sidecar import Sidecar
-from ostinato.engine_runtime.trt.library.flavor import Flavor, to_tensorrt
+from ostinato.engine_runtime.trt.library.flavor import DTYPES, Flavor
 from ostinato.engine_runtime.trt.play.engine import TrtEngine
 from ostinato.engine_runtime.trt.play.tensorrt import TensorRT
 from ostinato.engine_runtime.trt.play.vae import TrtVae
@@ -187,7 +187,7 @@ class ICudaEngine:
         return TensorIOMode.OUTPUT if name == self._plan.output else TensorIOMode.INPUT
 
     def get_tensor_dtype(self, name: str) -> DataType:
-        return to_tensorrt(sys.modules[__name__], self._plan.dtypes[name])
+        return next(DataType[one] for one, dtype in DTYPES.items() if dtype is self._plan.dtypes[name])
 
     def get_tensor_location(self, name: str) -> TensorLocation:
         return TensorLocation.DEVICE

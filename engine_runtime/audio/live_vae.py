@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..device.capture import Capture
+from ..models.weight_norm import folded
 from ..stream.sessions import runtime
 from .decode import hop_of
 from .snake import Bend, snake
@@ -122,7 +123,7 @@ class _Layers:
                 (
                     _Conv(unit.conv1),
                     _bend(unit.snake2),
-                    _weight(unit.conv2)[:, :, 0].T.contiguous(),
+                    folded(unit.conv2)[:, :, 0].T.contiguous(),
                     unit.conv2.bias,
                     then,
                 )
@@ -151,7 +152,7 @@ class _Conv:
     """
 
     def __init__(self, layer: nn.Conv1d | nn.ConvTranspose1d) -> None:
-        self.weight = _weight(layer)[:, :, None].contiguous(memory_format=torch.channels_last)
+        self.weight = folded(layer)[:, :, None].contiguous(memory_format=torch.channels_last)
         self.bias = self.weight.new_zeros(layer.out_channels) if layer.bias is None else layer.bias.detach()
         self.stride, self.padding = layer.stride[0], int(layer.padding[0])
         self.dilation, self.up = layer.dilation[0], isinstance(layer, nn.ConvTranspose1d)
@@ -160,14 +161,6 @@ class _Conv:
         if self.up:
             return F.conv_transpose2d(x, self.weight, None, (1, self.stride), (0, self.padding))
         return F.conv2d(x, self.weight, None, (1, 1), (0, self.padding), (1, self.dilation))
-
-
-def _weight(layer: nn.Module) -> Tensor:
-    """Return a layer's weight with its norm folded in, computed in float32."""
-    if not hasattr(layer, "weight_g"):
-        return layer.get_parameter("weight").detach()
-    v, g = (layer.get_parameter(name).detach() for name in ("weight_v", "weight_g"))
-    return torch._weight_norm(v.float(), g.float(), 0).to(v.dtype)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ ALONE = 50  # windows without a stream, of which the later half is timed
 
 
 class Windows:
-    """Decodes one window after the other in a thread of its own, never more than a few ahead of the device.
+    """Decodes one window after the other in a thread of its own, at most `AHEAD` ahead of the device.
 
     Args:
         every: seconds from one to the next, the first after half of them; 0 is back to back.
@@ -98,7 +98,7 @@ def beside(
 ) -> dict[str, Any]:
     """Time ticks alone and beside the VAE in turn, A B A B, and windows likewise.
 
-    Ticks by their means: a window now and then slows few of them, but those by much.
+    Ticks are compared by their means, because a window now and then slows down few of them, but by much.
 
     Args:
         seconds: of a window.
@@ -106,7 +106,7 @@ def beside(
         command: what to call it.
 
     Raises:
-        InputError: without a GPU: nothing runs beside anything there.
+        InputError: without a GPU, where nothing runs side by side.
     """
     if engine.device.type != "cuda":
         raise InputError(f"the engine is on {engine.device}", "the VAE runs beside it on a GPU", "use --device cuda")

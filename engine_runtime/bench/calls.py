@@ -62,7 +62,7 @@ class Calls:
 
 def count_calls(played: Steady, ticks: int) -> Calls:
     """Profile so many steady ticks; on a device that is not CUDA's there are no calls to count."""
-    played.settle()
+    played.drive.settle()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
         played.run(ticks, partial(record_function, TICK))
     return sorted_out(profiler.events() or [])

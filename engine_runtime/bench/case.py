@@ -17,7 +17,7 @@ TICKS = 100  # timed in each round, unless told otherwise
 BLOCK = 1000  # ticks that a soak compares at both ends
 SOAK_TICKS, SOAK_SECONDS = 20 * BLOCK, 10.0
 WINDOW_SECONDS = 3.0  # of the VAE
-AHEAD = 2  # ticks that the host may be ahead of the device, as a player that takes what is finished
+AHEAD = 2  # ticks that the host may be ahead of the device, as in live play
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Case:
         dcw: the wavelet correction is on.
         controls: every control of the stream is on at once, `dcw` too.
         sessions: that share the ring, each with `depth` slots.
-        ahead: ticks that the host may be ahead of the device. A host that never waits is quicker at its own work: after
-            a wait its caches are cold, and on a virtual machine it may have to be woken.
+        ahead: ticks that the host may be ahead of the device. With more of them the host waits less and is quicker at
+            its own work: after a wait its caches are cold, and on a virtual machine it may have to be woken.
     """
 
     depth: int = Workload.depth

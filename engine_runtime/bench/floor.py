@@ -1,4 +1,4 @@
-"""The sum of a decoder's matrix products alone, measured: what a tick cannot be faster than in their precision.
+"""Measures the floor under a tick: the time of the decoder's matrix products alone, in their precision.
 
 M rows of a product, N columns, K summed over.
 """
@@ -18,10 +18,10 @@ from torch import Tensor
 from ..device.gpu import on
 from .case import Case
 
-COLD = 256 << 20  # bytes that a product's buffers take in all: several times the L2 cache of any GPU
-MOST = 64  # sets of buffers at most
+COLD = 256 << 20  # bytes of all buffers of a product: several times the L2 cache of any GPU
+MOST = 64  # most sets of buffers
 SPAN = 0.1  # seconds that each product is run for, so that the clock settles as it does in a stream
-LEAST = 3  # rounds at least
+LEAST = 3  # fewest rounds
 FP8 = torch.float8_e4m3fn
 
 

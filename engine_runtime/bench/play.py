@@ -1,14 +1,11 @@
-"""A ring that is full and stays full, with all that it plays prepared beforehand."""
+"""Plays a ring that stays full, with every request prepared beforehand."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -18,20 +15,22 @@ from ..config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
 from ..controls.knobs import Knobs
 from ..engines.contract import Engine
 from ..errors import EngineError
+from ..profile.drive import Drive, Laps, awake, driven
 from ..stream.finished import Finished
 from ..stream.request import Condition, Request, Target
-from ..stream.session import Session
-from ..stream.sessions import runtime
 from .case import Case
 
 POOL = 4  # conditions and noises that the requests share in turn
-WARM = 8  # ticks at least, of a full ring, before anything counts; and every step of a request twice: a tick that came
-# once before is captured
-_ids = itertools.count()
+# Fewest ticks of a full ring before any is timed; each step of a request comes twice in them, because the second one is
+# captured.
+WARM = 8
 
 
 class Work:
-    """The requests of a case, from seeds alone; they lie on the engine's device, so that seating one costs copies."""
+    """Makes the requests of a case from seeds alone.
+
+    Their tensors lie on the engine's device, so that a request that takes a slot is copied there only.
+    """
 
     def __init__(self, engine: Engine, case: Case) -> None:
         self.case, self._device, self._spec = case, engine.device, engine.spec
@@ -54,12 +53,12 @@ class Work:
 
     @property
     def warm(self) -> int:
-        """Return the ticks of a full ring before anything counts."""
+        """Return the number of ticks of a full ring before any is timed."""
         return self.case.whole(max(WARM, 2 * self.case.steps))
 
     @property
     def hurry(self) -> int:
-        """Return the ticks until the host is as far ahead as allowed: on the way it allocates pinned memory."""
+        """Return the ticks until the host is as far ahead as allowed; up to then it allocates pinned memory."""
         return self.case.whole(self.case.ahead)
 
     def later(self, ticks: int) -> int:
@@ -71,7 +70,7 @@ class Work:
         condition, noise = self._conditions[i % POOL], self._noises[i % POOL]
         if not self.case.controls:
             return Request(condition, Sampling(self.case.steps, seed=i), self._guidance, noise=noise)
-        solver = ("sde", "ode")[i % self.case.slots % 2]  # the same in a slot for good
+        solver = ("sde", "ode")[i % self.case.slots % 2]  # a slot keeps its solver
         sampling = Sampling(self.case.steps, seed=i, solver=solver)
         shape: dict[str, Any] = {"source": self._source, "mask": self._mask, "mask_strength": (1.0, 0.5)}
         return Request(condition, sampling, self._guidance, noise=noise, target=Target(self._source), **shape)
@@ -96,35 +95,16 @@ class Work:
         return torch.randn(shape, generator=self._generator).to(self._device)
 
 
-@dataclass(frozen=True)
-class Laps:
-    """Ticks in a row.
-
-    Attributes:
-        ms: from the end of one tick to the end of the next, admission and hand-out included; by the device's events.
-        host_ms: spent inside `step`.
-        quiet: nobody took a slot in it.
-        finished: latents handed out, by session.
-    """
-
-    ms: list[float]
-    host_ms: list[float]
-    quiet: list[bool]
-    finished: list[int]
-
-
 class Steady:
     """Sessions that `steady` opened, all on one stage.
 
     Attributes:
-        first_s: from the first request of sessions just opened to its latent.
-        work: hash of the latents that finished in the first part of its warming up.
+        first_s: seconds from the first request, of sessions just opened, to its latent.
+        work: hash of the latents that finished while it warmed up: the same where the work is the same.
     """
 
-    def __init__(self, sessions: list[Session], work: Work, ticks: int) -> None:
-        self.sessions, self.stage = sessions, sessions[0].stage
-        self._cuda = self.stage.engine.device.type == "cuda"
-        self._count, self._left, self._ahead = itertools.count(), work.case.whole(ticks), work.case.ahead
+    def __init__(self, drive: Drive, work: Work, ticks: int) -> None:
+        self.drive, self._left, self._ahead = drive, work.case.whole(ticks), work.case.ahead
         self.first_s, self.work = self._fill(work, ticks)
 
     def run(self, ticks: int, around: Callable[[], AbstractContextManager] = nullcontext) -> Laps:
@@ -136,70 +116,32 @@ class Steady:
         self._left -= ticks
         if self._left < 0:
             raise ValueError(f"{-self._left} ticks more than were prepared")
-        return self._laps(ticks, around)
-
-    def _laps(self, ticks: int, around: Callable[[], AbstractContextManager] = nullcontext) -> Laps:
-        marks, host, quiet, finished = [self._mark()], list[float](), list[bool](), Counter[str]()
-        for i in range(ticks):
-            begin = time.perf_counter()
-            with around():
-                done = self.stage.step()
-            host.append(1e3 * (time.perf_counter() - begin))
-            quiet.append(all(slot.step != 1 for slot in self.stage.ring.slots))
-            finished.update(one.session for one in done)
-            marks.append(self._mark())
-            if i >= self._ahead and not isinstance(behind := marks[i + 1 - self._ahead], float):
-                behind.synchronize()
-        self.settle()
-        each = [finished[session.name] for session in self.sessions]
-        return Laps([self._between(*pair) for pair in itertools.pairwise(marks)], host, quiet, each)
-
-    def settle(self) -> None:
-        if self._cuda:
-            torch.cuda.synchronize(self.stage.engine.device)
+        return self.drive.play(ticks, self._ahead, around=around)
 
     def _fill(self, work: Work, ticks: int) -> tuple[float, str]:
         """Take the slots one by one, evenly apart; then a while with all of them taken."""
-        case, slots = work.case, work.case.slots
-        self.settle()
+        case, slots, stage = work.case, work.case.slots, self.drive.stage
+        self.drive.settle()
         begin, done = time.perf_counter(), list[Finished]()
         for tick in range(case.steps):
             for _ in range(sum(k * case.steps // slots == tick for k in range(slots))):
-                self._submit(work)
-            done = self.stage.step()
-        self.settle()
+                self.drive.submit()
+            done = stage.step()
+        self.drive.settle()
         first_s, digest = time.perf_counter() - begin, hashlib.sha256()
         for _ in range(case.sessions * work.later(ticks)):
-            self._submit(work)
+            self.drive.submit()
         for _ in range(work.warm):
             for one in done:
                 digest.update(_bytes(one.take()))
-            done = self.stage.step()
-        self._laps(work.hurry)
+            done = stage.step()
+        self.drive.play(work.hurry, self._ahead)
         return first_s, digest.hexdigest()[:16]
-
-    def _submit(self, work: Work) -> None:
-        """Submit the next request, to each session in turn."""
-        i = next(self._count)
-        self.sessions[i % len(self.sessions)].submit(work.request(i))
-
-    def _mark(self) -> torch.cuda.Event | float:
-        if not self._cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(self.stage.lane.stream)
-        return event
-
-    @staticmethod
-    def _between(before: torch.cuda.Event | float, after: torch.cuda.Event | float) -> float:
-        if isinstance(before, float) or isinstance(after, float):
-            return 1e3 * (after - before)  # type: ignore[operator]  # both are of one kind
-        return before.elapsed_time(after)
 
 
 @contextmanager
 def steady(engine: Engine, case: Case, ticks: int, captured: bool = True) -> Iterator[Steady]:
-    """Sessions in their steady state, with requests for so many ticks more.
+    """Open sessions and bring them to their steady state, with requests for so many ticks more.
 
     Args:
         captured: as in `StreamConfig`.
@@ -208,21 +150,11 @@ def steady(engine: Engine, case: Case, ticks: int, captured: bool = True) -> Ite
         InputError: for a case that the engine does not take.
         MemoryShortage: when the ring does not fit.
     """
-    engine.ready()
-    try:
-        work, names = Work(engine, case), [f"bench {next(_ids)}" for _ in range(case.sessions)]
-        config = work.config(ticks, captured)
-        with ExitStack() as stack:
-            if case.sessions == 1:
-                sessions = [stack.enter_context(runtime().playing(names[0], engine, config, work.knobs))]
-            else:
-                stage, sessions = runtime().share(engine, config, case.frames), []
-                for name in names:
-                    sessions.append(runtime().join(name, stage, case.depth, work.knobs))
-                    stack.callback(runtime().close, name)
-            yield Steady(sessions, work, ticks)
-    finally:
-        engine.rest()
+    with awake(engine):
+        work = Work(engine, case)
+        shared = (case.sessions, case.frames) if case.sessions > 1 else None
+        with driven(engine, work.config(ticks, captured), work.request, work.knobs, shared) as drive:
+            yield Steady(drive, work, ticks)
 
 
 def _bytes(latent: Tensor) -> bytes:

@@ -14,17 +14,18 @@ import torch
 
 from ..engines.contract import Engine
 from ..errors import InputError, check_whole
+from ..profile.drive import Laps
 from ..spec import ACE_STEP
 from .calls import count_calls
 from .case import TICKS, Case
 from .floor import Floor, products
 from .origin import origin
-from .play import Laps, Steady, steady
+from .play import Steady, steady
 from .report import CASE, TOP
 from .subject import Reference, Source, opened, precision_of, references
 
 ROUNDS = 2  # of subject and references in turn: A B A B
-PROFILED = 8  # ticks at least whose calls are counted
+PROFILED = 8  # fewest ticks whose calls are counted
 Tell = Callable[[str], None]
 Keep = Callable[[dict[str, Any]], None]
 

@@ -1,16 +1,15 @@
-"""A long play of random requests under random knobs, to see that memory stays flat and ticks as fast as they were.
+"""Plays random requests under random knobs for long, to see that memory does not grow and ticks do not slow down.
 
-It goes in blocks of a thousand ticks. Those at the end are those at the start once more, request by request and knob by
-knob, so that like is compared with like; those between are all different. One before them all warms up.
+Ticks are played in blocks of a thousand, each from a seed of its own: one to warm up, the first ones, then others, and
+at the end the first ones again, with the same requests and knobs. Both ends do the same work, and are compared.
 """
 
 from __future__ import annotations
 
-import itertools
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,19 +21,18 @@ from ..config import MODES, SOLVERS, Guidance, Sampling, StreamConfig
 from ..controls.knobs import KNOBS, Knob, Knobs
 from ..engines.contract import Engine
 from ..errors import check_whole
+from ..profile.drive import Drive, awake, driven
 from ..stream.request import Condition, Request, Target
-from ..stream.session import Session
-from ..stream.sessions import runtime
+from ..stream.finished import Finished
 from .case import BLOCK, SOAK_SECONDS, SOAK_TICKS
 
 DEPTHS = (1, 2, 4)
 STEPS = (1, 4, 8)
-TURNS, RESIZES = 0.2, 0.01  # of the ticks, in which a knob is turned, and in which the depth changes
-GROWTH = 16 << 20  # bytes that tensors and the process may grow by, in 20,000 ticks: less than a kilobyte for each
-USED = 64 << 20  # that all of the device may: PyTorch takes it in pieces of 20 MB, and graphs are kept up to a number
-ENDS = 4  # blocks that are compared, at most: on a virtual machine one alone may be slow for no reason of ours
+TURNS, RESIZES = 0.2, 0.01  # share of the ticks before which a knob is turned, and the depth changed
+GROWTH = 16 << 20  # bytes that tensors and the process may grow by in 20,000 ticks: less than 1 kB a tick
+USED = 64 << 20  # bytes that the device's memory in use may grow by: PyTorch reserves 20 MB at a time, graphs come late
+ENDS = 4  # most blocks that are compared: on a virtual machine one alone may be slow by chance
 DRIFT = 0.1  # share by which ticks may have become slower
-_ids = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -43,11 +41,11 @@ class Soak:
 
     Attributes:
         ticks, finished, dropped: counters of the session.
-        first_ms, last_ms: median time of a step in each block at the start, and in the same at the end; on the CPU that
-            of the process.
-        between_ms: in each of the others.
+        first_ms, last_ms: median milliseconds of a step in each block at the start, and in the same blocks at the end;
+            on the CPU of the process's own time.
+        between_ms: the same for each other block.
         device_bytes: of tensors after the blocks at the start and after those at the end; None on the CPU.
-        device_used: of all that is taken from the device, likewise.
+        device_used: of all memory in use on the device, likewise.
         host_bytes: resident in the process, likewise; None where the system does not say.
     """
 
@@ -115,7 +113,7 @@ def soak(
     on_tick: Callable[[int, int], None] = lambda done, total: None,
     block: int = BLOCK,
 ) -> Soak:
-    """Play random requests and measure; see the module.
+    """Play random requests and measure memory and times, as the module says.
 
     Args:
         engine: any that takes guidance at the largest of `DEPTHS`.
@@ -127,20 +125,18 @@ def soak(
     )
     count = ticks // block - 1
     ends = min(ENDS, count // 2)
-    engine.ready()
-    try:
-        config = StreamConfig(guidance="full", tokens=_Player.TOKENS, queue=4, spread=False)
-        with runtime().playing(f"soak {next(_ids)}", engine, config) as session:
-            player = _Player(session, engine, engine.spec.frames_of(seconds), on_tick, ticks)
-            player.block(seed, block)
-            first = [player.block(seed + i, block) for i in range(ends)]
-            between = [player.block(seed + i, block) for i in range(ends, count - ends)]
-            if ticks % block:
-                between.append(player.block(seed + count, ticks % block))
-            last = [player.block(seed + i, block) for i in range(ends)]
-            stats = session.stats()
-    finally:
-        engine.rest()
+    config = StreamConfig(guidance="full", tokens=_Player.TOKENS, queue=4, spread=False)
+    player = _Player(engine, engine.spec.frames_of(seconds), on_tick, ticks)
+    # a CPU is shared with whatever else runs: there the process's own time counts
+    clock = time.process_time if engine.device.type == "cpu" else time.perf_counter
+    with awake(engine), driven(engine, config, player.request, clock=clock) as drive:
+        player.block(drive, seed, block)
+        first = [player.block(drive, seed + i, block) for i in range(ends)]
+        between = [player.block(drive, seed + i, block) for i in range(ends, count - ends)]
+        if ticks % block:
+            between.append(player.block(drive, seed + count, ticks % block))
+        last = [player.block(drive, seed + i, block) for i in range(ends)]
+        stats = drive.sessions[0].stats()
     memory = (_pair(getattr(first[-1], name), getattr(last[-1], name)) for name in ("device", "used", "host"))
     first_ms, between_ms, last_ms = (tuple(block.ms for block in blocks) for blocks in (first, between, last))
     return Soak(engine.name, player.ticks, stats.finished, stats.dropped, first_ms, between_ms, last_ms, *memory)
@@ -164,46 +160,38 @@ class _Player:
 
     TOKENS = 32
 
-    def __init__(
-        self, session: Session, engine: Engine, frames: int, on_tick: Callable[[int, int], None], total: int
-    ) -> None:
-        self.session, self.engine, self.frames = session, engine, frames
+    def __init__(self, engine: Engine, frames: int, on_tick: Callable[[int, int], None], total: int) -> None:
+        self.engine, self.frames = engine, frames
         self._on_tick, self._total, self.ticks = on_tick, total, 0
         self._random = random.Random(0)
-        # a CPU is shared with whatever else runs: there the process's own time counts
-        self._clock = time.process_time if engine.device.type == "cpu" else time.perf_counter
 
-    def block(self, seed: int, ticks: int) -> _Block:
-        """Play, from an empty ring and knobs as they are at the start."""
+    def block(self, drive: Drive, seed: int, ticks: int) -> _Block:
+        """Play a block of ticks from its seed, an empty ring and neutral knobs."""
         self._random.seed(seed)
-        while not self.session.idle:
-            self.session.step()
-        self.session.set(**{name: getattr(Knobs(), name) for name in KNOBS})
-        self.session.configure(depth=max(DEPTHS))
-        self.session.step()
-        times = []
-        for _ in range(ticks):
-            self._act()
-            begin = self._clock()
-            for one in self.session.step():
-                one.take()
-            self._settle()
-            times.append(1e3 * (self._clock() - begin))
-            self.ticks += 1
-            self._on_tick(self.ticks, self._total)
-        return _Block(statistics.median(times), *self._device_bytes(), host_bytes())
+        (session,) = drive.sessions
+        while not session.idle:
+            session.step()
+        session.set(**{name: getattr(Knobs(), name) for name in KNOBS})
+        session.configure(depth=max(DEPTHS))
+        session.step()
+        laps = drive.play(ticks, before=lambda: self._act(drive), after=_taken, told=self._tell)
+        return _Block(statistics.median(laps.ms), *self._device_bytes(), host_bytes())
 
-    def _act(self) -> None:
-        r = self._random
-        while self.session.room:
-            self.session.submit(self._request())
+    def _tell(self) -> None:
+        self.ticks += 1
+        self._on_tick(self.ticks, self._total)
+
+    def _act(self, drive: Drive) -> None:
+        r, (session,) = self._random, drive.sessions
+        drive.fill()
         if r.random() < TURNS:
             knob = r.choice(list(KNOBS.values()))
-            self.session.set(**{knob.name: self._value(knob)})
+            session.set(**{knob.name: self._value(knob)})
         if r.random() < RESIZES:
-            self.session.configure(depth=r.choice(DEPTHS))
+            session.configure(depth=r.choice(DEPTHS))
 
-    def _request(self) -> Request:
+    def request(self, i: int) -> Request:
+        """Draw the next request; `i` is not needed."""
         r = self._random
         condition = Condition(
             self._drawn(r.randint(1, self.TOKENS), self.engine.width),
@@ -242,16 +230,17 @@ class _Player:
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self._random.randrange(2**32))
 
-    def _settle(self) -> None:
-        if self.engine.device.type == "cuda":
-            torch.cuda.synchronize(self.engine.device)
-
     def _device_bytes(self) -> tuple[int | None, int | None]:
         device = self.engine.device
         if device.type != "cuda":
             return None, None
         free, total = torch.cuda.mem_get_info(device)
         return torch.cuda.memory_allocated(device), total - free
+
+
+def _taken(done: Iterable[Finished]) -> None:
+    for one in done:
+        one.take()
 
 
 def host_bytes() -> int | None:

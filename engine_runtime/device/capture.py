@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..errors import EngineError
+from ..registry import registry
 from . import driver
 from .memory import is_shortage
 
@@ -21,7 +22,7 @@ MOST = 32  # scripts kept; the one that was not used for longest goes first
 Step = Callable[[], Any]
 
 
-class _Uncollected:
+class Uncollected:
     """A context in which no thread collects garbage, however many threads are inside.
 
     A graph that is freed on a capturing thread breaks the capture.
@@ -44,7 +45,9 @@ class _Uncollected:
                 gc.enable()
 
 
-uncollected = _Uncollected()
+def uncollected() -> Uncollected:
+    """Return the process's: no thread collects garbage inside of it."""
+    return registry.one(Uncollected)
 
 
 class Pool:
@@ -66,6 +69,15 @@ class Pool:
         return self._handle
 
 
+class OwnPools:
+    """A memory pool for each graph alone: for bodies that take no memory from torch."""
+
+    @property
+    def handle(self) -> Any:
+        """Return PyTorch's handle of a new pool."""
+        return torch.cuda.graph_pool_handle()
+
+
 class Capture:
     """A runner of work on the current stream: plain at the first sight of a key, replayed as CUDA graphs from the
     second on.
@@ -78,13 +90,24 @@ class Capture:
         most: number of scripts kept; the one unused for longest goes first.
         pool: shared by all that is captured for the stream; a new one by default.
         name: of the bodies, in log messages.
+        release: given the steps that are replayed no more; the last run of their graphs may not be over. By default
+            they are freed at once.
+
+    Attributes:
+        on: whether repeated work is captured; false once a capture has failed.
     """
 
     def __init__(
-        self, device: torch.device, on: bool = True, most: int = MOST, pool: Pool | None = None, name: str = "ticks"
+        self,
+        device: torch.device,
+        on: bool = True,
+        most: int = MOST,
+        pool: Pool | OwnPools | None = None,
+        name: str = "ticks",
+        release: Callable[..., None] = lambda *steps: None,
     ) -> None:
-        self._name, self._most, self.pool = name, most, pool or Pool()
-        self._on = on and device.type == "cuda"
+        self._name, self._most, self.pool, self._release = name, most, pool or Pool(), release
+        self.on = on and device.type == "cuda"
         self._scripts: OrderedDict[Hashable, list[Step] | None] = OrderedDict()  # None: seen once
         self._recording: _Recording | None = None  # while a body is being captured
 
@@ -94,7 +117,7 @@ class Capture:
         Args:
             key: all that decides which calls the body makes, and every object that must live as long as its graphs.
         """
-        if not self._on:
+        if not self.on:
             body()
             return
         script = self._scripts.get(key)
@@ -108,11 +131,19 @@ class Capture:
                 step()
         self._scripts.move_to_end(key)
         if len(self._scripts) > self._most:
-            self._scripts.popitem(last=False)
+            _, unused = self._scripts.popitem(last=False)
+            self._release(*(unused or ()))
+
+    @property
+    def replayed(self) -> list[Hashable]:
+        """List the keys that are replayed, the one unused for longest first."""
+        return [key for key, script in self._scripts.items() if script is not None]
 
     def clear(self) -> None:
-        """Forget every key and free its graphs."""
+        """Forget every key and release its graphs."""
+        steps = [step for script in self._scripts.values() for step in script or ()]
         self._scripts.clear()
+        self._release(*steps)
 
     def outside(self, call: Step) -> None:
         """Run a part of the body outside of any graph, now and at every replay; `call` must not hold this object's
@@ -141,8 +172,8 @@ class Capture:
             finally:
                 self._recording = None
             break
-        self._on = False
-        self._scripts.clear()
+        self.on = False
+        self.clear()
         return None
 
 
@@ -162,7 +193,7 @@ class _Recording:
 
     def of(self, body: Step) -> list[Step]:
         """Capture a body without running it; returns the steps that replay it."""
-        with uncollected:
+        with uncollected():
             try:
                 self._open()
                 body()
@@ -209,11 +240,12 @@ def _finish(graph: torch.cuda.CUDAGraph) -> None:
     """Make a graph of `_graph`, whose capture has ended, ready to be replayed."""
     if not _editable():
         return
-    if not _failed:
+    edits = registry.one(Edits)
+    if edits.failed is None:
         try:
             driver.memsets_to_kernels(graph.raw_cuda_graph(), torch.cuda.current_device())
         except EngineError as error:  # the graph does what it did
-            _failed.append(error)
+            edits.failed = error
             log.warning("graphs keep their memsets, and cost more of the host: %s", error)
     graph.instantiate()
 
@@ -224,7 +256,10 @@ def _editable() -> bool:
     return not driver.missing() and hasattr(torch.cuda.CUDAGraph, "raw_cuda_graph")
 
 
-_failed: list[EngineError] = []  # why no graph is edited any more
+class Edits:
+    """Tells why no graph of this process is edited any more; None while they are."""
+
+    failed: EngineError | None = None
 
 
 def end(graph: torch.cuda.CUDAGraph, pool: Any) -> None:

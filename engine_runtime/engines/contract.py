@@ -6,12 +6,13 @@ B rows, T frames (padded to the patch size) of C channels, L condition tokens, H
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..constants import MAX_DEPTH, MAX_ROWS, ROWS
 from ..errors import EngineLimitError, check_range
@@ -160,6 +161,23 @@ class Rows:
             tokens[length:].zero_()
 
 
+class OwnProfiler(Protocol):
+    """The profiler of an engine's own library, attached to it.
+
+    Attributes:
+        engine: plays in the engine's place meanwhile; each call waits for the device.
+        times: name and milliseconds of every layer of every call that was heard.
+    """
+
+    @property
+    def engine(self) -> Engine: ...
+    @property
+    def times(self) -> list[tuple[str, float]]: ...
+    def heard(self) -> AbstractContextManager[None]:
+        """Keep the times of the calls inside the block."""
+        ...
+
+
 class Engine(Protocol):
     """A decoder that maps rows to velocity, stream-ordered, without a host join.
 
@@ -178,6 +196,15 @@ class Engine(Protocol):
     @property
     def capturable(self) -> bool:
         """Return true where calls may be captured in a CUDA graph, after a plain one of the same shape."""
+        ...
+
+    @property
+    def modules(self) -> nn.Module | None:
+        """Return the module whose parts a profile names; None where there is none."""
+        ...
+
+    def own_profiler(self) -> AbstractContextManager[OwnProfiler] | None:
+        """Attach the profiler of its own library for the length of a block; None where torch's sees all of it."""
         ...
 
     def ready(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from diffusers import AceStepTransformer1DModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..spec import ACE_STEP, ModelSpec
 from .compiled.weights import lay_out
@@ -62,6 +62,13 @@ class EagerEngine:
 
     def rest(self) -> None:
         """Do nothing: the weights stay on the device."""
+
+    @property
+    def modules(self) -> nn.Module:
+        return self.decoder
+
+    def own_profiler(self) -> None:
+        """Return None: torch's profiler sees every operator."""
 
     def rows(self, batch: int, frames: int, tokens: int) -> Rows:
         self.limits.check(min(batch, self.limits.batch), frames, tokens)

@@ -17,7 +17,6 @@ from ..errors import InputError, check_whole
 from ..spec import ACE_STEP
 
 MAX_FRAMES, MAX_TOKENS, MAX_RANK = ACE_STEP.max_frames, ACE_STEP.max_tokens, 512
-RANK_BUCKETS = (8, 32, 128)
 Shape = tuple[int, ...]
 
 # Which quantity each axis of a graph input is; None is a size of the model. LoRA inputs have the rank where theirs is

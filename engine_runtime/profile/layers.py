@@ -18,9 +18,9 @@ from ..files import parse_json, read_bytes, typed
 SCHEMA = 1
 MAX_BYTES = 4 << 20  # of a profile's file; the 2B decoder's has 0.1 MB
 KINDS = ("attention", "matrix product", "normalization", "pointwise", "reformat", "Myelin", "other")
-OPAQUE = "Myelin"  # whole regions of a network that TensorRT reports as one layer: of no kind, and flagged
+OPAQUE = "Myelin"  # regions of several layers that TensorRT reports as one, so that they have no kind of their own
 TICKS = 10  # timed, unless told otherwise
-GUIDED = ("off", "full")  # of a workload's guidance
+GUIDED = ("off", "full")  # the guidance that a workload may have
 _LAYER = re.compile(r"(?<=layers\.)\d+")
 Amount = Annotated[float, Meta(ge=0)]
 

@@ -15,6 +15,7 @@ from ..controls.knobs import Knobs
 from ..device.lane import Lane
 from ..engines.contract import Engine
 from ..errors import InputError, SessionError
+from ..registry import registry
 from .inbox import Listener
 from .session import Session
 from .stage import Stage
@@ -23,13 +24,8 @@ from .stage import Stage
 class Runtime:
     """The registry of lanes and sessions, safe to use from several threads.
 
-    Use `runtime()`: a second object would mean a second stream. Locks are taken in one order, from which any may be
-    left out; the tests watch it (`tests/locks.py`):
-
-        TensorRT.opening, Stage.step_lock, LiveVae._lock, Lane.lock, TensorRT._lock, Executor.lock, any other
-
-    Each of the others guards a few lines, and no thread that holds one takes another lock. This object's lock is one of
-    them, because a tick that needs room on the device asks here which engines play.
+    Use `runtime()`: a second object would mean a second stream. Its lock is none of `registry.LOCKS`, because a tick
+    that needs room on the device asks here which engines play.
     """
 
     def __init__(self) -> None:
@@ -136,9 +132,6 @@ class Runtime:
             self.close(name)
 
 
-_runtime = Runtime()
-
-
 def runtime() -> Runtime:
     """Return the one runtime of this process."""
-    return _runtime
+    return registry.one(Runtime)

@@ -14,15 +14,16 @@ from ..engines.factors import Targets
 from ..engines.prove import prove
 from ..lora.stack import Mix, label, merged
 from ..models.loading import Model
+from ..registry import registry
 from ..stream.sessions import runtime
-from .files.sidecar import read_sidecar
-from .loader import Place, busy, drop, missing, turned
+from .loader import Place, busy, drop, turned
 from .play.engine import TrtEngine
-from .play.refit import Refit, Source, check_refittable
-from .play.tensorrt import MakeRoom, tensorrt
+from .play.refit import Refit, Source
+from .play.room import MakeRoom
+from .play.tensorrt import tensorrt
 
 
-class _Baked:
+class _Baking:
     def __init__(self, engine: TrtEngine, refit: Refit) -> None:
         self.engine, self.refit = engine, refit
         self.identity, self.name = engine.identity, engine.name  # as built, without adapters
@@ -58,7 +59,11 @@ class _Baked:
         return self.identity + (f":{digests}" if mix else "")
 
 
-_baked: dict[str, _Baked] = {}
+class Baked:
+    """The engines whose weights were changed in this process, by caller."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, _Baking] = {}
 
 
 def bake(who: str, name: str, place: Place, model: Model, mix: Mix) -> TrtEngine:
@@ -74,14 +79,11 @@ def bake(who: str, name: str, place: Place, model: Model, mix: Mix) -> TrtEngine
         EngineFileError, EngineError, InputError, MemoryShortage: as `Place.open` and `Refit.apply`. The engine then has
             its original weights, or is closed where they could not be restored.
     """
-    plan = place.find(name)
-    if not plan.exists():
-        raise missing(name, place.folders)
-    check_refittable(read_sidecar(plan).refittable)
     engine = place.open(who, name, alone=True)
-    held = _baked.get(who)
+    baked = registry.one(Baked).held
+    held = baked.get(who)
     if held is None or held.engine is not engine:
-        held = _baked[who] = _Baked(engine, _refit(engine, model))
+        held = baked[who] = _Baking(engine, _refit(engine, model))
     if held.has(mix):
         return engine
     if held.mix is not None:  # the engine that was returned before changes
@@ -94,7 +96,7 @@ def bake(who: str, name: str, place: Place, model: Model, mix: Mix) -> TrtEngine
             held.say(())
             held.mix = None
         if engine.executor.engine is None:
-            del _baked[who]
+            del baked[who]
             drop(who)
         raise
     held.say(mix)

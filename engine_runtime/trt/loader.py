@@ -21,6 +21,7 @@ from ..device.memory import guarded
 from ..engines.prove import Proof
 from ..errors import EngineError, EngineFileError, OstinatoError
 from ..models.loading import Model
+from ..registry import registry
 from ..stream.sessions import runtime
 from .export.record import PRECISIONS, weights_digest
 from .files.folder import plans
@@ -29,15 +30,34 @@ from .files.sidecar import Expect, Sidecar, check_fit, read_sidecar
 from .files.spec import is_name
 from .health.state import Health, check_here, expects, health, here
 from .play.engine import TrtEngine
-from .play.tensorrt import MakeRoom, tensorrt
+from .play.refit import check_refittable
+from .play.room import MakeRoom
+from .play.tensorrt import tensorrt
 
 Say = Callable[[str], None]
 Known = Mapping[str, Expect | OstinatoError]
-_digests: dict[tuple[str, str, str], str] = {}
-_lock = threading.Lock()
-_held: dict[str, tuple[str, TrtEngine]] = {}  # by caller: the engine's name, and the engine
-_turns: Counter[tuple[str, str]] = Counter()  # changes seen, by caller and name
-_busy: list[TrtEngine] = []  # being changed or compared now; not to be closed
+
+
+class OpenEngines:
+    """The engines that callers have open in this process.
+
+    Attributes:
+        held: by caller: the engine's name, and the engine.
+        turns: changes seen, by caller and name.
+        busy: being changed or compared now; not to be closed.
+        digests: hashes of weights, by the model's identity, its part and the precision.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.held: dict[str, tuple[str, TrtEngine]] = {}
+        self.turns: Counter[tuple[str, str]] = Counter()
+        self.busy: list[TrtEngine] = []
+        self.digests: dict[tuple[str, str, str], str] = {}
+
+
+def _engines() -> OpenEngines:
+    return registry.one(OpenEngines)
 
 
 def _bring(engine: TrtEngine, open_again: Callable[[], None]) -> None:
@@ -94,7 +114,7 @@ class Place:
         if self.model is not None and not isinstance(expect, OstinatoError):
             weights = digest_of(self.model, sidecar.export["kind"], sidecar.spec.precision)
             expect = replace(expect, weights=weights)
-        found = health(plan, {**known, sidecar.flavor: expect})
+        found = health(plan, {**known, sidecar.flavor: expect}, parsed=sidecar)
         if self.model is not None and isinstance(found.error, EngineFileError) and found.reason == "weights":
             found = replace(found, error=_of_this_model(found.error, sidecar, plan, self.model))
         return found
@@ -104,7 +124,7 @@ class Place:
 
         Args:
             who: key of the caller; the engine it opened before is closed, unless another caller holds it too.
-            alone: do not share the engine, because its weights will be changed.
+            alone: do not share the engine, because its weights will be changed: it must be refittable.
 
         Raises:
             EngineFileError: for an engine that is missing, stale, broken or not trusted.
@@ -116,6 +136,8 @@ class Place:
             raise missing(name, self.folders)
         device = gpu(self.model)
         state = self.judge(plan, expects(device))
+        if alone and state.sidecar is not None:
+            check_refittable(state.sidecar.refittable)
         if state.sidecar is None or state.error is not None:
             raise state.error or missing(name, self.folders)
         check_fit(state.sidecar, Expect(kind="decoder"), plan)
@@ -124,14 +146,15 @@ class Place:
             if held is None or held.sidecar.plan_sha256 != state.sidecar.plan_sha256:
                 held = self._opened(who, plan, state.sidecar, device, alone)
                 drop(who)
-                with _lock:
-                    _held[who] = name, held
+                engines = _engines()
+                with engines.lock:
+                    engines.held[who] = name, held
             held.wake()
         return held
 
     def _opened(self, who: str, plan: Path, sidecar: Sidecar, device: torch.device, alone: bool) -> TrtEngine:
         library = tensorrt(sidecar.flavor)  # only for a trusted plan that fits: a process loads one library
-        data, sidecar = _read(plan, sidecar, device)
+        data, sidecar = _read(plan, sidecar, device, parsed=True)
         engine = library.load(data, sidecar, device, self.make_room, alone=who if alone else "")
         try:
             with busy(engine):
@@ -149,23 +172,35 @@ class Place:
 
     def _again(self, engine: TrtEngine, plan: Path) -> None:
         """Reopen a closed engine; one that no caller holds any more stays closed."""
-        with _lock:
-            wanted = any(held is engine for _, held in _held.values())
+        engines = _engines()
+        with engines.lock:
+            wanted = any(held is engine for _, held in engines.held.values())
         if wanted and engine.executor.engine is None:
             self.say(f"loading {plan.stem} again")
             data, _ = _read(plan, engine.sidecar, engine.device)
             tensorrt(engine.flavor.name).renew(engine, data, self.make_room)
 
 
-def _read(plan: Path, wanted: Sidecar, device: torch.device) -> tuple[bytes, Sidecar]:
+def _read(plan: Path, wanted: Sidecar, device: torch.device, parsed: bool = False) -> tuple[bytes, Sidecar]:
     """Read the bytes of a plan.
+
+    Args:
+        wanted: the sidecar that it had when it was opened, or is opened by now.
+        parsed: `wanted` was parsed a moment ago: the file is not parsed again.
 
     Raises:
         EngineFileError: where it was rebuilt since `wanted` was read, and as `read_plan`.
     """
     library = tensorrt(wanted.flavor)
     expect = replace(here(wanted.flavor, library.flavor.version, device), header_problem=library.header_problem)
-    data, sidecar = read_plan(plan, expect)
+    try:
+        data, sidecar = read_plan(plan, expect, sidecar=wanted if parsed else None)
+    except EngineFileError as error:
+        if not parsed or error.reason not in ("truncated", "tampered"):
+            raise
+        sidecar = read_sidecar(plan)
+        if sidecar.plan_sha256 == wanted.plan_sha256:
+            raise
     if sidecar.plan_sha256 != wanted.plan_sha256:
         raise EngineFileError(
             f"{plan.name} was built anew meanwhile",
@@ -193,14 +228,16 @@ def _gpu_of(model: Model | None) -> torch.device | None:
 
 def holds(who: str) -> TrtEngine | None:
     """Return the engine that a caller has open (it may be put away), or None."""
-    with _lock:
-        return _held[who][1] if who in _held else None
+    engines = _engines()
+    with engines.lock:
+        return engines.held[who][1] if who in engines.held else None
 
 
 def drop(who: str) -> None:
     """Release the engine that a caller has open, if any."""
-    with _lock:
-        name, engine = _held.pop(who, ("", None))
+    engines = _engines()
+    with engines.lock:
+        name, engine = engines.held.pop(who, ("", None))
     if engine is not None:
         turned(who, name)
         tensorrt(engine.flavor.name).release(engine)
@@ -208,32 +245,36 @@ def drop(who: str) -> None:
 
 def turned(who: str, name: str) -> None:
     """Count a change: the engine that this caller got under this name has changed, or may be available now."""
-    with _lock:
-        _turns[who, name] += 1
+    engines = _engines()
+    with engines.lock:
+        engines.turns[who, name] += 1
 
 
 def turns(who: str, name: str | None = None) -> int:
     """Return the number of such changes; with `name` None, under any name."""
-    with _lock:
-        return sum(count for (one, of), count in _turns.items() if one == who and name in (None, of))
+    engines = _engines()
+    with engines.lock:
+        return sum(count for (one, of), count in engines.turns.items() if one == who and name in (None, of))
 
 
 @contextmanager
 def busy(engine: TrtEngine) -> Iterator[None]:
     """Keep an engine from being put away inside the block."""
-    with _lock:
-        _busy.append(engine)
+    engines = _engines()
+    with engines.lock:
+        engines.busy.append(engine)
     try:
         yield
     finally:
-        with _lock:
-            _busy.remove(engine)
+        with engines.lock:
+            engines.busy.remove(engine)
 
 
 def put_away(engine: TrtEngine) -> bool:
     """Close an engine to free its memory until it is next used. False where it plays or is busy."""
-    with _lock:
-        free = engine not in _busy
+    engines = _engines()
+    with engines.lock:
+        free = engine not in engines.busy
     if not free or runtime().plays(engine):
         return False
     with runtime().lane(engine.device).lock:
@@ -271,7 +312,7 @@ def digest_of(model: Model, kind: str, precision: str) -> str | None:
     part = model.pipe.transformer if kind == "decoder" else model.pipe.vae
     if part.dtype not in (torch.float32, PRECISIONS[precision]):
         return None
-    key = (model.identity, kind, precision)
-    if key not in _digests:
-        _digests[key] = weights_digest(kind, part, precision)
-    return _digests[key]
+    key, digests = (model.identity, kind, precision), _engines().digests
+    if key not in digests:
+        digests[key] = weights_digest(kind, part, precision)
+    return digests[key]

@@ -149,14 +149,14 @@ def test_scripts_are_bounded_and_the_tick_frees_its_memory(transformer):
             for _ in range(3):
                 capture.run(i, lambda: x.add_(1.0))
     torch.cuda.synchronize()
-    assert x[0].item() == 3 * (MOST + 9) and len(capture._scripts) == MOST
+    assert x[0].item() == 3 * (MOST + 9) and len(capture.replayed) == MOST
     with lane.use():
         for i in range(MOST):  # seen once each, until no graph is left
             capture.run(f"once {i}", lambda: x.add_(1.0))
         for _ in range(3):
             capture.run("again", lambda: x.add_(1.0))
     torch.cuda.synchronize()
-    assert x[0].item() == 3 * (MOST + 9) + MOST + 3 and capture._on and capture._scripts["again"]
+    assert x[0].item() == 3 * (MOST + 9) + MOST + 3 and capture.on and "again" in capture.replayed
     del capture
     played(engine, "full", True)
     gc.collect()
@@ -237,7 +237,7 @@ def test_a_graph_that_is_garbage_does_not_break_a_capture():
             del old, loop
             capture.run("body", body)
     torch.cuda.synchronize()
-    assert capture._on and capture._scripts["body"] and x[0].item() == 3.0
+    assert capture.on and "body" in capture.replayed and x[0].item() == 3.0
 
 
 def test_a_shortage_in_a_capture_makes_room_once():
@@ -256,7 +256,7 @@ def test_a_shortage_in_a_capture_makes_room_once():
         for _ in range(4):
             capture.run("body", body)
     torch.cuda.synchronize()
-    assert short and capture._on and capture._scripts["body"] and x[0].item() == 4.0
+    assert short and capture.on and "body" in capture.replayed and x[0].item() == 4.0
 
 
 def test_an_adapter_that_is_turned_away_is_let_go(transformer, tmp_path):

@@ -253,7 +253,7 @@ def test_captured_writes_have_the_bits_of_plain_ones(tiny, kind, tmp_path):
     adapters = [None, *(with_factors(engine, mix) for mix in mixes)]
     captures = []
     plain, again = writings(engine, False, adapters, []), writings(engine, True, adapters, captures)
-    assert sum(script is not None for script in captures[-1]._scripts.values()) >= 4, "nothing was replayed"
+    assert len(captures[-1].replayed) >= 4, "nothing was replayed"
     for i, (a, b) in enumerate(zip(plain, again, strict=True)):
         assert a.isfinite().all() and torch.equal(a, b), f"request {i}"
 

@@ -306,26 +306,26 @@ def test_each_pass_has_its_graph_and_a_new_ring_drops_them(eager, plan, lane):
                 got = engine(part).clone()
             assert close(got, answer(eager, part))
         assert len(plan.executes) == asked + 4
-    assert len(engine.executor._graphs._captured) == 2
+    assert len(engine.executor.capture.replayed) == 2
     engine.rest()
-    assert not engine.executor._graphs._captured
+    assert not engine.executor.capture.replayed
 
 
 def test_shapes_and_refits_drop_the_graphs(eager, plan, lane):
     engine = stand_in.load(plan)
     rows = filled(engine, batch=6)
     warm(engine, lane, rows)
-    assert len(engine.executor._graphs._captured) == 1
+    assert len(engine.executor.capture.replayed) == 1
     single = rows.part(0, 1)
     for part in (single, rows, single, rows):  # never twice the same, so nothing is captured
         with lane.use():
             got = engine(part).clone()
         assert close(got, answer(eager, part))
-        assert not engine.executor._graphs._captured
+        assert not engine.executor.capture.replayed
     warm(engine, lane, rows)
-    assert engine.executor._graphs._captured
+    assert engine.executor.capture.replayed
     with engine.paused():
-        assert not engine.executor._graphs._captured
+        assert not engine.executor.capture.replayed
     plan.bend = lambda v: 2 * v  # the new weights
     with lane.use():
         got = engine(rows).clone()
@@ -340,7 +340,7 @@ def test_a_capture_that_fails_plays_on_without(eager, plan, lane):
         plan.faults["execute_async_v3"] = 1
         got = [engine(rows).clone() for _ in range(3)]
     assert all(close(one, answer(eager, rows)) for one in got)
-    assert not engine.executor._graphs._captured
+    assert not engine.executor.capture.replayed
 
 
 def test_a_steady_tick_does_not_join_the_host(condition, plan):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...errors import EngineBuildError, OstinatoError
+from ...registry import registry
 from ..files.spec import BuildSpec
 from ..files.stamp import stamp
 from ..health.state import READY, Health, expects, health
@@ -172,9 +173,6 @@ def told(job: Job) -> str:
     return f"{job.spec.name}: {job.message}, {100 * job.fraction:.0f} %"
 
 
-_builds = Builds()
-
-
 def builds() -> Builds:
     """Return the builds of this process."""
-    return _builds
+    return registry.one(Builds)

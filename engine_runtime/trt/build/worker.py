@@ -26,6 +26,7 @@ from typing import Any
 
 from ... import machine
 from ...errors import EngineError, EngineFileError, MemoryShortage, OstinatoError
+from ...registry import registry
 from ..files.folder import claim, commit, forget, ready_folder, refused_write, write_whole
 from ..files.sidecar import Expect, Sidecar, check_fit, parse, rewritten, sidecar_path
 from ..files.spec import BuildSpec
@@ -90,19 +91,23 @@ def _watch(work: Path) -> None:
     with contextlib.suppress(OSError):
         while os.read(0, 1 << 12):  # not sys.stdin: a thread would hold its lock when the interpreter ends
             pass
-    with _committing:
+    with registry.one(_Renames).lock:
         shutil.rmtree(work, ignore_errors=True)
         forget(work.parent, os.getpid())
         os._exit(4)
 
 
-_committing = threading.Lock()
+class _Renames:
+    """Files being moved into place."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
 
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
     """Keep Cancel and the caller's end from interrupting the renames."""
-    with _committing:
+    with registry.one(_Renames).lock:
         before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
         try:
             yield

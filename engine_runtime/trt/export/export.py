@@ -27,9 +27,10 @@ from ...errors import EngineBuildError, InputError
 from ...models.quiet import quiet
 from ...spec import ACE_STEP
 from ..files.folder import file_hash, write_whole
-from .modules import MAX_FRAMES, DecoderGraph, Graph, VaeGraph, check_decoder, check_vae
-from .naming import tidy
+from .decoder import MAX_FRAMES, DecoderGraph, check_decoder
+from .naming import Graph, tidy
 from .record import LARGEST, PRECISIONS, ExportOptions, Port, make_record, ports, weights_of
+from .vae import VaeGraph, check_vae
 
 Progress = Callable[[str, float], None]  # what is being done, share done in [0, 1]
 
@@ -240,7 +241,7 @@ def _undisturbed() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with quiet(), uncollected:
+        with quiet(), uncollected():
             yield
     finally:
         logger.setLevel(level)

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from ...errors import EngineBuildError
-from .modules import Graph
+from .decoder import DecoderGraph
 from .record import Port
+from .vae import VaeGraph
 
 _SIZE = re.compile(r"(?:\d+\*)?(\w+)")
 
-
+Graph = DecoderGraph | VaeGraph
 Names = dict[str, dict[str, Any]]
 Made = dict[str, list[str]]
 

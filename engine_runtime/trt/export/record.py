@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from ...engines.factors import Targets
 from ...errors import InputError, check_choice
 from ...spec import ACE_STEP
-from .modules import GRAPH_VERSION, ISLANDS, MAX_FRAMES
+from ..files.spec import KINDS
+from .decoder import ISLANDS, MAX_FRAMES
 
 SCHEMA = 1
-KINDS = ("decoder", "vae_decoder", "vae_encoder")
+GRAPH_VERSION = 1  # raise it when what is exported from the same weights changes
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 OPSETS = (20, 23)  # 23 has attention and RMS norm as operators
 LARGEST = 2_000_000_000  # bytes of weights in one ONNX file: protobuf ends at 2**31

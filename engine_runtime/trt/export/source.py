@@ -14,8 +14,7 @@ from ...constants import RANDOM
 from ...errors import InputError
 from ...files import read_json
 from ...models.loading import load
-from ...models.sized import filled, sized_decoder
-from ...spec import ACE_STEP
+from ...models.sized import VAE, filled, sized_decoder
 from ..files.folder import write_whole
 from ..files.sidecar import MAX_BYTES
 from ..files.spec import BuildSpec
@@ -25,13 +24,6 @@ from .record import PRECISIONS, ExportOptions, opset_for, weights_of
 
 LOADED = 0.15  # share of an export spent on loading, at 2B size on two cores
 Say = Callable[[float, str], None]
-
-# ACE-Step 1.5's VAE at 48 kHz and 25 latents a second.
-_VAE = {
-    "downsampling_ratios": [2, 4, 4, 6, 10],
-    "decoder_input_channels": ACE_STEP.channels,
-    "sampling_rate": ACE_STEP.sample_rate,
-}
 
 
 def export_spec(spec: BuildSpec, folder: Path, library: str, say: Say) -> Path:
@@ -83,5 +75,5 @@ def random_part(kind: str, precision: str, seed: int = 0) -> Any:
     if kind == "decoder":
         return sized_decoder("2b", PRECISIONS[precision], torch.device("cpu"), seed)
     with torch.device("meta"):
-        made = AutoencoderOobleck(**_VAE)
+        made = AutoencoderOobleck(**VAE)
     return filled(made.to(PRECISIONS[precision]).to_empty(device="cpu"), seed)

@@ -18,7 +18,11 @@ HEADER = 64  # bytes of a TensorRT-RTX plan that its library checks
 
 
 def read_plan(
-    path: Path, expect: Expect, trust: Trust | None = None, folder: Path | None = None
+    path: Path,
+    expect: Expect,
+    trust: Trust | None = None,
+    folder: Path | None = None,
+    sidecar: Sidecar | None = None,
 ) -> tuple[bytes, Sidecar]:
     """Read a plan that fits here and may be deserialised. The bytes returned are the bytes that were hashed.
 
@@ -30,11 +34,12 @@ def read_plan(
         expect: what is needed here.
         trust: the installation's; None is the user's own.
         folder: the engines folder that it must lie in once links are followed; None is its own.
+        sidecar: from `read_sidecar`; None reads it.
 
     Raises:
         EngineFileError: with its `reason`, and the exact command that builds the engine again.
     """
-    sidecar = examine(path, expect, trust, folder)
+    sidecar = examine(path, expect, trust, folder, sidecar)
     data = _read(path, sidecar)
     _check_hash(path, sidecar, hashlib.sha256(data).hexdigest())
     problem = expect.header_problem(data[:HEADER]) if expect.header_problem else None
@@ -48,21 +53,33 @@ def read_plan(
     return data, sidecar
 
 
-def verify(path: Path, expect: Expect, trust: Trust | None = None, folder: Path | None = None) -> Sidecar:
+def verify(
+    path: Path,
+    expect: Expect,
+    trust: Trust | None = None,
+    folder: Path | None = None,
+    sidecar: Sidecar | None = None,
+) -> Sidecar:
     """Check all that `read_plan` checks except the header, without keeping the file in memory. Raises as
     `read_plan`."""
-    sidecar = examine(path, expect, trust, folder)
+    sidecar = examine(path, expect, trust, folder, sidecar)
     _check_bytes(path, sidecar)
     return sidecar
 
 
-def examine(path: Path, expect: Expect, trust: Trust | None = None, folder: Path | None = None) -> Sidecar:
+def examine(
+    path: Path,
+    expect: Expect,
+    trust: Trust | None = None,
+    folder: Path | None = None,
+    sidecar: Sidecar | None = None,
+) -> Sidecar:
     """Check all that `read_plan` checks without reading the plan itself. Raises as `read_plan`.
 
     A proof that this installation did not write is left out of the returned sidecar.
     """
     _check_place(path, folder if folder is not None else path.parent)
-    sidecar = read_sidecar(path)
+    sidecar = sidecar or read_sidecar(path)
     try:
         size = path.stat().st_size
     except OSError as error:

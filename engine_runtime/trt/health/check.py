@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ...engines.prove import Corner, Proof
     from ...models.loading import Model
     from ..play.engine import TrtEngine
-    from ..play.tensorrt import MakeRoom
+    from ..play.room import MakeRoom
     from ..play.vae import TrtVae
 
     Opened = TrtEngine | TrtVae

@@ -7,11 +7,11 @@ import os
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import EngineBuildError, EngineFileError, InputError, OstinatoError, plain
+from ...registry import registry
 from ..files.plan import examine, read_plan, verify
 from ..files.sidecar import Expect, Sidecar, check_fit, read_sidecar
 from ..files.spec import FLAVORS, check_name
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from ...models.loading import Model
-    from ..play.tensorrt import MakeRoom
+    from ..play.room import MakeRoom
     from .check import Opened
 
 READY, STALE, UNUSABLE = "ready", "stale", "unusable"
@@ -74,14 +74,23 @@ def library_of(flavor: str) -> str:
     """
     if importlib.util.find_spec(flavor) is None:
         raise EngineBuildError(f"{flavor} is not installed", "its engines need it", f"run: {install(flavor)}")
-    found = _asked(flavor, tuple(sorted(wheels(flavor).items())))
+    answers, key = registry.one(_Answers), (flavor, tuple(sorted(wheels(flavor).items())))
+    found = answers.by_packages.get(key)
+    if found is None:
+        found = answers.by_packages[key] = _asked(flavor)
     if isinstance(found, OstinatoError):
         raise found
     return found
 
 
-@cache
-def _asked(flavor: str, installed: tuple[tuple[str, str], ...]) -> str | OstinatoError:
+class _Answers:
+    """The versions that child processes told, or why they could not, by the flavor and its installed packages."""
+
+    def __init__(self) -> None:
+        self.by_packages: dict[tuple[str, tuple[tuple[str, str], ...]], str | OstinatoError] = {}
+
+
+def _asked(flavor: str) -> str | OstinatoError:
     try:
         return str(ask("probe", {"flavor": flavor})["version"])
     except subprocess.TimeoutExpired as error:
@@ -125,6 +134,7 @@ def health(
     trust: Trust | None = None,
     folder: Path | None = None,
     whole: bool = False,
+    parsed: Sidecar | None = None,
 ) -> Health:
     """Judge one engine. Errors of its files are returned in the result, not raised.
 
@@ -133,6 +143,7 @@ def health(
         known: from `expects`; with the needed weights and recipe, where they are known.
         trust, folder: as in `read_plan`.
         whole: hash the file too.
+        parsed: its sidecar, from `read_sidecar`; None reads it.
     """
     from ...engines.prove import Proof
 
@@ -140,10 +151,11 @@ def health(
     sidecar: Sidecar | None = None
     try:
         _check_name(plan)
-        sidecar = replace(read_sidecar(plan), proof=None) if os.path.exists(plan) else None
-        expect = known.get(sidecar.flavor, Expect()) if sidecar else Expect()
+        parsed = (parsed or read_sidecar(plan)) if os.path.exists(plan) else None
+        sidecar = parsed and replace(parsed, proof=None)
+        expect = known.get(parsed.flavor, Expect()) if parsed else Expect()
         judge = Expect() if isinstance(expect, OstinatoError) else expect
-        sidecar = (verify if whole else examine)(plan, judge, trust, folder)
+        sidecar = (verify if whole else examine)(plan, judge, trust, folder, parsed)
     except EngineFileError as error:
         return Health(plan, STALE if error.reason in _STALE else UNUSABLE, error, sidecar)
     if isinstance(expect, OstinatoError):
@@ -185,16 +197,19 @@ def check_here(
     from .check import compare, this_gpu
 
     trust = trust or Trust()
-    flavor = examine(plan, Expect(), trust).flavor
+    sidecar = examine(plan, Expect(), trust)
     device = None if engine is None else engine.device
-    place = here(flavor, library_of(flavor), device)
-    sidecar = examine(plan, place, trust) if engine is None else engine.sidecar
+    place = here(sidecar.flavor, library_of(sidecar.flavor), device)
+    if engine is None:
+        check_fit(sidecar, place, plan)
+    else:
+        sidecar = engine.sidecar
     if place.capability is None:
         raise EngineBuildError("this PyTorch sees no CUDA device", "the check runs on a GPU", "run it where it plays")
 
     def read(expect: Expect) -> bytes:
         if engine is None:
-            return read_plan(plan, expect, trust)[0]
+            return read_plan(plan, expect, trust, sidecar=sidecar)[0]
         check_fit(sidecar, expect, plan)
         return b""
 

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from ...errors import EngineError, check_choice
+from .preflight import OLDEST
 
 NAMES = ("tensorrt", "tensorrt_rtx")
-OLDEST = {"tensorrt": (10, 13), "tensorrt_rtx": (1, 4)}
 MAPS = Path("/proc/self/maps")
 
 # Also matches a copy renamed by a wheel repair tool (`libnvinfer-1a2b.so.10`), but not the plugin or lean libraries.
@@ -50,16 +50,6 @@ def to_torch(dtype: Any) -> torch.dtype:
             "build the engine from a graph that `ostinato build` exported",
         )
     return DTYPES[dtype.name]
-
-
-def to_tensorrt(module: Any, dtype: torch.dtype) -> Any:
-    """Convert torch's dtype to `module.DataType`. Raises `EngineError` for one that TensorRT does not have."""
-    for name, ours in DTYPES.items():
-        if ours is dtype:
-            return getattr(module.DataType, name)
-    raise EngineError(
-        f"a tensor is {dtype}", f"TensorRT's own are {', '.join(DTYPES)}", "convert it to one of these first"
-    )
 
 
 @dataclass(frozen=True)

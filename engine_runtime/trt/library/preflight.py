@@ -40,7 +40,7 @@ def install(flavor: str) -> str:
 
     It lists the packages: as a custom node the pack itself is not installed by pip.
     """
-    names = ("polygraphy", "onnx", "onnxscript", "onnxruntime", flavor.replace("_", "-"))
+    names = ("polygraphy", "onnx", "onnxscript", flavor.replace("_", "-"))
     return f"{sys.executable} -m pip install {' '.join(names)}"
 
 

@@ -5,8 +5,8 @@ B rows, T frames (even), L condition tokens, H condition width, r adapter rank.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +21,7 @@ from ...spec import ACE_STEP, ModelSpec
 from ..files.sidecar import Sidecar
 from ..library.flavor import Flavor
 from .executor import Executor
+from .layer_times import LayerTimes
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -49,6 +50,7 @@ class TrtEngine:
     spec: ModelSpec = ACE_STEP  # the only model that is exported
     recipe: dict[str, Any] | None = None
     capturable = False  # its executor captures graphs where the library allows it
+    modules = None
 
     def __init__(self, executor: Executor, flavor: Flavor, sidecar: Sidecar) -> None:
         self.executor, self.flavor, self.sidecar = executor, flavor, sidecar
@@ -74,6 +76,15 @@ class TrtEngine:
     def rest(self) -> None:
         """Release the session's rows; the weights and the workspace stay until `shed`."""
         self.executor.settle()
+
+    @contextmanager
+    def own_profiler(self) -> Iterator[LayerTimes]:
+        """Attach TensorRT's profiler for the length of a block; afterwards the context is made anew, without one."""
+        try:
+            yield LayerTimes(self, self.executor, self.flavor)
+        finally:
+            self.shed()
+            self.ready()
 
     def shed(self) -> None:
         """Free the workspace and the buffers once nothing runs; the next call or `ready` allocates them again."""

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...device.gpu import on
+from ...device.capture import Capture, OwnPools
+from ...device.gpu import capturing, on
 from ...errors import EngineError
 from ..library.flavor import Flavor, to_torch
 from ..library.messages import Errors, checked, failed
-from .cuda_graphs import Graphs
 from .keeper import Keeper
 
 if TYPE_CHECKING:
@@ -49,6 +49,10 @@ class Executor:
         device: where it runs; the CPU only for a stand-in.
         make: creates the execution context; called again after `shed`.
         graphs: whether CUDA graphs may be captured.
+
+    Attributes:
+        capture: of executes with the same profile, shapes and addresses; the caller's own capture includes them as
+            they are. A context must have run once with its shapes, so it is the second execute that is captured.
     """
 
     def __init__(
@@ -72,7 +76,13 @@ class Executor:
                 self.outputs.append(name)
         self._errors, self._make = errors, make
         self._keeper = Keeper(device)
-        self._graphs = Graphs(graphs and device.type == "cuda" and not flavor.own_graphs)
+        self.capture = Capture(
+            device,
+            graphs and not flavor.own_graphs,
+            pool=OwnPools(),  # the library's workspace is its own
+            name="executes of the engine",
+            release=self._keeper.later,
+        )
         self._context: trt.IExecutionContext | None = None
         self._buffers: dict[str, Tensor] = {}  # flat, of the largest size so far: outputs, copies of inputs
         self._forget()
@@ -83,7 +93,8 @@ class Executor:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._results: dict[str, tuple[int, ...]] = {}  # shapes of the outputs
         self._addresses: dict[str, int] = {}
-        self._keeper.retire(*self._graphs.drop())
+        self.capture.clear()
+        self._keeper.retire()
 
     @property
     def inputs(self) -> list[str]:
@@ -165,7 +176,7 @@ class Executor:
         shapes = {name: tuple(inputs[name].shape) for name in self.inputs}
         if profile == self._profile and shapes == self._shapes:
             return
-        self._keeper.later(*self._graphs.drop())
+        self.capture.clear()
         if profile != self._profile:  # setting it also clears the shapes
             done = context.set_optimization_profile_async(profile, stream)
             checked(f"set_optimization_profile_async({profile})", done, self._errors)
@@ -211,9 +222,10 @@ class Executor:
             done = self._call("execute_async_v3", lambda: context.execute_async_v3(stream))
             checked("execute_async_v3", done, self._errors)
 
-        if self._graphs.full:
-            self._keeper.later(*self._graphs.drop())
-        self._graphs.launch((stream, *self._addresses.values()), enqueue)
+        if self.capture.on and capturing():
+            enqueue()
+        else:
+            self.capture.run((stream, *self._addresses.values()), enqueue)
 
     def _call(self, what: str, call: Callable[[], Any]) -> Any:
         """Call the library; turns a RuntimeError, which some calls raise instead of returning False, into an
@@ -226,7 +238,8 @@ class Executor:
     def settle(self) -> None:
         """Release inputs, and graphs over them, once their last run is over. Does not wait."""
         with self.lock:
-            self._keeper.retire(*self._graphs.drop())
+            self.capture.clear()
+            self._keeper.retire()
             self._keeper.release()
 
     def drain(self) -> None:

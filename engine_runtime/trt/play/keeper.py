@@ -55,9 +55,9 @@ class Keeper:
         if self._done is not None:
             self._done.record(torch.cuda.current_stream(self._device))
 
-    def retire(self, *things: Any) -> None:
-        """Release all held memory, and `things`, once the last execute is over."""
-        self.later(*self._held.values(), *things)
+    def retire(self) -> None:
+        """Release all held memory once the last execute is over."""
+        self.later(*self._held.values())
         self._held.clear()
         self._set_aside()
         if self._done is not None and self._stream is not None:

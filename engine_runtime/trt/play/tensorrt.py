@@ -6,26 +6,26 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ...device.gpu import numbered, on
-from ...errors import EngineError, MemoryShortage
+from ...errors import EngineError
+from ...registry import registry
 from ..files.sidecar import Sidecar
-from ..library.flavor import Flavor, probe, to_torch
+from ..library.flavor import Flavor, probe
 from ..library.messages import Errors, checked, logger, recorder
+from .context import check_io, make_context
 from .engine import TrtEngine
 from .executor import Executor
+from .room import MakeRoom, Room
 from .vae import TrtVae
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
-T = TypeVar("T")
-MakeRoom = Callable[[int], None]  # frees that many bytes on the device
 Switch = Callable[[TrtEngine, Callable[[bool], None]], None]  # calls back with whether the engine plays
-MB = 1 << 20
 
 
 @dataclass
@@ -171,12 +171,12 @@ class TensorRT:
                 f"this process runs {self.flavor.title}",
                 "restart, or use another",
             )
-        room = _Room(self.errors, device, make_room)
+        room = Room(self.errors, device, make_room)
         caches: list[Any] = []
 
         def make(engine: trt.ICudaEngine) -> trt.IExecutionContext:
             wanted = engine.device_memory_size_v2
-            attempt = partial(_context, engine, self.flavor, self.errors, graphs, caches)
+            attempt = partial(make_context, engine, self.flavor, self.errors, graphs, caches)
             return room.found("create_execution_context", wanted, attempt)
 
         with on(device):
@@ -187,121 +187,12 @@ class TensorRT:
             return Executor(engine, self.flavor, self.errors, device, make, graphs)
 
 
-class _Room:
-    """Frees memory on the device once where an allocation fails."""
+class Loaded:
+    """The library that this process has loaded, once there is one."""
 
-    def __init__(self, errors: Errors, device: torch.device, make_room: MakeRoom | None) -> None:
-        self._errors, self._device, self._make_room = errors, device, make_room
-
-    def found(self, what: str, wanted: int, attempt: Callable[[], T | None]) -> T:
-        """Return what `attempt` makes; it returns None on failure.
-
-        Raises:
-            MemoryShortage: when there is no room the second time either.
-            EngineError: when it failed for another reason.
-        """
-        self._errors.clear()
-        made = attempt()
-        if made is None and self._errors.shortage:
-            self._ask(wanted)
-            self._errors.clear()
-            made = attempt()
-        if made is None and self._errors.shortage:
-            raise self._shortage(what, wanted)
-        return checked(what, made, self._errors)
-
-    def _ask(self, wanted: int) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()  # TensorRT cannot use memory that torch caches
-        if self._make_room is not None:
-            self._make_room(wanted)
-
-    def _shortage(self, what: str, wanted: int) -> MemoryShortage:
-        free, text = free_bytes(self._device), self._errors.text()
-        self._errors.clear()
-        missing = f", {(wanted - free) / MB:.0f} MB are missing" if free is not None and free < wanted else ""
-        known = f" and {free / MB:.0f} MB are free{missing}" if free is not None else ""
-        part = "weights" if what == "deserialize_cuda_engine" else "workspace"
-        return MemoryShortage(
-            f"the engine's {part} needs {wanted / MB:.0f} MB on {self._device}{known} ({text})",
-            "it must fit beside what is loaded",
-            "unload other models, or build an engine with fewer rows or seconds at most",
-        )
-
-
-def free_bytes(device: torch.device) -> int | None:
-    """Return the free bytes of a CUDA device; None for another device."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
-
-
-def _context(
-    engine: trt.ICudaEngine, flavor: Flavor, errors: Errors, graphs: bool, caches: list[Any]
-) -> trt.IExecutionContext | None:
-    """Make an execution context whose workspace is allocated once, for the largest profile."""
-    module = flavor.module
-    config: trt.IRuntimeConfig = checked("create_runtime_config", engine.create_runtime_config(), errors)
-    config.set_execution_context_allocation_strategy(module.ExecutionContextAllocationStrategy.STATIC)
-    _tune(config, flavor, errors, graphs, caches)
-    context: trt.IExecutionContext | None = engine.create_execution_context(config)
-    if context is not None:
-        context.nvtx_verbosity = module.ProfilingVerbosity.NONE  # detailed ranges cost time at every execute
-    return context
-
-
-def _tune(config: Any, flavor: Flavor, errors: Errors, graphs: bool, caches: list[Any]) -> None:
-    """Set the options that only TensorRT-RTX has.
-
-    Kernels are compiled when a shape first occurs, not replaced while it plays. They are cached for the life of the
-    process only: a stored cache would be one more piece of native code to trust.
-    """
-    module = flavor.module
-    if flavor.own_graphs:
-        off, on = module.CudaGraphStrategy.DISABLED, module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-        config.cuda_graph_strategy = on if graphs else off
-    if flavor.specialization:
-        eager = module.DynamicShapesKernelSpecializationStrategy.EAGER
-        config.dynamic_shapes_kernel_specialization_strategy = eager
-    if flavor.runtime_cache:
-        if not caches:
-            caches.append(checked("create_runtime_cache", config.create_runtime_cache(), errors))
-        checked("set_runtime_cache", config.set_runtime_cache(caches[0]), errors)
-
-
-def check_io(engine: trt.ICudaEngine, sidecar: Sidecar) -> None:
-    """Raise `EngineError` where the opened engine differs from its sidecar: I/O, dtypes, memory locations, profiles."""
-    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-    said = {one["name"]: (one["mode"], one["dtype"]) for one in sidecar.io}
-    found = {
-        name: (
-            engine.get_tensor_mode(name).name.lower(),
-            str(to_torch(engine.get_tensor_dtype(name))).removeprefix("torch."),
-        )
-        for name in names
-    }
-    if found != said:
-        odd = sorted(name for name in found.keys() | said.keys() if found.get(name) != said.get(name))
-        raise _other(f"its tensors {', '.join(odd)} are not the sidecar's", sidecar)
-    if host := [name for name in names if engine.get_tensor_location(name).name != "DEVICE"]:
-        raise _other(f"{', '.join(host)} must lie in the host's memory", sidecar)
-    if engine.num_optimization_profiles != len(sidecar.profiles):
-        raise _other(f"it has {engine.num_optimization_profiles} profiles", sidecar)
-    for i, profile in enumerate(sidecar.profiles):
-        for name, shapes in profile.shapes(sidecar.export["inputs"]).items():
-            have = tuple(tuple(shape) for shape in engine.get_tensor_profile_shape(name, i))
-            if have != shapes:
-                raise _other(f"profile {i} takes {name} as {have}, not {shapes}", sidecar)
-
-
-def _other(what: str, sidecar: Sidecar) -> EngineError:
-    return EngineError(
-        f"the opened engine {sidecar.spec.name} is not what its sidecar says: {what}",
-        "both must come from one build",
-        f"run {sidecar.command()}",
-    )
-
-
-_instance: TensorRT | None = None
-_guard = threading.Lock()
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.library: TensorRT | None = None
 
 
 def tensorrt(name: str) -> TensorRT:
@@ -310,14 +201,13 @@ def tensorrt(name: str) -> TensorRT:
     Raises:
         EngineError: when the library cannot be used (see `probe`), or when the other flavor is loaded already.
     """
-    global _instance
-    with _guard:
-        if _instance is None:
-            _instance = TensorRT(probe(name))
-        if _instance.flavor.name != name:
-            raise EngineError(
-                f"this process runs {_instance.flavor.title}",
-                f"a process holds one TensorRT, and {name} would be the second",
-                f"restart, or use an engine of {_instance.flavor.name}",
-            )
-        return _instance
+    loaded = registry.one(Loaded)
+    with loaded.lock:
+        library = loaded.library = loaded.library or TensorRT(probe(name))
+    if library.flavor.name != name:
+        raise EngineError(
+            f"this process runs {library.flavor.title}",
+            f"a process holds one TensorRT, and {name} would be the second",
+            f"restart, or use an engine of {library.flavor.name}",
+        )
+    return library

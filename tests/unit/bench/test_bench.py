@@ -97,12 +97,12 @@ CASES = {
 def test_the_ring_is_full_at_every_tick_and_its_slots_are_apart(name):
     case, seen = CASES[name], []
     with steady(StandIn(), case, 4 * case.steps) as played:
-        tick = played.stage.tick
+        tick = played.drive.stage.tick
         plain = tick.run
 
         def looked(plan, *rest):
             assert len(plan) == case.slots and all(move.scalars.t > move.scalars.t_next for move in plan)
-            seen.append([slot.step for slot in played.stage.ring.slots])
+            seen.append([slot.step for slot in played.drive.stage.ring.slots])
             return plain(plan, *rest)
 
         tick.run = looked
@@ -110,7 +110,7 @@ def test_the_ring_is_full_at_every_tick_and_its_slots_are_apart(name):
         assert len(laps.ms) == len(laps.host_ms) == len(seen) == 4 * case.steps
         assert {len(set(steps)) for steps in seen} == {min(case.slots, case.steps)}
         assert laps.finished == [4 * case.depth] * case.sessions, "every slot as often as every other"
-        assert not any(session.stats().dropped for session in played.sessions)
+        assert not any(session.stats().dropped for session in played.drive.sessions)
         with pytest.raises(ValueError, match="1 ticks more"):
             played.run(1)
     assert not runtime()._sessions
@@ -453,13 +453,13 @@ def test_a_soak_ends_with_the_work_it_began_with(monkeypatch):
     blocks, told = [], []
     block = soak_module._Player.block
 
-    def spy(self, seed, ticks):
+    def spy(self, drive, seed, ticks):
         blocks.append([])
-        return block(self, seed, ticks)
+        return block(self, drive, seed, ticks)
 
-    def act(self):
-        plain(self)
-        session = self.session
+    def act(self, drive):
+        plain(self, drive)
+        (session,) = drive.sessions
         blocks[-1].append(
             (
                 session.config.depth,

@@ -2,14 +2,16 @@
 
 import gc
 import threading
-from typing import ClassVar
 
 import pytest
 import torch
 from ostinato.engine_runtime.device import capture as capture_module
-from ostinato.engine_runtime.device.capture import Capture, uncollected
+from ostinato.engine_runtime.device.capture import Capture, Edits, uncollected
 from ostinato.engine_runtime.device.lane import Lane
 from ostinato.engine_runtime.errors import EngineError
+from ostinato.engine_runtime.registry import registry
+
+from ...graph_stand_in import CUDA, Graph, noting
 
 
 @pytest.fixture(autouse=True)
@@ -23,13 +25,13 @@ def test_it_comes_back_with_the_last_that_leaves():
     inside, leave = threading.Event(), threading.Event()
 
     def other():
-        with uncollected:
+        with uncollected():
             inside.set()
             leave.wait(10)
 
     gc.enable()
     thread = threading.Thread(target=other)
-    with uncollected:
+    with uncollected():
         thread.start()
         assert inside.wait(10) and not gc.isenabled()
     assert not gc.isenabled(), "the other one still captures"
@@ -40,14 +42,14 @@ def test_it_comes_back_with_the_last_that_leaves():
 
 def test_it_comes_back_after_a_failure():
     gc.enable()
-    with pytest.raises(ValueError), uncollected:
+    with pytest.raises(ValueError), uncollected():
         raise ValueError
     assert gc.isenabled()
 
 
 def test_who_has_switched_it_off_keeps_it_off():
     gc.disable()
-    with uncollected:
+    with uncollected():
         pass
     assert not gc.isenabled()
 
@@ -55,54 +57,10 @@ def test_who_has_switched_it_off_keeps_it_off():
 # --- captures, on a stand-in for CUDA's graphs -----------------------------------------------------------------------
 
 
-class Graph:
-    """Records what `note` is told while it captures, and tells it again when it is replayed."""
-
-    now = None  # the one that captures
-    made: ClassVar[list] = []
-
-    def __init__(self):
-        self.pool, self.noted, self.ended = None, [], False
-        Graph.made.append(self)
-
-    def capture_begin(self, pool=None, capture_error_mode=None):
-        assert Graph.now is None and capture_error_mode == "thread_local" and not gc.isenabled()
-        Graph.now, self.pool = self, pool
-
-    def capture_end(self):
-        assert Graph.now is self
-        Graph.now, self.ended = None, True
-
-    def replay(self):
-        assert self.ended
-        for note in self.noted:
-            note()
-
-
 @pytest.fixture
 def noted(monkeypatch):
     """Numbers that bodies have noted; those of a body that is captured come when it is replayed."""
-    zeros, done = torch.zeros, []
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(capture_module, "_editable", lambda: False)
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(torch, "zeros", lambda *size, device=None: zeros(*size))
-    Graph.now = None
-    Graph.made.clear()
-    gc.enable()
-
-    def note(n):
-        if Graph.now is None:
-            done.append(n)
-        else:
-            Graph.now.noted.append(lambda: done.append(n))
-
-    note.done = done
-    return note
-
-
-CUDA = torch.device("cuda", 0)
+    return noting(monkeypatch)
 
 
 def test_a_body_is_run_then_captured_then_replayed(noted):
@@ -148,6 +106,31 @@ def test_ticks_of_a_lane_share_a_pool_while_one_of_them_is_there(noted):
     del second, third
     gc.collect()
     assert captured()[1] is not pool
+
+
+def test_the_body_that_was_not_used_for_longest_makes_room(noted):
+    """Not the one that was captured first."""
+    capture = Capture(CUDA, most=2)
+    for key in ("a", "a", "b", "b", "a", "c", "c"):
+        capture.run(key, lambda key=key: noted(key))
+    assert capture.replayed == ["a", "c"]
+    made = len(Graph.made)
+    capture.run("a", lambda: pytest.fail("it is still replayed"))
+    capture.run("b", lambda: noted("b again"))
+    assert noted.done[-2:] == ["a", "b again"] and len(Graph.made) == made, "b is seen for the first time again"
+
+
+def test_steps_that_are_replayed_no_more_are_handed_out(noted):
+    """The last run of a graph may not be over: whoever runs it keeps it until then."""
+    released = []
+    capture = Capture(CUDA, most=2, release=lambda *steps: released.extend(steps))
+    for key in ("a", "a", "b", "b"):
+        capture.run(key, lambda: noted(1))
+    first, second = Graph.made[-2:]
+    capture.run("c", lambda: noted(1))
+    assert released == [first.replay]
+    capture.clear()
+    assert released == [first.replay, second.replay] and not capture.replayed
 
 
 @pytest.mark.parametrize("error", [RuntimeError("operation not permitted when stream is capturing"), KeyError("x")])
@@ -248,9 +231,9 @@ def edited(noted, monkeypatch):
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Kept)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(capture_module, "_editable", lambda: True)
-    monkeypatch.setattr(capture_module, "_failed", [])
     monkeypatch.setattr(capture_module.driver, "memsets_to_kernels", edit)
-    return calls, failures
+    with registry.fresh(Edits):
+        yield calls, failures
 
 
 def test_a_graph_is_edited_once_before_it_is_replayed(noted, edited):

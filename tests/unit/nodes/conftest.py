@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 from ostinato.engine_runtime.engines.factors import Targets
 from ostinato.engine_runtime.models.engines import eager_engine
+from ostinato.engine_runtime.registry import registry
 from ostinato.engine_runtime.trt import bake, loader
 from ostinato.engine_runtime.trt.build import queue
 from ostinato.engine_runtime.trt.files.sidecar import Expect
@@ -30,11 +30,8 @@ def folder(tmp_path, monkeypatch, cache):
     monkeypatch.setenv("OSTINATO_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "ComfyUI"))
     monkeypatch.delenv("OSTINATO_ENGINES", raising=False)
-    monkeypatch.setattr(queue, "_builds", queue.Builds())
-    monkeypatch.setattr(loader, "_held", {})
-    monkeypatch.setattr(loader, "_turns", Counter())
-    monkeypatch.setattr(bake, "_baked", {})
-    return tmp_path / "data" / "engines"
+    with registry.fresh(queue.Builds, loader.OpenEngines, bake.Baked):
+        yield tmp_path / "data" / "engines"
 
 
 @pytest.fixture

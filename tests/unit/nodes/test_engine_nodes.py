@@ -17,6 +17,7 @@ from ostinato.engine_runtime.engines.prove import Refused
 from ostinato.engine_runtime.errors import EngineBuildError, EngineError, EngineFileError, InputError
 from ostinato.engine_runtime.lora.stack import merged
 from ostinato.engine_runtime.models.engines import eager_engine
+from ostinato.engine_runtime.registry import registry
 from ostinato.engine_runtime.trt import bake, loader
 from ostinato.engine_runtime.trt.build import queue
 from ostinato.engine_runtime.trt.build.job import State
@@ -248,7 +249,7 @@ def test_an_engine_that_fails_its_check_is_closed(turbo, player, monkeypatch):
     monkeypatch.setattr(loader, "check_here", refuse)
     made = run(LoadEngine, engine="one", otherwise=TORCH, model=turbo)
     assert isinstance(made[0], EagerEngine) and "not the reference" in made[1]
-    assert not player.library._engines and not loader._held
+    assert not player.library._engines and not registry.one(loader.OpenEngines).held
 
 
 def test_an_engine_of_other_weights_is_stale(turbo, base, player):

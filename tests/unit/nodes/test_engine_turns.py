@@ -10,7 +10,9 @@ import pytest
 import torch
 from ostinato.engine_runtime.config import StreamConfig
 from ostinato.engine_runtime.engines.eager import EagerEngine
+from ostinato.engine_runtime.engines.prove import Corner, concluded
 from ostinato.engine_runtime.errors import EngineError, EngineFileError, InputError, MemoryShortage
+from ostinato.engine_runtime.registry import registry
 from ostinato.engine_runtime.stream.sessions import runtime
 from ostinato.engine_runtime.trt import bake, loader
 from ostinato.engine_runtime.trt.build import queue
@@ -28,6 +30,7 @@ from ...engine_files import LIBRARY, made_up, put
 from .engine_nodes import ASKED, FakeRefit, fingerprint, run
 
 pytestmark = pytest.mark.usefixtures("folder")
+CORNER = Corner("smallest", 1, 2, 1, None, max_abs=0.0, relative=0.0, peak=1.0)
 
 
 class Cache:
@@ -175,7 +178,7 @@ def test_a_fallback_lets_go_of_what_played_before(turbo, player):
     play = Cache(LoadEngine, engine="one", otherwise=TORCH, model=turbo)
     one = play()[0]
     assert isinstance(play(engine="gone")[0], EagerEngine)
-    assert not is_open(one) and not loader._held and not player.library._engines
+    assert not is_open(one) and not registry.one(loader.OpenEngines).held and not player.library._engines
     assert is_open(play()[0])
 
 
@@ -189,6 +192,39 @@ def test_what_a_node_writes_itself_is_no_change(turbo, player, folder, monkeypat
     play = Cache(LoadEngine, engine="one", otherwise=TORCH, model=turbo)
     play(), play()
     assert play.runs == 1 and read_sidecar(folder / "one.plan").proof is not None
+
+
+def test_an_engine_that_was_verified_is_opened_with_its_sidecar_read_once(turbo, player, folder, monkeypatch):
+    player.make("one"), player.make("two", refittable=True)
+    place = loader.Place([folder], turbo)
+    for name in ("one", "two"):
+        engine = place.open("load 7", name)
+        proof = concluded(engine.identity, "eager", engine.device, 0, engine.dtype, [CORNER])
+        Trust().write_proof(folder / f"{name}.plan", proof.as_json())
+        loader.drop("load 7")
+    player.checks.clear()
+    opened, real = [], os.open
+    monkeypatch.setattr(os, "open", lambda path, *how, **more: opened.append(str(path)) or real(path, *how, **more))
+    monkeypatch.setattr(bake, "Refit", FakeRefit)
+    assert place.open("load 7", "one").verified
+    assert bake.bake("refit 7", "two", place, turbo, ()).verified and not player.checks
+    for name in ("one", "two"):
+        assert opened.count(str(sidecar_path(folder / f"{name}.plan"))) == 1
+
+
+def test_an_engine_that_is_built_anew_while_it_is_opened_is_told(turbo, player, monkeypatch):
+    """The sidecar that was read is no longer that of the plan."""
+    player.make("one")
+    library, here = player.library, loader.here
+
+    def meanwhile(*where):  # before the bytes are read
+        player.make("one", EagerEngine(turbo.pipe.transformer, "another"))
+        return here(*where)
+
+    monkeypatch.setattr(loader, "here", meanwhile)
+    with pytest.raises(EngineFileError, match="one.plan was built anew meanwhile"):
+        run(LoadEngine, engine="one", otherwise=STOP, model=turbo)
+    assert not library._engines
 
 
 def test_a_check_that_failed_is_not_made_again_with_every_run(turbo, player, monkeypatch):

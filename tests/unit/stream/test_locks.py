@@ -5,11 +5,15 @@ from __future__ import annotations
 import threading
 
 import pytest
+from ostinato.engine_runtime.audio.live_vae import LiveVae
 from ostinato.engine_runtime.config import StreamConfig
+from ostinato.engine_runtime.engines.eager import EagerEngine
+from ostinato.engine_runtime.registry import LOCKS, OTHER, registry
 from ostinato.engine_runtime.stream.request import Request
 from ostinato.engine_runtime.stream.sessions import Runtime, runtime
 
 from ... import locks
+from ... import trt_stand_in as stand_in
 from ...helpers import StandIn, made_up
 
 SECONDS = 20  # far more than any of it takes
@@ -84,18 +88,37 @@ def test_an_id_is_free_again_where_opening_failed():
 @pytest.mark.parametrize(
     ("first", "second", "allowed"),
     [
-        ("play.tensorrt opening", "lane lock", True),
-        ("lane lock", "play.tensorrt _lock", True),
-        ("lane lock", "runtime _registry", True),
-        ("runtime _registry", "lane lock", False),
-        ("play.tensorrt _lock", "lane lock", False),
-        ("lane lock", "stage step_lock", False),
-        ("stage lock", "runtime _registry", False),
+        ("TensorRT.opening", "Lane.lock", True),
+        ("Lane.lock", "TensorRT._lock", True),
+        ("Lane.lock", "Runtime._lock", True),
+        ("Runtime._lock", "Lane.lock", False),
+        ("TensorRT._lock", "Lane.lock", False),
+        ("Lane.lock", "Stage.step_lock", False),
+        ("Stage.lock", "Runtime._lock", False),
+        ("Runtime._lock", "Registry._lock", True),
+        ("Registry._lock", "Runtime._lock", False),
     ],
 )
 def test_the_watch_sees_the_other_order(first, second, allowed):
-    outer, inner = (locks.Watched(threading.RLock(), f"ostinato.{name}") for name in (first, second))
+    outer, inner = (locks.Watched(threading.RLock(), name) for name in (first, second))
     with outer, outer, inner:
         pass
     found, locks.violations[:] = list(locks.violations), []
     assert bool(found) != allowed
+
+
+def test_every_lock_of_the_order_is_known_by_its_name(turbo):
+    """A class that is renamed is renamed in the order too: else its lock would be watched as any other."""
+    engine = stand_in.load(stand_in.make(EagerEngine(turbo.pipe.transformer, "x")))
+    made = {
+        "TensorRT": stand_in.library(),
+        "Lane": runtime().lane(engine.device),
+        "Stage": runtime().share(engine, StreamConfig(), 8),
+        "LiveVae": LiveVae(turbo.pipe.vae),
+        "Executor": engine.executor,
+        "Registry": registry,
+    }
+    for name in LOCKS:
+        if name != OTHER:
+            kind, attribute = name.split(".")
+            assert getattr(made[kind], attribute).name == name

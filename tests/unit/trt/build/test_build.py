@@ -21,7 +21,6 @@ from ostinato.engine_runtime.errors import EngineBuildError, EngineFileError, Mo
 from ostinato.engine_runtime.trt.build import worker
 from ostinato.engine_runtime.trt.build.builder import Fraction
 from ostinato.engine_runtime.trt.build.job import NEXT, Job, State
-from ostinato.engine_runtime.trt.export.onnxcheck import Case, check_export
 from ostinato.engine_runtime.trt.export.record import weights_digest
 from ostinato.engine_runtime.trt.files.folder import HOLDER, claim
 from ostinato.engine_runtime.trt.files.plan import read_plan
@@ -34,6 +33,7 @@ from typer.testing import CliRunner
 
 from ....engine_files import made_up, put
 from ....exports import builds, read
+from ....onnx_check import Case, check_export
 from ...refusal import check_sentence
 
 ROOT = Path(__file__).resolve().parents[4]

@@ -9,9 +9,9 @@ import pytest
 import torch
 from ostinato.engine_runtime.engines.decoder import MaskedDecoder
 from ostinato.engine_runtime.errors import EngineBuildError
-from ostinato.engine_runtime.trt.export.onnxcheck import Case, check_export, eager, random_inputs, run
 
 from ....exports import DECODERS, Graphs, concatenated, needs_exporter, read, seeded
+from ....onnx_check import Case, check_export, eager, random_inputs, run
 
 pytestmark = [needs_exporter, pytest.mark.builds]
 # fp32 against fp32 differs by 5e-6 at most here, of values of some 5; a frequency or a scale rounded twice gives 3e-5.

@@ -13,10 +13,10 @@ import torch
 from diffusers import AceStepTransformer1DModel
 from ostinato.engine_runtime.errors import EngineBuildError, InputError
 from ostinato.engine_runtime.trt.export.export import export, write
-from ostinato.engine_runtime.trt.export.onnxcheck import Case, check_export
 from ostinato.engine_runtime.trt.export.record import ExportOptions, opset_for, recipe, weights_digest, weights_of
 
 from ....exports import DECODERS, FP32, GRAPHS, WHOLE, Graphs, builds, built_by_rtx, needs_exporter, other_sizes, read
+from ....onnx_check import Case, check_export
 
 pytestmark = [needs_exporter, pytest.mark.builds]
 
@@ -188,7 +188,7 @@ def test_a_model_of_another_patch_size_is_refused(tmp_path: Path) -> None:
 
 def test_a_size_that_became_fixed_is_refused(graphs: Graphs) -> None:
     import onnx_ir as ir
-    from ostinato.engine_runtime.trt.export.modules import DecoderGraph
+    from ostinato.engine_runtime.trt.export.decoder import DecoderGraph
     from ostinato.engine_runtime.trt.export.naming import tidy
     from ostinato.engine_runtime.trt.export.record import ports
 
@@ -201,7 +201,7 @@ def test_a_size_that_became_fixed_is_refused(graphs: Graphs) -> None:
 
 def test_a_weight_that_is_lost_is_named(graphs: Graphs) -> None:
     import onnx_ir as ir
-    from ostinato.engine_runtime.trt.export.modules import DecoderGraph
+    from ostinato.engine_runtime.trt.export.decoder import DecoderGraph
     from ostinato.engine_runtime.trt.export.naming import tidy
     from ostinato.engine_runtime.trt.export.record import ports
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from ostinato.engine_runtime.device.capture import Capture, OwnPools
 from ostinato.engine_runtime.device.lane import Lane
 from ostinato.engine_runtime.engines.contract import LIMITS
 from ostinato.engine_runtime.engines.eager import EagerEngine
@@ -26,6 +27,7 @@ from ostinato.engine_runtime.trt.play.refit import Refit, Source
 from .... import trt_stand_in as stand_in
 from ....adapters import made_adapter
 from ....bindings import RELEASES, parameters
+from ....graph_stand_in import CUDA, noting
 from ....helpers import drawn
 
 CPU = torch.device("cpu")
@@ -333,11 +335,15 @@ def test_no_tick_runs_between_the_refit_and_its_proof(transformer, mixes):
     assert ticked.wait(5)
 
 
-def test_captured_graphs_are_dropped(transformer, mixes):
+def test_captured_graphs_are_dropped(transformer, mixes, monkeypatch):
+    noting(monkeypatch)
     player = Player(transformer)
-    player.executor._graphs._seen.add("a shape that ran")
+    capture = player.executor.capture = Capture(CUDA, pool=OwnPools())
+    for _ in range(2):
+        capture.run("a shape that ran", lambda: None)
+    assert capture.replayed
     player.apply(mixes[0])
-    assert not player.executor._graphs._seen
+    assert not capture.replayed
 
 
 def test_bad_mixes_change_nothing(transformer, mixes):

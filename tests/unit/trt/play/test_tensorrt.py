@@ -11,10 +11,12 @@ from ostinato.engine_runtime.config import Sampling, StreamConfig
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.engines.profiles import Profile, Span
 from ostinato.engine_runtime.errors import EngineError, MemoryShortage
+from ostinato.engine_runtime.registry import registry
 from ostinato.engine_runtime.stream.request import Request
 from ostinato.engine_runtime.stream.sessions import runtime
 from ostinato.engine_runtime.trt.library.flavor import Flavor
 from ostinato.engine_runtime.trt.library.messages import MOST, Errors
+from ostinato.engine_runtime.trt.play import room
 from ostinato.engine_runtime.trt.play import tensorrt as module
 
 from .... import trt_stand_in as stand_in
@@ -67,11 +69,11 @@ def test_a_plan_loaded_twice_is_one_engine(plan, other):
 
 
 def test_one_library_a_process(monkeypatch):
-    monkeypatch.setattr(module, "_instance", None)
     monkeypatch.setattr(module, "probe", lambda name: Flavor.of(name, stand_in))
-    assert module.tensorrt("tensorrt") is module.tensorrt("tensorrt")
-    with pytest.raises(EngineError, match=r"runs TensorRT 10\.13.*tensorrt_rtx would be the second"):
-        module.tensorrt("tensorrt_rtx")
+    with registry.fresh(module.Loaded):
+        assert module.tensorrt("tensorrt") is module.tensorrt("tensorrt")
+        with pytest.raises(EngineError, match=r"runs TensorRT 10\.13.*tensorrt_rtx would be the second"):
+            module.tensorrt("tensorrt_rtx")
 
 
 def test_host_code_stays_off_and_the_log_arrives(plan, caplog):
@@ -103,7 +105,7 @@ def test_room_is_asked_for_once(plan, fault):
 
 @pytest.mark.parametrize("fault", ["context_no_room", "deserialize_no_room"])
 def test_no_room_says_how_much_is_missing(plan, fault, monkeypatch):
-    monkeypatch.setattr(module, "free_bytes", lambda device: 1 << 20)
+    monkeypatch.setattr(room, "free_bytes", lambda device: 1 << 20)
     library, asked = stand_in.library(), []
     plan.faults[fault] = 2
     engine = None

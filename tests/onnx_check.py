@@ -15,14 +15,13 @@ from typing import Any
 
 import torch
 from diffusers import AceStepTransformer1DModel, AutoencoderOobleck
+from ostinato.engine_runtime.engines.decoder import MaskedDecoder
+from ostinato.engine_runtime.engines.factors import PLACES
+from ostinato.engine_runtime.errors import EngineBuildError
+from ostinato.engine_runtime.files import read_json
+from ostinato.engine_runtime.trt.export.record import LARGEST
+from ostinato.engine_runtime.trt.files.sidecar import MAX_BYTES
 from torch import Tensor
-
-from ...engines.decoder import MaskedDecoder
-from ...engines.factors import PLACES
-from ...errors import EngineBuildError
-from ...files import read_json
-from ..files.sidecar import MAX_BYTES
-from .record import LARGEST
 
 BOUND = 1e-4  # largest difference that passes; with normal inputs values are about 5 at most
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "bool": torch.bool}

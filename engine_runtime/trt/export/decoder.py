@@ -1,27 +1,24 @@
-"""The modules that are exported: the decoder and both halves of the VAE, in operators that ONNX and TensorRT take.
+"""The decoder as it is exported, in operators that ONNX and TensorRT take.
 
-B rows, T frames (even), N = T / 2 decoder tokens, L condition tokens, H condition width, r adapter rank. The modules
-share the weights of the models that they are made from, except the few with another layout.
+B rows, T frames (even), N = T / 2 decoder tokens, L condition tokens, H condition width, r adapter rank. The module
+shares the weights of the model that it is made from, except the few with another layout.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import AceStepTransformer1DModel, AutoencoderOobleck
+from diffusers import AceStepTransformer1DModel
 from torch import Tensor, nn
-from torch.nn.utils.weight_norm import WeightNorm
 
 from ...engines.factors import KINDS
 from ...errors import EngineBuildError
 from ...spec import ACE_STEP
 
-GRAPH_VERSION = 1  # raise it when what is exported from the same weights changes
 MAX_FRAMES = ACE_STEP.max_frames  # rows of the rotary table
 
 # Where a graph of bfloat16 weights computes in float32, as the reference does; part of the recipe. The softmax is one
@@ -197,41 +194,6 @@ class DecoderGraph(nn.Module):
         return ((index[:, None] - index[None, :]).abs() <= self.model.config.sliding_window)[None, None]
 
 
-class VaeGraph(nn.Module):
-    """One half of the VAE: latents `[B, 64, T]` to audio `[B, 2, 1920 T]`, or audio to the mean of its latents.
-
-    It has weights of its own, with the weight norms folded in.
-
-    Args:
-        vae: the reference model, on the CPU.
-        part: `decoder` or `encoder`.
-    """
-
-    prefix = ""
-
-    def __init__(self, vae: AutoencoderOobleck, part: str) -> None:
-        super().__init__()
-        self.part = part
-        with torch.no_grad():
-            for norm, layer in _weight_norms(half := getattr(vae, part)):
-                setattr(layer, norm.name, norm.compute_weight(layer).detach())  # deepcopy refuses a grad history
-            folded = copy.deepcopy(half).requires_grad_(False)
-            names = {layer: name for name, layer in folded.named_modules()}
-            self.made: dict[str, tuple[str, ...]] = {}
-            for norm, layer in _weight_norms(folded):
-                nn.utils.remove_weight_norm(layer, norm.name)
-                place = f"{part}.{names[layer]}.{norm.name}"
-                self.made[place] = (f"{place}_g", f"{place}_v")
-        self.add_module(part, folded)
-
-    def forward(self, signal: Tensor) -> Tensor:
-        out = getattr(self, self.part)(signal)
-        return out if self.part == "decoder" else out.narrow(1, 0, ACE_STEP.channels)
-
-
-Graph = DecoderGraph | VaeGraph
-
-
 def check_decoder(model: AceStepTransformer1DModel) -> None:
     """Raise `EngineBuildError` for a transformer of other sizes than the graph is written for."""
     config = model.config
@@ -242,22 +204,6 @@ def check_decoder(model: AceStepTransformer1DModel) -> None:
             f"the decoder has patch size, input and output channels {given}", f"allowed are {needed}",
             "choose an ACE-Step 1.5 model",
         )  # fmt: skip
-
-
-def check_vae(model: AutoencoderOobleck) -> None:
-    """Raise `EngineBuildError` for a VAE of another rate, or with odd strides."""
-    strides = model.config.downsampling_ratios
-    if math.prod(strides) != ACE_STEP.hop or any(stride % 2 for stride in strides):
-        raise EngineBuildError(
-            f"the VAE's strides are {list(strides)}", f"allowed are even ones whose product is {ACE_STEP.hop}",
-            "choose an ACE-Step 1.5 model",
-        )  # fmt: skip
-
-
-def _weight_norms(module: nn.Module) -> list[tuple[WeightNorm, nn.Module]]:
-    """List the weight norms below a module, with their layers."""
-    hooks = ((hook, layer) for layer in module.modules() for hook in layer._forward_pre_hooks.values())
-    return [(hook, layer) for hook, layer in hooks if isinstance(hook, WeightNorm)]
 
 
 def _time(embed: Any, wave: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
