@@ -24,7 +24,7 @@ from ostinato.engine_runtime.stream.sessions import runtime
 from ostinato.engine_runtime.takes.render import record, render
 from ostinato.engine_runtime.takes.replay import replay
 from ostinato.engine_runtime.takes.take import METADATA, Log
-from ostinato.nodes.shared import carried, layout
+from ostinato.nodes.shared import control_values, layout
 from ostinato.nodes.stream_denoise import StreamDenoise
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -128,7 +128,7 @@ def test_requests_and_engines_of_two_models_do_not_meet() -> None:
         play(engine, [Request(ours)])
     with pytest.raises(InputError, match="for Hum .*; the engine plays ACE-Step 1.5"):
         play(StandIn(width=12), [Request(theirs)])
-    mixed = carried.parts_of(ours, 1.0, 0.0, 1.0) + carried.parts_of(theirs, 1.0, 0.0, 1.0)
+    mixed = control_values.as_parts(ours, 1.0, 0.0, 1.0) + control_values.as_parts(theirs, 1.0, 0.0, 1.0)
     with pytest.raises(InputError, match="all must be of one model"):
         Request(mixed)
     with (
