@@ -22,8 +22,8 @@ from ..controls.knobs import KNOBS, Knob, Knobs
 from ..engines.contract import Engine
 from ..errors import check_whole
 from ..profile.drive import Drive, awake, driven
-from ..stream.request import Condition, Request, Target
 from ..stream.finished import Finished
+from ..stream.request import Condition, Request, Target
 from .case import BLOCK, SOAK_SECONDS, SOAK_TICKS
 
 DEPTHS = (1, 2, 4)

@@ -15,10 +15,10 @@ import torch
 from ..config import StreamConfig
 from ..controls.knobs import Knobs
 from ..engines.contract import Engine
+from ..stream.finished import Finished
 from ..stream.request import Request
 from ..stream.session import Session
 from ..stream.sessions import runtime
-from ..stream.finished import Finished
 
 Mark = torch.cuda.Event | float
 

@@ -128,7 +128,7 @@ def test_requests_and_engines_of_two_models_do_not_meet() -> None:
         play(engine, [Request(ours)])
     with pytest.raises(InputError, match="for Hum .*; the engine plays ACE-Step 1.5"):
         play(StandIn(width=12), [Request(theirs)])
-    mixed = control_values.parts_of(ours, 1.0, 0.0, 1.0) + control_values.parts_of(theirs, 1.0, 0.0, 1.0)
+    mixed = control_values.as_parts(ours, 1.0, 0.0, 1.0) + control_values.as_parts(theirs, 1.0, 0.0, 1.0)
     with pytest.raises(InputError, match="all must be of one model"):
         Request(mixed)
     with (
