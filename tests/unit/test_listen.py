@@ -53,6 +53,24 @@ def test_key(root: int, minor: bool) -> None:
     assert detect.key_ok(found, root, minor) in ("exact", "relative")
 
 
+def test_chords_are_compared_second_by_second() -> None:
+    one, same, other = (detect.chromagram(y) for y in (chords(0, False), chords(0, False) ** 3, chords(6, False)))
+    later = detect.chromagram(np.roll(chords(0, False), 4 * RATE, axis=1))  # the same chords, in other places
+    assert detect.chords_alike(one, same) > 0.8 > 0.5 > detect.chords_alike(one, later)
+    assert detect.chords_alike(one, other) < 0
+
+
+def test_tones_in_phase_with_the_frames_are_heard_under_music() -> None:
+    torch = pytest.importorskip("torch")
+    from ostinato.tools.tiny.losses import locked
+
+    t, x = torch.arange(61_440) / RATE, torch.from_numpy(clicks(120)[:, :61_440]).float()
+    own, note = (0.01 * torch.sin(2 * torch.pi * f * t) for f in (2500, 440))
+    assert (
+        locked(x + own, x, 80).square().mean().sqrt() > 0.006 > 0.0005 > locked(x + note, x, 80).square().mean().sqrt()
+    )
+
+
 def test_keys_that_share_notes_are_told() -> None:
     assert detect.key_ok((9, True), 9, True) == "exact"
     assert detect.key_ok((0, False), 9, True) == detect.key_ok((9, True), 0, False) == "relative"

@@ -17,7 +17,7 @@ MAJOR, MINOR = (0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10)
 BASS_CHANNEL, CHORDS, LEAD, PAD, DRUM_CHANNEL = 0, 1, 2, 3, 9
 PANS = {BASS_CHANNEL: 64, CHORDS: 44, LEAD: 76, PAD: 84}  # of 127
 ONLY = ("", "drums", "bass", "chords")  # what a piece may consist of; "" is everything
-_HIGH = ("flute",)  # leads that play an octave higher
+HIGH_LEADS = ("flute",)  # they play an octave higher
 
 Note = tuple[float, float, int, int, int]  # start s, length s, channel, key, velocity
 
@@ -62,9 +62,13 @@ class Piece:
         return f"{NAMES[self.root]} {'minor' if self.minor else 'major'}"
 
 
-def compose(seed: int, seconds: float = 16.0) -> Piece:
-    """Make the piece of a seed."""
-    return _Writer(seed, seconds).write()
+def compose(seed: int, seconds: float = 16.0, alone: float = 0.21) -> Piece:
+    """Make the piece of a seed.
+
+    Args:
+        alone: chance that drums, bass or chords alone play.
+    """
+    return _Writer(seed, seconds).write(alone)
 
 
 class _Writer:
@@ -85,10 +89,10 @@ class _Writer:
         self.sevenths = r.random() < st.seventh
         self.swing = st.swing if st.swing and r.random() < 0.9 else 0.0
 
-    def write(self) -> Piece:
+    def write(self, alone: float) -> Piece:
         r, st, p = self.r, self.style, self.p
         solo = p.style in ("classical", "ambient") and r.random() < 0.35
-        p.only = r.choices(ONLY, [0.79, 0.07, 0.07, 0.07])[0]
+        p.only = r.choices(ONLY, [1 - alone, *[alone / 3] * 3])[0]
         if p.only == "drums" and st.nodrums > 0.5:
             p.only = "chords"
         lead = not p.only and r.random() < (0.5 if solo else 0.7)
@@ -109,6 +113,8 @@ class _Writer:
             p.notes = [n for n in p.notes if n[2] != CHORDS]
             del p.programs[CHORDS], p.instruments[0]
         p.notes.sort()
+        if {n[2] for n in p.notes} == {CHORDS}:  # a soloist without a lead
+            p.only = "chords"
         return p
 
     def at(self, bar: int, beat: float) -> float:
@@ -161,7 +167,7 @@ class _Writer:
     def lead(self, first: int) -> None:
         """A motif of two bars that lands on the chords."""
         r = self.r
-        base = 72 if self.take(LEAD, self.style.leads) in _HIGH else 60
+        base = 72 if self.take(LEAD, self.style.leads) in HIGH_LEADS else 60
         density = self.style.density * r.uniform(0.7, 1.3)
         motif = [self.rhythm(density), self.rhythm(density)]
         moves = [[r.choice([-2, -1, -1, 0, 1, 1, 2]) for _ in range(12)] for _ in range(2)]

@@ -61,12 +61,26 @@ def regularity(y: Audio) -> float:
 
 def chroma(y: Audio) -> NDArray:
     """The share of each pitch class between 60 and 2000 Hz, `[12]`, from C."""
+    found = chromagram(y).sum(1)
+    return found / (found.sum() + 1e-12)
+
+
+def chromagram(y: Audio) -> NDArray:
+    """How much of each pitch class there is from 60 to 2000 Hz, `[12, frames]`, nearly 6 frames a second."""
     f, _, z = stft(resample_poly(y.mean(0), 1, 4), RATE // 4, nperseg=8192, noverlap=6144, padded=False)
     keep = (f > 60) & (f < 2000)
-    pitch, loud = 12 * np.log2(f[keep] / 440) + 69, np.sqrt(np.abs(z[keep])).sum(1)
+    pitch, loud = 12 * np.log2(f[keep] / 440) + 69, np.sqrt(np.abs(z[keep]))
     near = np.abs(pitch - np.round(pitch)) < 0.3
-    found = np.bincount((np.round(pitch[near]) % 12).astype(int), loud[near], 12)
-    return found / (found.sum() + 1e-12)
+    classes = (np.round(pitch[near]) % 12).astype(int)
+    return np.eye(12)[:, classes] @ loud[near]
+
+
+def chords_alike(one: NDArray, other: NDArray) -> float:
+    """The mean correlation of two chromagrams, second by second: about 0 for other chords, 1 for the same sound."""
+    n = min(one.shape[1], other.shape[1]) // 6 * 6
+    parts = (c[:, :n].reshape(12, -1, 6).sum(2) for c in (one, other))
+    a, b = ((p - p.mean(0)) / (p.std(0) + 1e-9) for p in parts)
+    return float((a * b).mean())
 
 
 def key(found: NDArray, major: NDArray, minor: NDArray) -> tuple[int, bool]:

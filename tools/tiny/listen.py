@@ -27,12 +27,18 @@ class Heard:
     """The detectors' findings on a clip."""
 
     bpm: float
-    chroma: NDArray
+    chromagram: NDArray
     features: NDArray
     flatness: float
     regularity: float
     silence: float
     rms: float
+
+    @property
+    def chroma(self) -> NDArray:
+        """The share of each pitch class, `[12]`."""
+        found = self.chromagram.sum(1)
+        return found / (found.sum() + 1e-12)
 
 
 def hear(y: detect.Audio) -> Heard:
@@ -40,7 +46,7 @@ def hear(y: detect.Audio) -> Heard:
     y = np.asarray(y[:, :CLIP], np.float64)
     return Heard(
         detect.tempo(y),
-        detect.chroma(y),
+        detect.chromagram(y),
         features(y),
         detect.flatness(y),
         detect.regularity(y),

@@ -74,6 +74,17 @@ class FineLoss(nn.Module):
         return torch.stft(x, n, n // 4, window=getattr(self, f"w{n}"), return_complex=True)
 
 
+LOCK = 192  # samples: the decoder's first upsampling makes 250 Hz of 25, and what it adds at every step is a tone
+
+
+def locked(y: Tensor, x: Tensor, steps: int) -> Tensor:
+    """What y has more than x at each place of the decoder's step of 4 ms, over `steps` of them, `[..., n, LOCK]`.
+
+    Sounds are off that grid and vanish in the mean; a tone at a multiple of 250 Hz, in phase with the frames, stays.
+    """
+    return (y - x).unflatten(-1, (-1, steps, LOCK)).mean(-2)
+
+
 class ScaleD(nn.Module):
     """Judges complex spectra of one window, compressed so that quiet highs are heard. Its features come with it."""
 

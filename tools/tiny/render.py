@@ -63,6 +63,19 @@ class Renderer:
         return out
 
 
+_own: list[Renderer] = []
+
+
+def start(soundfont: str) -> None:
+    """Give this process its renderer."""
+    _own[:] = [Renderer(soundfont)]
+
+
+def rendered(p: Piece) -> NDArray[np.float32]:
+    """Render with this process's renderer, float32 `[2, samples]`; `start` comes first."""
+    return _own[0].render(p)
+
+
 def _events(p: Piece) -> list[tuple[int, int, int, int]]:
     """(sample, velocity or 0 for an end, channel, key), in time. Drums ring out by themselves."""
     out = []

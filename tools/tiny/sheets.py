@@ -1,7 +1,8 @@
-"""Pictures: python -m tools.tiny.sheets sheet OUT.png CLIP... | curves OUT.png LOG.json...
+"""Pictures: python -m tools.tiny.sheets sheet OUT.png CLIP... | curves OUT.png LOG.json... | vae OUT.jpg VAE SOUNDFONT
 
 A sheet has a spectrogram of each clip with the tempo, key and style that the detectors hear; a text file of the clip's
-name, `CLIP.txt`, is its title. Curves are the figures of the trainings' logs over their time. Needs matplotlib.
+name, `CLIP.txt`, is its title. Curves are the figures of the trainings' logs over their time. `vae` shows the first
+twelve held-out pieces beside what the VAE makes of them. Needs matplotlib.
 """
 
 from __future__ import annotations
@@ -43,14 +44,39 @@ def sheet(out: Path, clips: list[Path]) -> None:
         words = path.with_suffix(".txt")
         asked = words.read_text(encoding="utf-8").strip() if words.exists() else path.stem
         told = f"{heard.bpm:.0f} bpm, {NAMES[root]} {'minor' if minor else 'major'}, {reference.told(heard, 'style')}"
-        f, t, z = stft(y.mean(1), rate, nperseg=2048, noverlap=1536)
-        db = 20 * np.log10(np.abs(z) + 1e-6)
-        ax.pcolormesh(t, f[1:], db[1:], vmin=-100, vmax=-25, cmap="magma", shading="nearest", rasterized=True)
-        ax.set_yscale("symlog", linthresh=800)
-        ax.set_ylim(40, 20000)
+        spectrogram(ax, y.mean(1), rate)
         ax.set_title(f"{asked}   →   heard: {told}", fontsize=9)
     plt.tight_layout()
     plt.savefig(out, dpi=60)
+
+
+def spectrogram(ax, y: np.ndarray, rate: int) -> None:
+    f, t, z = stft(y, rate, nperseg=2048, noverlap=1536)
+    db = 20 * np.log10(np.abs(z) + 1e-6)
+    ax.pcolormesh(t, f[1:], db[1:], vmin=-100, vmax=-25, cmap="magma", shading="nearest", rasterized=True)
+    ax.set_yscale("symlog", linthresh=800)
+    ax.set_ylim(40, 20000)
+
+
+def vae(out: Path, given: list[Path], pieces: int = 12, seconds: int = 6) -> None:
+    import torch
+
+    from .judge import held_out
+    from .render import Renderer
+    from .vae import load_vae
+
+    coder, renderer = load_vae(str(given[0]), "cpu"), Renderer(str(given[1]))
+    fig, axes = plt.subplots(pieces // 2, 4, figsize=(20, 1.9 * pieces // 2), squeeze=False)
+    for n, p in enumerate(held_out(pieces)):
+        y = renderer.render(p)[:, : seconds * 48_000]
+        with torch.no_grad():
+            z = coder.decode(coder.encode(torch.from_numpy(y)[None])[0])[0].numpy()
+        for ax, clip, name in zip(axes[n // 2, n % 2 * 2 :], (y, z), (p.style, "decoded"), strict=False):
+            spectrogram(ax, clip.mean(0), 48_000)
+            ax.set_title(f"{name} {', '.join(p.instruments)}{' drums' * p.drums}" if clip is y else name, fontsize=8)
+            ax.tick_params(labelsize=6)
+    plt.tight_layout()
+    plt.savefig(out, dpi=70, pil_kwargs={"quality": 72})
 
 
 def curves(out: Path, logs: list[Path]) -> None:
@@ -72,4 +98,4 @@ def curves(out: Path, logs: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    {"sheet": sheet, "curves": curves}[sys.argv[1]](Path(sys.argv[2]), [Path(p) for p in sys.argv[3:]])
+    {"sheet": sheet, "curves": curves, "vae": vae}[sys.argv[1]](Path(sys.argv[2]), [Path(p) for p in sys.argv[3:]])

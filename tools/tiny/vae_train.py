@@ -28,16 +28,17 @@ from torch import Tensor, nn
 from .composer import compose
 from .factory import FRAMES, ROLL, SAMPLES, SECONDS, Factory
 from .graphs import DEVICE, adamw, begin, captured, keep, log
-from .losses import FLOOR, FineLoss, MelLoss, ScaleD
+from .losses import FLOOR, FineLoss, MelLoss, ScaleD, locked
 from .shards import HELD_OUT
 from .vae import LATENT, Vae
 
 HOP = 1920  # samples of a frame
 FREE, RATE_FROM, RATE_DONE = 400.0, 0.12, 0.5  # nats a frame at first; shares of the run between which they fall
-BOTH = {"mel": 2.0, "high": 4.0, "wave": 150.0, "complex": 4.0, "roll": 10.0}  # loss weights
-DECODER = {"mel": 10.0, "high": 6.0, "wave": 60.0, "complex": 2.0, "adversarial": 0.3, "features": 2.0}
+BOTH = {"mel": 2.0, "high": 4.0, "wave": 150.0, "complex": 4.0, "tones": 0.0, "roll": 10.0}  # loss weights
+DECODER = {"mel": 10.0, "high": 6.0, "wave": 60.0, "complex": 2.0, "tones": 400.0, "adversarial": 0.3, "features": 2.0}
 RATE_D, WINDOWS = 3e-4, (2048, 1024, 512)  # of the discriminators
 WARM_UP, AVERAGE = 300, 0.999
+TONE_STEPS = 80  # a third of a second, in which a tone of the decoder's own keeps its phase
 
 
 class Pieces:
@@ -57,8 +58,8 @@ class Pieces:
             if (p := self.factory.take()) is None:
                 continue
             with self.lock, torch.cuda.stream(stream):
-                self.audio[self.have].copy_(torch.from_numpy(p.audio))
-                self.rolls[self.have].copy_(torch.from_numpy(p.roll))
+                self.audio[self.have].copy_(torch.from_numpy(p.audio[0]))
+                self.rolls[self.have].copy_(torch.from_numpy(p.roll[0]))
                 if stream is not None:
                     stream.synchronize()
             self.factory.release(p)
@@ -129,6 +130,7 @@ class Trainer:
         ys, xs = sides(y), sides(x)
         high, cplx = self.fine(ys, xs)
         found = {"mel": self.mel(ys, xs), "wave": (y - x).abs().mean(), "high": high, "complex": cplx}
+        found["tones"] = locked(y, x, TONE_STEPS).abs().mean()
         self.meter(**found)
         return sum(weights[name] * loss for name, loss in found.items())
 
@@ -225,6 +227,7 @@ class Trainer:
             time.sleep(0.2)
         self.pieces.count.fill_(self.pieces.have)
         self.begin()
+        self.save(0, 0.0)
         shown = time.time()
         while (done := (time.time() - self.start) / a.seconds) < 1:
             if not self.frozen and done >= a.freeze:
@@ -247,7 +250,9 @@ class Trainer:
 
     @torch.no_grad()
     def figures(self) -> dict[str, float]:
-        """SI-SDR (mean and lowest tenth) and log-mel distance in dB of held-out pieces through the averaged model."""
+        """Judge held-out pieces through the averaged model, in dB: SI-SDR (mean, lowest tenth), log-mel distance, and
+        how loud the decoder's own tones are beside the music.
+        """
         held = {n: t.detach().clone() for n, t in self.live.items()}
         self.vae.load_state_dict(self.average)
         with torch.autocast(DEVICE, torch.bfloat16):
@@ -260,7 +265,9 @@ class Trainer:
         for v in (self.truth, y):
             z = torch.stft(v.flatten(0, 1), 2048, 512, window=self.mel.w2048, return_complex=True).abs()
             mels.append(20 * (self.mel.m2048 @ z).clamp(min=FLOOR).log10())
+        own = locked(y, self.truth, TONE_STEPS).square().mean((1, 2, 3)) / self.truth.square().mean((1, 2))
         found = {"si_sdr": sdr.mean(), "si_sdr_low": sdr.quantile(0.1), "mel_db": (mels[0] - mels[1]).abs().mean()}
+        found["tones_db"] = 10 * own.log10().mean()
         return {name: round(v.item(), 3) for name, v in found.items()}
 
     def save(self, step: int, speed: float) -> None:
