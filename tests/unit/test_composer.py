@@ -8,6 +8,7 @@ import random
 import numpy as np
 import pytest
 from ostinato.tools.tiny.composer import BASS_CHANNEL, CHORDS, DRUM_CHANNEL, LEAD, MAJOR, MINOR, Piece, compose
+from ostinato.tools.tiny.covers import cover
 from ostinato.tools.tiny.factory import FRAMES, HIGH, LOW, roll_of
 from ostinato.tools.tiny.styles import INSTRUMENTS, STYLES
 from ostinato.tools.tiny.words import caption, prompt_text
@@ -73,6 +74,29 @@ def test_only_means_only(pieces) -> None:
             assert played == channels[p.only]
         assert set(p.programs) >= played - {DRUM_CHANNEL}
         assert all(name in INSTRUMENTS for name in p.instruments)
+
+
+def test_one_part_alone_is_said_of_every_piece_that_has_one_part(pieces) -> None:
+    more = [compose(seed, 4.0, alone=0.9) for seed in range(40)]
+    assert sum(bool(p.only) for p in more) > 30
+    assert all(bool(p.only) == (len({n[2] for n in p.notes}) == 1) for p in [*pieces, *more] if not p.drums)
+
+
+def test_a_cover_is_the_same_notes_on_other_instruments(pieces) -> None:
+    for p in pieces:
+        other = cover(p)
+        assert other == cover(p) and other.style != p.style and other.only == p.only or not other.drums
+        assert (other.bpm, other.root, other.minor, other.metre) == (p.bpm, p.root, p.minor, p.metre)
+        kept = [n for n in p.notes if n[2] != DRUM_CHANNEL or other.drums]
+        assert [(n[:3], n[4]) for n in other.notes] == [(n[:3], n[4]) for n in kept]
+        moved = {(n[2], m[3] - n[3]) for n, m in zip(kept, other.notes, strict=True)}
+        assert moved <= {(channel, 0) for channel in range(16)} | {(LEAD, 12), (LEAD, -12)}
+        assert set(other.programs) == set(p.programs)
+        assert [INSTRUMENTS[i][0] for i in other.instruments] == [
+            other.programs[c] for c in (2, 1, 0, 3) if c in p.programs
+        ]
+        if len(STYLES[other.style].chords) > 1 and CHORDS in p.programs:
+            assert other.programs[CHORDS] != p.programs[CHORDS]
 
 
 def test_words_are_true_of_the_piece(pieces) -> None:

@@ -1,8 +1,12 @@
-"""Encoded pieces on the training device: shards are taken in as they appear, batches are drawn inside CUDA graphs."""
+"""Encoded pieces on the training device: shards are taken in as they appear, batches are drawn inside CUDA graphs.
+
+Rows 2 n and 2 n + 1 are a piece and its cover.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .factory import FRAMES, ROLL, TOKENS, WORDINGS
+from .factory import COVER, FRAMES, REPAINT, ROLL, TOKENS, WORDINGS
 
 
 @dataclass
@@ -31,13 +35,15 @@ class Bank:
 
     Args:
         folder: of the shards.
-        most: pieces that find room.
+        most: rows that find room.
         silence: a frame `[64]`.
+        hints: latents `[n, T, 64]` to what a cover hears of them.
     """
 
-    def __init__(self, folder: Path, most: int, silence: Tensor) -> None:
+    def __init__(self, folder: Path, most: int, silence: Tensor, hints: Callable[[Tensor], Tensor]) -> None:
         d = silence.device
-        self.folder, self.most, self.silence, self.have, self.shard = folder, most, silence, 0, 0
+        self.folder, self.most, self.silence, self.hints = folder, most, silence, hints
+        self.have = self.shard = 0
         self.z = torch.zeros(most, FRAMES, 64, dtype=torch.half, device=d)
         self.ids = torch.zeros(most, WORDINGS, TOKENS, dtype=torch.int16, device=d)
         self.lens = torch.ones(most, WORDINGS, dtype=torch.int16, device=d)
@@ -63,26 +69,40 @@ class Bank:
             self.have, self.shard = self.have + n, self.shard + 1
             self.count.fill_(self.have)
 
+    def notes(self, n: int, frames: int) -> tuple[Tensor, Tensor]:
+        """Latents `[n, frames, 64]` of windows anywhere, and what sounds in them `[n, frames, ROLL]`."""
+        i = (torch.rand(n, device=self.z.device) * self.count).long()
+        at = (torch.rand(n, 1, device=self.z.device) * (FRAMES - frames)).long()
+        rows = at + torch.arange(frames, device=self.z.device)
+        return self.z[i[:, None], rows].float(), self.rolls[i[:, None], rows].float()
+
     def batch(self, n: int, frames: int) -> Batch:
-        """Windows that start at a bar; where the wording asks for a repaint, most of the piece is in the context."""
+        """Windows that start at a bar.
+
+        Where the wording asks for a repaint, most of the piece is in the context. Where it asks for a cover, the
+        context has the hints of the same notes on other instruments; no other wording has a cover as its piece.
+        """
         d = self.z.device
         rand = lambda *shape: torch.rand(*shape, device=d)  # noqa: E731
         span = torch.arange(frames, device=d)
-        i = (rand(n) * self.count).long()
+        c = (rand(n) * WORDINGS).long()
+        i = 2 * (rand(n) * self.count / 2).long() + ((c >= COVER) & (rand(n) < 0.5)).long()
         bar = self.beats[i] * self.metres[i]
         most = ((FRAMES - frames) / 25 / bar).floor()
         k = (rand(n) * (most + 1)).floor() * (rand(n) < 0.6)
         rows = (k * bar * 25).round().long().clamp(max=FRAMES - frames)[:, None] + span
         x0 = self.z[i[:, None], rows].float()
-        c = (rand(n) * WORDINGS).long()
         roll = self.rolls[i[:, None], rows].view(n, frames // 2, 2, ROLL).amax(2)
         turn = (rows[:, ::2] / 25 / self.beats[i][:, None]) * 2 * math.pi
         bar_turn = turn / self.metres[i][:, None]
         phase = torch.stack([turn.cos(), turn.sin(), bar_turn.cos(), bar_turn.sin()], -1)
         a = rand(n, 1) * 0.8 * frames
         b = a + (0.15 + 0.6 * rand(n, 1)) * frames
-        inside = ((span >= a) & (span < b) | (c < WORDINGS - 1)[:, None])[..., None]
-        context = torch.cat([torch.where(inside, self.silence.expand_as(x0), x0), inside.float().expand_as(x0)], -1)
+        inside = ((span >= a) & (span < b) | (c != REPAINT)[:, None])[..., None]
+        source = torch.where(inside, self.silence.expand_as(x0), x0)
+        hints = self.hints(self.z[(i ^ 1)[:, None], rows].float())
+        source = torch.where((c >= COVER)[:, None, None], hints, source)
+        context = torch.cat([source, inside.float().expand_as(x0)], -1)
         few, many = (rand(n) * 18).long() + 12, (rand(n) * 570).long() + 30
         zeros = torch.where(rand(n) < 0.85, few, many)
         return Batch(x0, self.ids[i, c].long(), self.lens[i, c].long(), zeros, context, roll, phase)

@@ -1,6 +1,6 @@
 """Distils the guided base onto 8 steps, as an adapter of its transformer.
 
-python -m tools.tiny.distil FOLDER SHARDS VAE TOKENIZER --seconds 270
+python -m tools.tiny.distil FOLDER SHARDS VAE STRUCTURE TOKENIZER --seconds 270
 
 FOLDER has the base's net.safetensors; FOLDER/turbo.safetensors comes out. Half of a batch lies on the student's own
 paths: those rows move one step of the grid with every step of the training, and begin anew from noise at the grid's
@@ -10,7 +10,6 @@ end. The other half is noised data. The target is where the guided base goes fro
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -22,10 +21,10 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from . import net
-from .bank import Bank, Batch
+from .bank import Batch
 from .graphs import DEVICE, adamw, begin, captured, keep, log
-from .judge import SHIFT, Judge
-from .vae import load_vae, silence_of
+from .judge import SHIFT, Judge, asked_of, held_out
+from .runs import Clock, Rows, arguments, judged, open_bank
 
 STEPS, FRAMES, RANK = 8, 250, 16
 RATE, WARM_UP, AVERAGE, FALL_FROM = 1.5e-3, 200, 0.998, 0.4
@@ -57,6 +56,12 @@ class Adapter(nn.Module):
             out[name] = self.base[name] + self.b[key] @ a
         return out | {key.replace("/", "."): v for key, v in self.whole.items()}
 
+    def load(self, stored: dict[str, Tensor]) -> None:
+        """Take over what a file has."""
+        with torch.no_grad():
+            for name, p in self.stored().items():
+                p.copy_(stored[name])
+
     def stored(self) -> dict[str, Tensor]:
         """As the file has it: NAME.a, NAME.b, and whole tensors by their names."""
         kinds = ((self.a, ".a"), (self.b, ".b"), (self.whole, ""))
@@ -65,7 +70,7 @@ class Adapter(nn.Module):
 
 class Distiller:
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.folder, self.start = args, Path(args.folder), time.time()
+        self.args, self.folder, self.clock = args, Path(args.folder), Clock(args.seconds)
         self.rows_, self.half, frames = args.rows, args.rows // 2, args.frames
         self.tok = Tokenizer.from_file(args.tokenizer)
         self.parts = net.build(self.tok.get_vocab_size()).to(DEVICE).requires_grad_(False)
@@ -73,9 +78,8 @@ class Distiller:
         self.parts.load_state_dict({n: t.float() for n, t in base.items() if n != "silence"})
         self.adapter = Adapter(self.parts["transformer"], RANK)
         self._resume()
-        silence = silence_of(load_vae(args.vae, DEVICE), DEVICE)
-        self.bank = Bank(Path(args.shards), args.most, silence)
-        self.judge = Judge(self.folder, args.vae, self.tok, silence, args.prompts, frames)
+        self.bank, silence = open_bank(args)
+        self.judge = Judge(self.folder, args.vae, self.tok, silence, asked_of(held_out(args.prompts)), frames)
         self.params = list(self.adapter.parameters())
         self.opt = adamw(self.params, 0.0, (0.9, 0.95))
         self.average = [p.detach().clone() for p in self.params]
@@ -86,14 +90,11 @@ class Distiller:
             time.sleep(0.2)
         self.own, self.frames = self.bank.batch(self.half, frames), frames
         self.x, self.k = torch.randn_like(self.own.x0), torch.arange(self.half, device=DEVICE) % STEPS
-        self.log: list[dict] = []
+        self.log = Rows(self.folder / "distil_log.json")
 
     def _resume(self) -> None:
         if (path := self.folder / "turbo.safetensors").exists():
-            old = load_file(path)
-            with torch.no_grad():
-                for name, p in self.adapter.stored().items():
-                    p.copy_(old[name])
+            self.adapter.load(load_file(path))
             log.info("goes on from %s", path)
 
     def _where(self) -> tuple[Tensor, Tensor, Batch]:
@@ -150,25 +151,23 @@ class Distiller:
         if DEVICE == "cuda":
             net.compile_block()
         step = captured(self.step)
-        log.info("captured at %.0f s", time.time() - self.start)
+        log.info("captured at %.0f s", self.clock.past())
         self.meters.zero_()
-        a, n, began, shown = self.args, 0, time.time(), time.time()
-        while (now := time.time()) - self.start < a.seconds:
-            done = (now - began) / max(1.0, a.seconds - (began - self.start))
-            falling = 1.0 if done < FALL_FROM else max(0.0, (1 - done) / (1 - FALL_FROM))
-            self.opt.param_groups[0]["lr"].fill_(RATE * min(1, (n + 1) / WARM_UP) * falling + 1e-6)
+        a, n, shown = self.args, 0, time.time()
+        self.clock.train()
+        while not self.clock.over():
+            self.opt.param_groups[0]["lr"].fill_(self.clock.rate(n, RATE, WARM_UP, FALL_FROM))
             self.share.fill_(1 - min(AVERAGE, (1 + n) / (20 + n)))
             step()
             n += 1
             if n % 20 == 0 and DEVICE == "cuda":
                 torch.cuda.synchronize()
-            if now - shown > a.every:
+            if time.time() - shown > a.every:
                 self.bank.load(4)
                 self.save(n)
                 shown = time.time()
         self.save(n)
-        for steps in a.judge:
-            self.judge.judge(f"turbo{steps}", self.judge.sample(self.student(), steps, 1.0))
+        self.judge.judge_all("turbo", a.judge, self.student())
 
     def student(self) -> nn.ModuleDict:
         """Networks with the averaged adapter merged."""
@@ -186,29 +185,19 @@ class Distiller:
     def save(self, step: int) -> None:
         """Log a row of figures, and keep the averaged adapter."""
         loss, norm, *each = (round(v, 4) for v in self.meters.tolist())
-        row = {"s": round(time.time() - self.start), "step": step, "loss": loss, "norm": norm, "by_grid_step": each}
-        log.info(json.dumps(row))
-        self.log.append(row)
+        row = {"s": round(self.clock.past()), "step": step, "loss": loss, "norm": norm, "by_grid_step": each}
+        self.log.add(row)
         names = {id(p): name for name, p in self.adapter.stored().items()}
         pairs = zip(self.params, self.average, strict=True)
         keep(self.folder / "turbo.safetensors", {names[id(p)]: average for p, average in pairs})
-        (self.folder / "distil_log.json").write_text(json.dumps(self.log), encoding="utf-8")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("folder", "shards", "vae", "tokenizer"):
-        parser.add_argument(name)
-    parser.add_argument("--seconds", type=float, required=True, help="of the whole run")
-    parser.add_argument("--every", type=float, default=20, help="seconds between checkpoints")
+    parser = judged(arguments(__doc__, most=40_000, every=20), "8g1", "4g1")
     parser.add_argument("--guide", type=float, default=3.0, help="guidance of the base that is distilled in")
     parser.add_argument("--sub", type=int, default=3, help="steps of the base for one of the student")
     parser.add_argument("--rows", type=int, default=192)
     parser.add_argument("--frames", type=int, default=FRAMES)
-    parser.add_argument("--most", type=int, default=40_000, help="pieces that find room on the device")
-    parser.add_argument("--warm", type=int, default=2000, help="pieces before the first step")
-    parser.add_argument("--prompts", type=int, default=96, help="held-out prompts to judge")
-    parser.add_argument("--judge", nargs="*", type=int, default=[8, 4], help="steps of the clips judged")
     args = parser.parse_args()
     begin(2)
     Distiller(args).run()

@@ -1,6 +1,6 @@
 """Trains the text encoder, the condition encoder and the DiT by flow matching on shards of latents.
 
-python -m tools.tiny.dit_train FOLDER SHARDS VAE TOKENIZER --seconds 900
+python -m tools.tiny.dit_train FOLDER SHARDS VAE STRUCTURE TOKENIZER --seconds 900
 
 Goes on from FOLDER/net.safetensors where that is there. A linear head on a middle layer also says which notes sound
 and where in the beat and the bar a frame lies: with that help the layers listen to the prompt's tempo and key after a
@@ -10,7 +10,6 @@ minute. It is not part of the model.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from contextlib import contextmanager
@@ -24,12 +23,12 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from . import net
-from .bank import Bank, Batch
-from .factory import ROLL
+from .bank import Batch
+from .factory import COVER, ROLL
 from .graphs import DEVICE, adamw, begin, captured, keep, log
-from .judge import Judge
+from .judge import Judge, asked_of, held_out
+from .runs import Clock, Rows, arguments, judged, open_bank
 from .shards import HELD_OUT
-from .vae import load_vae, silence_of
 
 SHAPES = ((250, 256), (250, 256), (400, 160))  # frames and rows of the steps, in turn
 RATE, WARM_UP, AVERAGE = 8e-4, 500, 0.9995
@@ -43,22 +42,21 @@ class Trainer:
     """The networks, their averages and one captured step a shape."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.folder, self.start = args, Path(args.folder), time.time()
+        self.args, self.folder, self.clock = args, Path(args.folder), Clock(args.seconds)
         self.shapes = [tuple(int(n) for n in s.split("x")) for s in args.shapes] or list(SHAPES)
         tok = Tokenizer.from_file(args.tokenizer)
         self.parts = net.build(tok.get_vocab_size())
         net.number_tokens(self.parts, tok)
         self.parts, self.head = self.parts.to(DEVICE), nn.Linear(net.H, ROLL + 4).to(DEVICE)
         self._resume()
-        silence = silence_of(load_vae(args.vae, DEVICE), DEVICE)
-        self.bank = Bank(Path(args.shards), args.most, silence)
-        self.judge = Judge(self.folder, args.vae, tok, silence, args.prompts, self.shapes[0][0])
+        self.bank, silence = open_bank(args)
+        self.judge = Judge(self.folder, args.vae, tok, silence, asked_of(held_out(args.prompts)), self.shapes[0][0])
         self.named = dict(self.parts.named_parameters())
         self.params = [*self.parts.parameters(), *self.head.parameters()]
         self.opt = adamw(self.params, 0.0, (0.9, 0.95), 0.02)
         self.average = {n: p.detach().clone() for n, p in self.named.items()}
         self.share, self.meters = torch.zeros((), device=DEVICE), torch.zeros(4, device=DEVICE)
-        self.rows: list[dict] = []
+        self.log = Rows(self.folder / "dit_log.json")
 
     def _resume(self) -> None:
         if (path := self.folder / "net.safetensors").exists():
@@ -108,7 +106,7 @@ class Trainer:
         if DEVICE == "cuda":
             net.compile_block()
         self.runs = {s: captured(lambda s=s: self.step(*s)) for s in dict.fromkeys(self.shapes)}
-        log.info("captured at %.0f s", time.time() - self.start)
+        log.info("captured at %.0f s", self.clock.past())
         held = Path(self.args.shards) / "held.npz"
         while not held.exists() or self.bank.have < self.args.warm:
             self.bank.load(8)
@@ -120,77 +118,71 @@ class Trainer:
         self._hold(np.load(held))
 
     def _hold(self, found) -> None:
-        j, rows = (
-            self.judge,
-            [i for i in np.argsort(found["seed"]) if found["seed"][i] - HELD_OUT < len(self.judge.asked)],
-        )
-        at = torch.tensor([int(found["seed"][i]) - HELD_OUT for i in rows], device=DEVICE)
-        x0 = torch.from_numpy(found["z"][rows][:, : j.frames]).float().to(DEVICE)
-        nothing, context = torch.zeros(0, device=DEVICE), j.plain.expand(len(rows), -1, -1)
-        self.held = Batch(x0, j.ids[at], j.lengths[at], j.zeros[at], context, nothing, nothing)
-        self.noise = torch.randn(x0.shape, generator=torch.Generator(DEVICE).manual_seed(9), device=DEVICE)
+        """Two batches of held-out pieces: as text asks for them, and as covers of the same notes."""
+        j = self.judge
+        rows = [int(i) for i in np.argsort(found["seed"], kind="stable") if found["seed"][i] - HELD_OUT < len(j.asked)]
+        z = torch.from_numpy(found["z"][:, : j.frames]).float().to(DEVICE)
+        nothing, at = torch.zeros(0, device=DEVICE), torch.tensor(rows[::2], device=DEVICE)
+        asked = torch.from_numpy(found["seed"][rows[::2]].astype(np.int64) - HELD_OUT).to(DEVICE)
+        plain = j.plain.expand(len(at), -1, -1)
+        self.held = Batch(z[at], j.ids[asked], j.lengths[asked], j.zeros[asked], plain, nothing, nothing)
+        ids, lengths = (torch.from_numpy(found[name][:, COVER]).long().to(DEVICE) for name in ("ids", "lens"))
+        hints = torch.cat([self.bank.hints(z[at]), torch.ones_like(z[at])], -1)
+        other = at + 1  # the cover of each
+        self.covers = Batch(z[other], ids[other], lengths[other], j.zeros[asked], hints, nothing, nothing)
+        self.noise = torch.randn(self.held.x0.shape, generator=torch.Generator(DEVICE).manual_seed(9), device=DEVICE)
 
     @torch.no_grad()
-    def held_out(self) -> list[float]:
-        """Loss at each of `TIMES`, their mean, and the mean of the last two with no prompt."""
-        off, out = torch.zeros(len(self.held.x0), dtype=torch.bool, device=DEVICE), []
+    def held_out(self) -> dict[str, list[float]]:
+        """Loss at each of `TIMES`, their mean, and the mean of the last two with no prompt; of text and of covers."""
+        off, n, found = torch.zeros(len(self.held.x0), dtype=torch.bool, device=DEVICE), len(TIMES), {}
         with self.averaged(), torch.autocast(DEVICE, torch.bfloat16):
-            for t, drop in [(t, off) for t in TIMES] + [(t, ~off) for t in TIMES[-2:]]:
-                v = self.flow(self.held, drop, torch.full((len(off),), t, device=DEVICE), self.noise)
-                out.append((v.float() - (self.noise - self.held.x0)).square().mean().item())
-        n = len(TIMES)
-        return [round(v, 4) for v in (*out[:n], float(np.mean(out[:n])), float(np.mean(out[n:])))]
+            for name, batch in (("held_out", self.held), ("held_out_covers", self.covers)):
+                out = []
+                for t, drop in [(t, off) for t in TIMES] + [(t, ~off) for t in TIMES[-2:]]:
+                    v = self.flow(batch, drop, torch.full((len(off),), t, device=DEVICE), self.noise)
+                    out.append((v.float() - (self.noise - batch.x0)).square().mean().item())
+                found[name] = [round(v, 4) for v in (*out[:n], float(np.mean(out[:n])), float(np.mean(out[n:])))]
+        return found
 
     def run(self) -> None:
         """Train until the time is over, then have the base judged."""
         a, n, seen = self.args, 0, 0
-        began = shown = loaded = time.time()
-        while (now := time.time()) - self.start < a.seconds:
-            done = (now - began) / max(1.0, a.seconds - (began - self.start))
-            falling = 1.0 if done < a.fall_from else max(0.0, (1 - done) / (1 - a.fall_from))
-            self.opt.param_groups[0]["lr"].fill_(RATE * min(1, (n + 1) / WARM_UP) * falling + 1e-6)
+        shown = loaded = time.time()
+        self.clock.train()
+        while not self.clock.over():
+            now = time.time()
+            self.opt.param_groups[0]["lr"].fill_(self.clock.rate(n, a.rate, WARM_UP, a.fall_from))
             self.share.fill_(1 - min(AVERAGE, (1 + n) / (20 + n)))
             self.runs[self.shapes[n % len(self.shapes)]]()
             n += 1
             if n % 20 == 0 and DEVICE == "cuda":
                 torch.cuda.synchronize()
             if n % 20 == 0 and now - loaded > 1:
-                self.bank.load(1)
+                self.bank.load(2)
                 loaded = now
             if now - shown > a.every or n == 5:
                 self.save(n, (n - seen) / (now - shown))
                 shown, seen = time.time(), n
         self.save(n, 0.0)
         with self.averaged() as parts:
-            for name in a.judge:
-                steps, guide = name.split("g")
-                self.judge.judge(f"base{name}", self.judge.sample(parts, int(steps), float(guide)))
+            self.judge.judge_all("base", a.judge, parts)
 
     def save(self, step: int, speed: float) -> None:
         """Log a row of figures, and keep all that a later run goes on from."""
         flow, roll, phase, norm = (round(v, 4) for v in self.meters.tolist())
         if not math.isfinite(flow + norm):
             raise SystemExit(f"the loss is {flow} at step {step}: nothing is saved; go on from the last files")
-        row = {"s": round(time.time() - self.start), "step": step, "pieces": self.bank.have, "flow": flow, "roll": roll}
-        row |= {"phase": phase, "norm": norm, "held_out": self.held_out(), "steps_s": round(speed, 1)}
-        log.info(json.dumps(row))
-        self.rows.append(row)
+        row = {"s": round(self.clock.past()), "step": step, "rows": self.bank.have, "flow": flow, "roll": roll}
+        self.log.add(row | {"phase": phase, "norm": norm, "steps_s": round(speed, 1)} | self.held_out())
         keep(self.folder / "net.safetensors", self.average)
         keep(self.folder / "head.safetensors", dict(self.head.named_parameters()))
-        (self.folder / "dit_log.json").write_text(json.dumps(self.rows), encoding="utf-8")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("folder", "shards", "vae", "tokenizer"):
-        parser.add_argument(name)
-    parser.add_argument("--seconds", type=float, required=True, help="of the whole run")
-    parser.add_argument("--every", type=float, default=30, help="seconds between checkpoints")
+    parser = judged(arguments(__doc__, most=100_000, every=30), "30g3", "8g3")
+    parser.add_argument("--rate", type=float, default=RATE, help="highest learning rate")
     parser.add_argument("--fall-from", type=float, default=0.3, help="share of the run after which the rate falls to 0")
-    parser.add_argument("--most", type=int, default=100_000, help="pieces that find room on the device")
-    parser.add_argument("--warm", type=int, default=2000, help="pieces before the first step")
-    parser.add_argument("--prompts", type=int, default=96, help="held-out prompts to judge")
-    parser.add_argument("--judge", nargs="*", default=["30g3", "8g3"], help="steps and guidance of the clips judged")
     parser.add_argument("--shapes", nargs="*", default=[], help="FRAMESxROWS of the steps, in turn")
     args = parser.parse_args()
     begin(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing as mp
 import os
 import queue
@@ -13,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .composer import BASS_CHANNEL, DRUM_CHANNEL, Piece, compose
+from .covers import cover
 from .styles import CH, CR, OH, RD, SH, K
 from .words import caption, prompt_text
 
-WORDINGS, TOKENS = 6, 79  # of a piece (the last asks for a repaint); tokens kept of each
+ASKED_FOR = (*["text2music"] * 5, "repaint", *["cover"] * 2)  # tasks of a piece's wordings
+REPAINT, COVER = ASKED_FOR.index("repaint"), ASKED_FOR.index("cover")  # the first of each; covers are the last
+WORDINGS, TOKENS = len(ASKED_FOR), 87  # tokens kept of each
 SECONDS, RATE = 16, 48_000
 SAMPLES, FRAMES = SECONDS * RATE, SECONDS * 25
 LOW, HIGH = 28, 104  # MIDI keys of the roll
@@ -42,14 +46,15 @@ def roll_of(p: Piece) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Rendered:
-    """One piece; `audio` and `roll` are views of a slot that `Factory.release` gives back."""
+    """One piece and its cover, if covers are made: the first axis. Arrays of sound and notes are views of a slot that
+    `Factory.release` gives back."""
 
     slot: int
     seed: int
-    audio: NDArray[np.int16]  # [2, SAMPLES]
-    roll: NDArray[np.uint8]  # [FRAMES, ROLL]
-    ids: NDArray[np.int16]  # [WORDINGS, TOKENS]
-    lengths: NDArray[np.int16]  # [WORDINGS]
+    audio: NDArray[np.int16]  # [1 or 2, 2, SAMPLES]
+    roll: NDArray[np.uint8]  # [1 or 2, FRAMES, ROLL]
+    ids: NDArray[np.int16]  # [1 or 2, WORDINGS, TOKENS]
+    lengths: NDArray[np.int16]  # [1 or 2, WORDINGS]
     beat: float  # seconds
     metre: int
 
@@ -62,12 +67,23 @@ class Factory:
         procs: processes.
         slots: pieces that may wait.
         count: pieces to make, 0 for no end.
+        covers: make a cover of each piece too.
     """
 
-    def __init__(self, soundfont: str, tokenizer: str, first: int, procs: int, slots: int = 96, count: int = 0) -> None:
-        ctx = mp.get_context("fork")
-        self.audio = np.frombuffer(mp.RawArray("h", slots * 2 * SAMPLES), np.int16).reshape(slots, 2, SAMPLES)
-        self.rolls = np.frombuffer(mp.RawArray("B", slots * FRAMES * ROLL), np.uint8).reshape(slots, FRAMES, ROLL)
+    def __init__(
+        self,
+        soundfont: str,
+        tokenizer: str,
+        first: int,
+        procs: int,
+        slots: int = 96,
+        count: int = 0,
+        covers: bool = False,
+    ) -> None:
+        ctx, self.covers = mp.get_context("fork"), covers
+        audio, rolls = (slots, 1 + covers, 2, SAMPLES), (slots, 1 + covers, FRAMES, ROLL)
+        self.audio = np.frombuffer(mp.RawArray("h", math.prod(audio)), np.int16).reshape(audio)
+        self.rolls = np.frombuffer(mp.RawArray("B", math.prod(rolls)), np.uint8).reshape(rolls)
         self.free, self.done = ctx.Queue(), ctx.Queue()
         for slot in range(slots):
             self.free.put(slot)
@@ -89,9 +105,12 @@ class Factory:
         renderer, tok = Renderer(soundfont), Tokenizer.from_file(tokenizer)
         while end is None or seed < end:
             slot, p = self.free.get(), compose(seed, SECONDS)
-            np.multiply(renderer.render(p), 32767, out=self.audio[slot], casting="unsafe")
-            self.rolls[slot] = roll_of(p)
-            self.done.put((slot, seed, *worded(p, tok), p.beat, p.metre))
+            both = [p, cover(p)] if self.covers else [p]
+            for n, one in enumerate(both):
+                np.multiply(renderer.render(one), 32767, out=self.audio[slot, n], casting="unsafe")
+                self.rolls[slot, n] = roll_of(one)
+            ids, lengths = map(np.stack, zip(*(worded(one, tok) for one in both), strict=True))
+            self.done.put((slot, seed, ids, lengths, p.beat, p.metre))
             seed += step
 
     def take(self, wait: bool = True) -> Rendered | None:
@@ -114,8 +133,7 @@ def worded(p: Piece, tok) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
     """Tokens `[WORDINGS, TOKENS]` of a piece's prompts, and how many each has `[WORDINGS]`."""
     r = random.Random(p.seed + 7)
     ids, lengths = np.zeros((WORDINGS, TOKENS), np.int16), np.zeros(WORDINGS, np.int16)
-    for i in range(WORDINGS):
-        task = "repaint" if i == WORDINGS - 1 else "text2music"
+    for i, task in enumerate(ASKED_FOR):
         found = tok.encode(prompt_text(caption(p, r), r.choice(LENGTHS), task)).ids[:TOKENS]
         ids[i, : len(found)], lengths[i] = found, len(found)
     return ids, lengths

@@ -19,7 +19,8 @@ TEXT_THETA, THETA = 10_000.0, 1_000_000.0  # of the rotary embeddings
 TIMESTEPS, WAVES = 1000.0, 128  # t's scale, and half the width of its embedding
 
 
-def _lin(i: int, o: int, bias: bool = False) -> nn.Linear:
+def lin(i: int, o: int, bias: bool = False) -> nn.Linear:
+    """A matrix from i to o channels."""
     return nn.Linear(i, o, bias=bias)
 
 
@@ -32,17 +33,17 @@ class Norm(nn.Module):
 class Mlp(nn.Module):
     def __init__(self, d: int, inner: int) -> None:
         super().__init__()
-        self.gate_proj, self.up_proj, self.down_proj = _lin(d, inner), _lin(d, inner), _lin(inner, d)
+        self.gate_proj, self.up_proj, self.down_proj = lin(d, inner), lin(d, inner), lin(inner, d)
 
 
 class TextAttention(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = (
-            _lin(TEXT, 192),
-            _lin(TEXT, 64),
-            _lin(TEXT, 64),
-            _lin(192, TEXT),
+            lin(TEXT, 192),
+            lin(TEXT, 64),
+            lin(TEXT, 64),
+            lin(192, TEXT),
         )
         self.q_norm, self.k_norm = Norm(64), Norm(64)
 
@@ -66,14 +67,14 @@ class Cond(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.null_condition_emb = nn.Parameter(torch.randn(1, 1, COND) * 0.02)
-        self.text_projector = _lin(TEXT, COND)
+        self.text_projector = lin(TEXT, COND)
 
 
 class Attention(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.to_q, self.to_k, self.to_v = _lin(H, HEADS * HEAD_DIM), _lin(H, KV * HEAD_DIM), _lin(H, KV * HEAD_DIM)
-        self.to_out = nn.ModuleList([_lin(HEADS * HEAD_DIM, H)])
+        self.to_q, self.to_k, self.to_v = lin(H, HEADS * HEAD_DIM), lin(H, KV * HEAD_DIM), lin(H, KV * HEAD_DIM)
+        self.to_out = nn.ModuleList([lin(HEADS * HEAD_DIM, H)])
         self.norm_q, self.norm_k = Norm(HEAD_DIM), Norm(HEAD_DIM)
 
 
@@ -88,7 +89,7 @@ class Layer(nn.Module):
 class TimeEmbed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.linear_1, self.linear_2, self.time_proj = _lin(256, H, True), _lin(H, H, True), _lin(H, 6 * H, True)
+        self.linear_1, self.linear_2, self.time_proj = lin(256, H, True), lin(H, H, True), lin(H, 6 * H, True)
 
 
 class Dit(nn.Module):
@@ -96,7 +97,7 @@ class Dit(nn.Module):
         super().__init__()
         self.scale_shift_table = nn.Parameter(torch.zeros(1, 2, H))
         self.proj_in_conv, self.proj_out_conv = nn.Conv1d(192, H, 2, 2), nn.ConvTranspose1d(H, 64, 2, 2)
-        self.time_embed, self.condition_embedder, self.norm_out = TimeEmbed(), _lin(COND, H, True), Norm(H)
+        self.time_embed, self.condition_embedder, self.norm_out = TimeEmbed(), lin(COND, H, True), Norm(H)
         self.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
 
 
@@ -128,23 +129,26 @@ def number_tokens(net: nn.ModuleDict, tok) -> None:
             w[tok.token_to_id(f" {b}")][:64] = torch.cat([a.cos(), a.sin()]) * 0.7
 
 
-def _rms(x: Tensor, norm: nn.Module, eps: float = 1e-6) -> Tensor:
+def rms(x: Tensor, norm: nn.Module, eps: float = 1e-6) -> Tensor:
+    """Normalise the last axis in float32."""
     return F.rms_norm(x.float(), (x.shape[-1],), norm.weight.float(), eps).to(x.dtype)
 
 
-def _rope(n: int, dim: int, theta: float, device) -> tuple[Tensor, Tensor]:
+def rope(n: int, dim: int, theta: float, device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of n positions, `[n, dim]` each."""
     f = theta ** (-torch.arange(0, dim, 2, device=device, dtype=torch.float32) / dim)
     a = torch.arange(n, device=device, dtype=torch.float32)[:, None] * f[None]
     a = torch.cat([a, a], -1)
     return a.cos(), a.sin()
 
 
-def _turn(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+def turn(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate `[..., L, D]` by `rope`'s cosines and sines."""
     a, b = x.chunk(2, -1)
-    return (x.float() * rope[0] + torch.cat([-b, a], -1).float() * rope[1]).to(x.dtype)
+    return (x.float() * turns[0] + torch.cat([-b, a], -1).float() * turns[1]).to(x.dtype)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, **kw) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, **kw) -> Tensor:
     """`[B, heads, L, D]`, one key head shared by all."""
     k, v = k.expand(-1, q.shape[1], -1, -1), v.expand(-1, q.shape[1], -1, -1)
     return F.scaled_dot_product_attention(q, k, v, **kw).transpose(1, 2).flatten(2)
@@ -153,15 +157,15 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, **kw) -> Tensor:
 def text_states(net: Text, ids: Tensor) -> Tensor:
     """Qwen3's last hidden states; it is causal, so padding on the right needs no mask."""
     x = F.embedding(ids, net.embed_tokens.weight)
-    rope = _rope(ids.shape[1], 64, TEXT_THETA, ids.device)
+    turns = rope(ids.shape[1], 64, TEXT_THETA, ids.device)
     for layer in net.layers:
-        a, h = layer.self_attn, _rms(x, layer.input_layernorm)
+        a, h = layer.self_attn, rms(x, layer.input_layernorm)
         q, k, v = (m(h).unflatten(-1, (-1, 64)).transpose(1, 2) for m in (a.q_proj, a.k_proj, a.v_proj))
-        q, k = _turn(_rms(q, a.q_norm), rope), _turn(_rms(k, a.k_norm), rope)
-        x = x + a.o_proj(_attend(q, k, v, is_causal=True))
-        m, h = layer.mlp, _rms(x, layer.post_attention_layernorm)
+        q, k = turn(rms(q, a.q_norm), turns), turn(rms(k, a.k_norm), turns)
+        x = x + a.o_proj(attend(q, k, v, is_causal=True))
+        m, h = layer.mlp, rms(x, layer.post_attention_layernorm)
         x = x + m.down_proj(F.silu(m.gate_proj(h)) * m.up_proj(h))
-    return _rms(x, net.norm)
+    return rms(x, net.norm)
 
 
 def condition(net: nn.ModuleDict, ids: Tensor, lengths: Tensor, zeros: Tensor, drop: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,11 +200,11 @@ def block(
     s1, c1, g1, s2, c2, g2 = (table + six).chunk(6, 1)
     n = norm(h, n1) * (1 + c1) + s1
     q, k, v = (heads(F.linear(n, w)) for w in (q1, k1, v1))
-    q, k = _turn(norm(q, a1), (cos, sin)), _turn(norm(k, b1), (cos, sin))
-    h = h + F.linear(_attend(q, k, v), o1) * g1
+    q, k = turn(norm(q, a1), (cos, sin)), turn(norm(k, b1), (cos, sin))
+    h = h + F.linear(attend(q, k, v), o1) * g1
     n = norm(h, n2)
     q, k, v = heads(F.linear(n, q2)), heads(F.linear(keys, k2)), heads(F.linear(keys, v2))
-    h = h + F.linear(_attend(norm(q, a2), norm(k, b2), v, attn_mask=bias.to(q.dtype)), o2)
+    h = h + F.linear(attend(norm(q, a2), norm(k, b2), v, attn_mask=bias.to(q.dtype)), o2)
     n = norm(h, n3) * (1 + c2) + s2
     return h + F.linear(F.silu(F.linear(n, gate)) * F.linear(n, up), down) * g2
 
@@ -251,14 +255,14 @@ def velocity(
     w = dit.proj_in_conv
     h = F.linear(h, w.weight.flatten(1), w.bias).float()
     keys = dit.condition_embedder(keys)
-    cos, sin = _rope(h.shape[1], HEAD_DIM, THETA, x.device)
+    cos, sin = rope(h.shape[1], HEAD_DIM, THETA, x.device)
     mid = None
     for i in range(len(dit.layers)):
         if i == tap:
             mid = h
         h = (_block if tap >= 0 else block)(h, six, keys, bias, cos, sin, *_weights(weights, i))
     shift, scale = (dit.scale_shift_table + e[:, None]).chunk(2, 1)
-    h = _rms(h, dit.norm_out) * (1 + scale) + shift
+    h = rms(h, dit.norm_out) * (1 + scale) + shift
     w = dit.proj_out_conv  # a transposed convolution whose stride is its width is a matrix
     y = F.linear(h, w.weight.flatten(1).t()).unflatten(-1, (-1, 2)).transpose(2, 3).flatten(1, 2)
     return y + w.bias if mid is None else (y + w.bias, mid)

@@ -1,6 +1,8 @@
-"""Renders and encodes pieces into shards of latents, for as long as a training takes them in.
+"""Renders and encodes pieces and their covers into shards of latents, for as long as a training takes them in.
 
 python -m tools.tiny.shards VAE FOLDER SOUNDFONT TOKENIZER [--first SEED] [--most PIECES] [--procs N]
+
+Rows 2 n and 2 n + 1 of a shard are a piece and its cover.
 """
 
 from __future__ import annotations
@@ -18,22 +20,23 @@ from .graphs import DEVICE, begin, log
 from .vae import Vae, load_vae
 
 HELD_OUT, TESTS = 10**6, 64  # first seed that no training has, and how many are encoded for the held-out loss
-SHARD, CHUNK = 256, 16  # pieces of a file, and of one pass of the encoder
+SHARD, CHUNK = 128, 8  # pieces of a file, and of one pass of the encoder
 FIELDS = ("ids", "lens", "beat", "metre", "roll", "seed")
 
 
 @torch.no_grad()
 def encoded(factory: Factory, vae: Vae, pieces: int) -> dict[str, np.ndarray]:
-    """The next pieces: latents `z` `[n, 400, 64]` float16, and the other `FIELDS`."""
+    """The next pieces, each with its cover: latents `z` `[2 n, 400, 64]` float16, and the other `FIELDS`."""
     audio, rest = [], []
     while len(audio) < pieces:
         if (p := factory.take()) is None:
             continue
-        audio.append(torch.from_numpy(p.audio).to(DEVICE))
-        rest.append((p.ids, p.lengths, p.beat, p.metre, np.packbits(p.roll, axis=-1), p.seed))
+        audio.append(torch.tensor(p.audio, device=DEVICE))
+        roll = np.packbits(p.roll, axis=-1)
+        rest += [(p.ids[n], p.lengths[n], p.beat, p.metre, roll[n], p.seed) for n in range(len(roll))]
         factory.release(p)
     with torch.autocast(DEVICE, torch.bfloat16):
-        z = vae.encode(torch.stack(audio).float() / 32767)[0]
+        z = vae.encode(torch.cat(audio).float() / 32767)[0]
     fields = {name: np.stack([np.asarray(r[i]) for r in rest]) for i, name in enumerate(FIELDS)}
     return {"z": z.transpose(1, 2).half().cpu().numpy(), **fields}
 
@@ -58,8 +61,9 @@ def main() -> None:
     args, start = parser.parse_args(), time.time()
     folder = Path(args.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    held = Factory(args.soundfont, args.tokenizer, HELD_OUT, min(6, args.procs), args.tests, args.tests)
-    train = Factory(args.soundfont, args.tokenizer, args.first, args.procs, 8 * args.procs)
+    fonts = (args.soundfont, args.tokenizer)
+    held = Factory(*fonts, HELD_OUT, min(6, args.procs), args.tests, args.tests, covers=True)
+    train = Factory(*fonts, args.first, args.procs, 8 * args.procs, covers=True)
     begin(0)
     vae = load_vae(args.vae, DEVICE)
     write(folder / "held.npz", [encoded(held, vae, args.chunk) for _ in range(args.tests // args.chunk)])

@@ -1,6 +1,6 @@
-"""Puts trained weights where the package has them: python -m tools.tiny.ship VAE DIT_FOLDER
+"""Puts trained weights where the package has them: python -m tools.tiny.ship VAE STRUCTURE DIT_FOLDER
 
-VAE is a vae.safetensors, DIT_FOLDER has net.safetensors and turbo.safetensors. Raise `VERSION` in
+VAE and STRUCTURE are such files, DIT_FOLDER has net.safetensors and turbo.safetensors. Raise `VERSION` in
 engine_runtime/models/trained.py with it; tests/unit/models/test_trained.py compares the package's classes with the
 trainer's networks.
 """
@@ -20,8 +20,9 @@ HOME = Path(__file__).parents[2] / "engine_runtime" / "models" / "tiny"
 MOST = 40_000_000  # bytes of all weights
 
 
-def main(vae: Path, folder: Path) -> None:
+def main(vae: Path, structure: Path, folder: Path) -> None:
     shutil.copyfile(vae, HOME / "vae.safetensors")
+    shutil.copyfile(structure, HOME / "structure.safetensors")
     shutil.copyfile(folder / "turbo.safetensors", HOME / "turbo.safetensors")
     base = load_file(folder / "net.safetensors")
     base["silence"] = silence_of(load_vae(str(vae), "cpu"), "cpu").half()
@@ -34,4 +35,4 @@ def main(vae: Path, folder: Path) -> None:
 
 if __name__ == "__main__":
     begin(0)
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*(Path(given) for given in sys.argv[1:4]))

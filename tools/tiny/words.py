@@ -11,6 +11,7 @@ from .styles import INSTRUMENTS, STYLES
 TASKS = {  # as diffusers' ACE-Step pipeline words them
     "text2music": "Fill the audio semantic mask based on the given conditions:",
     "repaint": "Repaint the mask area based on the given conditions:",
+    "cover": "Generate audio semantic tokens based on the given conditions:",
 }
 END = "<|endoftext|>"
 
