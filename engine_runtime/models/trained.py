@@ -1,8 +1,8 @@
 """The trained presets: 20 million weights shipped with the package, put together as an ACE-Step 1.5 pipeline.
 
-`tiny/` beside this file has them in float16: `vae`, `base` (text encoder, condition encoder, transformer) and `turbo`,
-low-rank factors that make the base's transformer the turbo one. What is zero by design is not stored. tools/tiny
-trained them; tiny/README.md is the model card.
+`tiny/` beside this file has them in float16: `vae`, `base` (text encoder, condition encoder, transformer), `structure`
+(audio tokenizer and detokenizer) and `turbo`, low-rank factors that make the base's transformer the turbo one. What is
+zero by design is not stored. tools/tiny trained them; tiny/README.md is the model card.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AceStepAudioTokenDetokenizer,
+    AceStepAudioTokenizer,
     AceStepConditionEncoder,
     AceStepPipeline,
     AceStepTransformer1DModel,
@@ -26,14 +28,14 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 from .narrow import narrow_vae
 
 HOME = Path(__file__).with_name("tiny")
-VERSION = 2  # raise it with every change of the files in `tiny/`
+VERSION = 3  # raise it with every change of the files in `tiny/`
 _STOP = "<|endoftext|>"
 
 
 def build(kind: str) -> AceStepPipeline:
     """Make the pipeline: `kind` is "turbo" or "base". Float16, on the CPU."""
     config: dict[str, Any] = json.loads((HOME / "config.json").read_text(encoding="utf-8"))
-    weights = load_file(HOME / "base.safetensors")
+    weights = load_file(HOME / "base.safetensors") | load_file(HOME / "structure.safetensors")
     if kind == "turbo":
         merge(weights, load_file(HOME / "turbo.safetensors"))
     vae = narrow_vae(config["vae"])
@@ -42,6 +44,8 @@ def build(kind: str) -> AceStepPipeline:
         "text_encoder": Qwen3Model(Qwen3Config(**config["text_encoder"])),
         "condition_encoder": AceStepConditionEncoder(**config["condition_encoder"]),
         "transformer": AceStepTransformer1DModel(**config["transformer"], is_turbo=kind == "turbo", model_version=kind),
+        "audio_tokenizer": AceStepAudioTokenizer(**config["audio_tokenizer"]),
+        "audio_token_detokenizer": AceStepAudioTokenDetokenizer(**config["audio_token_detokenizer"]),
     }
     silence = weights.pop("silence")  # [64]
     for name, part in parts.items():

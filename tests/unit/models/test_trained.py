@@ -16,6 +16,7 @@ from ostinato.engine_runtime.models.trained import HOME
 from ostinato.engine_runtime.stream.request import Request
 from ostinato.tools.tiny import detect, net
 from ostinato.tools.tiny.listen import Heard, Reference, hear
+from ostinato.tools.tiny.structure import load_structure
 from ostinato.tools.tiny.vae import load_vae
 from safetensors.torch import load_file
 from torch import Tensor
@@ -106,6 +107,20 @@ def test_little_denoise_keeps_the_onsets_and_full_denoise_does_not(tiny, streame
     assert alike[0] > 0.45 > 0.25 > alike[1], alike
 
 
+def test_a_cover_keeps_chords_and_tempo_and_changes_the_instruments(tiny, streamed, house) -> None:
+    """Beside a piece that the same words make without the source, in the same key and tempo."""
+    words = {"bpm": HOUSE.bpm, "key": HOUSE.key, "time_signature": "4", "seconds": 10}
+    tags = "jazz trio, vibraphone, upright bass, drums"
+    cover, text = (Prompt(tags, task=task, **words) for task in ("cover", "text2music"))
+    requests = [asked(tiny, cover, 7, source=streamed[0]), asked(tiny, text, 7)]
+    made, other = (hear(sound(tiny, latent)) for latent in play(eager_engine(tiny), requests))
+    before = hear(house)
+    alike = [detect.chords_alike(before.chromagram, heard.chromagram) for heard in (made, other)]
+    assert alike[0] > 0.6 and alike[0] > alike[1] + 0.2, alike
+    assert detect.tempo_ok(made.bpm, HOUSE.bpm)
+    assert Reference.load().told(made, "style") != "house"
+
+
 def test_the_base_follows_with_guidance(tiny_base) -> None:
     latent = play(eager_engine(tiny_base), [asked(tiny_base, HOUSE, steps=12, guidance=Guidance(scale=3.0))])[0]
     check(hear(sound(tiny_base, latent)), HOUSE, "house", True)
@@ -130,6 +145,15 @@ def test_the_vae_is_the_one_that_was_trained(tiny) -> None:
         latent = trained.encode(x)[0]
         assert torch.allclose(tiny.pipe.vae.encode(x).latent_dist.mode(), latent, atol=1e-4)
         assert torch.allclose(tiny.pipe.vae.decode(latent).sample, trained.decode(latent), atol=1e-4)
+
+
+def test_the_tokenizer_of_covers_is_the_one_that_was_trained(tiny) -> None:
+    structure, z = load_structure(str(HOME / "structure.safetensors"), "cpu"), torch.randn(2, 25, 64)
+    with torch.no_grad():
+        quantized, _ = tiny.pipe.audio_tokenizer.tokenize(z)
+        hints = tiny.pipe.audio_token_detokenizer(quantized)
+        assert torch.allclose(hints, structure(z), atol=1e-3)
+        assert hints.std() > 0.3 and (hints[0] - hints[1]).abs().mean() > 0.3
 
 
 @pytest.mark.parametrize("kind", ["turbo", "base"])
