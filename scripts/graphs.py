@@ -181,8 +181,8 @@ GRAPHS = {
     "cover": (
         f"## Cover\nStarts from a clip's sound and plays it in another style. Put `{CLIP}` from this pack's "
         "`example_workflows` folder into ComfyUI's `input` folder, or choose a clip of your own.\n\n"
-        "**denoise** says how far it goes away from the clip. Models with an audio tokenizer, which `tiny` has not, "
-        "also take the **task** cover: it keeps the structure whatever the denoise.",
+        "The **task** cover keeps chords and beat; a model needs an audio tokenizer for it, which `tiny` has. "
+        "**denoise** says how far the sound goes away from the clip; at 1 only the structure stays.",
         [
             {"model": ("OstinatoLoadModel", {"model": "tiny"}), "clip": ("LoadAudio", {"audio": CLIP})},
             {
@@ -196,6 +196,7 @@ GRAPHS = {
                         "model": ("model", 0),
                         "source": ("source", 0),
                         "tags": "8-bit chiptune, square lead, synth bass",
+                        "task": "cover",
                     },
                 )
             },
