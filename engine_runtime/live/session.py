@@ -5,6 +5,7 @@ The sound never waits for the ring: whatever a tick, a new prompt or a new ring 
 
 from __future__ import annotations
 
+import secrets
 import threading
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -96,11 +97,16 @@ class LiveSession:
     Args:
         name: its id.
         score: what it plays first. The ring starts at once, so that the first sound need not wait for it.
+
+    Attributes:
+        key: tells it from a session of the same name before or after it.
+        error: of the last thing that went wrong, until something is changed.
     """
 
     def __init__(self, name: str, score: Score) -> None:
         self.name, self.score, self.state = name, score, State.READY
-        self.error: Exception | None = None  # of the last thing that went wrong, until something is changed
+        self.key = secrets.token_hex(8)
+        self.error: Exception | None = None
         self._outlets: tuple[Outlet, ...] = ()
         self._lock = threading.Condition(threading.Lock())
         self._sound = Sound(
@@ -112,7 +118,7 @@ class LiveSession:
     # --- listening ---
 
     def attach(self, outlet: Outlet) -> None:
-        """Let a listener hear what is made from now on."""
+        """Let a listener hear what is made from now on. The one that came last has the sound; the others watch."""
         with self._lock:
             self._outlets += (outlet,)
 
@@ -121,13 +127,15 @@ class LiveSession:
         with self._lock:
             self._outlets = tuple(other for other in self._outlets if other is not outlet)
 
-    def report(self, epoch: int, position: int, lead: int, moving: bool) -> None:
+    def report(self, epoch: int, position: int, lead: int, moving: bool, by: Outlet | None = None) -> None:
         """Note the position, in samples, that a listener hears now, and how many it wants ahead of it.
 
-        What is made follows the reports: without any, it ends 2 s after the last.
+        What is made follows the reports: without any, it ends 2 s after the last. Those of a listener that has not the
+        sound are passed over.
         """
         with self._lock:
-            self._sound.report(epoch, position, lead, moving)
+            if by is None or self._outlets[-1:] == (by,):
+                self._sound.report(epoch, position, lead, moving)
 
     def resume_at(self, epoch: int, position: int) -> list[Block]:
         """Go on for a listener that has the sound up to a position: return the blocks from there on.
@@ -146,6 +154,11 @@ class LiveSession:
     @property
     def epoch(self) -> int:
         return self._sound.epoch
+
+    @property
+    def position(self) -> int:
+        """Return the position, in samples, at which the next piece of sound begins."""
+        return self._sound.decoded * HOP
 
     # --- playing ---
 
@@ -259,7 +272,7 @@ class LiveSession:
             raise SessionError(f"the live session {self.name!r} is closed", "only an open one plays", "start another")
 
     def _block(self, block: Block) -> None:
-        for outlet in self._outlets:
+        for outlet in self._outlets[-1:]:
             outlet.block(block)
 
     def _changed(self) -> None:
