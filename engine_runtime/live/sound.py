@@ -126,6 +126,7 @@ class Sound:
         self.playing, self._closed = False, False
         self._vae, self._windows, self._heard = vae, Windows(vae), Heard()
         self._at = 0  # position from which the latest changes are heard
+        self._begun = 0  # position at which the epoch began
         self._waits = False  # for a line without music
         self._under: NDArray[np.float32] | None = _SILENCE  # what the next window fades from, after the level
         self._moments: deque[Moment] = deque()
@@ -138,8 +139,8 @@ class Sound:
     def report(self, epoch: int, position: int, lead: int, moving: bool) -> None:
         """Note where the listener is; a report of an older epoch is passed over."""
         if epoch == self.epoch:
-            end = self.decoded * HOP
-            self.listener.report(min(position, end), min(lead, SAMPLE_RATE), moving)
+            place = max(self._begun, min(position, self.decoded * HOP))
+            self.listener.report(place, min(lead, SAMPLE_RATE), moving)
             self.lock.notify_all()
 
     def play(self, playing: bool) -> None:
@@ -154,7 +155,7 @@ class Sound:
         self._windows.forget()
         self._under = _SILENCE
         self.listener = Listener()
-        self.listener.position = self.decoded * HOP
+        self.listener.position = self._begun = self.decoded * HOP
         self.lock.notify_all()
 
     def use(self, vae: Vae) -> None:

@@ -27,7 +27,7 @@ IN_FLIGHT = 512 << 10  # bytes of sound that a client has not acknowledged, 2.7 
 REPLIES = 256  # that wait to be sent; with one more the client does not read
 WRONG = 20  # messages that are refused before the connection ends
 HELLO_SECONDS = 10.0  # until the first message
-SEND_SECONDS = 20.0  # that one message may take to leave
+SEND_SECONDS = 20.0  # that a message may take to leave, and that sound may stay without an acknowledgement
 FIGURES_SECONDS = 0.25  # between two reports of figures
 
 Keep = Callable[[Captured], list[str]]  # writes a capture, returns the names of its files
@@ -54,6 +54,7 @@ class Connection:
         self._sent = self._acknowledged = 0  # bytes of sound
         self._wake, self._wrong = asyncio.Event(), 0
         self._told = 0.0  # when figures were sent last
+        self._heard_of = 0.0  # when sound was acknowledged last, or was sent with none on the way
         self._listening = False
         self._underruns = 0
         self._captures: set[asyncio.Task[None]] = set()
@@ -142,7 +143,8 @@ class Connection:
 
     def _act(self, message: Message) -> None:
         if isinstance(message, At):
-            self._acknowledged = min(self._sent, max(self._acknowledged, message.bytes))
+            if message.bytes > self._acknowledged:
+                self._acknowledged, self._heard_of = min(self._sent, message.bytes), time.monotonic()
             self._underruns = message.underruns
             if self._listening:
                 self.session.report(message.epoch, message.position, message.lead, message.moving, self)
@@ -187,7 +189,7 @@ class Connection:
             self._reply(write("captured", id=message.id, files=[], error=sentence(error)))
 
     def _queue(self, block: Block) -> None:
-        waiting = sum(len(one.pcm) for one in self._sound)
+        waiting = sum(len(one.pcm) for one in (*self._sound, block))
         if self._sent + waiting - self._acknowledged > IN_FLIGHT:
             self.dropped += 1
             return
@@ -214,9 +216,13 @@ class Connection:
                             await self.socket.send_str(self._replies.popleft())
                             continue
                         data = frame(self._sound.popleft())
+                        if self._sent == self._acknowledged:
+                            self._heard_of = time.monotonic()
                         self._sent += len(data)
                         await self.socket.send_bytes(data)
                     await self._send_figures()
+                if self._sent > self._acknowledged and time.monotonic() > self._heard_of + SEND_SECONDS:
+                    raise TimeoutError
             except TimeoutError:
                 await self._end(WSCloseCode.TRY_AGAIN_LATER, "messages are not read")
             except (ConnectionError, RuntimeError):  # the socket is closing

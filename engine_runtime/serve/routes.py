@@ -15,6 +15,7 @@ from .messages import MAX_BYTES
 
 PREFIX = "/ostinato/live"
 MOST = 16  # connections of one session
+HEARTBEAT = 20.0  # seconds between pings; who does not answer one in half of that is let go
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -57,7 +58,7 @@ class Routes:
             raise web.HTTPNotFound(text="There is no such live session; start it, then load the page again.")
         if self._open.get(name, 0) >= MOST:
             raise web.HTTPServiceUnavailable(text=f"{MOST} pages listen already; close one of them.")
-        socket = web.WebSocketResponse(compress=False, max_msg_size=MAX_BYTES, heartbeat=20.0)
+        socket = web.WebSocketResponse(compress=False, max_msg_size=MAX_BYTES, heartbeat=HEARTBEAT)
         self._open[name] = self._open.get(name, 0) + 1
         try:
             await socket.prepare(request)

@@ -115,7 +115,7 @@ class LiveGraph:
         return _checked(f"{place[1]} of {cell.title}", spec, value)
 
     def turn(self, changes: Mapping[Place, Any]) -> Any:
-        """Change checked values, run what they reach, and return the score; where a node raises, nothing has changed."""
+        """Change checked values, run what they reach, return the score; where a node raises, nothing changed."""
         before = self.mode, {cell.id: (dict(cell.inputs), cell.values) for cell in self._cells.values()}
         reached: set[str] = set()
         try:

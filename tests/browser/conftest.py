@@ -18,7 +18,9 @@ from typing import Any
 
 import pytest
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), "")
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
+)
 START_SECONDS = 120
 # Chromium plays into nothing; a page may sound without a click, as it may where a user has clicked before.
 ARGUMENTS = ["--autoplay-policy=no-user-gesture-required", "--no-sandbox"]
@@ -35,12 +37,13 @@ def workflow(seconds: float = 5.0, depth: int = 1) -> dict[str, Any]:
     task = {"language": "en", "task": "text2music", "repaint_start": 0.0, "repaint_end": 0.0}
     knobs = {"velocity_scale": 1.0, "ode_noise": 0.0, "sde": 1.0, "target_strength": 0.0}
     walk = {"steps": 8, "shift": 3.0, "denoise": 1.0, "seed": 7, "seed_step": 0, "solver": "ode"}
+    links = {"engine": ["2", 0], "condition": ["3", 0], "knobs": ["4", 0]}
     return {
         "1": node("OstinatoLoadModel", model="tiny", precision="auto", device="cpu", download=False),
         "2": node("OstinatoEngine", model=["1", 0], kind="eager", max_rows=16),
         "3": node("OstinatoEncodePrompt", model=["1", 0], **prompt, **task),
         "4": node("OstinatoKnobs", **knobs),
-        "5": node("OstinatoStreamDenoise", engine=["2", 0], condition=["3", 0], knobs=["4", 0], count=1, depth=depth, **walk),
+        "5": node("OstinatoStreamDenoise", **links, count=1, depth=depth, **walk),
         "6": node("OstinatoStreamDecode", model=["1", 0], latents=["5", 0], window=0.0),
         "7": node("SaveAudio", audio=["6", 0], filename_prefix="live"),
     }
