@@ -57,6 +57,8 @@ class Maker:
         score: the first.
         lock: of the line.
         decoded: returns the moment up to which the sound is made; called with `lock` held.
+        needed: tells whether somebody listens; called with `lock` held. Where nobody does, the ring rests as soon as
+            the line has music, so that the first sound need not wait for it.
         made: told, in this thread, that a latent was laid.
         failed: told, in this thread, what went wrong.
 
@@ -71,14 +73,15 @@ class Maker:
         score: Score,
         lock: threading.Condition,
         decoded: Callable[[], int],
+        needed: Callable[[], bool],
         made: Callable[[], None],
         failed: Callable[[Exception], None],
     ) -> None:
         self.name, self.lock = name, lock
         self.line = _line_of(score)
-        self._decoded, self._made, self._failed = decoded, made, failed
+        self._decoded, self._needed, self._made, self._failed = decoded, needed, made, failed
         self._next, self._hot_id, self._slot_id = score, 0, 0  # what the next step takes in; guarded by the lock
-        self._resting, self._closed, self._broken = True, False, False
+        self._closed = self._broken = False
         self._heard, self._fresh = Heard(), True  # fresh: the score has changed since the last request
         self._lease = Lease(name, score)
         self._flights: dict[int, _Flight] = {}
@@ -110,10 +113,10 @@ class Maker:
             self.lock.notify_all()
         return spent
 
-    def rest(self, resting: bool) -> None:
-        """Let the ring rest between two steps, or go on."""
+    def wake(self) -> None:
+        """Try again after an error, and look whether somebody listens."""
         with self.lock:
-            self._resting, self._broken = resting, False
+            self._broken = False
             self.lock.notify_all()
 
     def close(self) -> None:
@@ -159,12 +162,14 @@ class Maker:
     def _wait(self) -> bool:
         """Wait until there is something to do; returns false where the session has closed."""
         with self.lock:
-            while not self._closed and (self._resting or self._broken or not self._wanted()):
+            while not self._closed and (self._broken or not self._wanted()):
                 self.lock.wait(0.5)
             return not self._closed
 
     def _wanted(self) -> bool:
         """Return true where a step would do something. Hold the lock."""
+        if self.line.end != 0 and not self._needed():
+            return False
         changed = self._next is not self.score or not self._lease.opened
         return changed or bool(self._flights) or isinstance(self._sink, Loop) or self._due() is not None
 

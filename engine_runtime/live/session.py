@@ -96,7 +96,7 @@ class LiveSession:
 
     Args:
         name: its id.
-        score: what it plays first. The ring starts at once, so that the first sound need not wait for it.
+        score: what it plays first. Its first latent is made at once, so that the first sound need not wait for it.
 
     Attributes:
         key: tells it from a session of the same name before or after it.
@@ -112,8 +112,9 @@ class LiveSession:
         self._sound = Sound(
             name, score.vae, self._lock, lambda: self._maker.line, self._block, self._fail, KEPT_SECONDS
         )
-        self._maker = Maker(name, score, self._lock, lambda: self._sound.decoded, self._changed, self._fail)
-        self._maker.rest(False)
+        self._maker = Maker(
+            name, score, self._lock, lambda: self._sound.decoded, self._needed, self._changed, self._fail
+        )
 
     # --- listening ---
 
@@ -264,8 +265,11 @@ class LiveSession:
         self.state = state
         with self._lock:
             self._sound.play(playing)
-        self._maker.rest(not playing)
+        self._maker.wake()
         self._changed()
+
+    def _needed(self) -> bool:
+        return self._sound.playing and self._sound.listener.here
 
     def _alive(self) -> None:
         if self.state is State.CLOSED:

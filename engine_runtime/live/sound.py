@@ -6,6 +6,7 @@ A position is a sample counted from the start of the session at 48 kHz.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 SIZES = (2, 4, 6, 8, 12, 25)  # frames of a window
 BUSY = 0.6  # share of a window's time that its decode may take before windows grow
 MOST_AHEAD = 2 * SAMPLE_RATE  # samples that are made ahead of the listener at most
+GONE = 3.0  # seconds without a report after which a listener is taken to have left
 GUESS = int(0.25 * SAMPLE_RATE)  # samples that a listener is taken to have moved on without a report
 WIDE = 32_767.0
 GAIN = 2  # frames that must be won before what is made already is made again
@@ -80,7 +82,12 @@ class Listener:
     """The place where a listener is, between its reports."""
 
     def __init__(self) -> None:
-        self.position, self.lead, self._when, self.moving = 0, 0, 0.0, False
+        self.position, self.lead, self._when, self.moving = 0, 0, -math.inf, False
+
+    @property
+    def here(self) -> bool:
+        """Return whether it has reported lately."""
+        return time.monotonic() - self._when < GONE
 
     def report(self, position: int, lead: int, moving: bool) -> None:
         """Note the position that sounds now, the samples wanted ahead of it, and whether it moves."""
@@ -88,8 +95,8 @@ class Listener:
 
     def now(self) -> int:
         """Guess the position now."""
-        passed = int((time.monotonic() - self._when) * SAMPLE_RATE) if self.moving else 0
-        return self.position + min(GUESS, passed)
+        passed = (time.monotonic() - self._when) * SAMPLE_RATE if self.moving else 0
+        return self.position + int(min(GUESS, passed))
 
 
 class Sound:

@@ -110,6 +110,7 @@ export class Player {
     this.gain.connect(context.destination);
     if (this.plain) {
       this.ring = new Ring();
+      this.worker.postMessage({ type: "page" });
       setInterval(() => this.lay(), 10);
       return;
     }

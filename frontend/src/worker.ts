@@ -6,7 +6,8 @@ const PAUSES = [250, 500, 1000, 2000, 4000]; // milliseconds before another try
 
 let url = "";
 let socket: WebSocket | null = null;
-let player: MessagePort | null = null; // of the worklet; the page itself plays where there is none
+let player: MessagePort | "page" | null = null; // who plays; null before the user starts
+let early: unknown[] = []; // sound that came before; a server sends little until somebody says where it is
 let session = "";
 let at: At = { epoch: 0, position: 0, lead: 0, moving: false, underruns: 0 };
 let end = 0; // position up to which the player has sound
@@ -18,9 +19,19 @@ function tell(message: unknown, transfer: Transferable[] = []): void {
   self.postMessage(message, { transfer });
 }
 
-function toPlayer(data: unknown, transfer: Transferable[] = []): void {
-  if (player) player.postMessage(data, transfer);
-  else tell({ type: "sound", data }, transfer);
+function toPlayer(data: ArrayBuffer | { epoch: number; position: number }): void {
+  const transfer = data instanceof ArrayBuffer ? [data] : [];
+  if (!player) {
+    if (!(data instanceof ArrayBuffer)) early = [];
+    early.push(data);
+  } else if (player === "page") tell({ type: "sound", data }, transfer);
+  else player.postMessage(data, transfer);
+}
+
+function playOn(who: MessagePort | "page"): void {
+  player = who;
+  for (const data of early) toPlayer(data as ArrayBuffer);
+  early = [];
 }
 
 function connect(): void {
@@ -34,7 +45,7 @@ function connect(): void {
     if (typeof data === "string") receive(JSON.parse(data));
     else {
       bytes += data.byteLength;
-      toPlayer(data, [data]);
+      toPlayer(data);
     }
   };
   made.onclose = ({ reason }) => {
@@ -57,7 +68,7 @@ function receive(message: {
     session = message.session!;
     if (!message.resumed) {
       end = message.position!;
-      toPlayer({ epoch: message.epoch, position: end });
+      toPlayer({ epoch: message.epoch!, position: end });
     }
     tell(message);
     for (const text of waiting.values()) socket?.send(text);
@@ -84,11 +95,13 @@ self.onmessage = ({ data }) => {
     connect();
   } else if (data.type === "player") {
     const port: MessagePort = data.port;
-    player = port;
     port.onmessage = ({ data }) => {
       if (data.at) report(data.at);
       else end = data.end;
     };
+    playOn(port);
+  } else if (data.type === "page") {
+    playOn("page");
   } else if (data.type === "at") {
     end = data.end;
     report(data.at);

@@ -13,6 +13,7 @@ import torch
 from ostinato.engine_runtime.config import Sampling
 from ostinato.engine_runtime.constants import HOP, SAMPLE_RATE
 from ostinato.engine_runtime.errors import EngineError, InputError, SessionError
+from ostinato.engine_runtime.live import sound
 from ostinato.engine_runtime.live.score import Cost, Score, cost
 from ostinato.engine_runtime.live.session import LiveSession, State
 from ostinato.engine_runtime.live.sound import Block
@@ -114,6 +115,23 @@ def test_nothing_is_made_before_the_start_and_no_more_than_two_seconds_ahead(ses
         session.report(session.epoch, 0, lead, False)
     time.sleep(0.5)
     assert ear.blocks[-1].end <= 3 * SAMPLE_RATE
+
+
+def test_a_ring_that_nobody_hears_rests(session: LiveSession, score: Score, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the start it makes the first latent; where the listener has left, it makes no more."""
+    monkeypatch.setattr(sound, "GONE", 0.3)
+    calls = score.engine.calls
+    time.sleep(0.5)
+    assert len(calls) == score.steps
+    ear = Ear(session)
+    session.start()
+    ear.until(ear.played(1.0))
+    assert len(calls) > 2 * score.steps
+    time.sleep(1.0)
+    count = len(calls)
+    time.sleep(0.5)
+    assert len(calls) == count
+    ear.until(lambda: len(calls) > count)
 
 
 def test_a_hot_knob_comes_back_with_the_first_sample_that_heard_it(session: LiveSession) -> None:
