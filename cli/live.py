@@ -15,9 +15,9 @@ import torch
 from aiohttp import web
 
 from ..engine_runtime.audio.live_vae import LiveVae
-from ..engine_runtime.constants import SAMPLE_RATE
 from ..engine_runtime.errors import InputError
 from ..engine_runtime.files import write_whole
+from ..engine_runtime.live.level import SAMPLE_RATE
 from ..engine_runtime.live.session import Capture, LiveSession
 from ..engine_runtime.serve.control import Control
 from ..engine_runtime.serve.routes import Live, Routes
@@ -25,7 +25,8 @@ from ..nodes.shared.comfy import io
 from ..nodes.shared.live_graph import Cell, From, LiveGraph
 from .core_nodes import Folders, next_file, use_folders
 from .graph import Catalogue, Graph, Link, Node, WorkflowError
-from .validate import find_node, running_order, validate
+from .settings import find_node
+from .validate import running_order, validate
 
 TARGET, MODEL_TYPE = "OstinatoStreamDenoise", "OSTINATO_MODEL"
 NAME = "live"  # of the one session
@@ -37,7 +38,7 @@ HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff
 
 
 def live_graph(
-    graph: Graph, types: Catalogue, node: str | None, mode: str, started: Callable[[Cell], None]
+    graph: Graph, types: Catalogue, node: str | None, mode: str, started: Callable[[str], None]
 ) -> LiveGraph:
     """Check a workflow and run what the node that plays needs.
 
@@ -128,10 +129,10 @@ def _target(graph: Graph, order: list[Node], name: str | None) -> Node:
         if found in order and found.class_type == TARGET:
             return found
         raise WorkflowError(f"{found.name} is no node that plays", f"allowed is a {TARGET}", "choose another --node")
-    found = next((node for node in order if node.class_type == TARGET), None)
-    if found is None:
+    playing = [node for node in order if node.class_type == TARGET]
+    if not playing:
         raise WorkflowError("the workflow has nothing that plays", f"allowed is one with a {TARGET}", "add one")
-    return found
+    return playing[0]
 
 
 def application(offered: Mapping[str, Live]) -> web.Application:

@@ -111,7 +111,7 @@ def live(
     from ..nodes.shared import host
     from .core_nodes import Folders, next_file, use_folders
     from .live import live_graph, play
-    from .validate import apply_settings, split_knobs
+    from .settings import apply_settings, split_knobs
     from .workflow import load_json, parse
 
     with exit_codes():
@@ -123,7 +123,7 @@ def live(
         with use_folders(Folders(out, _inputs(input_folder, workflow))), Bar(sys.stderr.isatty()) as bar:
             given = host.Host(progress=bar.progress, device=device.value, next_file=next_file, knobs=knobs)
             with host.use(given):
-                made = live_graph(graph, types, node, mode.value, bar.start)
+                made = live_graph(graph, types, node, mode.value, bar.named)
                 bar.close()
                 play(made, out, port, lambda address: typer.echo(f"Playing at {address} (Ctrl+C ends it)"))
 

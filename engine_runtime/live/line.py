@@ -1,7 +1,7 @@
 """The line of music that is heard: which latent frame sounds at which moment.
 
-A moment is a frame counted from the start of the session, 1/25 s each. One thread, the session's sound, reads a line;
-the thread of its ring adds to it. The session's lock guards both.
+A moment is a latent frame counted from the start of the session; a frame has C channels. One thread, the session's
+sound, reads a line; the thread of its ring adds to it. The session's lock guards both.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-
-from ..constants import LATENT_DIM
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Line(Protocol):
         ...
 
     def window(self, start: int, stop: int, margin: int) -> tuple[Tensor, int, int]:
-        """Return the latents of `start` to `stop` with up to `margin` more on each side: `[frames, 64]`, and the number
+        """Return the latents of `start` to `stop` with up to `margin` more on each side: `[frames, C]`, and the number
         of those before and behind.
         """
         ...
@@ -62,7 +60,7 @@ class Loop:
         return 0 if self.latent is None else None
 
     def add(self, latent: Tensor, heard: Heard) -> None:
-        """Play another latent `[T, 64]` from the next window on, from the place where the loop is."""
+        """Play another latent `[T, C]` from the next window on, from the place where the loop is."""
         self.latent, self.heard = latent, heard
 
     def changes_at(self, start: int) -> Heard:
@@ -79,13 +77,14 @@ class Endless:
     """Music without repeat: stretches laid end to end.
 
     Args:
+        channels: C of a frame.
         kept: frames that stay after they were heard, for the stretch that continues them.
     """
 
-    def __init__(self, kept: int) -> None:
+    def __init__(self, kept: int, channels: int) -> None:
         self.kept = kept
         self.start = 0  # the moment of the first frame that is still here
-        self.frames = torch.zeros(0, LATENT_DIM)
+        self.frames = torch.zeros(0, channels)
         self.heard = Heard()
         self._joints: list[tuple[int, Heard]] = []  # where a stretch begins, and what it has heard
 
@@ -94,7 +93,7 @@ class Endless:
         return self.start + self.frames.shape[0]
 
     def tail(self, moment: int) -> Tensor:
-        """Return the music before a moment, at most `kept` frames of it: `[K, 64]`."""
+        """Return the music before a moment, at most `kept` frames of it: `[K, C]`."""
         stop = moment - self.start
         return self.frames[max(0, stop - self.kept) : stop]
 
@@ -102,7 +101,7 @@ class Endless:
         """Lay a stretch in place of what was to come.
 
         Args:
-            latent: `[T, 64]`.
+            latent: `[T, C]`.
             kept: its first frames, which repeat the music before `at`.
             at: the moment of its first new frame.
             decoded: the moment up to which the sound is made; a stretch that comes too late begins there.

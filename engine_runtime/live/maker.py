@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..constants import LATENT_HZ
 from ..errors import OstinatoError
 from ..stream.member import Finished
 from ..stream.session import Session
@@ -229,11 +228,11 @@ class Maker:
         line = self._sink
         if isinstance(line, Loop) or self._flights:
             return None
-        decoded, end = self._decoded(), line.end
+        decoded, end, rate = self._decoded(), line.end, self.score.spec.frame_rate
         if line is self._coming or end == line.start:
             return end
-        ahead = decoded + round(self._seconds * LATENT_HZ) + 1
-        if not self._fresh and end - ahead > RUNWAY * LATENT_HZ:
+        ahead = decoded + round(self._seconds * rate) + 1
+        if not self._fresh and end - ahead > RUNWAY * rate:
             return None
         return min(max(ahead, line.start), end)
 
@@ -287,4 +286,4 @@ def _give_way() -> None:
 
 
 def _line_of(score: Score) -> Loop | Endless:
-    return Loop() if score.mode == "loop" else Endless(score.tail)
+    return Loop() if score.mode == "loop" else Endless(score.tail, score.spec.channels)

@@ -121,6 +121,6 @@ class RollingLog:
             if event.kind == CONFIGURED:
                 self._log.config = replace(self._log.config, **event.what)
             elif event.kind == TURNED:
-                self._log.knobs = self._log.knobs.turned(**event.what)
+                self._log.knobs = self._log.knobs.changed(**event.what)
             elif event.kind == ADAPTED:
                 self._lora = event.what if event.what["digests"] else None

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from ..audio.decode import Vae
 from ..config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
-from ..constants import LATENT_DIM, MAX_DEPTH
+from ..constants import MAX_DEPTH
 from ..controls.automation import Track
 from ..controls.knobs import KNOBS, Knobs
-from ..controls.values import check_frames
 from ..engines.contract import Engine
 from ..errors import InputError, check_choice, check_range, check_whole
 from ..lora.stack import Mix
+from ..spec import ModelSpec
 from ..stream.request import Condition, Part, Request, check_tensor
+from .level import SAMPLE_RATE
 
 MODES = ("loop", "endless")
 LEAST = 25  # frames of a loop, so that its seam is no buzz
@@ -51,7 +52,7 @@ class Score:
         condition: what the model attends to; its frames are the length T of the loop, or of one stretch.
         sampling: of the first generation; each further one adds `seed_step` to its seed.
         guidance, shape: of every request; `shape` holds further fields of `Request`.
-        source, mask: `[T, 64]` of every request; in mode endless the music just heard stands there instead.
+        source, mask: `[T, C]` of every request; in mode endless the music just heard stands there instead.
         knobs, tracks, adapters: hot, from the next tick on.
         depth: generations in flight.
         mode: `loop` goes round T seconds, and each finished latent takes the place of what is about to be heard;
@@ -83,6 +84,12 @@ class Score:
         check_whole("depth", self.depth, 1, MAX_DEPTH, "choose how many generations are in flight")
         check_range("the kept share", self.kept, 0.1, 0.9, "a stretch needs music before it and room after it")
         check_whole("the seed step", self.seed_step, 0, 2**32, "0 plays every generation from the same noise")
+        if (self.spec.sample_rate, self.spec.audio_channels) != (SAMPLE_RATE, 2):
+            raise InputError(
+                f"the model makes {self.spec.audio_channels} channels at {self.spec.sample_rate} Hz",
+                f"a live session plays 2 at {SAMPLE_RATE}",
+                "play it with Stream Denoise",
+            )
         if self.frames < LEAST:
             raise InputError(
                 f"the music has {self.frames} frames", f"at least {LEAST} are played live", "give it more seconds"
@@ -93,7 +100,11 @@ class Score:
                 "there the source is the music just heard, and its mask keeps that",
                 "disconnect them, or play a loop",
             )
-        self.knobs.check_frames(self.frames)
+        self.knobs.check_frames(self.frames, self.spec.channels)
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.engine.spec
 
     @property
     def frames(self) -> int:
@@ -117,7 +128,7 @@ class Score:
         """Make the request of generation `number`, counted from 0.
 
         Args:
-            tail: `[K, 64]`, the music that comes before, in mode endless; none for its first stretch.
+            tail: `[K, C]`, the music that comes before, in mode endless; none for its first stretch.
 
         Raises:
             InputError: as `Request`.
@@ -126,9 +137,9 @@ class Score:
         sampling = replace(self.sampling, seed=(self.sampling.seed + number * step) % 2**64)
         if tail is None:
             return Request(self.condition, sampling, self.guidance, source=self.source, mask=self.mask, **self.shape)
-        check_tensor("the music before a stretch", tail, None, LATENT_DIM)
+        check_tensor("the music before a stretch", tail, None, self.spec.channels)
         kept = tail.shape[0]
-        source, mask = torch.zeros(self.frames, LATENT_DIM), torch.ones(self.frames, LATENT_DIM)
+        source, mask = torch.zeros(self.frames, self.spec.channels), torch.ones(self.frames, self.spec.channels)
         source[:kept], mask[:kept] = tail.to("cpu", torch.float32), 0.0
         parts = tuple(replace(part, condition=_continued(part.condition, tail)) for part in self.parts)
         condition = parts if isinstance(self.condition, tuple) else parts[0].condition
@@ -175,9 +186,9 @@ def moved(before: Knobs, after: Knobs) -> dict[str, Any]:
 
 def check_hot(score: Score, changes: Mapping[str, Any]) -> None:
     """Raise `InputError` for knobs that the score's music cannot take."""
-    Knobs.check(changes)
+    Knobs.check(changes, score.spec.channels)
     for name, value in changes.items():
-        check_frames(KNOBS[name].spoken, value, score.frames, KNOBS[name].channels)
+        KNOBS[name].check_frames(value, score.frames, score.spec.channels)
 
 
 def _needs(score: Score) -> tuple[Any, ...]:
@@ -203,7 +214,7 @@ def _continued(condition: Condition, tail: Tensor) -> Condition:
     """Give a condition the context of a repaint, as `models.conditioning` lays it out: the first frames are the music
     before, and the chunk mask is 0 there.
     """
-    context, kept = condition.context.clone(), tail.shape[0]
-    context[:kept, :LATENT_DIM] = tail.to(context)
-    context[:kept, LATENT_DIM:] = 0.0
+    context, (kept, channels) = condition.context.clone(), tail.shape
+    context[:kept, :channels] = tail.to(context)
+    context[:kept, channels:] = 0.0
     return replace(condition, context=context)

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..constants import HOP, LATENT_HZ, SAMPLE_RATE
 from ..errors import InputError, SessionError, check_range
 from ..stream.stats import Stats
 from ..takes.take import Log
 from .lease import KEPT_SECONDS
+from .level import SAMPLE_RATE
 from .maker import Maker
 from .score import Cost, Score, check_hot
 from .sound import Block, Sound
@@ -58,8 +58,8 @@ class Capture:
     """The last seconds of a session.
 
     Attributes:
-        audio: `[2, 1920 T]` float32 at 48 kHz, as it was heard.
-        latent: `[T, 64]` float32 on the CPU: the frames that were decoded for it.
+        audio: `[2, hop * T]` float32 at 48 kHz, as it was heard.
+        latent: `[T, C]` float32 on the CPU: the frames that were decoded for it.
         take: replays the latents that these frames were taken from, bit by bit.
     """
 
@@ -110,7 +110,7 @@ class LiveSession:
         self._outlets: tuple[Outlet, ...] = ()
         self._lock = threading.Condition(threading.Lock())
         self._sound = Sound(
-            name, score.vae, self._lock, lambda: self._maker.line, self._block, self._fail, KEPT_SECONDS
+            name, score.vae, score.spec, self._lock, lambda: self._maker.line, self._block, self._fail, KEPT_SECONDS
         )
         self._maker = Maker(
             name, score, self._lock, lambda: self._sound.decoded, self._needed, self._changed, self._fail
@@ -145,7 +145,7 @@ class LiveSession:
         last, and nothing is returned.
         """
         with self._lock:
-            if position == self._sound.decoded * HOP and epoch == self._sound.epoch:
+            if position == self._sound.decoded * self.score.spec.hop and epoch == self._sound.epoch:
                 return []
             blocks = self._sound.blocks_since(epoch, position)
             if blocks is None:
@@ -159,7 +159,7 @@ class LiveSession:
     @property
     def position(self) -> int:
         """Return the position, in samples, at which the next piece of sound begins."""
-        return self._sound.decoded * HOP
+        return self._sound.decoded * self.score.spec.hop
 
     # --- playing ---
 
@@ -196,9 +196,14 @@ class LiveSession:
             change: the id of this change, larger than those before; blocks come back with it.
 
         Raises:
+            InputError: for a model of another family.
             SessionError: for a closed session.
         """
         self._alive()
+        if score.spec != self.score.spec:
+            raise InputError(
+                f"the new music is of {score.spec}", f"this session plays {self.score.spec}", "start another session"
+            )
         with self._lock:
             self._sound.use(score.vae)
         self.score, self.error = score, None
@@ -212,7 +217,7 @@ class LiveSession:
             SessionError: for a closed session.
         """
         check_hot(self.score, knobs)
-        return self.play(replace(self.score, knobs=self.score.knobs.turned(**knobs)), change)
+        return self.play(replace(self.score, knobs=self.score.knobs.changed(**knobs)), change)
 
     # --- looking back ---
 
@@ -228,29 +233,31 @@ class LiveSession:
                 "allowed are seconds, or bars with a tempo",
                 "give one of them",
             )
-        span = seconds or bars * BEATS * 60.0 / bpm
-        check_range("the capture's length in seconds", span, 1.0 / LATENT_HZ, KEPT_SECONDS, "less is kept")
+        span, spec = seconds or bars * BEATS * 60.0 / bpm, self.score.spec
+        check_range("the capture's length in seconds", span, 1.0 / spec.frame_rate, KEPT_SECONDS, "less is kept")
         with self._lock:
-            heard = self._sound.listener.now() or self._sound.decoded * HOP
+            heard = self._sound.listener.now() or self._sound.decoded * spec.hop
             moments = [m for m in self._sound.moments() if m.block.position < heard]
         take = self._maker.take
         if not moments or take is None:
             raise InputError("nothing was played yet", "a capture is of what was heard", "start the session first")
-        frames = round(span * LATENT_HZ)
+        frames = round(span * spec.frame_rate)
         latent = torch.cat([m.latents for m in moments])[-frames:]
-        pcm = np.frombuffer(b"".join(m.block.pcm for m in moments), "<i2").reshape(-1, 2)[-frames * HOP :]
+        pcm = np.frombuffer(b"".join(m.block.pcm for m in moments), "<i2").reshape(-1, 2)[
+            -frames * self.score.spec.hop :
+        ]
         return Capture(pcm.T.astype(np.float32) / 32_767.0, latent, take)
 
     def figures(self) -> Figures:
         sound, stats = self._sound, self._maker.stats
         with self._lock:
-            ahead = max(0.0, (sound.decoded * HOP - sound.listener.now()) / SAMPLE_RATE)
+            ahead = max(0.0, (sound.decoded * self.score.spec.hop - sound.listener.now()) / SAMPLE_RATE)
             level = sound.level
             return Figures(
                 stats,
                 ahead,
                 sound.spent,
-                sound.size / LATENT_HZ,
+                sound.size / self.score.spec.frame_rate,
                 level.loudness,
                 level.gain,
                 level.limited,

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..audio.decode import Vae
-from ..constants import HOP, LATENT_HZ, SAMPLE_RATE
 from ..errors import OstinatoError
-from .level import DELAY, Level
+from ..spec import ModelSpec
+from .level import DELAY, SAMPLE_RATE, Level
 from .line import Heard, Line
 from .window import FADE, Windows, cross_fade
 
@@ -32,7 +32,6 @@ GONE = 3.0  # seconds without a report after which a listener is taken to have l
 GUESS = int(0.25 * SAMPLE_RATE)  # samples that a listener is taken to have moved on without a report
 WIDE = 32_767.0
 GAIN = 2  # frames that must be won before what is made already is made again
-_SILENCE = np.zeros((2, FADE * HOP), np.float32)
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Moment:
-    """What one window was made of: its first frame, its latents `[W, 64]` on the CPU, and its block."""
+    """What one window was made of: its first frame, its latents `[W, C]` on the CPU, and its block."""
 
     frame: int
     latents: Tensor
@@ -74,7 +73,8 @@ class Moment:
         count = frame - self.frame
         if count >= self.latents.shape[0]:
             return self
-        block = replace(self.block, pcm=self.block.pcm[: count * HOP * 4])
+        size = len(self.block.pcm) // self.latents.shape[0]
+        block = replace(self.block, pcm=self.block.pcm[: count * size])
         return Moment(self.frame, self.latents[:count], block)
 
 
@@ -104,6 +104,7 @@ class Sound:
 
     Args:
         vae: the decoder.
+        spec: of the model.
         lock: of the line.
         line: returns the line; called with `lock` held.
         send: takes each block, in this thread.
@@ -121,12 +122,15 @@ class Sound:
         self,
         name: str,
         vae: Vae,
+        spec: ModelSpec,
         lock: threading.Condition,
         line: Callable[[], Line],
         send: Callable[[Block], None],
         failed: Callable[[Exception], None],
         kept_seconds: float,
     ) -> None:
+        self._hop, self._rate = spec.hop, spec.frame_rate
+        self._silence = np.zeros((2, FADE * spec.hop), np.float32)
         self.lock, self._line, self._send, self._failed = lock, line, send, failed
         self.decoded, self.epoch, self.listener = 0, 1, Listener()
         self.level, self.spent, self.dry, self.size = Level(), 0.1, 0, SIZES[1]
@@ -135,7 +139,7 @@ class Sound:
         self._at = 0  # position from which the latest changes are heard
         self._begun = 0  # position at which the epoch began
         self._waits = False  # for a line without music
-        self._under: NDArray[np.float32] | None = _SILENCE  # what the next window fades from, after the level
+        self._under: NDArray[np.float32] | None = self._silence  # what the next window fades from, after the level
         self._moments: deque[Moment] = deque()
         self._kept = kept_seconds
         self._thread = threading.Thread(target=self._run, name=f"ostinato sound {name}", daemon=True)
@@ -146,7 +150,7 @@ class Sound:
     def report(self, epoch: int, position: int, lead: int, moving: bool) -> None:
         """Note where the listener is; a report of an older epoch is passed over."""
         if epoch == self.epoch:
-            place = max(self._begun, min(position, self.decoded * HOP))
+            place = max(self._begun, min(position, self.decoded * self._hop))
             self.listener.report(place, min(lead, SAMPLE_RATE), moving)
             self.lock.notify_all()
 
@@ -158,11 +162,11 @@ class Sound:
         """Begin a new epoch, at a position that was made before or where the sound is now."""
         self.epoch += 1
         if position is not None:
-            self.decoded = min(self.decoded, max(0, position // HOP))
+            self.decoded = min(self.decoded, max(0, position // self._hop))
         self._windows.forget()
-        self._under = _SILENCE
+        self._under = self._silence
         self.listener = Listener()
-        self.listener.position = self._begun = self.decoded * HOP
+        self.listener.position = self._begun = self.decoded * self._hop
         self.lock.notify_all()
 
     def use(self, vae: Vae) -> None:
@@ -197,6 +201,9 @@ class Sound:
         self._thread.join()
 
     def _run(self) -> None:
+        if self._vae.device.type == "cuda":
+            for size in SIZES[:4]:
+                self._windows.warm(size)
         while True:
             with self.lock:
                 while not self._closed and (delay := self._delay()) > 0.0:
@@ -234,15 +241,15 @@ class Sound:
         made with; else a frame that was not made yet. Hold the lock.
         """
         now = self.listener.now()
-        start = -(-(now + self.listener.lead + int(self.spent * SAMPLE_RATE)) // HOP)
+        start = -(-(now + self.listener.lead + int(self.spent * SAMPLE_RATE)) // self._hop)
         return start if self._line().changes_at(start) != self._heard else self.decoded
 
     def _blocks_at(self, frame: int) -> NDArray[np.float32] | None:
         """Return the sound that was made for a frame, `[2, samples]`; None where there is none of this epoch."""
         for moment in reversed(self._moments):
             if moment.frame <= frame and moment.block.epoch == self.epoch:
-                pcm = np.frombuffer(moment.block.pcm, "<i2").reshape(-1, 2).T[:, (frame - moment.frame) * HOP :]
-                return pcm[:, : FADE * HOP].astype(np.float32) / np.float32(WIDE) if pcm.shape[1] else None
+                pcm = np.frombuffer(moment.block.pcm, "<i2").reshape(-1, 2).T[:, (frame - moment.frame) * self._hop :]
+                return pcm[:, : FADE * self._hop].astype(np.float32) / np.float32(WIDE) if pcm.shape[1] else None
         return None
 
     def _delay(self) -> float:
@@ -256,7 +263,7 @@ class Sound:
             self._waits = True
             return 0.5
         self._waits = False
-        ahead = self.decoded * HOP - self.listener.now()
+        ahead = self.decoded * self._hop - self.listener.now()
         wanted = min(MOST_AHEAD, self.listener.lead + int(self.spent * SAMPLE_RATE))
         return 0.0 if ahead <= wanted else min(0.5, (ahead - wanted) / SAMPLE_RATE)
 
@@ -268,9 +275,9 @@ class Sound:
         """Learn how long a decode takes, and choose the size of the next windows by it."""
         self.spent = max(seconds, self.spent + 0.05 * (seconds - self.spent))
         at = SIZES.index(self.size)
-        if self.spent * LATENT_HZ > BUSY * self.size and at + 1 < len(SIZES):
+        if self.spent * self._rate > BUSY * self.size and at + 1 < len(SIZES):
             self.size = SIZES[at + 1]
-        elif at and self.spent * LATENT_HZ < 0.5 * BUSY * SIZES[at - 1]:
+        elif at and self.spent * self._rate < 0.5 * BUSY * SIZES[at - 1]:
             self.size = SIZES[at - 1]
 
     def _emit(self, audio: NDArray[np.float32], given: tuple, place: tuple[int, int, int], heard: Heard) -> None:
@@ -279,9 +286,9 @@ class Sound:
             cross_fade(audio, self._under, DELAY)
             self._under = None
         if heard != self._heard:
-            self._heard, self._at = heard, start * HOP + DELAY
+            self._heard, self._at = heard, start * self._hop + DELAY
         pcm = np.rint(audio.T * WIDE).astype("<i2").tobytes()
-        block = Block(epoch, start * HOP, heard, self._at, pcm)
+        block = Block(epoch, start * self._hop, heard, self._at, pcm)
         latents, before, _ = given
         moment = Moment(start, latents[before : before + count].float().cpu(), block)
         with self.lock:
@@ -289,7 +296,7 @@ class Sound:
                 return
             self.decoded = start + count
             self._moments.append(moment)
-            while self._moments[0].frame < self.decoded - self._kept * LATENT_HZ:
+            while self._moments[0].frame < self.decoded - self._kept * self._rate:
                 self._moments.popleft()
             self.lock.notify_all()
         self._send(block)

@@ -7,8 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..audio.decode import Vae, margin_frames
-from ..constants import HOP
+from ..audio.decode import Vae, hop_of, margin_frames
 from .line import Line
 
 FADE = 1  # frames over which two windows cross-fade: where a knob was turned, the old music goes into the new in 40 ms
@@ -17,13 +16,11 @@ FADE = 1  # frames over which two windows cross-fade: where a knob was turned, t
 CPU_MARGIN = 5
 
 
-RISE = np.sin(np.linspace(0.0, np.pi / 2, FADE * HOP, dtype=np.float32)) ** 2
-
-
 def cross_fade(audio: NDArray[np.float32], before: NDArray[np.float32], hold: int = 0) -> None:
     """Fade from `before` into the start of `audio`, in place; the first `hold` samples are all of `before`."""
-    reach = min(before.shape[1], audio.shape[1], RISE.size)
-    rise = np.concatenate([np.zeros(hold, np.float32), RISE])[:reach]
+    reach = min(before.shape[1], audio.shape[1])
+    rise = np.zeros(reach, np.float32)
+    rise[hold:] = np.sin(np.linspace(0.0, np.pi / 2, reach - hold, dtype=np.float32)) ** 2
     audio[:, :reach] = audio[:, :reach] * rise + before[:, :reach] * (1.0 - rise)
 
 
@@ -35,14 +32,18 @@ class Windows:
     """
 
     def __init__(self, vae: Vae) -> None:
-        self.vae = vae
+        self.vae, self.hop = vae, hop_of(vae)
         full = margin_frames(vae)
         self.margin = min(full, CPU_MARGIN) if vae.device.type == "cpu" else full
         self._fading: NDArray[np.float32] | None = None  # what the last window had behind its end
 
     def warm(self, frames: int) -> None:
         """Decode silence of a window's shape, so that a GPU has tried its kernels before music plays."""
-        shape = 1, 64, max(frames + FADE + 2 * self.margin, getattr(self.vae, "least", 1))
+        shape = (
+            1,
+            self.vae.config.decoder_input_channels,
+            max(frames + FADE + 2 * self.margin, getattr(self.vae, "least", 1)),
+        )
         with torch.inference_mode():
             self.vae.decoder(torch.zeros(shape, device=self.vae.device, dtype=self.vae.dtype)).float().cpu()
 
@@ -57,13 +58,13 @@ class Windows:
         return line.window(start, stop, self.margin)
 
     def sound(self, given: tuple[Tensor, int, int], count: int) -> NDArray[np.float32]:
-        """Decode what `latents` read: `[2, 1920 * count]`. Waits for the device."""
+        """Decode what `latents` read: `[2, hop * count]`. Waits for the device."""
         latents, before, behind = given
-        audio = self._decoded(latents)[:, before * HOP : (latents.shape[0] - behind) * HOP]
-        head = audio[:, : count * HOP]
+        audio = self._decoded(latents)[:, before * self.hop : (latents.shape[0] - behind) * self.hop]
+        head = audio[:, : count * self.hop]
         if self._fading is not None:
             cross_fade(head, self._fading)
-        rest = audio[:, count * HOP :]
+        rest = audio[:, count * self.hop :]
         self._fading = rest if rest.shape[1] else None
         return head
 
@@ -74,4 +75,4 @@ class Windows:
         with torch.inference_mode():
             part = latents.T[None].to(self.vae.device, self.vae.dtype)
             audio = self.vae.decoder(part)[0].float().cpu().numpy()
-        return audio[:, : audio.shape[1] - max(0, short) * HOP].copy()
+        return audio[:, : audio.shape[1] - max(0, short) * self.hop].copy()

@@ -61,7 +61,7 @@ class LiveGraph:
         cells: all that `target` needs and itself, each after those it takes from.
         target: the node whose inputs are what the session plays.
         vae: returns the decoder of the sound for the values of all cells.
-        started: told each cell before it runs the first time.
+        started: told the title of each node before it runs the first time.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class LiveGraph:
         target: str,
         vae: Callable[[Mapping[str, Cell]], Any],
         mode: str = MODES[0],
-        started: Callable[[Cell], None] = lambda cell: None,
+        started: Callable[[str], None] = lambda title: None,
     ) -> None:
         self._cells = {cell.id: cell for cell in cells}
         self._target, self._vae, self.mode = self._cells[target], vae, mode
         self._scorer = Scorer()
         for cell in self._cells.values():
             if cell is not self._target and cell.cls is not None:
-                started(cell)
+                started(cell.title)
                 cell.values = self._run(cell)
         self.score = self._scored()
 
@@ -157,10 +157,12 @@ class LiveGraph:
     @staticmethod
     def _ask(cell: Cell, constants: dict[str, Any]) -> None:
         """Raise `InputError` where the node's own check of its inputs refuses them."""
-        check = cell.cls.validate_inputs if cell.cls is not None else None
-        if check is None or check.__func__ is io.ComfyNode.validate_inputs.__func__:
+        check: Any = cell.cls.validate_inputs if cell.cls is not None else None
+        own: Any = io.ComfyNode.validate_inputs
+        if check is None or check.__func__ is own.__func__:
             return
-        names = check.__func__.__code__.co_varnames[1 : check.__func__.__code__.co_argcount]
+        code = check.__func__.__code__
+        names = code.co_varnames[1 : code.co_argcount]
         if "input_types" in names:  # asks about links, which do not change here
             return
         answer = check(**{name: value for name, value in constants.items() if name in names})
@@ -207,7 +209,7 @@ def _described(spec: io.Input, value: Any) -> dict[str, Any]:
 def _checked(name: str, spec: io.Input, value: Any) -> Any:
     """Convert a value to its widget's type and check its limits. Raises `InputError`."""
     spec = _spec(spec)
-    kind = spec.get_io_type()
+    kind, options = spec.get_io_type(), list(getattr(spec, "options", None) or ())
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     low, high = getattr(spec, "min", None), getattr(spec, "max", None)
     if kind in ("INT", "FLOAT"):
@@ -218,15 +220,14 @@ def _checked(name: str, spec: io.Input, value: Any) -> Any:
         return int(value) if kind == "INT" else float(value)
     if kind == "BOOLEAN" and isinstance(value, bool):
         return value
-    if kind == "COMBO" and value in spec.options:
+    if kind == "COMBO" and value in options:
         return value
     if kind == "STRING" and isinstance(value, str) and len(value) <= MAX_TEXT:
         if not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
             return value
     if kind == "CURVE" and isinstance(value, dict):
         return value
-    options = ", ".join(map(str, getattr(spec, "options", None) or ())) or KINDS[kind]
-    raise _wrong(name, value, options)
+    raise _wrong(name, value, ", ".join(map(str, options)) or KINDS[kind])
 
 
 def _wrong(name: str, value: Any, allowed: str) -> InputError:

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from ...engine_runtime.config import NO_GUIDANCE, Sampling
 from ...engine_runtime.errors import InputError
-from . import carried, from_comfy, layout
+from . import control_values, from_comfy, layout
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ...engine_runtime.audio.decode import Vae
     from ...engine_runtime.live.score import Score
+    from ...engine_runtime.spec import ModelSpec
+    from .given import Latent
 
 SAMPLING = ("steps", "shift", "denoise", "seed", "solver")
 
@@ -34,23 +38,22 @@ class Scorer:
         """
         from ...engine_runtime.live.score import Score
 
-        named, once = given.get, self._once
-        engine = once("engine", (given["engine"],), lambda: from_comfy.engine_of(given["engine"]))
-        source, tracks = named("source"), tuple(named("tracks") or ())
-        sources = once("source", (source,), lambda: _clips(source))
-        key = engine, given["condition"], named("negative"), carried.wants_negative(named("guidance"), tracks), source
-        what = once("condition", key, lambda: from_comfy.condition_of(*key[:4], sources))
+        named, once, engine = given.get, self._once, given["engine"]
+        engine = once("engine", (engine,), lambda: from_comfy.engine_of(engine))
+        guided, knobs, shape, adapters = (named(name) for name in ("guidance", "knobs", "shape", "adapters"))
+        source, tracks, spec = named("source"), tuple(named("tracks") or ()), engine.spec
+        sources = once("source", (source, engine), lambda: _clips(source, spec))
+        key = engine, given["condition"], named("negative"), control_values.needs_negative(guided, tracks)
+        what = once("condition", (*key, source), lambda: from_comfy.condition_of(*key, sources))
         frames = from_comfy.frames_of(what)
         masks = once("mask", (source,), lambda: None if source is None else layout.masks_of(source))
-        shape = once("shape", (named("shape"), frames), lambda: carried.shape_of(named("shape"), frames))
-        knobs = once("knobs", (named("knobs"), frames), lambda: carried.knobs_of(named("knobs"), frames))
-        guide = once("guidance", (named("guidance"), frames), lambda: carried.guidance_of(named("guidance"), frames))
+        more = once("shape", (shape, frames), lambda: control_values.sample_shape(shape, frames, spec))
+        hot = once("knobs", (knobs, frames), lambda: control_values.sample_knobs(knobs, frames, spec))
+        guide = once("guidance", (guided, frames), lambda: control_values.sample_guidance(guided, frames, spec))
         walk = Sampling(**{name: given[name] for name in SAMPLING if name in given})
         parts = len(what) if isinstance(what, tuple) else 1
-        carried.check_heard(knobs, guide, named("shape") or {}, parts, tracks, masks is not None)
-        mix = once(
-            "adapters", (named("adapters"), engine), lambda: carried.mix_of(named("adapters") or (), engine.targets)
-        )
+        control_values.check_used(hot, guide, shape or {}, parts, tracks, masks is not None)
+        mix = once("adapters", (adapters, engine), lambda: control_values.read_adapters(adapters or (), engine.targets))
         schedule = from_comfy.schedule_of(engine, walk)
         return Score(
             engine,
@@ -59,10 +62,10 @@ class Scorer:
             walk,
             given.get("seed_step", 0),
             guide or NO_GUIDANCE,
-            shape if schedule is None else {**shape, "schedule": schedule},
+            more if schedule is None else {**more, "schedule": schedule},
             sources[0] if sources else None,
             None if masks is None else masks[0],
-            knobs,
+            hot,
             tracks,
             tuple(mix),
             given["depth"],
@@ -83,9 +86,9 @@ def _equal(a: Any, b: Any) -> bool:
     return isinstance(a, bool | int | float | str) and type(a) is type(b) and a == b
 
 
-def _clips(source: dict[str, Any] | None) -> list[Any]:
+def _clips(source: Latent | None, spec: ModelSpec) -> list[Tensor]:
     """Return the source's only clip in a list, or an empty one. Raises `InputError` for several."""
-    clips = [] if source is None else layout.from_latent(source, "the source")
+    clips = [] if source is None else layout.from_latent(source, "the source", spec)
     if len(clips) > 1:
         raise InputError(f"the source holds {len(clips)} clips", "a live session plays one", "choose one of the batch")
     return clips

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ostinato.engine_runtime.constants import HOP, SAMPLE_RATE
 from ostinato.engine_runtime.live.level import AHEAD, CEILING, DELAY, MOST, QUIET, TARGET, Level
+from ostinato.engine_runtime.spec import ACE_STEP
+
+HOP, SAMPLE_RATE = ACE_STEP.hop, ACE_STEP.sample_rate
 
 BLOCK = 4 * HOP
 

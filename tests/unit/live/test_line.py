@@ -29,7 +29,7 @@ def test_a_loop_without_music_is_no_silence() -> None:
 
 
 def test_a_stretch_begins_where_it_was_planned() -> None:
-    line = Endless(kept=4)
+    line = Endless(4, 64)
     line.add(frames(0, 10), 0, 0, 0, Heard())
     line.add(frames(100, 10), 4, 8, 5, Heard(3, 3))
     assert numbers(line.window(1, 14, 0)[0]) == [1, 2, 3, 4, 5, 6, 7, 104, 105, 106, 107, 108, 109]
@@ -37,7 +37,7 @@ def test_a_stretch_begins_where_it_was_planned() -> None:
 
 
 def test_a_stretch_that_is_late_begins_behind_the_sound() -> None:
-    line = Endless(kept=4)
+    line = Endless(4, 64)
     line.add(frames(0, 20), 0, 0, 0, Heard())
     line.add(frames(100, 20), 4, 8, 11, Heard(1, 1))
     assert numbers(line.window(8, 13, 0)[0]) == [8, 9, 10, 107, 108]
@@ -45,14 +45,14 @@ def test_a_stretch_that_is_late_begins_behind_the_sound() -> None:
 
 
 def test_a_tail_is_the_music_before() -> None:
-    line = Endless(kept=4)
+    line = Endless(4, 64)
     line.add(frames(0, 10), 0, 0, 0, Heard())
     assert numbers(line.tail(8)) == [4, 5, 6, 7]
     assert numbers(line.tail(2)) == [0, 1]
 
 
 def test_what_was_heard_goes_and_the_tail_stays() -> None:
-    line = Endless(kept=4)
+    line = Endless(4, 64)
     line.add(frames(0, 10), 0, 0, 0, Heard())
     for i in range(1, 50):
         line.add(frames(100 * i, 10), 4, line.end, line.end - 1, Heard(i, i))
@@ -62,7 +62,7 @@ def test_what_was_heard_goes_and_the_tail_stays() -> None:
 
 
 def test_margins_end_where_the_music_does() -> None:
-    line = Endless(kept=2)
+    line = Endless(2, 64)
     line.add(frames(0, 5), 0, 0, 0, Heard())
     latents, before, behind = line.window(0, 5, 3)
     assert (numbers(latents), before, behind) == ([0, 1, 2, 3, 4], 0, 0)

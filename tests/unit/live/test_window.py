@@ -6,12 +6,14 @@ import numpy as np
 import torch
 from ostinato.engine_runtime.audio.decode import decode, margin_frames
 from ostinato.engine_runtime.audio.live_vae import LiveVae
-from ostinato.engine_runtime.constants import HOP
 from ostinato.engine_runtime.live.line import Endless, Heard, Loop
 from ostinato.engine_runtime.live.window import CPU_MARGIN, FADE, Windows
 from ostinato.engine_runtime.models.loading import Model, load
+from ostinato.engine_runtime.spec import ACE_STEP
 
 from ...helpers import drawn
+
+HOP, SAMPLE_RATE = ACE_STEP.hop, ACE_STEP.sample_rate
 
 
 def tiny() -> Model:
@@ -31,7 +33,7 @@ def test_windows_of_music_are_the_whole_of_it_as_far_as_an_ear_can_tell(cache: N
     vae = LiveVae(model.pipe.vae)
     mean, deviation = 0.0, 1.5  # about those of this model's latents
     latent = mean + deviation * drawn(0, 40, 64)
-    line = Endless(kept=40)
+    line = Endless(40, 64)
     line.add(latent, 0, 0, 0, Heard())
     whole = decode(vae, latent[None])[0].numpy()
     with torch.inference_mode():
@@ -70,7 +72,7 @@ def test_an_engine_gets_the_frames_it_needs(turbo: Model) -> None:
             self.seen.append(latents.shape[2])
             return turbo.pipe.vae.decoder(latents)
 
-    line = Endless(kept=8)
+    line = Endless(8, 64)
     line.add(drawn(3, 8, 64), 0, 0, 0, Heard())
     vae = Least()
     sound = heard(Windows(vae), line, [4, 4])

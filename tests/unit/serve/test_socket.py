@@ -51,7 +51,7 @@ class Graph:
 
     def turn(self, changes: Mapping[tuple[str, str], Any]) -> Score:
         for value in changes.values():
-            self.score = replace(self.score, knobs=self.score.knobs.turned(velocity_scale=value))
+            self.score = replace(self.score, knobs=self.score.knobs.changed(velocity_scale=value))
         return self.score
 
 
