@@ -47,7 +47,8 @@ class Scorer:
         what = once("condition", (*key, source), lambda: from_comfy.condition_of(*key, sources))
         frames = from_comfy.frames_of(what)
         masks = once("mask", (source,), lambda: None if source is None else layout.masks_of(source))
-        more = once("shape", (shape, frames), lambda: control_values.sample_shape(shape, frames, spec))
+        more = dict(once("shape", (shape, frames), lambda: control_values.sample_shape(shape, frames, spec)))
+        mask = masks[0] if masks is not None else more.pop("mask", None)
         hot = once("knobs", (knobs, frames), lambda: control_values.sample_knobs(knobs, frames, spec))
         guide = once("guidance", (guided, frames), lambda: control_values.sample_guidance(guided, frames, spec))
         walk = Sampling(**{name: given[name] for name in SAMPLING if name in given})
@@ -64,7 +65,7 @@ class Scorer:
             guide or NO_GUIDANCE,
             more if schedule is None else {**more, "schedule": schedule},
             sources[0] if sources else None,
-            None if masks is None else masks[0],
+            mask,
             hot,
             tracks,
             tuple(mix),

@@ -49,6 +49,15 @@ def workflow(seconds: float = 5.0, depth: int = 1) -> dict[str, Any]:
     }
 
 
+# The command, in a process that ends with the one that started it, however that ends.
+PROGRAM = """
+import os, sys, threading
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
+from ostinato.cli.main import main
+main()
+"""
+
+
 class Server:
     """`ostinato live` on a port; can be killed and started again on the same one."""
 
@@ -58,12 +67,13 @@ class Server:
         (folder / "live.json").write_text(json.dumps(workflow()), encoding="utf-8")
 
     def start(self) -> None:
-        command = [sys.executable, "-c", "from ostinato.cli.main import main; main()", "live", "live.json"]
+        command = [sys.executable, "-c", PROGRAM, "live", "live.json"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
             [*command, "--port", str(self.port), "--out", "out"],
             cwd=self.folder,
             env=environment,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
