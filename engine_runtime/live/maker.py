@@ -24,7 +24,7 @@ from .score import Cost, Score, cost
 
 log = logging.getLogger(__name__)
 RUNWAY = 2.0  # seconds of music that a stretch is begun ahead of, beyond the time it takes
-NICE = 5  # of a ring on the CPU
+NICE = 10  # of a ring on the CPU
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ from .window import FADE, Windows, cross_fade
 
 log = logging.getLogger(__name__)
 SIZES = (2, 4, 6, 8, 12, 25)  # frames of a window
+SAFE = 1.3  # of the first decode's time, while the ring does not play yet
+FORGET = 0.03  # share by which the longest decode of late is forgotten at each window
 BUSY = 0.6  # share of a window's time that its decode may take before windows grow
 MOST_AHEAD = 2 * SAMPLE_RATE  # samples that are made ahead of the listener at most
 GONE = 3.0  # seconds without a report after which a listener is taken to have left
@@ -114,7 +116,7 @@ class Sound:
         decoded: frames of which the sound is made.
         epoch: of the next block.
         listener: who sets the pace.
-        spent: seconds that a decode takes, on the safe side.
+        spent, usual: seconds that a decode takes, on the safe side and on average.
         dry: times that the line ended before more of it was made.
     """
 
@@ -133,7 +135,8 @@ class Sound:
         self._silence = np.zeros((2, FADE * spec.hop), np.float32)
         self.lock, self._line, self._send, self._failed = lock, line, send, failed
         self.decoded, self.epoch, self.listener = 0, 1, Listener()
-        self.level, self.spent, self.dry, self.size = Level(), 0.1, 0, SIZES[1]
+        self.level, self.dry, self.size = Level(), 0, SIZES[1]
+        self.spent = self.usual = 0.0
         self.playing, self._closed = False, False
         self._vae, self._windows, self._heard = vae, Windows(vae), Heard()
         self._at = 0  # position from which the latest changes are heard
@@ -201,9 +204,12 @@ class Sound:
         self._thread.join()
 
     def _run(self) -> None:
-        if self._vae.device.type == "cuda":
-            for size in SIZES[:4]:
-                self._windows.warm(size)
+        for size in SIZES[:4]:  # the first of a shape takes several times as long: kernels are chosen in it
+            self._windows.warm(size)
+        began = time.monotonic()
+        self._windows.warm(self.size)
+        self.usual = time.monotonic() - began
+        self.spent = SAFE * self.usual
         while True:
             with self.lock:
                 while not self._closed and (delay := self._delay()) > 0.0:
@@ -237,11 +243,14 @@ class Sound:
             self.decoded, self._under = start, old
 
     def _soonest(self) -> int:
-        """Return the first frame that can still be made before it is heard, where its changes are not those it was
+        """Return the first frame that can likely be made before it is heard, where its changes are not those it was
         made with; else a frame that was not made yet. Hold the lock.
+
+        It goes by the usual time of a decode, and half the lead: where that is too short, the listener hears the old
+        music for a moment longer, and no gap.
         """
         now = self.listener.now()
-        start = -(-(now + self.listener.lead + int(self.spent * SAMPLE_RATE)) // self._hop)
+        start = -(-(now + self.listener.lead // 2 + int(self.usual * SAMPLE_RATE)) // self._hop)
         return start if self._line().changes_at(start) != self._heard else self.decoded
 
     def _blocks_at(self, frame: int) -> NDArray[np.float32] | None:
@@ -273,7 +282,8 @@ class Sound:
 
     def _pace(self, seconds: float, count: int) -> None:
         """Learn how long a decode takes, and choose the size of the next windows by it."""
-        self.spent = max(seconds, self.spent + 0.05 * (seconds - self.spent))
+        self.usual += 0.2 * (seconds - self.usual)
+        self.spent = max(seconds, self.spent + FORGET * (seconds - self.spent))
         at = SIZES.index(self.size)
         if self.spent * self._rate > BUSY * self.size and at + 1 < len(SIZES):
             self.size = SIZES[at + 1]

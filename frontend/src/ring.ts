@@ -6,8 +6,10 @@ import type { At, Block } from "./protocol.ts";
 const SIZE = 1 << 18; // samples, 5.4 s; a server is never more than 2 s ahead
 const FIRST_LEAD = 2400; // samples, 50 ms
 const MOST_LEAD = 24_000;
-const GROWTH = 1.5; // of the lead, after an underrun
-const FADE = 240; // samples, 5 ms, where the sound ends or begins without what is before it
+const GROWTH = 1.25; // of the lead, after an underrun
+const CALM = 5 * 48_000; // samples without one, after which the lead falls again
+const FALL = 0.85;
+const FADE = 240; // samples, 5 ms, where the sound ends or begins, or is replaced, without what is before it
 
 /** Changes that are first heard at a position. */
 export interface Mark {
@@ -30,6 +32,7 @@ export class Ring {
   private last: Mark = { at: 0, hot: 0, slot: 0 };
   private rise = FADE; // samples since the sound began; FADE is long ago
   private fall = 0; // samples of the fade-out that are still to come
+  private calm = 0; // samples since the last underrun
   private lastLeft = 0;
   private lastRight = 0;
 
@@ -53,10 +56,14 @@ export class Ring {
       this.stopMoving();
       this.read = block.position;
     }
-    for (let i = Math.max(0, this.read - block.position); i < frames; i++) {
+    const first = Math.max(0, this.read - block.position);
+    // a block that comes late begins in its middle: what lies there goes over into it
+    const fade = first > 0 ? Math.min(FADE, this.end - this.read) : 0;
+    for (let i = first; i < frames; i++) {
       const place = (block.position + i) & (SIZE - 1);
-      this.left[place] = block.pcm[2 * i]! / 32768;
-      this.right[place] = block.pcm[2 * i + 1]! / 32768;
+      const share = i - first < fade ? (i - first) / fade : 1;
+      this.left[place] = this.left[place]! * (1 - share) + (block.pcm[2 * i]! / 32768) * share;
+      this.right[place] = this.right[place]! * (1 - share) + (block.pcm[2 * i + 1]! / 32768) * share;
     }
     this.end = stop;
     if (block.hot !== this.last.hot || block.slot !== this.last.slot) {
@@ -76,6 +83,7 @@ export class Ring {
       if (this.playing) {
         this.underruns++;
         this.lead = Math.min(MOST_LEAD, Math.round(this.lead * GROWTH));
+        this.calm = 0;
       }
       this.stopMoving();
     }
@@ -92,6 +100,11 @@ export class Ring {
     this.lastLeft = left[count - 1]!;
     this.lastRight = right[count - 1]!;
     this.read += count;
+    this.calm += count;
+    if (this.calm >= CALM) {
+      this.calm = 0;
+      this.lead = Math.max(FIRST_LEAD, Math.round(this.lead * FALL));
+    }
     if (!this.marks.length || this.marks[0]!.at >= this.read) return [];
     const heard = this.marks.filter((mark) => mark.at < this.read);
     this.marks = this.marks.slice(heard.length);

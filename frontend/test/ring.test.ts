@@ -59,12 +59,25 @@ test("an underrun is counted and the lead grows, and no further than its limit",
   const lead = ring.lead;
   for (let i = 0; i < 40; i++) play(ring);
   assert.equal(ring.underruns, 1);
-  assert.equal(ring.lead, lead * 1.5);
+  assert.equal(ring.lead, lead * 1.25);
   for (let n = 0; n < 40; n++) {
     ring.take(block(ring.end, 30000, 1));
     for (let i = 0; i < 300; i++) play(ring);
   }
   assert.ok(ring.underruns > 10 && ring.lead === 24000);
+});
+
+test("the lead falls again after some seconds without an underrun", () => {
+  const ring = ready(2500);
+  const lead = ring.lead;
+  for (let i = 0; i < 40; i++) play(ring);
+  for (let second = 0; second < 60; second++) {
+    ring.take(block(ring.end, 48000, 1));
+    for (let i = 0; i < 375; i++) play(ring);
+    if (second === 3) assert.equal(ring.lead, lead * 1.25);
+  }
+  assert.equal(ring.underruns, 1);
+  assert.equal(ring.lead, lead);
 });
 
 test("a pause is no underrun", () => {
@@ -79,11 +92,23 @@ test("a pause is no underrun", () => {
 test("a block takes the place of what lies there, but not of what was heard", () => {
   const ring = ready();
   for (let i = 0; i < 10; i++) play(ring);
-  ring.take(block(1000, 1000, -16384));
+  ring.take(block(1280, 720, -16384));
   assert.equal(ring.end, 2000);
   assert.equal(play(ring).left[0], -0.5);
   ring.take(block(0, 128, 99));
   assert.equal(ring.end, 2000);
+});
+
+test("a block that comes late is faded into", () => {
+  const ring = ready();
+  for (let i = 0; i < 10; i++) play(ring);
+  ring.take(block(1000, 2000, -16384));
+  const { left } = play(ring);
+  const steps = left.slice(1).map((x, i) => Math.abs(x - left[i]!));
+  assert.equal(left[0], 0.5);
+  assert.ok(Math.max(...steps) < 0.005);
+  for (let i = 0; i < 2; i++) play(ring);
+  assert.equal(play(ring).left[0], -0.5);
 });
 
 test("an older epoch is passed over, a newer one begins anew", () => {

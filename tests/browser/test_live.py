@@ -1,10 +1,14 @@
-"""`ostinato live` in Chromium: it sounds, knobs are heard in time, and it goes on after whatever happens."""
+"""`ostinato live` in Chromium: it sounds, knobs are heard, and it goes on after whatever happens.
+
+Times are recorded (`--junit-xml`), and decide only where `OSTINATO_QUIET` says that two cores are idle.
+"""
 
 from __future__ import annotations
 
 import os
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +17,7 @@ from .conftest import Server
 
 pytestmark = pytest.mark.browser
 PATIENCE = 40_000  # milliseconds; the cores are shared
-HOT_MS = 500.0  # of the 95th percentile on two idle cores; here twice that is allowed, for the machine is not idle
+HOT_MS = 500.0  # of the 95th percentile, on two idle cores
 
 # A second worklet notes, for each 128 samples that leave for the speaker, their peak.
 RECORDER = """
@@ -63,21 +67,25 @@ def turned(page: Any, node: str, name: str, value: Any) -> float:
     return page.evaluate("() => Object.values(window.ostinato.latencies.times).map((t) => t.at(-1)).at(-1)")
 
 
-def test_it_sounds_soon_and_is_silent_before(page: Any, server: Server) -> None:
+def test_it_sounds_soon_and_is_silent_before(
+    page: Any, server: Server, record_property: Callable[[str, Any], None]
+) -> None:
     page.wait_for_selector("fieldset", timeout=PATIENCE)
     assert page.evaluate("() => window.ostinato.player.context") is None
     begin = time.monotonic()
     press_play(page)
-    assert time.monotonic() - begin < 6.0, "3 s on an idle machine"
+    record_property("first sound, s", time.monotonic() - begin)
+    assert not os.environ.get("OSTINATO_QUIET") or time.monotonic() - begin < 3.0
     assert page.problems == []
 
 
-def test_hot_knobs_are_heard_in_time(page: Any, server: Server) -> None:
+def test_hot_knobs_are_heard(page: Any, server: Server, record_property: Callable[[str, Any], None]) -> None:
     press_play(page)
     times = [turned(page, "4", "velocity_scale", 0.9 + 0.01 * (i % 20)) for i in range(20)]
     times.sort()
-    assert times[int(0.95 * len(times))] < 2 * HOT_MS, times
-    assert statistics.median(times) < 1.5 * HOT_MS, times
+    record_property("hot knob to the ear, ms", (statistics.median(times), times[int(0.95 * len(times))]))
+    if os.environ.get("OSTINATO_QUIET"):
+        assert times[int(0.95 * len(times))] <= HOT_MS, times
 
 
 def test_a_knob_changes_the_sound(page: Any, server: Server) -> None:
