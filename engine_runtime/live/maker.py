@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OstinatoError
-from ..stream.member import Finished
+from ..stream.finished import Finished
 from ..stream.session import Session
 from ..stream.stats import Stats
 from ..takes.take import Log

@@ -60,7 +60,7 @@ class RollingLog:
     def configured(self, tick: int, changes: dict[str, Any]) -> None:
         self._add(Event(tick, CONFIGURED, dict(changes)))
 
-    def turned(self, tick: int, changes: dict[str, Any]) -> None:
+    def knobs_set(self, tick: int, changes: dict[str, Any]) -> None:
         self._add(Event(tick, TURNED, dict(changes)))
 
     def adapted(self, tick: int, lora: Factors | None) -> None:
