@@ -147,6 +147,26 @@ def test_a_hot_knob_comes_back_with_the_first_sample_that_heard_it(session: Live
     assert all(block.heard.hot == 0 for block in ear.blocks[: ear.blocks.index(first)])
 
 
+def test_what_is_about_to_be_heard_is_made_again(session: LiveSession) -> None:
+    """A listener with a second of sound ahead of it need not hear all of that before it hears a knob."""
+    ear = Ear(session)
+    session.start()
+    end = time.monotonic() + PATIENCE
+
+    def ahead(seconds: float, change: int = 0) -> None:
+        while not ear.blocks or ear.blocks[-1].end < seconds * SAMPLE_RATE or not ear.heard(change)():
+            assert time.monotonic() < end
+            session.report(session.epoch, 0, SAMPLE_RATE, False)
+            time.sleep(0.002)
+
+    ahead(1.0)
+    count = len(ear.blocks)
+    session.turn(1, velocity_scale=0.5)
+    ahead(0.0, 1)
+    first = next(block for block in ear.blocks[count:] if block.heard.hot == 1)
+    assert first.position < ear.blocks[count - 1].end - HOP
+
+
 def test_a_hot_knob_is_in_the_music(score: Score) -> None:
     """The loop after the knob is the one that a session with this knob from the start plays."""
     loops = []
