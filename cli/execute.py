@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -13,6 +11,7 @@ import torch
 
 from ..engine_runtime.errors import OstinatoError
 from ..nodes.shared.comfy import io
+from ..nodes.shared.run import run_node
 from .core_nodes import keep
 from .graph import Catalogue, Graph, Link, Node, NodeType
 from .validate import running_order, validate
@@ -92,19 +91,7 @@ def _run_node(
         name: values[value.node][value.slot] if isinstance(value, Link) else value
         for name, value in node.inputs.items()
     }
-    wanted = {name: value for name, value in hidden.items() if name in node_type.schema.hidden}
-    cls = node_type.cls.PREPARE_CLASS_CLONE({"hidden_inputs": wanted})
-    output = cls.execute(**given)
-    if inspect.iscoroutine(output):
-        output = asyncio.run(output)
-    output = io.NodeOutput() if output is None else output
-    output = io.NodeOutput(*output) if isinstance(output, tuple) else output
-    if len(output.args) != len(node_type.schema.outputs):
-        raise TypeError(
-            f"{node.class_type} returned {len(output.args)} values; its schema has {len(node_type.schema.outputs)} "
-            "outputs; correct its execute."
-        )
-    return output
+    return run_node(node_type.cls, given, hidden)
 
 
 def _collect(node: Node, node_type: NodeType, output: io.NodeOutput, results: Results, stats: dict[int, Any]) -> None:

@@ -89,6 +89,45 @@ def replay(
         raise typer.Exit(FAILED)
 
 
+class Mode(StrEnum):
+    loop = "loop"
+    endless = "endless"
+
+
+@app.command()
+def live(
+    workflow: Annotated[Path, typer.Argument(help="A workflow with a Stream Denoise node.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NODE.INPUT=VALUE", help="Change an input, as in run.")
+    ] = None,
+    mode: Annotated[Mode, typer.Option(help="loop goes round; endless goes on from what was heard.")] = Mode.loop,
+    node: Annotated[str | None, typer.Option(help="The Stream Denoise that plays; the first without it.")] = None,
+    out: Annotated[Path, typer.Option(help="Where captures are written.")] = Path("out"),
+    input_folder: Annotated[Path | None, typer.Option("--input", help="Where to look for audio first.")] = None,
+    device: Annotated[Device, typer.Option(help="Where the model runs.")] = Device.auto,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page, on this machine only; 0 takes any.")] = 8189,
+) -> None:
+    """Play a workflow live, with a page of its knobs in the browser."""
+    from ..nodes.shared import host
+    from .core_nodes import Folders, next_file, use_folders
+    from .live import live_graph, play
+    from .settings import apply_settings, split_knobs
+    from .workflow import load_json, parse
+
+    with exit_codes():
+        types = all_types()
+        graph = parse(load_json(workflow), types)
+        knobs, others = split_knobs(settings or [])
+        apply_settings(graph, types, others)
+        check_folder(out)
+        with use_folders(Folders(out, _inputs(input_folder, workflow))), Bar(sys.stderr.isatty()) as bar:
+            given = host.Host(progress=bar.progress, device=device.value, next_file=next_file, knobs=knobs)
+            with host.use(given):
+                made = live_graph(graph, types, node, mode.value, bar.named)
+                bar.close()
+                play(made, out, port, lambda address: typer.echo(f"Playing at {address} (Ctrl+C ends it)"))
+
+
 @app.command()
 def profile(
     model: Annotated[str | None, typer.Option(help="What to load; tiny without it.")] = None,
@@ -171,11 +210,15 @@ def _run(path: Path, settings: list[str], out: Path, input_folder: Path | None, 
     knobs, settings = split_knobs(settings)
     apply_settings(graph, types, settings)
     check_folder(out)
-    examples = Path(__file__).resolve().parent.parent / "example_workflows"
-    inputs = [*([input_folder] if input_folder else []), path.parent, Path("."), examples]
-    with Bar(show_bar and sys.stderr.isatty()) as bar, use_folders(Folders(out, tuple(inputs))):
+    with Bar(show_bar and sys.stderr.isatty()) as bar, use_folders(Folders(out, _inputs(input_folder, path))):
         with host.use(host.Host(progress=bar.progress, device=device, next_file=next_file, knobs=knobs)):
             return run_graph(graph, types, data if "nodes" in data else None, bar.start)
+
+
+def _inputs(first: Path | None, workflow: Path) -> tuple[Path, ...]:
+    """List where to look for audio."""
+    examples = Path(__file__).resolve().parent.parent / "example_workflows"
+    return (*([first] if first else []), workflow.parent, Path("."), examples)
 
 
 def _as_json(path: Path, results: Results) -> str:

@@ -56,6 +56,9 @@ class Bar:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
 
@@ -67,7 +70,7 @@ class Bar:
             return
         from tqdm import tqdm
 
-        self.__exit__()
+        self.close()
         self.bar = tqdm(desc=plain(title, 60), total=1, leave=False, file=sys.stderr)
 
     def progress(self, done: int, total: int, node_id: str | None = None) -> None:

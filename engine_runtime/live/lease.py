@@ -1,0 +1,90 @@
+"""The ring of a live session: opened for a score, turned as the score changes, opened anew where it must be."""
+
+from __future__ import annotations
+
+import itertools
+
+from ..engines.factors import required
+from ..lora.stack import stack
+from ..stream.session import Session
+from ..stream.sessions import runtime
+from .rolling import RollingLog
+from .score import Cost, Score, cost, moved
+
+KEPT_SECONDS = 60.0  # of the past that a capture can reach
+_names = itertools.count(1)
+
+
+class Lease:
+    """A session of the runtime and its rolling log. All methods are called by the thread that plays.
+
+    Attributes:
+        score: what the ring plays; until it is opened, the first score.
+        session, record: of the ring that is open.
+    """
+
+    session: Session
+    record: RollingLog
+
+    def __init__(self, name: str, score: Score) -> None:
+        self.name, self.score, self.opened = name, score, False
+
+    def take(self, score: Score) -> bool:
+        """Play a score from the next step on; returns true where that took another ring.
+
+        Raises:
+            OstinatoError: where the score cannot be played; the ring is left with the one before.
+        """
+        if self.opened and cost(self.score, score) < Cost.RING:
+            self._turn(score)
+            return False
+        self._open(score)
+        return True
+
+    def close(self, after: Score | None = None) -> None:
+        """Close the ring, and let its engine rest unless the next score has the same."""
+        if self.opened:
+            self.opened = False
+            runtime().close(self.session.name)
+            if after is None or after.engine is not self.score.engine:
+                self.score.engine.rest()
+
+    def _open(self, score: Score) -> None:
+        """Open a ring; the old one is closed once the new one is there."""
+        name, config = f"{self.name} ({next(_names)})", score.config()
+        record = RollingLog(score.engine, config, score.knobs, KEPT_SECONDS)
+        score.engine.ready()
+        session = runtime().open(name, score.engine, config, score.knobs, record)
+        try:
+            if score.adapters:
+                _adapt(session, score)
+            session.automate(score.tracks)
+        except BaseException:
+            runtime().close(name)
+            raise
+        self.close(score)
+        self.session, self.record, self.score, self.opened = session, record, score, True
+
+    def _turn(self, score: Score) -> None:
+        """Give the ring what is hot in a score; the rest goes into its requests."""
+        before, session = self.score, self.session
+        if score is before:
+            return
+        if before.depth != score.depth:
+            session.configure(depth=score.depth)
+        if before.adapters is not score.adapters:
+            _adapt(session, score)
+        if before.tracks != score.tracks:
+            session.automate(score.tracks)
+        if changes := moved(before.knobs, score.knobs):
+            session.set(**changes)
+        self.score = score
+
+
+def _adapt(session: Session, score: Score) -> None:
+    if not score.adapters:
+        session.adapt(None)
+        return
+    engine = score.engine
+    lane = runtime().lane(engine.device)
+    session.adapt(stack(score.adapters, required(engine.targets), engine.dtype, engine.device, lane))

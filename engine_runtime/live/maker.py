@@ -1,0 +1,289 @@
+"""The ring of a live session, in a thread of its own: it makes latents as long as the session plays."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import OstinatoError
+from ..stream.finished import Finished
+from ..stream.session import Session
+from ..stream.stats import Stats
+from ..takes.take import Log
+from .lease import Lease
+from .line import Endless, Heard, Loop
+from .score import Cost, Score, cost
+
+log = logging.getLogger(__name__)
+RUNWAY = 2.0  # seconds of music that a stretch is begun ahead of, beyond the time it takes
+NICE = 10  # of a ring on the CPU
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """A request in flight.
+
+    Attributes:
+        slot: id of the last change that it was made with.
+        began: when it was submitted.
+        ends: the step that finishes it.
+        at, kept: for a stretch, the moment of its first new frame, and the frames before that it repeats.
+    """
+
+    slot: int
+    began: float
+    ends: int
+    at: int = 0
+    kept: int = 0
+
+
+class Maker:
+    """The thread of the ring. It takes the latest score, keeps the ring full and lays each finished latent on the line.
+
+    An error drops what is in flight and is reported; the line goes on with what it has, and the next score or `wake`
+    tries again.
+
+    Args:
+        name: of the session.
+        score: the first.
+        lock: of the line.
+        decoded: returns the moment up to which the sound is made; called with `lock` held.
+        needed: tells whether somebody listens; called with `lock` held. Where nobody does, the ring rests as soon as
+            the line has music, so that the first sound need not wait for it.
+        made: told, in this thread, that a latent was laid.
+        failed: told, in this thread, what went wrong.
+
+    Attributes:
+        line: what is heard; another object after a change of mode or length.
+        taken: the changes of the score that plays.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        score: Score,
+        lock: threading.Condition,
+        decoded: Callable[[], int],
+        needed: Callable[[], bool],
+        made: Callable[[], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self.name, self.lock = name, lock
+        self.line = _line_of(score)
+        self._decoded, self._needed, self._made, self._failed = decoded, needed, made, failed
+        self._next, self._hot_id, self._slot_id = score, 0, 0  # what the next step takes in; guarded by the lock
+        self._closed = self._broken = False
+        self._heard, self._fresh = Heard(), True  # fresh: the score has changed since the last request
+        self._lease = Lease(name, score)
+        self._flights: dict[int, _Flight] = {}
+        self._number = self._since = 0  # requests made; steps since the last one was
+        self._seconds = 1.0  # that a generation takes
+        self._coming: Loop | Endless | None = None  # the line of a new ring, until its first latent is there
+        self._thread = threading.Thread(target=self._run, name=f"ostinato ring {name}", daemon=True)
+        self._thread.start()
+
+    # --- from any thread ---
+
+    def play(self, score: Score, change: int) -> Cost:
+        """Play another score from the next step on; scores that come between two steps are passed over.
+
+        Args:
+            change: its id, larger than those before.
+
+        Returns:
+            the cost of this change.
+        """
+        with self.lock:
+            before = self._next
+        spent = cost(before, score)
+        with self.lock:
+            self._next = score
+            self._hot_id = change
+            self._slot_id = change if spent >= Cost.SLOT else self._slot_id
+            self._broken = False
+            self.lock.notify_all()
+        return spent
+
+    def wake(self) -> None:
+        """Try again after an error, and look whether somebody listens."""
+        with self.lock:
+            self._broken = False
+            self.lock.notify_all()
+
+    def close(self) -> None:
+        """End the thread and its ring. Returns when both are gone; may be called twice, not from the thread itself."""
+        with self.lock:
+            self._closed = True
+            self.lock.notify_all()
+        self._thread.join()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def score(self) -> Score:
+        return self._lease.score
+
+    @property
+    def take(self) -> Log | None:
+        """Return the take of the last `KEPT_SECONDS`; None where no ring was opened yet."""
+        return self._lease.record.log() if self._lease.opened else None
+
+    @property
+    def stats(self) -> Stats | None:
+        return self._lease.session.stats() if self._lease.opened else None
+
+    # --- the thread ---
+
+    def _run(self) -> None:
+        if self.score.engine.device.type == "cpu":
+            _give_way()
+        # inference mode is per thread, and ComfyUI's covers only its own
+        with torch.inference_mode():
+            try:
+                while self._wait():
+                    try:
+                        self._round()
+                    except Exception as error:
+                        self._fail(error)
+            finally:
+                self._lease.close()
+
+    def _wait(self) -> bool:
+        """Wait until there is something to do; returns false where the session has closed."""
+        with self.lock:
+            while not self._closed and (self._broken or not self._wanted()):
+                self.lock.wait(0.5)
+            return not self._closed
+
+    def _wanted(self) -> bool:
+        """Return true where a step would do something. Hold the lock."""
+        if self.line.end != 0 and not self._needed():
+            return False
+        changed = self._next is not self.score or not self._lease.opened
+        return changed or bool(self._flights) or isinstance(self._sink, Loop) or self._due() is not None
+
+    @property
+    def _sink(self) -> Loop | Endless:
+        """Return the line that the ring of now plays for."""
+        return self._coming or self.line
+
+    def _round(self) -> None:
+        """Take in the latest score, submit what is wanted, step, lay what finished."""
+        with self.lock:
+            score, hot, slot = self._next, self._hot_id, self._slot_id
+        session = self._take(score)
+        self._fresh = self._fresh or (hot, slot) != (self._heard.hot, self._heard.slot)
+        self._heard = Heard(hot, slot)
+        self._submit(session)
+        done = session.step()
+        self._since += 1
+        for finished in done:
+            self._lay(finished)
+
+    def _take(self, score: Score) -> Session:
+        """Play a score from now on; where that fails, the old one plays on."""
+        try:
+            if self._lease.take(score):
+                self._flights.clear()
+                self._since, self._fresh = 1 << 30, True
+                if self.line.end != 0:
+                    self._coming = _line_of(score)
+        except BaseException:
+            with self.lock:
+                if self._lease.opened and self._next is score:
+                    self._next = self.score
+            raise
+        return self._lease.session
+
+    def _submit(self, session: Session) -> None:
+        """Keep a loop's ring full, evenly; give an endless line its next stretch when that is due."""
+        if isinstance(self._sink, Loop):
+            depth = min(session.config.depth, self.score.depth)  # what is asked for, once the ring has it
+            apart = -(-self.score.steps // depth)
+            ends = {flight.ends for flight in self._flights.values()}  # the rolling log wants no two in one step
+            if len(self._flights) < depth and self._since >= apart and session.ticks + self.score.steps not in ends:
+                self._give(session, None, 0, 0)
+            return
+        with self.lock:
+            at = self._due()
+            tail = None if at is None else self._sink.tail(at)
+        if at is not None and tail is not None:
+            self._give(session, tail if tail.shape[0] else None, at, tail.shape[0])
+
+    def _due(self) -> int | None:
+        """Return the moment that the next stretch is to begin at; None while there is no need of one. Hold the lock.
+
+        One is made at a time: the next continues it.
+        """
+        line = self._sink
+        if isinstance(line, Loop) or self._flights:
+            return None
+        decoded, end, rate = self._decoded(), line.end, self.score.spec.frame_rate
+        if line is self._coming or end == line.start:
+            return end
+        ahead = decoded + round(self._seconds * rate) + 1
+        if not self._fresh and end - ahead > RUNWAY * rate:
+            return None
+        return min(max(ahead, line.start), end)
+
+    def _give(self, session: Session, tail: Tensor | None, at: int, kept: int) -> None:
+        request = self.score.request(self._number, tail)
+        session.submit(request)
+        self._flights[id(request)] = _Flight(
+            self._heard.slot, time.monotonic(), session.ticks + request.steps, at, kept
+        )
+        self._number, self._since, self._fresh = self._number + 1, 0, False
+
+    def _lay(self, finished: Finished) -> None:
+        """Lay a finished latent on the line."""
+        flight, latent = self._flights.pop(id(finished.request)), finished.take()
+        # waits for the device, so that the host is never far ahead
+        self._lease.record.finished(finished.request, latent)
+        self._seconds += 0.3 * (time.monotonic() - flight.began - self._seconds)
+        heard = Heard(self._heard.hot, flight.slot)
+        with self.lock:
+            line, at = self._sink, flight.at
+            if isinstance(line, Loop):
+                line.add(latent, heard)
+            else:
+                if self._coming is not None:
+                    at = line.start = self._decoded()
+                line.add(latent, flight.kept, at, self._decoded(), heard)
+            self.line, self._coming = line, None
+            self.lock.notify_all()
+        self._made()
+
+    def _fail(self, error: Exception) -> None:
+        """Report an error; what is in flight is dropped, for a part of it may be lost."""
+        if self._flights:
+            self._lease.session.clear()
+        self._flights.clear()
+        with self.lock:
+            self._broken = self._next is self.score or not self._lease.opened
+        if isinstance(error, OstinatoError):
+            log.warning("live session %s: %s", self.name, error)
+        else:
+            log.exception("live session %s failed", self.name)
+        self._failed(error)
+
+
+def _give_way() -> None:
+    """Let the sound's thread go first where both want the CPU: its decodes took 0.12 s in place of 0.2 to 0.3 on two
+    busy cores. Linux has priorities of threads; elsewhere this would be the whole process's.
+    """
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+
+
+def _line_of(score: Score) -> Loop | Endless:
+    return Loop() if score.mode == "loop" else Endless(score.tail, score.spec.channels)

@@ -1,0 +1,296 @@
+"""A live session: a ring that makes music and the sound of it, each in a thread of its own.
+
+The sound never waits for the ring: whatever a tick, a new prompt or a new ring takes, the music of before plays on.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import InputError, SessionError, check_range
+from ..stream.stats import Stats
+from ..takes.take import Log
+from .lease import KEPT_SECONDS
+from .level import SAMPLE_RATE
+from .maker import Maker
+from .score import Cost, Score, check_hot
+from .sound import Block, Sound
+
+BEATS = 4  # of a bar
+
+
+class State(StrEnum):
+    """What a session does; `closed` is final."""
+
+    READY = "ready"
+    PLAYING = "playing"
+    PAUSED = "paused"
+    CLOSED = "closed"
+
+
+class Outlet(Protocol):
+    """A listener of a session. Its methods are called from the session's threads and must not wait."""
+
+    def block(self, block: Block) -> None:
+        """Take a piece of sound."""
+        ...
+
+    def changed(self) -> None:
+        """Learn that the state or the figures changed."""
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """Learn what went wrong; the session lives on."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Capture:
+    """The last seconds of a session.
+
+    Attributes:
+        audio: `[2, hop * T]` float32 at 48 kHz, as it was heard.
+        latent: `[T, C]` float32 on the CPU: the frames that were decoded for it.
+        take: replays the latents that these frames were taken from, bit by bit.
+    """
+
+    audio: NDArray[np.float32]
+    latent: Tensor
+    take: Log
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How a session does.
+
+    Attributes:
+        stats: of the ring; None before it was opened.
+        ahead: seconds of sound that are made beyond the listener.
+        decode: seconds that the decode of a window takes, on the safe side.
+        window: seconds of one.
+        loudness: LUFS before the gain. gain: dB. limited: dB by which the limiter lowered the latest peak.
+        dry: times that the music ended before more was made.
+    """
+
+    stats: Stats | None
+    ahead: float
+    decode: float
+    window: float
+    loudness: float
+    gain: float
+    limited: float
+    dry: int
+
+
+class LiveSession:
+    """Music that plays until it is closed. Every method works from any thread; `play` from one at a time.
+
+    Args:
+        name: its id.
+        score: what it plays first. Its first latent is made at once, so that the first sound need not wait for it.
+
+    Attributes:
+        key: tells it from a session of the same name before or after it.
+        error: of the last thing that went wrong, until something is changed.
+    """
+
+    def __init__(self, name: str, score: Score) -> None:
+        self.name, self.score, self.state = name, score, State.READY
+        self.key = secrets.token_hex(8)
+        self.error: Exception | None = None
+        self._outlets: tuple[Outlet, ...] = ()
+        self._lock = threading.Condition(threading.Lock())
+        self._sound = Sound(
+            name, score.vae, score.spec, self._lock, lambda: self._maker.line, self._block, self._fail, KEPT_SECONDS
+        )
+        self._maker = Maker(
+            name, score, self._lock, lambda: self._sound.decoded, self._needed, self._changed, self._fail
+        )
+
+    # --- listening ---
+
+    def attach(self, outlet: Outlet) -> None:
+        """Let a listener hear what is made from now on. The one that came last has the sound; the others watch."""
+        with self._lock:
+            self._outlets += (outlet,)
+
+    def detach(self, outlet: Outlet) -> None:
+        """Let a listener go; one that is unknown is passed over."""
+        with self._lock:
+            self._outlets = tuple(other for other in self._outlets if other is not outlet)
+
+    def report(self, epoch: int, position: int, lead: int, moving: bool, by: Outlet | None = None) -> None:
+        """Note the position, in samples, that a listener hears now, and how many it wants ahead of it.
+
+        What is made follows the reports: without any, it ends 2 s after the last. Those of a listener that has not the
+        sound are passed over.
+        """
+        with self._lock:
+            if by is None or self._outlets[-1:] == (by,):
+                self._sound.report(epoch, position, lead, moving)
+
+    def resume_at(self, epoch: int, position: int) -> list[Block]:
+        """Go on for a listener that has the sound up to a position: return the blocks from there on.
+
+        Where they are no longer here, or were made in another epoch, the sound begins a new epoch where it was heard
+        last, and nothing is returned.
+        """
+        with self._lock:
+            if position == self._sound.decoded * self.score.spec.hop and epoch == self._sound.epoch:
+                return []
+            blocks = self._sound.blocks_since(epoch, position)
+            if blocks is None:
+                self._sound.begin(self._sound.listener.position)
+            return blocks or []
+
+    @property
+    def epoch(self) -> int:
+        return self._sound.epoch
+
+    @property
+    def position(self) -> int:
+        """Return the position, in samples, at which the next piece of sound begins."""
+        return self._sound.decoded * self.score.spec.hop
+
+    # --- playing ---
+
+    def start(self) -> None:
+        """Play, or go on.
+
+        Raises:
+            SessionError: for a closed session.
+        """
+        self._to(State.PLAYING)
+
+    def pause(self) -> None:
+        """Make no more sound and no more music, until `start`."""
+        self._to(State.PAUSED)
+
+    def stop(self) -> None:
+        """Pause, and begin a new epoch with the next `start`: what was sent and not heard is not heard any more."""
+        with self._lock:
+            self._sound.begin(self._sound.listener.now())
+        self._to(State.READY)
+
+    def close(self) -> None:
+        """End both threads and give up the ring. Closing twice is allowed."""
+        if self.state is not State.CLOSED:
+            self.state = State.CLOSED
+            self._maker.close()
+            self._sound.close()
+            self._changed()
+
+    def play(self, score: Score, change: int) -> Cost:
+        """Play another score as soon as its cost allows.
+
+        Args:
+            change: the id of this change, larger than those before; blocks come back with it.
+
+        Raises:
+            InputError: for a model of another family.
+            SessionError: for a closed session.
+        """
+        self._alive()
+        if score.spec != self.score.spec:
+            raise InputError(
+                f"the new music is of {score.spec}", f"this session plays {self.score.spec}", "start another session"
+            )
+        with self._lock:
+            self._sound.use(score.vae)
+        self.score, self.error = score, None
+        return self._maker.play(score, change)
+
+    def turn(self, change: int, **knobs: Any) -> Cost:
+        """Turn hot knobs.
+
+        Raises:
+            InputError: for an unknown knob, a value out of range or a curve of another length.
+            SessionError: for a closed session.
+        """
+        check_hot(self.score, knobs)
+        return self.play(replace(self.score, knobs=self.score.knobs.changed(**knobs)), change)
+
+    # --- looking back ---
+
+    def capture(self, seconds: float = 0.0, bars: int = 0, bpm: float = 0.0) -> Capture:
+        """Return the last seconds, or bars of four beats, that were heard; at most `KEPT_SECONDS`.
+
+        Raises:
+            InputError: for neither or both, bars without a tempo, or where nothing was played yet.
+        """
+        if bool(seconds) == bool(bars) or bars and not bpm:
+            raise InputError(
+                f"the capture is of {seconds:g} s and {bars} bars at {bpm:g} bpm",
+                "allowed are seconds, or bars with a tempo",
+                "give one of them",
+            )
+        span, spec = seconds or bars * BEATS * 60.0 / bpm, self.score.spec
+        check_range("the capture's length in seconds", span, 1.0 / spec.frame_rate, KEPT_SECONDS, "less is kept")
+        with self._lock:
+            heard = self._sound.listener.now() or self._sound.decoded * spec.hop
+            moments = [m for m in self._sound.moments() if m.block.position < heard]
+        take = self._maker.take
+        if not moments or take is None:
+            raise InputError("nothing was played yet", "a capture is of what was heard", "start the session first")
+        frames = round(span * spec.frame_rate)
+        latent = torch.cat([m.latents for m in moments])[-frames:]
+        pcm = np.frombuffer(b"".join(m.block.pcm for m in moments), "<i2").reshape(-1, 2)[
+            -frames * self.score.spec.hop :
+        ]
+        return Capture(pcm.T.astype(np.float32) / 32_767.0, latent, take)
+
+    def figures(self) -> Figures:
+        sound, stats = self._sound, self._maker.stats
+        with self._lock:
+            ahead = max(0.0, (sound.decoded * self.score.spec.hop - sound.listener.now()) / SAMPLE_RATE)
+            level = sound.level
+            return Figures(
+                stats,
+                ahead,
+                sound.spent,
+                sound.size / self.score.spec.frame_rate,
+                level.loudness,
+                level.gain,
+                level.limited,
+                sound.dry,
+            )
+
+    # --- what the threads call ---
+
+    def _to(self, state: State) -> None:
+        self._alive()
+        playing = state is State.PLAYING
+        self.state = state
+        with self._lock:
+            self._sound.play(playing)
+        self._maker.wake()
+        self._changed()
+
+    def _needed(self) -> bool:
+        return self._sound.playing and self._sound.listener.here
+
+    def _alive(self) -> None:
+        if self.state is State.CLOSED:
+            raise SessionError(f"the live session {self.name!r} is closed", "only an open one plays", "start another")
+
+    def _block(self, block: Block) -> None:
+        for outlet in self._outlets[-1:]:
+            outlet.block(block)
+
+    def _changed(self) -> None:
+        for outlet in self._outlets:
+            outlet.changed()
+
+    def _fail(self, error: Exception) -> None:
+        self.error = error
+        for outlet in self._outlets:
+            outlet.failed(error)

@@ -1,0 +1,312 @@
+"""The sound of a live session, in a thread of its own: windows of the line, decoded just ahead of the listener.
+
+A position is a sample counted from the start of the session at 48 kHz.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..audio.decode import Vae
+from ..errors import OstinatoError
+from ..spec import ModelSpec
+from .level import DELAY, SAMPLE_RATE, Level
+from .line import Heard, Line
+from .window import FADE, Windows, cross_fade
+
+log = logging.getLogger(__name__)
+SIZES = (2, 4, 6, 8, 12, 25)  # frames of a window
+SAFE = 1.3  # of the first decode's time, while the ring does not play yet
+FORGET = 0.03  # share by which the longest decode of late is forgotten at each window
+BUSY = 0.6  # share of a window's time that its decode may take before windows grow
+MOST_AHEAD = 2 * SAMPLE_RATE  # samples that are made ahead of the listener at most
+GONE = 3.0  # seconds without a report after which a listener is taken to have left
+GUESS = int(0.25 * SAMPLE_RATE)  # samples that a listener is taken to have moved on without a report
+WIDE = 32_767.0
+GAIN = 2  # frames that must be won before what is made already is made again
+
+
+@dataclass(frozen=True)
+class Block:
+    """A piece of sound.
+
+    Attributes:
+        epoch: counts the times that the sound began anew; blocks of another epoch do not join.
+        position: of its first sample.
+        heard: the changes in its music; `at` is the first position that has them.
+        pcm: int16, left and right in turn, little-endian.
+    """
+
+    epoch: int
+    position: int
+    heard: Heard
+    at: int
+    pcm: bytes
+
+    @property
+    def samples(self) -> int:
+        return len(self.pcm) // 4
+
+    @property
+    def end(self) -> int:
+        return self.position + self.samples
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What one window was made of: its first frame, its latents `[W, C]` on the CPU, and its block."""
+
+    frame: int
+    latents: Tensor
+    block: Block
+
+    def until(self, frame: int) -> Moment:
+        """Return the part of it before a frame."""
+        count = frame - self.frame
+        if count >= self.latents.shape[0]:
+            return self
+        size = len(self.block.pcm) // self.latents.shape[0]
+        block = replace(self.block, pcm=self.block.pcm[: count * size])
+        return Moment(self.frame, self.latents[:count], block)
+
+
+class Listener:
+    """The place where a listener is, between its reports."""
+
+    def __init__(self) -> None:
+        self.position, self.lead, self._when, self.moving = 0, 0, -math.inf, False
+
+    @property
+    def here(self) -> bool:
+        """Return whether it has reported lately."""
+        return time.monotonic() - self._when < GONE
+
+    def report(self, position: int, lead: int, moving: bool) -> None:
+        """Note the position that sounds now, the samples wanted ahead of it, and whether it moves."""
+        self.position, self.lead, self.moving, self._when = position, lead, moving, time.monotonic()
+
+    def now(self) -> int:
+        """Guess the position now."""
+        passed = (time.monotonic() - self._when) * SAMPLE_RATE if self.moving else 0
+        return self.position + int(min(GUESS, passed))
+
+
+class Sound:
+    """The thread that decodes.
+
+    Args:
+        vae: the decoder.
+        spec: of the model.
+        lock: of the line.
+        line: returns the line; called with `lock` held.
+        send: takes each block, in this thread.
+        failed: told, in this thread, what went wrong; the sound then pauses.
+
+    Attributes:
+        decoded: frames of which the sound is made.
+        epoch: of the next block.
+        listener: who sets the pace.
+        spent, usual: seconds that a decode takes, on the safe side and on average.
+        dry: times that the line ended before more of it was made.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        vae: Vae,
+        spec: ModelSpec,
+        lock: threading.Condition,
+        line: Callable[[], Line],
+        send: Callable[[Block], None],
+        failed: Callable[[Exception], None],
+        kept_seconds: float,
+    ) -> None:
+        self._hop, self._rate = spec.hop, spec.frame_rate
+        self._silence = np.zeros((2, FADE * spec.hop), np.float32)
+        self.lock, self._line, self._send, self._failed = lock, line, send, failed
+        self.decoded, self.epoch, self.listener = 0, 1, Listener()
+        self.level, self.dry, self.size = Level(), 0, SIZES[1]
+        self.spent = self.usual = 0.0
+        self.playing, self._closed = False, False
+        self._vae, self._windows, self._heard = vae, Windows(vae), Heard()
+        self._at = 0  # position from which the latest changes are heard
+        self._begun = 0  # position at which the epoch began
+        self._waits = False  # for a line without music
+        self._under: NDArray[np.float32] | None = self._silence  # what the next window fades from, after the level
+        self._moments: deque[Moment] = deque()
+        self._kept = kept_seconds
+        self._thread = threading.Thread(target=self._run, name=f"ostinato sound {name}", daemon=True)
+        self._thread.start()
+
+    # --- from any thread, with the lock held ---
+
+    def report(self, epoch: int, position: int, lead: int, moving: bool) -> None:
+        """Note where the listener is; a report of an older epoch is passed over."""
+        if epoch == self.epoch:
+            place = max(self._begun, min(position, self.decoded * self._hop))
+            self.listener.report(place, min(lead, SAMPLE_RATE), moving)
+            self.lock.notify_all()
+
+    def play(self, playing: bool) -> None:
+        self.playing = playing
+        self.lock.notify_all()
+
+    def begin(self, position: int | None = None) -> None:
+        """Begin a new epoch, at a position that was made before or where the sound is now."""
+        self.epoch += 1
+        if position is not None:
+            self.decoded = min(self.decoded, max(0, position // self._hop))
+        self._windows.forget()
+        self._under = self._silence
+        self.listener = Listener()
+        self.listener.position = self._begun = self.decoded * self._hop
+        self.lock.notify_all()
+
+    def use(self, vae: Vae) -> None:
+        """Decode with another VAE from the next window on."""
+        if vae is not self._vae:
+            self._vae, self._windows = vae, Windows(vae)
+
+    def blocks_since(self, epoch: int, position: int) -> list[Block] | None:
+        """List the blocks that hold the sound from a position on; None where some of it is no longer here."""
+        blocks = [m.block for m in self.moments() if m.block.epoch == epoch and m.block.end > position]
+        if epoch != self.epoch or not blocks or blocks[0].position > position:
+            return None
+        return blocks
+
+    def moments(self) -> list[Moment]:
+        """List what was decoded, oldest first, without what was decoded again."""
+        kept: list[Moment] = []
+        for moment in self._moments:
+            while kept and kept[-1].frame >= moment.frame:
+                kept.pop()
+            if kept:
+                kept[-1] = kept[-1].until(moment.frame)
+            kept.append(moment)
+        return kept
+
+    # --- the thread ---
+
+    def close(self) -> None:
+        with self.lock:
+            self._closed = True
+            self.lock.notify_all()
+        self._thread.join()
+
+    def _run(self) -> None:
+        for size in SIZES[:4]:  # the first of a shape takes several times as long: kernels are chosen in it
+            self._windows.warm(size)
+        began = time.monotonic()
+        self._windows.warm(self.size)
+        self.usual = time.monotonic() - began
+        self.spent = SAFE * self.usual
+        while True:
+            with self.lock:
+                while not self._closed and (delay := self._delay()) > 0.0:
+                    self.lock.wait(delay)
+                if self._closed:
+                    return
+                self._hurry()
+                windows, start, count, epoch = self._windows, self.decoded, self._count(), self.epoch
+                given, heard = windows.latents(self._line(), start, count), self._line().changes_at(start)
+            try:
+                began = time.monotonic()
+                audio = self.level.shape(windows.sound(given, count))
+                self._pace(time.monotonic() - began, count)
+                self._emit(audio, given, (start, count, epoch), heard)
+            except Exception as error:
+                with self.lock:
+                    self.playing = False
+                    windows.forget()
+                if not isinstance(error, OstinatoError):
+                    log.exception("the sound of a live session failed")
+                self._failed(error)
+
+    def _hurry(self) -> None:
+        """Go back to what is about to be heard, where the music has changed since it was decoded. Hold the lock."""
+        start = self._soonest()
+        if start > self.decoded - GAIN:
+            return
+        old = self._blocks_at(start)
+        if old is not None:
+            self._windows.forget()
+            self.decoded, self._under = start, old
+
+    def _soonest(self) -> int:
+        """Return the first frame that can likely be made before it is heard, where its changes are not those it was
+        made with; else a frame that was not made yet. Hold the lock.
+
+        It goes by the usual time of a decode, and half the lead: where that is too short, the listener hears the old
+        music for a moment longer, and no gap.
+        """
+        now = self.listener.now()
+        start = -(-(now + self.listener.lead // 2 + int(self.usual * SAMPLE_RATE)) // self._hop)
+        return start if self._line().changes_at(start) != self._heard else self.decoded
+
+    def _blocks_at(self, frame: int) -> NDArray[np.float32] | None:
+        """Return the sound that was made for a frame, `[2, samples]`; None where there is none of this epoch."""
+        for moment in reversed(self._moments):
+            if moment.frame <= frame and moment.block.epoch == self.epoch:
+                pcm = np.frombuffer(moment.block.pcm, "<i2").reshape(-1, 2).T[:, (frame - moment.frame) * self._hop :]
+                return pcm[:, : FADE * self._hop].astype(np.float32) / np.float32(WIDE) if pcm.shape[1] else None
+        return None
+
+    def _delay(self) -> float:
+        """Return the seconds until the next window is to be decoded; 0 for now. Hold the lock."""
+        if not self.playing:
+            return 0.5
+        if self._soonest() <= self.decoded - GAIN:
+            return 0.0
+        if self._count() < 1:  # the line has ended, or has no music yet; who adds to it notifies
+            self.dry += self.decoded > 0 and not self._waits
+            self._waits = True
+            return 0.5
+        self._waits = False
+        ahead = self.decoded * self._hop - self.listener.now()
+        wanted = min(MOST_AHEAD, self.listener.lead + int(self.spent * SAMPLE_RATE))
+        return 0.0 if ahead <= wanted else min(0.5, (ahead - wanted) / SAMPLE_RATE)
+
+    def _count(self) -> int:
+        end = self._line().end
+        return self.size if end is None else min(self.size, end - self.decoded)
+
+    def _pace(self, seconds: float, count: int) -> None:
+        """Learn how long a decode takes, and choose the size of the next windows by it."""
+        self.usual += 0.2 * (seconds - self.usual)
+        self.spent = max(seconds, self.spent + FORGET * (seconds - self.spent))
+        at = SIZES.index(self.size)
+        if self.spent * self._rate > BUSY * self.size and at + 1 < len(SIZES):
+            self.size = SIZES[at + 1]
+        elif at and self.spent * self._rate < 0.5 * BUSY * SIZES[at - 1]:
+            self.size = SIZES[at - 1]
+
+    def _emit(self, audio: NDArray[np.float32], given: tuple, place: tuple[int, int, int], heard: Heard) -> None:
+        start, count, epoch = place
+        if self._under is not None:
+            cross_fade(audio, self._under, DELAY)
+            self._under = None
+        if heard != self._heard:
+            self._heard, self._at = heard, start * self._hop + DELAY
+        pcm = np.rint(audio.T * WIDE).astype("<i2").tobytes()
+        block = Block(epoch, start * self._hop, heard, self._at, pcm)
+        latents, before, _ = given
+        moment = Moment(start, latents[before : before + count].float().cpu(), block)
+        with self.lock:
+            if epoch != self.epoch:  # it began anew meanwhile
+                return
+            self.decoded = start + count
+            self._moments.append(moment)
+            while self._moments[0].frame < self.decoded - self._kept * self._rate:
+                self._moments.popleft()
+            self.lock.notify_all()
+        self._send(block)

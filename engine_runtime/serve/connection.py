@@ -1,0 +1,272 @@
+"""One client of a live session: what it sends is checked and taken in, what it is sent is bounded.
+
+Sound may be dropped, and is counted; control never is. A client that does not read is let go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from ..errors import InputError, OstinatoError, plain
+from ..live.session import Capture as Captured
+from ..live.session import Figures, LiveSession
+from ..live.sound import Block
+from .control import Control, Taken
+from .messages import VERSION, At, Capture, Hello, Message, Pause, Set, Start, Stop, frame, read, write
+
+log = logging.getLogger(__name__)
+IN_FLIGHT = 512 << 10  # bytes of sound that a client has not acknowledged, 2.7 s
+REPLIES = 256  # that wait to be sent; with one more the client does not read
+WRONG = 20  # messages that are refused before the connection ends
+HELLO_SECONDS = 10.0  # until the first message
+SEND_SECONDS = 20.0  # that a message may take to leave, and that sound may stay without an acknowledgement
+FIGURES_SECONDS = 0.25  # between two reports of figures
+
+Keep = Callable[[Captured], list[str]]  # writes a capture, returns the names of its files
+
+
+class Connection:
+    """The server's end of one WebSocket.
+
+    Args:
+        socket: prepared.
+        session, control: that it plays.
+        keep: writes captures.
+
+    Attributes:
+        dropped: blocks of sound that were not sent, because the client did not acknowledge others.
+    """
+
+    def __init__(self, socket: web.WebSocketResponse, session: LiveSession, control: Control, keep: Keep) -> None:
+        self.socket, self.session, self.control, self._keep = socket, session, control, keep
+        self.dropped = 0
+        self._loop = asyncio.get_running_loop()
+        self._replies: deque[str] = deque()
+        self._sound: deque[Block] = deque()
+        self._sent = self._acknowledged = 0  # bytes of sound
+        self._wake, self._wrong = asyncio.Event(), 0
+        self._told = 0.0  # when figures were sent last
+        self._heard_of = 0.0  # when sound was acknowledged last, or was sent with none on the way
+        self._listening = False
+        self._underruns = 0
+        self._captures: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Serve until either side ends."""
+        sender = asyncio.create_task(self._send())
+        try:
+            await self._greet()
+            async for message in self.socket:
+                if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+                    self._take(message.data)
+                # a flood must not keep the server from its other work: receiving what is there already never waits
+                await asyncio.sleep(0)
+        except _Refused as refused:
+            await self._end(WSCloseCode.POLICY_VIOLATION, str(refused))
+        finally:
+            self.session.detach(self)
+            sender.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await sender
+
+    # --- what the session's threads call ---
+
+    def block(self, block: Block) -> None:
+        self._call(self._queue, block)
+
+    def changed(self) -> None:
+        pass  # figures go out by the clock
+
+    def failed(self, error: Exception) -> None:
+        self._call(self._reply, write("failed", error=sentence(error)))
+
+    def _call(self, function: Callable[..., None], *given: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the server's loop has closed
+            self._loop.call_soon_threadsafe(function, *given)
+
+    # --- in the server's loop ---
+
+    async def _greet(self) -> None:
+        """Wait for `hello`, and go on with the sound that the client has."""
+        try:
+            first = await self.socket.receive(HELLO_SECONDS)
+        except TimeoutError:
+            raise _Refused("no hello came") from None
+        if first.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+            return
+        try:
+            hello = read(first.data)
+        except InputError as error:
+            raise _Refused(str(error)) from None
+        if not isinstance(hello, Hello) or hello.version != VERSION:
+            raise _Refused(f"the first message must be a hello of version {VERSION}: load the page again")
+        self.listen(hello)
+
+    def listen(self, hello: Hello) -> None:
+        """Send all sound to this client from now on."""
+        known = hello.session == self.session.key
+        blocks = self.session.resume_at(hello.epoch if known else 0, hello.position)
+        self._listening = True
+        self.session.attach(self)
+        self._reply(
+            write(
+                "welcome",
+                version=VERSION,
+                session=self.session.key,
+                state=self.session.state,
+                epoch=self.session.epoch,
+                position=self.session.position,
+                resumed=known and self.session.epoch == hello.epoch,
+                widgets=self.control.graph.widgets(),
+            )
+        )
+        for block in blocks:
+            self._queue(block)
+
+    def _take(self, data: str | bytes) -> None:
+        """Take in a message; a wrong one is answered, and too many end the connection."""
+        try:
+            self._act(read(data))
+        except OstinatoError as error:
+            self._wrong += 1
+            self._reply(write("refused", error=str(error)))
+            if self._wrong >= WRONG:
+                raise _Refused("too many messages that cannot be read") from None
+
+    def _act(self, message: Message) -> None:
+        if isinstance(message, At):
+            if message.bytes > self._acknowledged:
+                self._acknowledged, self._heard_of = min(self._sent, message.bytes), time.monotonic()
+            self._underruns = message.underruns
+            if self._listening:
+                self.session.report(message.epoch, message.position, message.lead, message.moving, self)
+            self._wake.set()
+        elif isinstance(message, Set):
+            self._set(message)
+        elif isinstance(message, Start):
+            self.session.start()
+        elif isinstance(message, Pause):
+            self.session.pause()
+        elif isinstance(message, Stop):
+            self.session.stop()
+            self._sound.clear()
+        elif isinstance(message, Capture):
+            task = asyncio.create_task(self._capture(message))
+            self._captures.add(task)
+            task.add_done_callback(self._captures.discard)
+        else:
+            raise InputError("a second hello came", "the first message is the only one", "connect again")
+
+    def _set(self, message: Set) -> None:
+        """Turn a widget; a value that it does not take is answered as such."""
+
+        def tell(taken: Taken) -> None:
+            self._call(self._reply, _taken(message.id, taken))
+
+        try:
+            self.control.set((message.node, message.input), message.value, self, tell)
+        except InputError as error:
+            self._reply(write("taken", id=message.id, change=0, cost="nothing", error=str(error)))
+
+    async def _capture(self, message: Capture) -> None:
+        """Write a capture in a thread, for it encodes a minute of sound."""
+
+        def captured() -> list[str]:
+            return self._keep(self.session.capture(message.seconds, message.bars, self.control.graph.bpm))
+
+        try:
+            files = await asyncio.to_thread(captured)
+            self._reply(write("captured", id=message.id, files=files))
+        except (OstinatoError, OSError) as error:
+            self._reply(write("captured", id=message.id, files=[], error=sentence(error)))
+
+    def _queue(self, block: Block) -> None:
+        waiting = sum(len(one.pcm) for one in (*self._sound, block))
+        if self._sent + waiting - self._acknowledged > IN_FLIGHT:
+            self.dropped += 1
+            return
+        self._sound.append(block)
+        self._wake.set()
+
+    def _reply(self, text: str) -> None:
+        if len(self._replies) >= REPLIES:
+            self._loop.create_task(self._end(WSCloseCode.TRY_AGAIN_LATER, "messages are not read"))
+            return
+        self._replies.append(text)
+        self._wake.set()
+
+    async def _send(self) -> None:
+        """Send what waits: answers first, then sound, then figures."""
+        while not self.socket.closed:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), FIGURES_SECONDS)
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(SEND_SECONDS):
+                    while self._replies or self._sound:
+                        if self._replies:
+                            await self.socket.send_str(self._replies.popleft())
+                            continue
+                        data = frame(self._sound.popleft())
+                        if self._sent == self._acknowledged:
+                            self._heard_of = time.monotonic()
+                        self._sent += len(data)
+                        await self.socket.send_bytes(data)
+                    await self._send_figures()
+                if self._sent > self._acknowledged and time.monotonic() > self._heard_of + SEND_SECONDS:
+                    raise TimeoutError
+            except TimeoutError:
+                await self._end(WSCloseCode.TRY_AGAIN_LATER, "messages are not read")
+            except (ConnectionError, RuntimeError):  # the socket is closing
+                return
+
+    async def _send_figures(self) -> None:
+        now = time.monotonic()
+        if not self._listening or now - self._told < FIGURES_SECONDS:
+            return
+        self._told = now
+        session, figures = self.session, shown(self.session.figures())
+        error = None if session.error is None else sentence(session.error)
+        more = {"state": session.state, "error": error, "dropped": self.dropped, "underruns": self._underruns}
+        await self.socket.send_str(write("figures", **figures, **more))
+
+    async def _end(self, code: int, reason: str) -> None:
+        """Close the socket; one that takes no more bytes is cut off."""
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(1.0):
+                await self.socket.close(code=code, message=reason.encode()[:120])
+        transport = getattr(getattr(self.socket, "_req", None), "transport", None)
+        if transport is not None:
+            transport.abort()
+
+
+class _Refused(Exception):
+    """The reason why a connection ends."""
+
+
+def sentence(error: Exception) -> str:
+    """Word an error for a client; of one that is not ours only the kind, for its text may name files."""
+    if isinstance(error, OstinatoError):
+        return str(error)
+    return f"{type(error).__name__}; the server's log says more."
+
+
+def _taken(number: int, taken: Taken) -> str:
+    error = None if taken.error is None else plain(taken.error)
+    return write("taken", id=number, change=taken.change, cost=taken.cost.name.lower(), error=error)
+
+
+def shown(figures: Figures) -> dict[str, Any]:
+    """Return the figures of a session as plain data, the ring's among them."""
+    plain_data = {name: value for name, value in vars(figures).items() if name != "stats"}
+    if (stats := figures.stats) is not None:
+        plain_data |= {"tick": stats.ms_per_tick, "finished": stats.finished, "depth": stats.depth}
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in plain_data.items()}

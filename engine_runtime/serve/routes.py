@@ -1,0 +1,77 @@
+"""Routes of live sessions: plain aiohttp handlers, for ComfyUI's server or for one of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from ..live.session import LiveSession
+from .connection import Connection, Keep
+from .control import Control
+from .messages import MAX_BYTES
+
+PREFIX = "/ostinato/live"
+MOST = 16  # connections of one session
+HEARTBEAT = 20.0  # seconds between pings; who does not answer one in half of that is let go
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True)
+class Live:
+    """A session that is offered."""
+
+    session: LiveSession
+    control: Control
+    keep: Keep
+
+
+class Routes:
+    """The handlers.
+
+    Args:
+        offered: the sessions, by name; looked up at each request.
+        loopback: refuse a request whose Host names another machine, so that a foreign name that points here (DNS
+            rebinding) reaches nothing.
+    """
+
+    def __init__(self, offered: Mapping[str, Live], loopback: bool) -> None:
+        self._offered, self._loopback = offered, loopback
+        self._open: dict[str, int] = {}
+
+    def table(self) -> list[web.RouteDef]:
+        return [web.get(PREFIX, self.sessions), web.get(PREFIX + "/{name}/socket", self.socket)]
+
+    async def sessions(self, request: web.Request) -> web.Response:
+        """List the sessions and their states."""
+        self.check(request)
+        return web.json_response({name: live.session.state for name, live in self._offered.items()})
+
+    async def socket(self, request: web.Request) -> web.StreamResponse:
+        """Serve a listener."""
+        self.check(request)
+        name = request.match_info["name"]
+        live = self._offered.get(name)
+        if live is None:
+            raise web.HTTPNotFound(text="There is no such live session; start it, then load the page again.")
+        if self._open.get(name, 0) >= MOST:
+            raise web.HTTPServiceUnavailable(text=f"{MOST} pages listen already; close one of them.")
+        socket = web.WebSocketResponse(compress=False, max_msg_size=MAX_BYTES, heartbeat=HEARTBEAT)
+        self._open[name] = self._open.get(name, 0) + 1
+        try:
+            await socket.prepare(request)
+            await Connection(socket, live.session, live.control, live.keep).run()
+        finally:
+            self._open[name] -= 1
+        return socket
+
+    def check(self, request: web.Request) -> None:
+        """Raise `HTTPForbidden` for a page of another site."""
+        host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
+        foreign = origin is not None and urlsplit(origin).netloc != host
+        if self._loopback and urlsplit(f"//{host}").hostname not in LOOPBACK:
+            foreign = True
+        if foreign or request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+            raise web.HTTPForbidden(text="Another site asks; only this server's own page may.")

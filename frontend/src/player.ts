@@ -1,0 +1,182 @@
+// Plays a live session on a page: an AudioWorklet where the page may have one, else buffers laid end to end.
+
+import { type At, type FromServer, RATE, readBlock } from "./protocol.ts";
+import { type Mark, Ring } from "./ring.ts";
+
+declare const WORKLET_SOURCE: string;
+declare const WORKER_SOURCE: string;
+
+const VOLUME = "ostinato.volume"; // keys of the page's storage
+const PLAYING = "ostinato.playing";
+const PIECE = 2048; // samples of one buffer of the fallback
+
+export type Heard = Mark & { when: number }; // performance time in milliseconds at which it left the speaker
+
+export interface Listeners {
+  message: (message: FromServer) => void;
+  closed: (reason: string) => void;
+  heard: (heard: Heard) => void;
+  at: (at: At, ahead: number) => void;
+}
+
+function blobUrl(source: string): string {
+  return URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+}
+
+export class Player {
+  readonly worker = new Worker(blobUrl(WORKER_SOURCE));
+  readonly plain = !window.isSecureContext || !("AudioWorkletNode" in window);
+  context: AudioContext | null = null;
+  gain: GainNode | null = null;
+  private node: AudioWorkletNode | null = null;
+  private ring: Ring | null = null;
+  private until = 0; // context time up to which buffers are laid
+  private opening: Promise<void> | null = null;
+
+  constructor(
+    url: string,
+    private readonly listeners: Listeners,
+  ) {
+    this.worker.onmessage = ({ data }) => this.receive(data);
+    this.worker.postMessage({ type: "connect", url });
+  }
+
+  /** Whether it played when the page was left. */
+  static get wasPlaying(): boolean {
+    return sessionStorage.getItem(PLAYING) === "yes";
+  }
+
+  get volume(): number {
+    const kept = Number(localStorage.getItem(VOLUME) ?? "0.8");
+    return Number.isFinite(kept) ? Math.min(1, Math.max(0, kept)) : 0.8;
+  }
+
+  set volume(value: number) {
+    localStorage.setItem(VOLUME, String(value));
+    this.fade(value);
+  }
+
+  get latency(): number {
+    return this.context ? this.context.baseLatency + (this.context.outputLatency || 0) : 0;
+  }
+
+  /** Sounds, once the browser lets it: call it from a click or a key. False where it waits for one. */
+  async start(): Promise<boolean> {
+    this.opening ??= this.open();
+    await this.opening;
+    const context = this.context!;
+    await Promise.race([context.resume(), new Promise((done) => setTimeout(done, 500))]);
+    if (context.state !== "running") return false;
+    sessionStorage.setItem(PLAYING, "yes");
+    this.fade(this.volume);
+    this.play(true);
+    this.send({ type: "start" });
+    return true;
+  }
+
+  pause(): void {
+    this.end({ type: "pause" });
+  }
+
+  stop(): void {
+    this.end({ type: "stop" });
+  }
+
+  send(message: Record<string, unknown>): void {
+    this.worker.postMessage({ type: "send", message });
+  }
+
+  private end(message: Record<string, unknown>): void {
+    sessionStorage.removeItem(PLAYING);
+    this.fade(0);
+    this.play(false);
+    this.send(message);
+  }
+
+  private fade(value: number): void {
+    this.gain?.gain.setTargetAtTime(value, this.context!.currentTime, 0.01);
+  }
+
+  private play(playing: boolean): void {
+    this.node?.port.postMessage({ type: "play", playing });
+    if (this.ring) this.ring.playing = playing;
+  }
+
+  private async open(): Promise<void> {
+    const context = new AudioContext({ sampleRate: RATE, latencyHint: "interactive" });
+    this.context = context;
+    this.gain = context.createGain();
+    this.gain.gain.value = 0;
+    this.gain.connect(context.destination);
+    if (this.plain) {
+      this.ring = new Ring();
+      this.worker.postMessage({ type: "page" });
+      setInterval(() => this.lay(), 10);
+      return;
+    }
+    await context.audioWorklet.addModule(blobUrl(WORKLET_SOURCE));
+    this.node = new AudioWorkletNode(context, "ostinato-player", { numberOfInputs: 0, outputChannelCount: [2] });
+    this.node.connect(this.gain);
+    this.node.port.onmessage = ({ data }) => {
+      if (data.type === "heard") this.listeners.heard({ ...data, when: this.earTime(data.time) });
+      else this.listeners.at(data.at, data.ahead);
+    };
+    const { port1, port2 } = new MessageChannel();
+    this.node.port.postMessage({ type: "worker", port: port1 }, [port1]);
+    this.worker.postMessage({ type: "player", port: port2 }, [port2]);
+  }
+
+  /** When a sample of this context time is heard, in performance time. */
+  private earTime(time: number): number {
+    const { contextTime, performanceTime } = this.context!.getOutputTimestamp();
+    if (contextTime === undefined || performanceTime === undefined || contextTime === 0) {
+      return performance.now() + 1000 * (time - this.context!.currentTime + this.latency);
+    }
+    return performanceTime + 1000 * (time - contextTime);
+  }
+
+  private receive(data: FromServer | { type: "closed"; reason: string } | { type: "sound"; data: unknown }): void {
+    if (data.type === "closed") this.listeners.closed(data.reason);
+    else if (data.type === "sound") this.sound(data.data as ArrayBuffer | { epoch: number; position: number });
+    else this.listeners.message(data);
+  }
+
+  // --- without a worklet: the page takes the sound from the worker and lays it as buffers ---
+
+  private sound(data: ArrayBuffer | { epoch: number; position: number }): void {
+    if (!this.ring) return;
+    if (data instanceof ArrayBuffer) {
+      const block = readBlock(data);
+      if (block) this.ring.take(block);
+    } else {
+      this.ring.flush(data.epoch, data.position);
+    }
+    this.tellWorker();
+  }
+
+  private lay(): void {
+    const { context, ring } = this;
+    if (!context || !ring || context.state !== "running") return;
+    while (this.until < context.currentTime + 0.1) {
+      const buffer = context.createBuffer(2, PIECE, RATE);
+      const begin = ring.read;
+      const marks = ring.play(buffer.getChannelData(0), buffer.getChannelData(1));
+      this.until = Math.max(this.until, context.currentTime + 0.02);
+      for (const mark of marks) {
+        const time = this.until + Math.max(0, mark.at - begin) / RATE;
+        this.listeners.heard({ ...mark, when: this.earTime(time) });
+      }
+      const source = context.createBufferSource();
+      source.buffer = buffer;
+      source.connect(this.gain!);
+      source.start(this.until);
+      this.until += PIECE / RATE;
+    }
+    this.tellWorker();
+    this.listeners.at(ring.at(), ring.end - ring.read);
+  }
+
+  private tellWorker(): void {
+    this.worker.postMessage({ type: "at", at: this.ring!.at(), end: this.ring!.end });
+  }
+}

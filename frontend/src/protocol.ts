@@ -1,0 +1,71 @@
+// The wire format of a live connection; engine_runtime/serve/messages.py says what each message means.
+
+export const VERSION = 1;
+export const RATE = 48_000;
+export const HEADER = 40; // bytes
+
+/** A piece of sound as it arrives: int16 pairs behind a header. */
+export interface Block {
+  epoch: number;
+  position: number;
+  hot: number;
+  slot: number;
+  at: number;
+  pcm: Int16Array;
+}
+
+export type Value = number | boolean | string | { points: [number, number][]; interpolation: string };
+
+export interface Widget {
+  node: string;
+  title: string;
+  input: string;
+  kind: "number" | "whole" | "toggle" | "choice" | "text" | "curve";
+  value: Value;
+  help: string;
+  min?: number;
+  max?: number;
+  step?: number;
+  options?: (string | number)[];
+  multiline?: boolean;
+}
+
+export type FromServer =
+  | {
+      type: "welcome";
+      session: string;
+      state: string;
+      epoch: number;
+      position: number;
+      resumed: boolean;
+      widgets: Widget[];
+    }
+  | { type: "taken"; id: number; change: number; cost: string; error: string | null }
+  | { type: "refused" | "failed"; error: string }
+  | { type: "captured"; id: number; files: string[]; error?: string }
+  | ({ type: "figures"; state: string; error: string | null } & Record<string, number | string | null>);
+
+/** Where the listener is. `moving` is false while it waits for sound. */
+export interface At {
+  epoch: number;
+  position: number;
+  lead: number;
+  moving: boolean;
+  underruns: number;
+}
+
+/** Reads a frame; null for one of another version, or cut off. */
+export function readBlock(data: ArrayBuffer): Block | null {
+  if (data.byteLength < HEADER || (data.byteLength - HEADER) % 4) return null;
+  const view = new DataView(data);
+  if (view.getUint8(0) !== VERSION) return null;
+  const [position, hot, slot, at] = [8, 16, 24, 32].map((offset) => Number(view.getBigUint64(offset, true)));
+  return {
+    epoch: view.getUint32(4, true),
+    position: position!,
+    hot: hot!,
+    slot: slot!,
+    at: at!,
+    pcm: new Int16Array(data, HEADER),
+  };
+}

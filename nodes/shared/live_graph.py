@@ -1,0 +1,234 @@
+"""A graph as an instrument: the values of its last run are kept, and only what a moved widget reaches runs again.
+
+ComfyUI's prompt and a workflow on the command line both become `Cell`s. The pack's nodes are pure functions, so running
+some of them again, outside the queue, gives what a whole run would.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...engine_runtime.errors import InputError
+from .comfy import io
+from .live_score import Scorer
+from .run import run_node
+
+Place = tuple[str, str]  # node id and input
+SESSION = "session"  # the id under which the session's own widgets are found
+MODES = ("loop", "endless")
+MAX_TEXT = 20_000  # characters
+# Widgets that name files or load weights are turned in the graph and not from afar.
+FIXED = ("OstinatoLoadModel", "OstinatoEngine", "OstinatoLoadEngine", "OstinatoBuildEngine", "OstinatoRefitLora")
+FIXED_INPUTS = ("count", "adapter")
+
+
+@dataclass(frozen=True)
+class From:
+    """An input that comes from another node's output."""
+
+    node: str
+    slot: int
+
+
+@dataclass(eq=False)
+class Cell:
+    """One node of the graph.
+
+    Attributes:
+        cls: its class; None for a node of ComfyUI or another pack, which keeps the values of its last run.
+        inputs: constants and `From`, by name.
+        values: its outputs.
+    """
+
+    id: str
+    title: str
+    cls: type[io.ComfyNode] | None
+    inputs: dict[str, Any]
+    values: tuple[Any, ...] = ()
+    hidden: dict[io.Hidden, Any] = field(default_factory=dict)
+
+    def sources(self) -> Iterable[str]:
+        return (value.node for value in self.inputs.values() if isinstance(value, From))
+
+
+class LiveGraph:
+    """The graph of one session.
+
+    Args:
+        cells: all that `target` needs and itself, each after those it takes from.
+        target: the node whose inputs are what the session plays.
+        vae: returns the decoder of the sound for the values of all cells.
+        started: told the title of each node before it runs the first time.
+    """
+
+    def __init__(
+        self,
+        cells: Iterable[Cell],
+        target: str,
+        vae: Callable[[Mapping[str, Cell]], Any],
+        mode: str = MODES[0],
+        started: Callable[[str], None] = lambda title: None,
+    ) -> None:
+        self._cells = {cell.id: cell for cell in cells}
+        self._target, self._vae, self.mode = self._cells[target], vae, mode
+        self._scorer = Scorer()
+        for cell in self._cells.values():
+            if cell is not self._target and cell.cls is not None:
+                started(cell.title)
+                cell.values = self._run(cell)
+        self.score = self._scored()
+
+    @property
+    def bpm(self) -> float:
+        """Return the tempo that the first prompt of the graph asks for; 0 where none does."""
+        given = (cell.inputs.get("bpm") for cell in self._cells.values())
+        return next((float(bpm) for bpm in given if isinstance(bpm, int | float) and bpm), 0.0)
+
+    def widgets(self) -> list[dict[str, Any]]:
+        """Describe what can be turned, in the order of the graph, with the values of now."""
+        mode = {"node": SESSION, "input": "mode", "title": "Session", "kind": "choice", "options": list(MODES)}
+        found = [mode | {"value": self.mode, "help": "loop goes round; endless goes on from what was heard."}]
+        for cell in self._cells.values():
+            for spec in _widgets(cell):
+                found.append({"node": cell.id, "title": cell.title, **_described(spec, cell.inputs[spec.id])})
+        return found
+
+    def check(self, place: Place, value: Any) -> Any:
+        """Return the value as the widget takes it.
+
+        Raises:
+            InputError: for a widget that is not among `widgets`, or a value that it does not take.
+        """
+        if place == (SESSION, "mode"):
+            return _checked("the mode", io.Combo.Input("mode", options=list(MODES)), value)
+        cell = self._cells.get(place[0])
+        spec = None if cell is None else next((spec for spec in _widgets(cell) if spec.id == place[1]), None)
+        if cell is None or spec is None:
+            raise InputError(
+                f"there is no live widget {place[1]!r} at node {place[0]!r}",
+                "allowed are those that the session lists",
+                "load the page again",
+            )
+        return _checked(f"{place[1]} of {cell.title}", spec, value)
+
+    def turn(self, changes: Mapping[Place, Any]) -> Any:
+        """Change checked values, run what they reach, return the score; where a node raises, nothing changed."""
+        before = self.mode, {cell.id: (dict(cell.inputs), cell.values) for cell in self._cells.values()}
+        reached: set[str] = set()
+        try:
+            for (node, name), value in changes.items():
+                if node == SESSION:
+                    self.mode = value
+                else:
+                    self._cells[node].inputs[name] = value
+                    reached.add(node)
+            for cell in self._cells.values():
+                if cell is self._target or cell.cls is None:
+                    continue
+                if cell.id in reached or reached.intersection(cell.sources()):
+                    reached.add(cell.id)
+                    cell.values = self._run(cell)
+            self.score = self._scored()
+        except BaseException:
+            self.mode, kept = before
+            for node, (inputs, values) in kept.items():
+                self._cells[node].inputs, self._cells[node].values = inputs, values
+            raise
+        return self.score
+
+    def _given(self, cell: Cell) -> dict[str, Any]:
+        return {
+            name: self._cells[value.node].values[value.slot] if isinstance(value, From) else value
+            for name, value in cell.inputs.items()
+        }
+
+    def _run(self, cell: Cell) -> tuple[Any, ...]:
+        assert cell.cls is not None
+        constants = {name: value for name, value in cell.inputs.items() if not isinstance(value, From)}
+        self._ask(cell, constants)
+        import torch
+
+        with torch.inference_mode():
+            return tuple(run_node(cell.cls, self._given(cell), cell.hidden | {io.Hidden.unique_id: cell.id}).args)
+
+    @staticmethod
+    def _ask(cell: Cell, constants: dict[str, Any]) -> None:
+        """Raise `InputError` where the node's own check of its inputs refuses them."""
+        check: Any = cell.cls.validate_inputs if cell.cls is not None else None
+        own: Any = io.ComfyNode.validate_inputs
+        if check is None or check.__func__ is own.__func__:
+            return
+        code = check.__func__.__code__
+        names = code.co_varnames[1 : code.co_argcount]
+        if "input_types" in names:  # asks about links, which do not change here
+            return
+        answer = check(**{name: value for name, value in constants.items() if name in names})
+        if answer is not True:
+            raise InputError(f"{cell.title} refuses", str(answer).rstrip("."), "change it back, or to something else")
+
+    def _scored(self) -> Any:
+        import torch
+
+        with torch.inference_mode():
+            return self._scorer.score(self._given(self._target), self._vae(self._cells), self.mode)
+
+
+def _spec(spec: io.Input) -> io.Input:
+    """Return the input that makes the widget: for a socket of several types the one it was made from, else itself."""
+    return getattr(spec, "input_override", None) or spec
+
+
+def _widgets(cell: Cell) -> list[io.Input]:
+    """List the inputs of a cell that can be turned: widgets with a value of their own that name no file."""
+    if cell.cls is None or cell.cls.GET_SCHEMA().node_id in FIXED:
+        return []
+    given = [
+        spec for spec in cell.cls.GET_SCHEMA().inputs if not isinstance(cell.inputs.get(spec.id, From("", 0)), From)
+    ]
+    return [spec for spec in given if _spec(spec).get_io_type() in KINDS and spec.id not in FIXED_INPUTS]
+
+
+KINDS = {"INT": "whole", "FLOAT": "number", "BOOLEAN": "toggle", "COMBO": "choice", "STRING": "text", "CURVE": "curve"}
+
+
+def _described(spec: io.Input, value: Any) -> dict[str, Any]:
+    help, spec = spec.tooltip or "", _spec(spec)
+    limits = {name: getattr(spec, name, None) for name in ("min", "max", "step", "options", "multiline")}
+    return {
+        "input": spec.id,
+        "kind": KINDS[spec.get_io_type()],
+        "value": value,
+        "help": help,
+        **{name: limit for name, limit in limits.items() if limit is not None},
+    }
+
+
+def _checked(name: str, spec: io.Input, value: Any) -> Any:
+    """Convert a value to its widget's type and check its limits. Raises `InputError`."""
+    spec = _spec(spec)
+    kind, options = spec.get_io_type(), list(getattr(spec, "options", None) or ())
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    low, high = getattr(spec, "min", None), getattr(spec, "max", None)
+    if kind in ("INT", "FLOAT"):
+        if not number or kind == "INT" and value != int(value):
+            raise _wrong(name, value, "a whole number" if kind == "INT" else "a finite number")
+        if low is not None and value < low or high is not None and value > high:
+            raise _wrong(name, value, f"{low} to {high}")
+        return int(value) if kind == "INT" else float(value)
+    if kind == "BOOLEAN" and isinstance(value, bool):
+        return value
+    if kind == "COMBO" and value in options:
+        return value
+    if kind == "STRING" and isinstance(value, str) and len(value) <= MAX_TEXT:
+        if not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
+            return value
+    if kind == "CURVE" and isinstance(value, dict):
+        return value
+    raise _wrong(name, value, ", ".join(map(str, options)) or KINDS[kind])
+
+
+def _wrong(name: str, value: Any, allowed: str) -> InputError:
+    return InputError(f"{name} is {value!r}", f"allowed is {allowed}", "correct it")

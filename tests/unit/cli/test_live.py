@@ -1,0 +1,188 @@
+"""A workflow as an instrument: what a moved widget reaches, what it costs, and what cannot be turned from afar."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+import soundfile
+import torch
+from aiohttp import web
+from ostinato.cli import live
+from ostinato.cli.core_nodes import Folders, next_file, use_folders
+from ostinato.cli.graph import WorkflowError
+from ostinato.cli.main import all_types
+from ostinato.cli.settings import apply_settings
+from ostinato.cli.workflow import load_json, parse
+from ostinato.engine_runtime.controls.knobs import Knobs
+from ostinato.engine_runtime.errors import InputError
+from ostinato.engine_runtime.live.score import Cost, cost
+from ostinato.engine_runtime.live.session import Capture
+from ostinato.engine_runtime.takes.take import Log
+from ostinato.nodes.shared import host, live_graph
+from ostinato.nodes.shared.live_graph import LiveGraph
+
+EXAMPLES = Path(live.__file__).resolve().parent.parent / "example_workflows"
+# those whose music ComfyUI makes, or whose engine is built first
+ELSEWHERE = ("build_engine", "layer_profile", "load_engine", "native_cover", "native_drop_in", "native_repaint")
+PLAYED = sorted(path.stem for path in EXAMPLES.glob("*.json") if path.stem not in ELSEWHERE)
+
+
+@pytest.fixture
+def instrument(cache: None, tmp_path: Path) -> Iterator[Callable[..., LiveGraph]]:
+    """`instrument(name, *settings)`: an example workflow on a random model, played live."""
+    with use_folders(Folders(tmp_path, (EXAMPLES,))), host.use(host.Host(device="cpu", next_file=next_file)):
+
+        def make(name: str, *settings: str, node: str | None = None) -> LiveGraph:
+            types = all_types()
+            graph = parse(load_json(EXAMPLES / f"{name}.json"), types)
+            model = "random-base" if "base" in name or "guidance" in name else "random"
+            apply_settings(graph, types, [f"OstinatoLoadModel.model={model}", *settings])
+            return live.live_graph(graph, types, node, "loop", lambda title: None)
+
+        yield make
+
+
+def place(graph: LiveGraph, name: str) -> tuple[str, str]:
+    """The widget of a name; `seed` is that of the ring."""
+    found = [(w["node"], w["input"]) for w in graph.widgets() if w["input"] == name]
+    return found[-1] if name == "seed" else found[0]
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The types of the nodes that run from now on."""
+    names: list[str] = []
+    real = live_graph.run_node
+
+    def noted(cls: Any, given: Any, hidden: Any) -> Any:
+        names.append(cls.GET_SCHEMA().node_id)
+        return real(cls, given, hidden)
+
+    monkeypatch.setattr(live_graph, "run_node", noted)
+    return names
+
+
+@pytest.mark.parametrize("name", PLAYED)
+def test_every_example_is_an_instrument(instrument: Callable[..., LiveGraph], name: str) -> None:
+    graph = instrument(name)
+    assert graph.score.frames > 0 and len(graph.widgets()) > 5
+    widget = place(graph, "seed")
+    before = graph.score
+    assert cost(before, graph.turn({widget: graph.check(widget, 123)})) is Cost.SLOT
+    assert graph.score.condition is before.condition
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted", "runs"),
+    [
+        ("dcw_low", 0.2, Cost.TICK, ["OstinatoDcw"]),
+        ("first", 3, Cost.TICK, ["OstinatoChannelGain", "OstinatoDcw"]),
+        ("depth", 2, Cost.TICK, []),
+        ("seed", 5, Cost.SLOT, []),
+        ("steps", 4, Cost.SLOT, []),
+        ("tags", "slow strings", Cost.SLOT, ["OstinatoEncodePrompt"]),
+        ("seconds", 4.0, Cost.RING, ["OstinatoEncodePrompt"]),
+        ("mode", "endless", Cost.RING, []),
+    ],
+)
+def test_only_what_a_widget_reaches_runs_again(
+    instrument: Callable[..., LiveGraph], ran: list[str], name: str, value: Any, wanted: Cost, runs: list[str]
+) -> None:
+    graph = instrument("gain_and_dcw", "OstinatoStreamDenoise.depth=4")
+    before, ran[:] = graph.score, []
+    widget = place(graph, name)
+    after = graph.turn({widget: graph.check(widget, value)})
+    assert ran == runs
+    assert cost(before, after) is wanted
+    assert next(w["value"] for w in graph.widgets() if (w["node"], w["input"]) == widget) == value
+
+
+def test_a_node_that_refuses_leaves_all_as_it_was(instrument: Callable[..., LiveGraph]) -> None:
+    graph = instrument("text_to_music")
+    before, widgets = graph.score, graph.widgets()
+    tags, seed = place(graph, "tags"), place(graph, "seed")
+    for wrong in ("   ", "word " * 400):
+        with pytest.raises(InputError):
+            graph.turn({seed: 99, tags: wrong})
+        assert graph.score is before and graph.widgets() == widgets
+    assert cost(before, graph.turn({seed: 99})) is Cost.SLOT
+
+
+def test_what_names_files_or_weights_is_not_turned_from_afar(instrument: Callable[..., LiveGraph]) -> None:
+    graph = instrument("text_to_music")
+    listed = {(w["node"], w["input"]) for w in graph.widgets()}
+    hidden = [("2", "model"), ("2", "download"), ("2", "device"), ("3", "kind"), ("5", "count"), ("session", "model")]
+    for widget in [*hidden, ("99", "seed"), ("", ""), ("4", "__class__")]:
+        assert widget not in listed
+        with pytest.raises(InputError, match="no live widget"):
+            graph.check(widget, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("seed", 1.5),
+        ("seed", -1),
+        ("seed", True),
+        ("seed", "1"),
+        ("shift", float("nan")),
+        ("shift", 1e9),
+        ("solver", "rk4"),
+        ("solver", ["ode"]),
+        ("tags", "a" * 20_001),
+        ("tags", "a\0b"),
+        ("tags", "\ud800"),
+        ("tags", 3),
+        ("mode", "sideways"),
+    ],
+)
+def test_a_value_that_a_widget_does_not_take(instrument: Callable[..., LiveGraph], name: str, wrong: Any) -> None:
+    graph = instrument("text_to_music")
+    with pytest.raises(InputError):
+        graph.check(place(graph, name), wrong)
+
+
+def test_a_workflow_without_a_ring_is_refused(instrument: Callable[..., LiveGraph]) -> None:
+    with pytest.raises(WorkflowError, match="no node that plays"):
+        instrument("text_to_music", node="OstinatoLoadModel")
+
+
+def test_a_capture_becomes_a_flac_and_a_take(tmp_path: Path, turbo: Any) -> None:
+    from ostinato.engine_runtime.config import StreamConfig
+    from ostinato.engine_runtime.models.engines import eager_engine
+
+    audio = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 9600)).astype(np.float32)
+    take = Log.of(eager_engine(turbo), StreamConfig(), Knobs())
+    names = live.write_capture(Capture(audio, torch.zeros(5, 64), take), tmp_path)
+    assert names == ["live_00001_.flac", "live_00001_.safetensors"]
+    back, rate = soundfile.read(tmp_path / names[0], dtype="float32")
+    assert rate == 48_000 and np.abs(back.T - audio).max() < 1e-4
+    assert Log.load(tmp_path / names[1]).engine == take.engine
+    assert live.write_capture(Capture(audio, torch.zeros(5, 64), take), tmp_path)[0] == "live_00002_.flac"
+
+
+def test_the_page_is_served_to_itself_alone() -> None:
+    async def test() -> None:
+        runner = web.AppRunner(live.application({}))
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        address = f"http://localhost:{runner.addresses[0][1]}"
+        try:
+            async with aiohttp.ClientSession() as client:
+                for name, kind in (("", "text/html"), ("ostinato.js", "javascript"), ("live.css", "text/css")):
+                    got = await client.get(f"{address}/{name}")
+                    assert got.status == 200 and kind in got.headers["Content-Type"]
+                    assert "default-src 'none'" in got.headers["Content-Security-Policy"]
+                assert (await client.get(f"{address}/../pyproject.toml")).status == 404
+                assert (await client.get(f"{address}/live.html")).status == 404
+                assert (await client.get(address, headers={"Host": "evil.example"})).status == 403
+        finally:
+            await runner.cleanup()
+
+    asyncio.run(test())

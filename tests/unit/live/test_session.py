@@ -1,0 +1,340 @@
+"""A live session end to end on the stand-in: what is heard, when changes are heard, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from ostinato.engine_runtime.config import Sampling
+from ostinato.engine_runtime.errors import EngineError, InputError, SessionError
+from ostinato.engine_runtime.live import sound
+from ostinato.engine_runtime.live.score import Cost, Score, cost
+from ostinato.engine_runtime.live.session import LiveSession, State
+from ostinato.engine_runtime.live.sound import Block
+from ostinato.engine_runtime.models.loading import Model
+from ostinato.engine_runtime.spec import ACE_STEP
+from ostinato.engine_runtime.stream.sessions import runtime
+from ostinato.engine_runtime.takes.replay import replay
+
+from ...helpers import StandIn, made_up
+
+HOP, SAMPLE_RATE = ACE_STEP.hop, ACE_STEP.sample_rate
+
+LEAD = 2400  # samples, 50 ms
+FRAMES = 50
+PATIENCE = 60.0  # seconds: the cores are shared
+
+
+class Ear:
+    """A listener that takes what comes, joins it as a player does, and moves on when told."""
+
+    def __init__(self, session: LiveSession) -> None:
+        self.session, self.blocks, self.errors, self.position = session, list[Block](), list[Exception](), 0
+        session.attach(self)
+
+    def block(self, block: Block) -> None:
+        self.blocks.append(block)
+
+    def changed(self) -> None:
+        pass
+
+    def failed(self, error: Exception) -> None:
+        self.errors.append(error)
+
+    def until(self, done: Callable[[], bool], moving: bool = True) -> None:
+        """Listen until something is so."""
+        end = time.monotonic() + PATIENCE
+        while not done():
+            assert time.monotonic() < end, (self.errors, len(self.blocks), self.session.figures())
+            if moving and self.blocks:
+                self.position = max(self.position, self.blocks[-1].end - LEAD)
+            self.session.report(self.session.epoch, self.position, LEAD, False)
+            time.sleep(0.002)
+
+    def heard(self, change: int) -> Callable[[], bool]:
+        return lambda: any(block.heard.hot >= change for block in list(self.blocks))
+
+    def played(self, seconds: float) -> Callable[[], bool]:
+        return lambda: self.position >= seconds * SAMPLE_RATE
+
+    @property
+    def sound(self) -> np.ndarray:
+        """What a player makes of it: a block takes the place of what lies there."""
+        pcm = np.zeros((max(block.end for block in self.blocks), 2), np.int16)
+        for block in self.blocks:
+            pcm[block.position : block.end] = np.frombuffer(block.pcm, "<i2").reshape(-1, 2)
+        return pcm
+
+
+def loudness(ear: Ear) -> np.ndarray:
+    """The root mean square of each frame that was heard; a gap has 0."""
+    frames = ear.sound[: ear.position // HOP * HOP].astype(float).reshape(-1, 2 * HOP)
+    return np.sqrt((frames**2).mean(axis=1))
+
+
+@pytest.fixture
+def score(turbo: Model) -> Score:
+    return Score(StandIn(), turbo.pipe.vae, made_up(0, FRAMES, guided=False), Sampling(4), depth=2)
+
+
+@pytest.fixture
+def session(score: Score, request: pytest.FixtureRequest) -> Iterator[LiveSession]:
+    before = set(threading.enumerate())
+    with_mode = getattr(request, "param", {})
+    live = LiveSession(f"test {request.node.name}", replace(score, **with_mode))
+    yield live
+    live.close()
+    assert set(threading.enumerate()) <= before
+    assert not [name for name in runtime()._sessions if name.startswith("test ")]
+
+
+@pytest.mark.parametrize("session", [{"mode": "loop"}, {"mode": "endless"}], indirect=True)
+def test_it_plays_on_without_a_gap(session: LiveSession) -> None:
+    ear = Ear(session)
+    session.start()
+    ear.until(ear.played(8.0))
+    covered = np.zeros(ear.position, bool)
+    for block in ear.blocks:
+        covered[block.position : block.end] = True
+    assert covered.all() and not ear.errors
+    assert all(block.position % HOP == 0 and block.epoch == session.epoch for block in ear.blocks)
+    assert (loudness(ear)[2:] > 100).all()
+    assert session.score.mode == "endless" or session.figures().dry == 0  # this ear outruns real time
+
+
+def test_nothing_is_made_before_the_start_and_no_more_than_two_seconds_ahead(session: LiveSession) -> None:
+    ear = Ear(session)
+    time.sleep(0.3)
+    assert ear.blocks == []
+    session.start()
+    ear.until(lambda: len(ear.blocks) > 0, moving=False)
+    for lead in (SAMPLE_RATE, 100 * SAMPLE_RATE):
+        session.report(session.epoch, 0, lead, False)
+    time.sleep(0.5)
+    assert ear.blocks[-1].end <= 3 * SAMPLE_RATE
+
+
+def test_a_ring_that_nobody_hears_rests(session: LiveSession, score: Score, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the start it makes the first latent; where the listener has left, it makes no more."""
+    monkeypatch.setattr(sound, "GONE", 0.3)
+    calls = score.engine.calls
+    time.sleep(0.5)
+    assert len(calls) == score.steps
+    ear = Ear(session)
+    session.start()
+    ear.until(ear.played(1.0))
+    assert len(calls) > 2 * score.steps
+    time.sleep(1.0)
+    count = len(calls)
+    time.sleep(0.5)
+    assert len(calls) == count
+    ear.until(lambda: len(calls) > count)
+
+
+def test_a_hot_knob_comes_back_with_the_first_sample_that_heard_it(session: LiveSession) -> None:
+    ear = Ear(session)
+    session.start()
+    ear.until(ear.played(1.0))
+    assert session.turn(7, velocity_scale=0.2) is Cost.TICK
+    ear.until(ear.heard(7))
+    first = next(block for block in ear.blocks if block.heard.hot == 7)
+    assert first.position <= first.at < first.end and first.heard.slot == 0
+    assert all(block.heard.hot == 0 for block in ear.blocks[: ear.blocks.index(first)])
+
+
+def test_what_is_about_to_be_heard_is_made_again(session: LiveSession) -> None:
+    """A listener with a second of sound ahead of it need not hear all of that before it hears a knob."""
+    ear = Ear(session)
+    session.start()
+    end = time.monotonic() + PATIENCE
+
+    def ahead(seconds: float, change: int = 0) -> None:
+        while not ear.blocks or ear.blocks[-1].end < seconds * SAMPLE_RATE or not ear.heard(change)():
+            assert time.monotonic() < end
+            session.report(session.epoch, 0, SAMPLE_RATE, False)
+            time.sleep(0.002)
+
+    ahead(1.0)
+    count = len(ear.blocks)
+    session.turn(1, velocity_scale=0.5)
+    ahead(0.0, 1)
+    first = next(block for block in ear.blocks[count:] if block.heard.hot == 1)
+    assert first.position < ear.blocks[count - 1].end - HOP
+
+
+def test_a_hot_knob_is_in_the_music(score: Score) -> None:
+    """The loop after the knob is the one that a session with this knob from the start plays."""
+    loops = []
+    for turned in (False, True):
+        session = LiveSession(f"test music {turned}", score)
+        ear = Ear(session)
+        try:
+            session.start()
+            if turned:
+                ear.until(ear.played(1.0))
+                session.turn(1, velocity_scale=0.5)
+                ear.until(ear.heard(1))
+            ear.until(ear.played(ear.position / SAMPLE_RATE + 8.0))
+            loops.append(session.capture(seconds=2.0))
+        finally:
+            session.close()
+    quiet, loud = (loop.latent.square().mean() for loop in reversed(loops))
+    assert quiet < 0.8 * loud
+
+
+def test_a_new_prompt_is_heard_with_the_next_generation(session: LiveSession, score: Score) -> None:
+    ear = Ear(session)
+    session.start()
+    ear.until(ear.played(1.0))
+    other = replace(score, condition=made_up(50, FRAMES, guided=False))
+    assert session.play(other, 3) is Cost.SLOT
+    ear.until(lambda: any(block.heard.slot >= 3 for block in list(ear.blocks)))
+    ear.until(ear.played(ear.position / SAMPLE_RATE + 2.2))
+    assert session.score is other
+
+
+@pytest.mark.parametrize("mode", ["loop", "endless"])
+def test_another_length_or_mode_comes_without_a_gap(session: LiveSession, score: Score, mode: str) -> None:
+    ear = Ear(session)
+    session.start()
+    ear.until(ear.played(1.0))
+    other = replace(score, condition=made_up(5, 2 * FRAMES, guided=False), mode=mode)
+    assert session.play(other, 4) is Cost.RING
+    ear.until(lambda: any(block.heard.slot >= 4 for block in list(ear.blocks)))
+    ear.until(ear.played(ear.position / SAMPLE_RATE + 3.0))
+    assert (loudness(ear)[2:] > 100).all() and not ear.errors
+
+
+def test_a_capture_is_what_was_heard_and_its_take_plays_again(session: LiveSession, score: Score) -> None:
+    ear = Ear(session)
+    session.start()
+    for change in range(1, 6):
+        ear.until(ear.played(change))
+        session.turn(change, velocity_scale=1.0 - 0.05 * change)
+    ear.until(ear.played(7.0))
+    session.pause()
+    got = session.capture(bars=1, bpm=120.0)
+    assert got.audio.shape == (2, 2 * SAMPLE_RATE) and got.latent.shape == (FRAMES, 64)
+    sound = ear.sound
+    end = next(e for e in range(sound.shape[0], 0, -HOP) if np.array_equal(sound[e - 96000 : e], _int16(got.audio)))
+    assert end >= 6.5 * SAMPLE_RATE
+    again = replay(got.take, score.engine)
+    assert len(got.take.latents) >= 5 and again.differing == []
+    made = torch.cat([latent for latent in again.latents])
+    assert all(bool((made == frame).all(dim=1).any()) for frame in got.latent[::7])
+
+
+def _int16(audio: np.ndarray) -> np.ndarray:
+    return np.rint(audio.T * 32_767.0).astype(np.int16)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{}, {"seconds": 1.0, "bars": 1, "bpm": 120.0}, {"bars": 2}, {"seconds": 61.0}, {"seconds": float("nan")}]
+)
+def test_a_capture_says_what_it_needs(session: LiveSession, wrong: dict) -> None:
+    with pytest.raises(InputError):
+        session.capture(**wrong)
+
+
+def test_pause_stop_and_start(session: LiveSession) -> None:
+    ear = Ear(session)
+    session.start()
+    ear.until(ear.played(1.0))
+    session.pause()
+    time.sleep(1.0)  # a window that was begun may still come
+    count = len(ear.blocks)
+    ear.position = ear.blocks[-1].end
+    session.report(session.epoch, ear.position, LEAD, False)
+    time.sleep(0.3)
+    assert len(ear.blocks) == count and session.state is State.PAUSED
+    session.start()
+    ear.until(ear.played(ear.position / SAMPLE_RATE + 1.0))
+    before = session.epoch
+    session.stop()
+    assert session.epoch == before + 1 and session.state is State.READY
+    session.start()
+    ear.until(lambda: ear.blocks[-1].epoch == before + 1)
+    session.close()
+    session.close()
+    with pytest.raises(SessionError):
+        session.start()
+
+
+def test_a_listener_that_comes_back_gets_what_it_has_missed(session: LiveSession) -> None:
+    ear = Ear(session)
+    session.start()
+    ear.until(ear.played(2.0))
+    session.detach(ear)
+    place = ear.blocks[-3].position + 100
+    blocks = session.resume_at(session.epoch, place)
+    assert blocks[0].position <= place < blocks[0].end
+    assert [block.end for block in blocks[:-1]] == [block.position for block in blocks[1:]]
+    epoch = session.epoch
+    assert session.resume_at(epoch - 1, place) == [] and session.epoch == epoch + 1
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"velocity_scale": float("nan")}, {"velocity_scale": torch.ones(7)}, {"loudness": 1.0}, {"dcw": 2}]
+)
+def test_a_wrong_knob_is_refused_and_the_music_goes_on(session: LiveSession, wrong: dict) -> None:
+    ear = Ear(session)
+    session.start()
+    ear.until(ear.played(1.0))
+    with pytest.raises(InputError):
+        session.turn(1, **wrong)
+    ear.until(ear.played(ear.position / SAMPLE_RATE + 1.0))
+    assert not ear.errors
+
+
+def test_a_failing_tick_is_told_and_the_sound_goes_on(session: LiveSession, score: Score) -> None:
+    ear = Ear(session)
+    session.start()
+    ear.until(ear.played(1.0))
+    broken = StandIn()
+    broken.rows = _refuse  # type: ignore[method-assign]
+    session.play(replace(score, engine=broken), 1)
+    ear.until(lambda: bool(ear.errors))
+    assert isinstance(ear.errors[0], EngineError)
+    ear.until(ear.played(ear.position / SAMPLE_RATE + 3.0))
+    session.turn(2, velocity_scale=0.9) if session.score.engine is score.engine else session.play(score, 2)
+    ear.until(ear.heard(2))
+
+
+def _refuse(*_: object) -> None:
+    raise EngineError("the engine broke", "it must not", "mend it")
+
+
+def test_a_score_that_cannot_be_played_is_refused(score: Score) -> None:
+    for wrong in ({"mode": "backwards"}, {"depth": 0}, {"kept": 0.0}, {"seed_step": -1}):
+        with pytest.raises(InputError):
+            replace(score, **wrong)
+    with pytest.raises(InputError, match="25"):
+        replace(score, condition=made_up(0, 20, guided=False))
+    with pytest.raises(InputError, match="endless"):
+        replace(score, mode="endless", source=torch.zeros(FRAMES, 64))
+
+
+def test_what_a_change_costs(score: Score) -> None:
+    expected = {
+        Cost.NOTHING: [{"knobs": score.knobs.changed(velocity_scale=1.0)}, {"sampling": Sampling(4)}],
+        Cost.TICK: [{"knobs": score.knobs.changed(velocity_scale=0.9)}, {"depth": 3}],
+        Cost.SLOT: [
+            {"condition": made_up(0, FRAMES, guided=False)},
+            {"sampling": Sampling(5)},
+            {"source": torch.zeros(FRAMES, 64)},
+            {"seed_step": 1},
+        ],
+        Cost.RING: [
+            {"engine": StandIn()},
+            {"condition": made_up(0, 2 * FRAMES, guided=False)},
+            {"mode": "endless"},
+            {"condition": made_up(0, FRAMES, tokens=300, guided=False)},
+        ],
+    }
+    for want, changes in expected.items():
+        assert [cost(score, replace(score, **change)) for change in changes] == [want] * len(changes)

@@ -1,0 +1,137 @@
+"""Changes of widgets: none is lost, floods are bounded, a wrong one holds up no other."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from ostinato.engine_runtime.errors import InputError
+from ostinato.engine_runtime.live.score import Cost
+from ostinato.engine_runtime.serve.control import Control, Taken
+
+
+class Session:
+    """What a control needs of a session: it notes the scores."""
+
+    name = "test"
+
+    def __init__(self) -> None:
+        self.played: list[tuple[dict[tuple[str, str], Any], int]] = []
+
+    def play(self, score: dict[tuple[str, str], Any], change: int) -> Cost:
+        self.played.append((dict(score), change))
+        return Cost.TICK
+
+
+class Graph:
+    """Widgets a to j of one node take numbers up to 10; what is made of them must not be 7."""
+
+    bpm = 0.0
+
+    def __init__(self, hold: threading.Event | None = None) -> None:
+        self.values: dict[tuple[str, str], Any] = {}
+        self.turns, self.hold = 0, hold
+
+    def widgets(self) -> list[dict[str, Any]]:
+        return []
+
+    def check(self, place: tuple[str, str], value: Any) -> Any:
+        if place[0] != "n" or place[1] not in "abcdefghij" or not 0 <= value <= 10:
+            raise InputError("it is wrong", "allowed is 0 to 10", "correct it")
+        return value
+
+    def turn(self, changes: Mapping[tuple[str, str], Any]) -> Any:
+        if self.hold:
+            assert self.hold.wait(10)
+        self.turns += 1
+        if 7 in changes.values():
+            raise InputError("it is 7", "anything else is allowed", "correct it")
+        if 8 in changes.values():
+            raise ZeroDivisionError("a fault")
+        self.values.update(changes)
+        return self.values
+
+
+def until(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+@pytest.fixture
+def made() -> Any:
+    controls = []
+
+    def make(graph: Graph) -> tuple[Control, Session]:
+        session = Session()
+        controls.append(Control(session, graph))  # type: ignore[arg-type]
+        return controls[-1], session
+
+    yield make
+    for control in controls:
+        control.close()
+
+
+def test_a_flood_is_taken_in_as_its_last_values(made: Any) -> None:
+    hold = threading.Event()
+    graph = Graph(hold)
+    control, session = made(graph)
+    told: list[Taken] = []
+    for i in range(20_000):
+        control.set(("n", "abcdefghij"[i % 10]), i % 6, "sender", told.append)
+    assert len(control._waiting) <= 10 and len(control._tell) <= 10
+    hold.set()
+    until(lambda: not control._waiting and len(told) >= 10)
+    time.sleep(0.05)
+    assert graph.values == {("n", "abcdefghij"[i % 10]): i % 6 for i in range(19_990, 20_000)}
+    assert graph.turns <= 3 and all(one.error is None and one.change for one in told)
+
+
+def test_many_senders_lose_nothing(made: Any) -> None:
+    graph = Graph()
+    control, session = made(graph)
+    told: dict[int, list[Taken]] = {i: [] for i in range(8)}
+
+    def send(i: int) -> None:
+        for value in range(300):
+            control.set(("n", "abcdefgh"[i]), value % 7, i, told[i].append)
+        control.set(("n", "abcdefgh"[i]), 10, i, told[i].append)
+
+    threads = [threading.Thread(target=send, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    until(lambda: len(graph.values) == 8 and set(graph.values.values()) == {10})
+    until(lambda: all(told[i] for i in range(8)))
+    changes = [change for _, change in session.played]
+    assert changes == sorted(set(changes))
+
+
+def test_a_wrong_value_holds_up_no_other(made: Any) -> None:
+    hold = threading.Event()
+    graph = Graph(hold)
+    control, session = made(graph)
+    told: dict[str, list[Taken]] = {name: [] for name in "abc"}
+    control.set(("n", "j"), 1, "sender", lambda taken: None)  # keeps the thread busy while the others come
+    time.sleep(0.05)
+    for name, value in (("a", 1), ("b", 7), ("c", 8)):
+        control.set(("n", name), value, "sender", told[name].append)
+    hold.set()
+    until(lambda: all(told.values()))
+    assert graph.values[("n", "a")] == 1 and ("n", "b") not in graph.values
+    assert told["a"][0].error is None and "it is 7" in str(told["b"][0].error)
+    assert "ZeroDivisionError" in str(told["c"][0].error)
+    assert told["b"][0].change == told["c"][0].change == 0
+
+
+def test_an_unknown_widget_is_refused_at_once(made: Any) -> None:
+    control, session = made(Graph())
+    for place, value in ((("m", "a"), 1), (("n", "z"), 1), (("n", "a"), 11)):
+        with pytest.raises(InputError):
+            control.set(place, value, "sender", lambda taken: None)
+    assert session.played == []
