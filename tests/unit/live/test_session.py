@@ -165,6 +165,10 @@ def test_what_is_about_to_be_heard_is_made_again(session: LiveSession) -> None:
     ahead(0.0, 1)
     first = next(block for block in ear.blocks[count:] if block.heard.hot == 1)
     assert first.position < ear.blocks[count - 1].end - HOP
+    moments = session._sound.moments()  # which leave out what was made again
+    ends = [moment.frame + moment.latents.shape[0] for moment in moments]
+    assert ends[:-1] == [moment.frame for moment in moments[1:]]
+    assert all(len(moment.block.pcm) == moment.latents.shape[0] * HOP * 4 for moment in moments)
 
 
 def test_a_hot_knob_is_in_the_music(score: Score) -> None:
@@ -317,6 +321,19 @@ def test_a_score_that_cannot_be_played_is_refused(score: Score) -> None:
         replace(score, condition=made_up(0, 20, guided=False))
     with pytest.raises(InputError, match="endless"):
         replace(score, mode="endless", source=torch.zeros(FRAMES, 64))
+
+
+def test_a_stretch_is_asked_for_as_a_repaint(score: Score) -> None:
+    """The music before is source and context; the chunk mask and the request's mask keep it, and make the rest."""
+    endless, tail = replace(score, mode="endless"), torch.randn(20, 64)
+    before, request = score.parts[0].condition.context, endless.request(3, tail)
+    context = request.first.context
+    assert torch.equal(context[:20, :64], tail) and not context[:20, 64:].any()
+    assert torch.equal(context[20:], before[20:])
+    assert request.mask is not None and request.source is not None
+    assert not request.mask[:20].any() and bool((request.mask[20:] == 1).all())
+    assert torch.equal(request.source[:20], tail)
+    assert request.sampling.seed == score.sampling.seed + 3
 
 
 def test_what_a_change_costs(score: Score) -> None:

@@ -19,8 +19,10 @@ import pytest
 from aiohttp import WSMsgType, web
 from ostinato.engine_runtime.config import Sampling
 from ostinato.engine_runtime.errors import InputError
+from ostinato.engine_runtime.live.line import Heard
 from ostinato.engine_runtime.live.score import Score
 from ostinato.engine_runtime.live.session import Capture, LiveSession
+from ostinato.engine_runtime.live.sound import Block
 from ostinato.engine_runtime.models.loading import Model
 from ostinato.engine_runtime.serve import connection
 from ostinato.engine_runtime.serve.control import Control
@@ -261,6 +263,17 @@ def test_a_client_that_never_reads_holds_nothing_up(
             await client.sound()
 
     asyncio.run(served.run(test))
+
+
+def test_sound_that_is_not_acknowledged_is_dropped_and_counted(served: Served) -> None:
+    async def test() -> None:
+        made = connection.Connection(None, served.session, served.control, served.keep)  # type: ignore[arg-type]
+        for i in range(200):
+            made._queue(Block(1, 7680 * i, Heard(), 0, b"\0" * 30_720))
+            assert sum(len(block.pcm) for block in made._sound) <= connection.IN_FLIGHT
+        assert made.dropped == 200 - connection.IN_FLIGHT // 30_720
+
+    asyncio.run(test())
 
 
 async def _raw(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
