@@ -177,7 +177,7 @@ class Knobs:
         "How strongly the prompt is followed; 1 is off.", None, "guidance", high=100.0, neutral=1.0, overrides="scale"
     )
     momentum: Value | None = _knob(
-        "Of the guidance, step to step; below 0 it damps repeated pushes.",
+        "Momentum of the guidance, from step to step; below 0 it damps repeated pushes.",
         None,
         "guidance",
         low=-1.0,

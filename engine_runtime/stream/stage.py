@@ -203,7 +203,9 @@ class Stage:
         swap.on_end(True)
 
     def _take_in(self) -> None:
-        """Take in what arrived for each member, in a fixed order: configuration and requests, adapters, knobs."""
+        """Take in what arrived for each member, in a fixed order: configuration, requests that join the queue,
+        adapters, knobs.
+        """
         for member in self.members:
             with self.lock:
                 arrivals = member.take_in()
