@@ -83,3 +83,8 @@ def test_noise_has_comfyuis_layout(seed: int, frames: int) -> None:
     got = noise(seed, frames, 64)
     assert got.dtype == torch.float32 and got.is_contiguous()
     assert torch.equal(got, wanted[0].transpose(0, 1))
+
+
+@pytest.mark.parametrize(("tick_ms", "median"), [((), 0.0), ((4.0,), 4.0), ((9.0, 1.0, 2.0), 2.0)])
+def test_one_slow_tick_does_not_move_the_tick_time(tick_ms: tuple[float, ...], median: float) -> None:
+    assert Stats(3, 0, 0, tick_ms, 1.0, 0.0, 4, 25, "toy", None).ms_per_tick == median
