@@ -10,6 +10,7 @@ import msgspec
 
 from ..engine_runtime.errors import InputError, plain
 from ..nodes.shared.comfy import io
+from ..nodes.shared.run import widget_of
 
 WIDGET_VALUES = {  # types of widgets, and the values that each takes
     "INT": "a whole number of at most 64 bits",
@@ -142,11 +143,6 @@ def check_input_name(node: Node, node_type: NodeType, name: str) -> bool:
         f"its inputs are {known}",
         "correct the name, or update Ostinato if the workflow comes from a newer version",
     )
-
-
-def widget_of(spec: io.Input) -> io.Input:
-    """Return the input that makes the widget: for a socket of several types the one it was made from, else itself."""
-    return getattr(spec, "input_override", None) or spec
 
 
 def is_widget(spec: io.Input) -> bool:

@@ -7,7 +7,8 @@ from typing import Any
 from ..engine_runtime.controls.knobs import KNOBS, check_names
 from ..engine_runtime.files import parse_json
 from ..nodes.shared.comfy import io
-from .graph import WIDGET_VALUES, Catalogue, Graph, Node, WorkflowError, check_input_name, options_of, widget_of
+from ..nodes.shared.run import widget_of
+from .graph import WIDGET_VALUES, Catalogue, Graph, Node, WorkflowError, check_input_name, options_of
 
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 

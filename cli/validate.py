@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from typing import Any
 
 from ..engine_runtime.errors import LONGEST, plain
 from ..nodes.shared.comfy import io
+from ..nodes.shared.run import checker_arguments, widget_of
 from .graph import (
     WIDGET_VALUES,
     Catalogue,
@@ -18,7 +18,6 @@ from .graph import (
     WorkflowError,
     is_widget,
     options_of,
-    widget_of,
 )
 
 SHOWN_OPTIONS = 20
@@ -82,7 +81,8 @@ def validate(graph: Graph, types: Catalogue, order: list[Node]) -> None:
     """
     for node in order:
         node_type = types[node.class_type]
-        unchecked, arguments = _checker_arguments(node_type)
+        # as in ComfyUI, the limits of these are left to the node
+        unchecked, arguments = checker_arguments(node_type.cls)
         received: dict[str, str] = {}
         for spec in node_type.schema.inputs:
             value = node.inputs.get(spec.id)
@@ -173,17 +173,6 @@ def check_limits(node: Node, spec: io.Input, value: Any) -> None:
         shown = ", ".join(str(option) for option in options[:SHOWN_OPTIONS]) or "nothing: the list is empty"
         more = len(options) - SHOWN_OPTIONS
         raise WorkflowError(given, f"allowed is {shown}" + (f" and {more} more" if more > 0 else ""), "choose one")
-
-
-def _checker_arguments(node_type: NodeType) -> tuple[bool, list[str]]:
-    """Return whether the node's `validate_inputs` takes all inputs, and the names it takes.
-
-    As in ComfyUI, the limits of those inputs are then left to the node.
-    """
-    if all(owner is io.ComfyNode for owner in node_type.cls.__mro__ if "validate_inputs" in vars(owner)):
-        return False, []
-    spec = inspect.getfullargspec(node_type.cls.validate_inputs)
-    return spec.varkw is not None, spec.args[1:]
 
 
 def _ask_node(node: Node, node_type: NodeType, arguments: list[str], takes_all: bool, received: dict[str, str]) -> None:

@@ -23,13 +23,13 @@ from .lease import KEPT_SECONDS
 from .level import SAMPLE_RATE
 from .maker import Maker
 from .score import Cost, Score, check_hot
-from .sound import Block, Sound
+from .sound import Block, Sound, decoded_pcm
 
 BEATS = 4  # of a bar
 
 
 class State(StrEnum):
-    """What a session does; `closed` is final."""
+    """The states of a session; `closed` is final."""
 
     READY = "ready"
     PLAYING = "playing"
@@ -70,7 +70,7 @@ class Capture:
 
 @dataclass(frozen=True)
 class Figures:
-    """How a session does.
+    """The figures of a session.
 
     Attributes:
         stats: of the ring; None before it was opened.
@@ -243,10 +243,8 @@ class LiveSession:
             raise InputError("nothing was played yet", "a capture is of what was heard", "start the session first")
         frames = round(span * spec.frame_rate)
         latent = torch.cat([m.latents for m in moments])[-frames:]
-        pcm = np.frombuffer(b"".join(m.block.pcm for m in moments), "<i2").reshape(-1, 2)[
-            -frames * self.score.spec.hop :
-        ]
-        return Capture(pcm.T.astype(np.float32) / 32_767.0, latent, take)
+        audio = decoded_pcm(b"".join(m.block.pcm for m in moments))[:, -frames * spec.hop :]
+        return Capture(audio, latent, take)
 
     def figures(self) -> Figures:
         sound, stats = self._sound, self._maker.stats

@@ -62,9 +62,14 @@ class Block:
         return self.position + self.samples
 
 
+def decoded_pcm(pcm: bytes) -> NDArray[np.float32]:
+    """Return the samples of a block's bytes: `[2, samples]` in [-1, 1]."""
+    return np.frombuffer(pcm, "<i2").reshape(-1, 2).T.astype(np.float32) / np.float32(WIDE)
+
+
 @dataclass(frozen=True)
 class Moment:
-    """What one window was made of: its first frame, its latents `[W, C]` on the CPU, and its block."""
+    """One decoded window: its first frame, its latents `[W, C]` on the CPU, and its block."""
 
     frame: int
     latents: Tensor
@@ -257,8 +262,8 @@ class Sound:
         """Return the sound that was made for a frame, `[2, samples]`; None where there is none of this epoch."""
         for moment in reversed(self._moments):
             if moment.frame <= frame and moment.block.epoch == self.epoch:
-                pcm = np.frombuffer(moment.block.pcm, "<i2").reshape(-1, 2).T[:, (frame - moment.frame) * self._hop :]
-                return pcm[:, : FADE * self._hop].astype(np.float32) / np.float32(WIDE) if pcm.shape[1] else None
+                audio = decoded_pcm(moment.block.pcm)[:, (frame - moment.frame) * self._hop :]
+                return audio[:, : FADE * self._hop] if audio.shape[1] else None
         return None
 
     def _delay(self) -> float:

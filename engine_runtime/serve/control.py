@@ -43,7 +43,7 @@ class Graph(Protocol):
 
 @dataclass(frozen=True)
 class Taken:
-    """What became of a change.
+    """The outcome of a change.
 
     Attributes:
         change: its id in the blocks of sound; 0 where it was refused.

@@ -68,7 +68,7 @@ class Set(Struct, tag="set", tag_field="type", forbid_unknown_fields=True):
 
 
 class At(Struct, tag="at", tag_field="type", forbid_unknown_fields=True):
-    """Where the listener is: the position that sounds now, the samples it wants ahead, the bytes it has received."""
+    """The listener's place: the position that sounds now, the samples it wants ahead, the bytes it has received."""
 
     epoch: Count
     position: Count

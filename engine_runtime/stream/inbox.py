@@ -71,7 +71,7 @@ class Arrivals:
 
 
 class Inbox:
-    """What has arrived for one session since its last step. Hold `Stage.lock` for every method but `prepare`.
+    """The arrivals of one session since its last step. Hold `Stage.lock` for every method but `prepare`.
 
     Args:
         channels: of the engine's latents.

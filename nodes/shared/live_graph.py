@@ -14,7 +14,7 @@ from typing import Any
 from ...engine_runtime.errors import InputError
 from .comfy import io
 from .live_score import Scorer
-from .run import run_node
+from .run import checker_arguments, run_node, widget_of
 
 Place = tuple[str, str]  # node id and input
 SESSION = "session"  # the id under which the session's own widgets are found
@@ -157,15 +157,11 @@ class LiveGraph:
     @staticmethod
     def _ask(cell: Cell, constants: dict[str, Any]) -> None:
         """Raise `InputError` where the node's own check of its inputs refuses them."""
-        check: Any = cell.cls.validate_inputs if cell.cls is not None else None
-        own: Any = io.ComfyNode.validate_inputs
-        if check is None or check.__func__ is own.__func__:
+        takes_all, names = (False, []) if cell.cls is None else checker_arguments(cell.cls)
+        # one that asks for the types of links is passed over: they do not change here
+        if cell.cls is None or not (takes_all or names) or "input_types" in names:
             return
-        code = check.__func__.__code__
-        names = code.co_varnames[1 : code.co_argcount]
-        if "input_types" in names:  # asks about links, which do not change here
-            return
-        answer = check(**{name: value for name, value in constants.items() if name in names})
+        answer = cell.cls.validate_inputs(**{name: value for name, value in constants.items() if name in names})
         if answer is not True:
             raise InputError(f"{cell.title} refuses", str(answer).rstrip("."), "change it back, or to something else")
 
@@ -176,11 +172,6 @@ class LiveGraph:
             return self._scorer.score(self._given(self._target), self._vae(self._cells), self.mode)
 
 
-def _spec(spec: io.Input) -> io.Input:
-    """Return the input that makes the widget: for a socket of several types the one it was made from, else itself."""
-    return getattr(spec, "input_override", None) or spec
-
-
 def _widgets(cell: Cell) -> list[io.Input]:
     """List the inputs of a cell that can be turned: widgets with a value of their own that name no file."""
     if cell.cls is None or cell.cls.GET_SCHEMA().node_id in FIXED:
@@ -188,14 +179,14 @@ def _widgets(cell: Cell) -> list[io.Input]:
     given = [
         spec for spec in cell.cls.GET_SCHEMA().inputs if not isinstance(cell.inputs.get(spec.id, From("", 0)), From)
     ]
-    return [spec for spec in given if _spec(spec).get_io_type() in KINDS and spec.id not in FIXED_INPUTS]
+    return [spec for spec in given if widget_of(spec).get_io_type() in KINDS and spec.id not in FIXED_INPUTS]
 
 
 KINDS = {"INT": "whole", "FLOAT": "number", "BOOLEAN": "toggle", "COMBO": "choice", "STRING": "text", "CURVE": "curve"}
 
 
 def _described(spec: io.Input, value: Any) -> dict[str, Any]:
-    help, spec = spec.tooltip or "", _spec(spec)
+    help, spec = spec.tooltip or "", widget_of(spec)
     limits = {name: getattr(spec, name, None) for name in ("min", "max", "step", "options", "multiline")}
     return {
         "input": spec.id,
@@ -208,7 +199,7 @@ def _described(spec: io.Input, value: Any) -> dict[str, Any]:
 
 def _checked(name: str, spec: io.Input, value: Any) -> Any:
     """Convert a value to its widget's type and check its limits. Raises `InputError`."""
-    spec = _spec(spec)
+    spec = widget_of(spec)
     kind, options = spec.get_io_type(), list(getattr(spec, "options", None) or ())
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     low, high = getattr(spec, "min", None), getattr(spec, "max", None)

@@ -1,4 +1,4 @@
-"""Runs one node outside ComfyUI's queue, as the queue would."""
+"""Runs and asks one node outside ComfyUI's queue, as the queue would."""
 
 from __future__ import annotations
 
@@ -29,3 +29,16 @@ def run_node(cls: type[io.ComfyNode], given: Mapping[str, Any], hidden: Mapping[
             "outputs; correct its execute."
         )
     return output
+
+
+def widget_of(spec: io.Input) -> io.Input:
+    """Return the input that makes the widget: for a socket of several types the one it was made from, else itself."""
+    return getattr(spec, "input_override", None) or spec
+
+
+def checker_arguments(cls: type[io.ComfyNode]) -> tuple[bool, list[str]]:
+    """Return whether a node's own `validate_inputs` takes all inputs, and the names it takes; none without one."""
+    if all(owner is io.ComfyNode for owner in cls.__mro__ if "validate_inputs" in vars(owner)):
+        return False, []
+    spec = inspect.getfullargspec(cls.validate_inputs)
+    return spec.varkw is not None, spec.args[1:]

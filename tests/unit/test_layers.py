@@ -15,13 +15,13 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
-from ostinato.cli.graph import widget_of
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.engines.contract import LIMITS
 from ostinato.engine_runtime.models.prompt import Prompt
 from ostinato.nodes.encode_prompt import EncodePrompt
 from ostinato.nodes.engine import Engine
 from ostinato.nodes.guidance import Guide
+from ostinato.nodes.shared.run import widget_of
 from ostinato.nodes.stream_denoise import StreamDenoise
 
 ROOT = Path(__file__).resolve().parents[2]

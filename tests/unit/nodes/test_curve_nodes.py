@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ostinato.cli import main
 from ostinato.cli.core_nodes import CORE_NODES
-from ostinato.cli.graph import Link, WorkflowError, catalogue, is_widget, widget_default, widget_of
+from ostinato.cli.graph import Link, WorkflowError, catalogue, is_widget, widget_default
 from ostinato.cli.settings import apply_settings
 from ostinato.cli.validate import running_order, validate
 from ostinato.cli.workflow import parse
@@ -24,6 +24,7 @@ from ostinato.nodes import curves as nodes
 from ostinato.nodes.curve_audio import CurveBeats, CurveEnvelope
 from ostinato.nodes.curve_preview import CurvePreview
 from ostinato.nodes.shared.comfy import io
+from ostinato.nodes.shared.run import widget_of
 from ostinato.nodes.shared.sockets import Curve
 from ostinato.nodes.shared.values import to_value, value_input
 from PIL import Image

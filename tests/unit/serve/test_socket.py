@@ -451,7 +451,7 @@ def test_an_error_of_the_session_reaches_the_page(served: Served) -> None:
         async with served.connect() as socket:
             client = Client(socket)
             await client.hello()
-            served.session._fail(OSError(13, "Permission denied", "/root/secret"))
+            served.session._fail(OSError(13, "Permission denied", "models/secret"))
             failed = await client.until(lambda m: m["type"] == "failed")
             assert "secret" not in failed["error"] and "PermissionError" in failed["error"]
 
