@@ -25,6 +25,7 @@ from ostinato.engine_runtime.live.score import Cost, cost
 from ostinato.engine_runtime.live.session import Capture
 from ostinato.engine_runtime.takes.take import Log
 from ostinato.nodes.shared import host, live_graph
+from ostinato.nodes.shared.live_files import write_capture
 from ostinato.nodes.shared.live_graph import LiveGraph
 
 EXAMPLES = Path(live.__file__).resolve().parent.parent / "example_workflows"
@@ -159,12 +160,14 @@ def test_a_capture_becomes_a_flac_and_a_take(tmp_path: Path, turbo: Any) -> None
 
     audio = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 9600)).astype(np.float32)
     take = Log.of(eager_engine(turbo), StreamConfig(), Knobs())
-    names = live.write_capture(Capture(audio, torch.zeros(5, 64), take), tmp_path)
+    capture = Capture(audio, torch.zeros(5, 64), take)
+    with use_folders(Folders(tmp_path)), host.use(host.Host(next_file=next_file)):
+        names, more = write_capture(capture), write_capture(capture)
     assert names == ["live_00001_.flac", "live_00001_.safetensors"]
     back, rate = soundfile.read(tmp_path / names[0], dtype="float32")
     assert rate == 48_000 and np.abs(back.T - audio).max() < 1e-4
     assert Log.load(tmp_path / names[1]).engine == take.engine
-    assert live.write_capture(Capture(audio, torch.zeros(5, 64), take), tmp_path)[0] == "live_00002_.flac"
+    assert more[0] == "live_00002_.flac"
 
 
 def test_the_page_is_served_to_itself_alone() -> None:
