@@ -13,12 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ..device.player import PLAYER
 from ..errors import OstinatoError
 from ..live.score import Cost, Score
 from ..live.session import LiveSession
 
 log = logging.getLogger(__name__)
 Place = tuple[str, str]  # node id and input
+TURN_SECONDS = 10.0  # that a resting control may go on with its turn
 
 
 class Graph(Protocol):
@@ -81,7 +83,7 @@ class Control:
         self._waiting: dict[Place, Any] = {}
         self._tell: dict[tuple[Place, Any], Callable[[Taken], None]] = {}  # by place and sender: the last of each
         self._turns: dict[Place, tuple[float, Any]] = {}  # when each was turned last, and to what
-        self.turning = threading.Lock()
+        self.turning = threading.RLock()
         self._lock = threading.Condition(threading.Lock())
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=f"ostinato control {session.name}", daemon=True)
@@ -124,6 +126,11 @@ class Control:
             self.graph = graph
             return taken
 
+    def rest(self, room: Callable[[], bool] | None) -> None:
+        """Return once no graph is evaluated in another thread: a `Player`, whose nodes bring weights for a moment."""
+        if self.turning.acquire(timeout=TURN_SECONDS):
+            self.turning.release()
+
     def close(self) -> None:
         """End the thread; what waits is dropped with the session. May be called twice."""
         with self._lock:
@@ -132,6 +139,7 @@ class Control:
         self._thread.join()
 
     def _run(self) -> None:
+        PLAYER.set(self)
         while True:
             with self._lock:
                 while not self._waiting and not self._closed:

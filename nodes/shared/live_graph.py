@@ -13,6 +13,7 @@ from typing import Any
 
 from ...engine_runtime.constants import LIVE_MODES
 from ...engine_runtime.errors import InputError
+from . import host
 from .comfy import io
 from .live_score import Scorer
 from .run import checker_arguments, run_node, widget_of
@@ -137,7 +138,8 @@ class LiveGraph:
                     continue
                 if cell.id in reached or reached.intersection(cell.sources()):
                     reached.add(cell.id)
-                    cell.values = self._run(cell)
+                    with host.aside():
+                        cell.values = self._run(cell)
             self.score = self._scored()
         except BaseException:
             self.mode, kept = before

@@ -7,6 +7,7 @@ further inputs, `with_links`. Nothing is kept but what the session holds.
 
 from __future__ import annotations
 
+import atexit
 import time
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -29,6 +30,7 @@ def register() -> None:
     for route in Routes(sessions(), loopback=False).table():
         PromptServer.instance.routes.route(route.method, route.path)(route.handler)
     PromptServer.instance.add_on_prompt_handler(with_links)
+    atexit.register(sessions().close)  # a thread that computes must not outlive the interpreter
 
 
 def sessions() -> Any:
@@ -51,7 +53,12 @@ def play(hidden: io.HiddenHolder, given: Mapping[str, Any]) -> str:
     name, cells = session_name(hidden), cells_of(prompt, node, given)
 
     def make(before: Any) -> LiveGraph:
-        return LiveGraph(cells, node, before=before)
+        graph = LiveGraph(cells, node, before=before)
+        engine = graph.score.engine
+        if before is None or engine is not before.score.engine:
+            engine.ready()  # here, for ComfyUI's memory manager is of this thread; the session's finds it loaded
+            engine.rest()
+        return graph
 
     sessions().play(name, make, write_capture, given.get(QUEUED, time.monotonic()))
     return name

@@ -91,8 +91,7 @@ class Scorer:
 def _voice(model: Model) -> LiveVae:
     from ...engine_runtime.audio.live_vae import LiveVae
 
-    model.ready()
-    return LiveVae(model.pipe.vae)
+    return LiveVae(model.pipe.vae, model.ready)
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import urllib.request
 
-import numpy as np
 import pytest
 
-from .client import PromptError
 from .live import Listener, loudness, workflow
 
 
