@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
+from .client import PromptError
 from .live import Listener, loudness, workflow
 
 
@@ -32,6 +34,13 @@ def ended(comfy):
     assert sessions(comfy) == {}
 
 
+def gap(listener: Listener, start: int) -> int:
+    """The longest run of silent samples after a position."""
+    silent = np.abs(listener.sound[start : listener.end].astype(int)).max(axis=1) < 2
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], silent.astype(int), [0]])))
+    return int((edges[1::2] - edges[::2]).max(initial=0))
+
+
 def test_a_run_of_the_queue_starts_music_that_widgets_turn_beside_it(comfy, ended):
     assert queue(comfy, workflow()) == ["5"]
     with Listener(comfy.server.address, "5") as listener:
@@ -39,6 +48,102 @@ def test_a_run_of_the_queue_starts_music_that_widgets_turn_beside_it(comfy, ende
         taken = listener.turn("4", "velocity_scale", 0.2)
         assert taken["cost"] == "tick" and taken["change"] > 0
         listener.until(lambda: listener.hot >= taken["change"])
+        listener.hear(2.0)  # a loop is passed
+        quiet = loudness(listener.hear(1.0))
+        assert listener.turn("4", "velocity_scale", 1.0)["cost"] == "tick"
+        listener.hear(3.0)
+        assert loudness(listener.hear(1.0)) != pytest.approx(quiet, rel=0.2)
         assert listener.turn("3", "tags", "slow strings")["cost"] == "slot"
         assert listener.turn("5", "mode", "endless")["cost"] == "ring"
-        assert "seconds" in json.dumps(listener.welcome["widgets"])
+    assert comfy.client.get("/queue") == {"queue_running": [], "queue_pending": []}
+
+
+def test_a_second_run_updates_the_session_without_a_gap(comfy, ended):
+    graph = workflow()
+    assert queue(comfy, graph, "set of friday") == ["set of friday.5"]
+    with Listener(comfy.server.address, "set of friday.5") as listener:
+        listener.hear(1.0)
+        start, epoch = listener.end, listener.epoch
+        for inputs in ({"depth": 2}, {"seed": 8}, {}):
+            graph["5"]["inputs"] |= inputs
+            assert queue(comfy, graph, "set of friday") == ["set of friday.5"]
+        graph["3"]["inputs"]["seconds"] = 3.0  # another ring
+        queue(comfy, graph, "set of friday")
+        changed = listener.hot
+        listener.until(lambda: listener.hot > changed)
+        listener.hear(1.0)
+        assert listener.epoch == epoch and not listener.closed
+        assert gap(listener, start) < 4800 and listener.of("figures")[-1]["dry"] == 0
+        widgets = listener.of("welcome")[0]["widgets"]
+        assert {w["input"]: w["value"] for w in widgets if w["node"] == "5"}["depth"] == 1
+    with Listener(comfy.server.address, "set of friday.5", start=False) as listener:
+        now = {(w["node"], w["input"]): w["value"] for w in listener.welcome["widgets"]}
+        assert (now["5", "depth"], now["5", "seed"], now["3", "seconds"]) == (2, 8, 3.0)
+
+
+def test_free_gives_the_memory_back_and_start_goes_on(comfy, ended):
+    queue(comfy, workflow())
+    with Listener(comfy.server.address, "5") as listener:
+        listener.hear(1.0)
+        comfy.client.free()
+        listener.until(lambda: listener.state == "paused" and listener.of("figures")[-1]["resting"])
+        stopped = listener.end
+        listener.send(type="start")
+        listener.until(lambda: listener.end > stopped + 48_000)
+        assert listener.state == "playing" and not listener.of("figures")[-1]["resting"]
+        assert loudness(listener.sound[stopped : stopped + 48_000]) > 0.01
+        assert listener.turn("3", "tags", "slow strings")["cost"] == "slot"
+
+
+def test_cancel_of_another_job_leaves_the_music_alone(comfy, ended, streaming):
+    queue(comfy, workflow())
+    with Listener(comfy.server.address, "5") as listener:
+        listener.hear(1.0)
+        graph, node = streaming
+        graph[node]["inputs"] |= {"count": 200, "steps": 50}
+        job = comfy.client.submit(graph)
+        listener.until(lambda: comfy.client.running(job))
+        assert listener.turn("3", "tags", "piano")["cost"] == "slot"  # its nodes run while the Cancel is pressed
+        comfy.client.interrupt()
+        assert listener.turn("3", "tags", "slow strings")["cost"] == "slot"
+        with pytest.raises(PromptError, match="interrupted"):
+            comfy.client.wait(job)
+        listener.hear(1.0)
+        assert listener.state == "playing" and not listener.of("failed")
+
+
+def test_two_sessions_play_beside_a_job(comfy, ended, streaming):
+    queue(comfy, workflow(), "one")
+    queue(comfy, workflow(), "two")
+    assert set(sessions(comfy)) == {"one.5", "two.5"}
+    with Listener(comfy.server.address, "one.5") as one, Listener(comfy.server.address, "two.5") as two:
+        one.hear(0.5)
+        two.hear(0.5)
+        comfy.client.run(streaming[0])
+        for listener in (one, two):
+            assert loudness(listener.hear(0.5)) > 0.005
+        one.send(type="end")
+        one.until(lambda: one.closed)
+        assert set(sessions(comfy)) == {"two.5"}
+        two.hear(0.5)
+
+
+def test_what_cannot_play_is_said_at_the_node_and_the_old_plays_on(comfy, ended, errors_expected):
+    queue(comfy, workflow())
+    with Listener(comfy.server.address, "5") as listener:
+        listener.hear(0.5)
+        with pytest.raises(PromptError, match="0.4|frames") as refused:
+            graph = workflow()
+            graph["3"]["inputs"]["seconds"] = 0.4
+            queue(comfy, graph)
+        assert refused.value.node_id in ("3", "5")
+        assert loudness(listener.hear(1.0)) > 0.01
+
+
+def test_a_page_of_another_site_hears_nothing(comfy, ended):
+    import websocket
+
+    queue(comfy, workflow())
+    for path in ("/ostinato/live/5/socket", "/api/ostinato/live/5/socket"):
+        with pytest.raises(websocket.WebSocketBadStatusException, match="403"):
+            websocket.create_connection(f"ws://{comfy.server.address}{path}", origin="http://evil.example")
