@@ -125,7 +125,7 @@ def before(prompt: Mapping[str, Any], target: str) -> list[str]:
             path.pop()
             if node != target:
                 found[node] = None
-        elif source not in seen and _type_of(prompt, source) in pack():
+        elif source not in seen and _is_ours(prompt, source):
             seen.add(source)
             path.append((source, (link.node for _, link in links_of(prompt, source))))
     return list(found)
@@ -147,9 +147,10 @@ def _is_link(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
 
 
-def _type_of(prompt: Mapping[str, Any], node: str) -> Any:
+def _is_ours(prompt: Mapping[str, Any], node: str) -> bool:
     told = prompt.get(node)
-    return told.get("class_type") if isinstance(told, dict) else None
+    kind = told.get("class_type") if isinstance(told, dict) else None
+    return isinstance(kind, str) and kind in pack()
 
 
 @cache
