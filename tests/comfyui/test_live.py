@@ -214,3 +214,29 @@ def test_a_page_of_another_site_hears_nothing(comfy, ended):
     for path in ("/ostinato/live/5/socket", "/api/ostinato/live/5/socket"):
         with pytest.raises(websocket.WebSocketBadStatusException, match="403"):
             websocket.create_connection(f"ws://{comfy.server.address}{path}", origin="http://evil.example")
+
+
+def test_comfyuis_own_model_plays_and_is_let_go(comfy, ended, models):
+    def node(kind, **inputs):
+        return {"class_type": kind, "inputs": inputs}
+
+    ring = {"depth": 1, "steps": 1, "shift": 3.0, "denoise": 1.0, "seed": 3, "seed_step": 0, "mode": "loop"}
+    parts = {"engine": ["model", 0], "condition": ["plus", 0], "source": ["latent", 0], "model": ["voice", 0]}
+    graph = {
+        "model": node("UNETLoader", unet_name=models[0], weight_dtype="default"),
+        "plus": node("BorderConditioning", seed=1, tokens=5, lyrics=4, codes=0),
+        "latent": node("BorderLatent", seed=5, frames=32, batch=1, empty=True, masked=False),
+        "voice": node("OstinatoLoadModel", model="random", precision="auto", device="cpu", download=False),
+        "live": node("OstinatoLiveSession", **parts, **ring),
+    }
+    assert queue(comfy, graph) == ["live"]
+    with Listener(comfy.server.address, "live") as listener:
+        assert loudness(listener.hear(1.0)) > 0.0
+        assert {widget["node"] for widget in listener.welcome["widgets"]} == {"live"}
+        assert listener.turn("live", "seed", 4)["cost"] == "slot"
+        comfy.client.free()
+        listener.until(lambda: listener.state == "paused" and listener.of("figures")[-1]["resting"])
+        stopped = listener.end
+        listener.send(type="start")
+        listener.until(lambda: listener.end > stopped + 48_000)
+        assert not listener.of("failed")
