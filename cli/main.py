@@ -96,12 +96,17 @@ class Mode(StrEnum):
 
 @app.command()
 def live(
-    workflow: Annotated[Path, typer.Argument(help="A workflow with a Stream Denoise node.")],
+    workflow: Annotated[Path, typer.Argument(help="A workflow with a Live Session or a Stream Denoise node.")],
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NODE.INPUT=VALUE", help="Change an input, as in run.")
     ] = None,
-    mode: Annotated[Mode, typer.Option(help="loop goes round; endless goes on from what was heard.")] = Mode.loop,
-    node: Annotated[str | None, typer.Option(help="The Stream Denoise that plays; the first without it.")] = None,
+    mode: Annotated[
+        Mode | None,
+        typer.Option(help="loop goes round; endless goes on from what was heard. A Live Session has its own."),
+    ] = None,
+    node: Annotated[
+        str | None, typer.Option(help="The node that plays; the first Live Session without it, else Stream Denoise.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Where captures are written.")] = Path("out"),
     input_folder: Annotated[Path | None, typer.Option("--input", help="Where to look for audio first.")] = None,
     device: Annotated[Device, typer.Option(help="Where the model runs.")] = Device.auto,
@@ -123,7 +128,7 @@ def live(
         with use_folders(Folders(out, _inputs(input_folder, workflow))), Bar(sys.stderr.isatty()) as bar:
             given = host.Host(progress=bar.progress, device=device.value, next_file=next_file, knobs=knobs)
             with host.use(given):
-                made = live_graph(graph, types, node, mode.value, bar.named)
+                made = live_graph(graph, types, node, mode and mode.value, bar.named)
                 bar.close()
                 play(made, out, port, lambda address: typer.echo(f"Playing at {address} (Ctrl+C ends it)"))
 

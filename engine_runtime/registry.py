@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 OTHER = "any other"
 LOCKS = (
+    "Sessions.changing",
+    "Control.turning",
     "TensorRT.opening",
     "Stage.step_lock",
     "LiveVae._lock",

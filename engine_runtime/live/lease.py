@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+from ..audio.decode import Vae
 from ..engines.factors import required
 from ..lora.stack import stack
 from ..stream.session import Session
@@ -20,11 +21,12 @@ class Lease:
 
     Attributes:
         score: what the ring plays; until it is opened, the first score.
-        session, record: of the ring that is open.
+        session: of the ring that is open.
+        record: of the ring that was opened last.
     """
 
     session: Session
-    record: RollingLog
+    record: RollingLog | None = None
 
     def __init__(self, name: str, score: Score) -> None:
         self.name, self.score, self.opened = name, score, False
@@ -54,6 +56,7 @@ class Lease:
         name, config = f"{self.name} ({next(_names)})", score.config()
         record = RollingLog(score.engine, config, score.knobs, KEPT_SECONDS)
         score.engine.ready()
+        wake(score.vae)
         session = runtime().open(name, score.engine, config, score.knobs, record)
         try:
             if score.adapters:
@@ -79,6 +82,16 @@ class Lease:
         if changes := moved(before.knobs, score.knobs):
             session.set(**changes)
         self.score = score
+
+
+def wake(vae: Vae) -> None:
+    """Bring a VAE's weights to the device, where it is one that can rest."""
+    getattr(vae, "ready", lambda: None)()
+
+
+def put_to_rest(vae: Vae) -> None:
+    """Let a VAE give up its memory, where it can."""
+    getattr(vae, "rest", lambda: None)()
 
 
 def _adapt(session: Session, score: Score) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..device.player import PLAYER, Player
 from ..errors import OstinatoError
 from ..stream.finished import Finished
 from ..stream.session import Session
@@ -58,8 +59,11 @@ class Maker:
         decoded: returns the moment up to which the sound is made; called with `lock` held.
         needed: tells whether somebody listens; called with `lock` held. Where nobody does, the ring rests as soon as
             the line has music, so that the first sound need not wait for it.
+        idle: called with `lock` held, again and again while there is nothing to do.
+        opened: told, with `lock` held, that the ring has its memory.
         made: told, in this thread, that a latent was laid.
         failed: told, in this thread, what went wrong.
+        player: whose memory this is.
 
     Attributes:
         line: what is heard; another object after a change of mode or length.
@@ -73,12 +77,18 @@ class Maker:
         lock: threading.Condition,
         decoded: Callable[[], int],
         needed: Callable[[], bool],
+        idle: Callable[[], None],
+        opened: Callable[[], None],
         made: Callable[[], None],
         failed: Callable[[Exception], None],
+        player: Player,
     ) -> None:
-        self.name, self.lock = name, lock
+        self.name, self.lock, self._player = name, lock, player
         self.line = _line_of(score)
         self._decoded, self._needed, self._made, self._failed = decoded, needed, made, failed
+        self._idle, self._opened = idle, opened
+        self._room: Callable[[], bool] = lambda: True  # whether the ring may be opened
+        self._giving = self._busy = False  # the ring is to be closed; a round runs
         self._next, self._hot_id, self._slot_id = score, 0, 0  # what the next step takes in; guarded by the lock
         self._closed = self._broken = False
         self._heard, self._fresh = Heard(), True  # fresh: the score has changed since the last request
@@ -118,6 +128,23 @@ class Maker:
             self._broken = False
             self.lock.notify_all()
 
+    def rest(self, room: Callable[[], bool]) -> None:
+        """Close the ring after this round, and open it again when `room` says so. Hold the lock; `holds` tells when it
+        is closed.
+        """
+        self._giving, self._room = self._lease.opened or self._busy, room
+        self.lock.notify_all()
+
+    @property
+    def holds(self) -> bool:
+        """Return whether the ring has memory, or may take some now."""
+        return self._busy or self._lease.opened
+
+    @property
+    def here(self) -> bool:
+        """Return whether this is the ring's own thread."""
+        return threading.current_thread() is self._thread
+
     def close(self) -> None:
         """End the thread and its ring. Returns when both are gone; may be called twice, not from the thread itself."""
         with self.lock:
@@ -136,7 +163,7 @@ class Maker:
     @property
     def take(self) -> Log | None:
         """Return the take of the last `KEPT_SECONDS`; None where no ring was opened yet."""
-        return self._lease.record.log() if self._lease.opened else None
+        return None if self._lease.record is None else self._lease.record.log()
 
     @property
     def stats(self) -> Stats | None:
@@ -147,12 +174,13 @@ class Maker:
     def _run(self) -> None:
         if self.score.engine.device.type == "cpu":
             _give_way()
+        PLAYER.set(self._player)
         # inference mode is per thread, and ComfyUI's covers only its own
         with torch.inference_mode():
             try:
                 while self._wait():
                     try:
-                        self._round()
+                        self._act()
                     except Exception as error:
                         self._fail(error)
             finally:
@@ -161,9 +189,24 @@ class Maker:
     def _wait(self) -> bool:
         """Wait until there is something to do; returns false where the session has closed."""
         with self.lock:
-            while not self._closed and (self._broken or not self._wanted()):
+            self._busy = False
+            self.lock.notify_all()
+            while not (self._closed or self._giving) and (self._broken or not self._may()):
                 self.lock.wait(0.5)
-            return not self._closed
+                self._idle()
+            self._busy = not self._closed
+            return self._busy
+
+    def _may(self) -> bool:
+        """Return true where a step would do something, and its memory may be taken. Hold the lock."""
+        return self._wanted() and (self._lease.opened or self._room())
+
+    def _give_back(self) -> None:
+        """Close the ring; what is in flight is dropped."""
+        self._lease.close()
+        self._flights.clear()
+        with self.lock:
+            self._giving = False
 
     def _wanted(self) -> bool:
         """Return true where a step would do something. Hold the lock."""
@@ -176,6 +219,12 @@ class Maker:
     def _sink(self) -> Loop | Endless:
         """Return the line that the ring of now plays for."""
         return self._coming or self.line
+
+    def _act(self) -> None:
+        if self._giving:
+            self._give_back()
+        else:
+            self._round()
 
     def _round(self) -> None:
         """Take in the latest score, submit what is wanted, step, lay what finished."""
@@ -191,13 +240,17 @@ class Maker:
             self._lay(finished)
 
     def _take(self, score: Score) -> Session:
-        """Play a score from now on; where that fails, the old one plays on."""
+        """Play a score from now on; where that fails, the old one plays on. After a rest the line goes on."""
+        before, rested = self.score, not self._lease.opened
         try:
             if self._lease.take(score):
                 self._flights.clear()
                 self._since, self._fresh = 1 << 30, True
-                if self.line.end != 0:
+                goes_on = rested and (before.frames, before.mode) == (score.frames, score.mode)
+                if self.line.end != 0 and not goes_on:
                     self._coming = _line_of(score)
+                with self.lock:
+                    self._opened()
         except BaseException:
             with self.lock:
                 if self._lease.opened and self._next is score:
@@ -248,7 +301,8 @@ class Maker:
         """Lay a finished latent on the line."""
         flight, latent = self._flights.pop(id(finished.request)), finished.take()
         # waits for the device, so that the host is never far ahead
-        self._lease.record.finished(finished.request, latent)
+        if self._lease.record is not None:
+            self._lease.record.finished(finished.request, latent)
         self._seconds += 0.3 * (time.monotonic() - flight.began - self._seconds)
         heard = Heard(self._heard.hot, flight.slot)
         with self.lock:

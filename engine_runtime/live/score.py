@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..audio.decode import Vae
 from ..config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
-from ..constants import MAX_DEPTH
+from ..constants import LIVE_MODES, MAX_DEPTH
 from ..controls.automation import Track
 from ..controls.knobs import KNOBS, Knobs
 from ..engines.contract import Engine
@@ -22,7 +22,6 @@ from ..spec import ModelSpec
 from ..stream.request import Condition, Part, Request, check_tensor
 from .level import SAMPLE_RATE
 
-MODES = ("loop", "endless")
 LEAST = 25  # frames of a loop, so that its seam is no buzz
 BUCKET = 256  # tokens by which a ring's buffers grow, so that a longer prompt seldom needs another ring
 
@@ -76,11 +75,11 @@ class Score:
     tracks: tuple[Track, ...] = ()
     adapters: Mix = ()
     depth: int = StreamConfig.depth
-    mode: str = MODES[0]
+    mode: str = LIVE_MODES[0]
     kept: float = 0.5
 
     def __post_init__(self) -> None:
-        check_choice("the mode", self.mode, MODES)
+        check_choice("the mode", self.mode, LIVE_MODES)
         check_whole("depth", self.depth, 1, MAX_DEPTH, "choose how many generations are in flight")
         check_range("the kept share", self.kept, 0.1, 0.9, "a stretch needs music before it and room after it")
         check_whole("the seed step", self.seed_step, 0, 2**32, "0 plays every generation from the same noise")

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Protocol
@@ -26,6 +28,8 @@ from .score import Cost, Score, check_hot
 from .sound import Block, Sound, decoded_pcm
 
 BEATS = 4  # of a bar
+UNHEARD = 60.0  # seconds without a listener after which a session rests until it is started again
+GIVE_BACK = 10.0  # seconds that may pass until a resting session holds nothing: the longest tick or decode
 
 
 class State(StrEnum):
@@ -79,6 +83,7 @@ class Figures:
         window: seconds of one.
         loudness: LUFS before the gain. gain: dB. limited: dB by which the limiter lowered the latest peak.
         dry: times that the music ended before more was made.
+        resting: the memory is given back, to others who need it or because nobody listened.
     """
 
     stats: Stats | None
@@ -89,6 +94,7 @@ class Figures:
     gain: float
     limited: float
     dry: int
+    resting: bool
 
 
 class LiveSession:
@@ -113,7 +119,16 @@ class LiveSession:
             name, score.vae, score.spec, self._lock, lambda: self._maker.line, self._block, self._fail, KEPT_SECONDS
         )
         self._maker = Maker(
-            name, score, self._lock, lambda: self._sound.decoded, self._needed, self._changed, self._fail
+            name,
+            score,
+            self._lock,
+            lambda: self._sound.decoded,
+            self._needed,
+            self._idle,
+            lambda: self._sound.rest(False),
+            self._changed,
+            self._fail,
+            self,
         )
 
     # --- listening ---
@@ -161,6 +176,11 @@ class LiveSession:
         """Return the position, in samples, at which the next piece of sound begins."""
         return self._sound.decoded * self.score.spec.hop
 
+    @property
+    def unheard(self) -> float:
+        """Return the seconds since a listener was here, or since the session was started."""
+        return time.monotonic() - self._sound.reported
+
     # --- playing ---
 
     def start(self) -> None:
@@ -180,6 +200,21 @@ class LiveSession:
         with self._lock:
             self._sound.begin(self._sound.listener.now())
         self._to(State.READY)
+
+    def rest(self, room: Callable[[], bool] | None = None) -> None:
+        """Give back all memory of ring and decoder; returns once that is done.
+
+        What was made is kept, and the music goes on from there.
+
+        Args:
+            room: tells whether the memory may be taken again; asked from time to time by a thread of the session that
+                holds its lock. Without it the session pauses, and `start` takes it.
+        """
+        with self._lock:
+            self._rest(room)
+            if not (self._maker.here or self._sound.here):
+                self._lock.wait_for(lambda: not (self._sound.holds or self._maker.holds), GIVE_BACK)
+        self._changed()
 
     def close(self) -> None:
         """End both threads and give up the ring. Closing twice is allowed."""
@@ -260,6 +295,7 @@ class LiveSession:
                 level.gain,
                 level.limited,
                 sound.dry,
+                sound.resting,
             )
 
     # --- what the threads call ---
@@ -272,6 +308,18 @@ class LiveSession:
             self._sound.play(playing)
         self._maker.wake()
         self._changed()
+
+    def _rest(self, room: Callable[[], bool] | None) -> None:
+        """Ask both threads to give back. Hold the lock."""
+        if room is None and self.state is State.PLAYING:
+            self.state, self._sound.playing = State.PAUSED, False
+        self._sound.rest(True)
+        self._maker.rest(room or (lambda: self._sound.playing))
+
+    def _idle(self) -> None:
+        """Rest where nobody has listened for long. Called by the ring's thread, which holds the lock."""
+        if not self._sound.resting and self._maker.holds and self.unheard > UNHEARD:
+            self._rest(None)
 
     def _needed(self) -> bool:
         return self._sound.playing and self._sound.listener.here

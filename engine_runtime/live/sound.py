@@ -20,6 +20,7 @@ from torch import Tensor
 from ..audio.decode import Vae
 from ..errors import OstinatoError
 from ..spec import ModelSpec
+from .lease import put_to_rest
 from .level import DELAY, SAMPLE_RATE, Level
 from .line import Heard, Line
 from .window import FADE, Windows, cross_fade
@@ -121,6 +122,9 @@ class Sound:
         decoded: frames of which the sound is made.
         epoch: of the next block.
         listener: who sets the pace.
+        resting: no sound is made, and the decoder's memory is given back.
+        holds: it is not given back yet.
+        reported: when a listener was here last, or the sound began.
         spent, usual: seconds that a decode takes, on the safe side and on average.
         dry: times that the line ended before more of it was made.
     """
@@ -143,6 +147,7 @@ class Sound:
         self.level, self.dry, self.size = Level(), 0, SIZES[1]
         self.spent = self.usual = 0.0
         self.playing, self._closed = False, False
+        self.resting, self.holds, self.reported = False, True, time.monotonic()
         self._vae, self._windows, self._heard = vae, Windows(vae), Heard()
         self._at = 0  # position from which the latest changes are heard
         self._begun = 0  # position at which the epoch began
@@ -158,12 +163,13 @@ class Sound:
     def report(self, epoch: int, position: int, lead: int, moving: bool) -> None:
         """Note where the listener is; a report of an older epoch is passed over."""
         if epoch == self.epoch:
+            self.reported = time.monotonic()
             place = max(self._begun, min(position, self.decoded * self._hop))
             self.listener.report(place, min(lead, SAMPLE_RATE), moving)
             self.lock.notify_all()
 
     def play(self, playing: bool) -> None:
-        self.playing = playing
+        self.playing, self.reported = playing, time.monotonic()
         self.lock.notify_all()
 
     def begin(self, position: int | None = None) -> None:
@@ -175,6 +181,12 @@ class Sound:
         self._under = self._silence
         self.listener = Listener()
         self.listener.position = self._begun = self.decoded * self._hop
+        self.lock.notify_all()
+
+    def rest(self, resting: bool) -> None:
+        """Give the decoder's memory back after this window, or take it again with the next."""
+        self.resting = resting
+        self.holds = self.holds or not resting
         self.lock.notify_all()
 
     def use(self, vae: Vae) -> None:
@@ -200,6 +212,11 @@ class Sound:
             kept.append(moment)
         return kept
 
+    @property
+    def here(self) -> bool:
+        """Return whether this is the sound's own thread."""
+        return threading.current_thread() is self._thread
+
     # --- the thread ---
 
     def close(self) -> None:
@@ -218,6 +235,7 @@ class Sound:
         while True:
             with self.lock:
                 while not self._closed and (delay := self._delay()) > 0.0:
+                    self._yield()
                     self.lock.wait(delay)
                 if self._closed:
                     return
@@ -236,6 +254,13 @@ class Sound:
                 if not isinstance(error, OstinatoError):
                     log.exception("the sound of a live session failed")
                 self._failed(error)
+
+    def _yield(self) -> None:
+        """Give the decoder's memory back where that was asked for. Hold the lock."""
+        if self.resting and self.holds:
+            put_to_rest(self._vae)
+            self.holds = False
+            self.lock.notify_all()
 
     def _hurry(self) -> None:
         """Go back to what is about to be heard, where the music has changed since it was decoded. Hold the lock."""
@@ -268,7 +293,7 @@ class Sound:
 
     def _delay(self) -> float:
         """Return the seconds until the next window is to be decoded; 0 for now. Hold the lock."""
-        if not self.playing:
+        if not self.playing or self.resting:
             return 0.5
         if self._soonest() <= self.decoded - GAIN:
             return 0.0

@@ -10,17 +10,17 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from ..errors import InputError, OstinatoError, plain
-from ..live.session import Capture as Captured
-from ..live.session import Figures, LiveSession
+from ..live.session import Figures, State
 from ..live.sound import Block
-from .control import Control, Taken
-from .messages import VERSION, At, Capture, Hello, Message, Pause, Set, Start, Stop, frame, read, write
+from .control import Taken
+from .messages import VERSION, At, Capture, End, Hello, Message, Pause, Set, Start, Stop, frame, read, write
+from .sessions import Live
 
 log = logging.getLogger(__name__)
 IN_FLIGHT = 512 << 10  # bytes of sound that a client has not acknowledged, 2.7 s
@@ -30,23 +30,21 @@ HELLO_SECONDS = 10.0  # until the first message
 SEND_SECONDS = 20.0  # that a message may take to leave, and that sound may stay without an acknowledgement
 FIGURES_SECONDS = 0.25  # between two reports of figures
 
-Keep = Callable[[Captured], list[str]]  # writes a capture, returns the names of its files
-
 
 class Connection:
     """The server's end of one WebSocket.
 
     Args:
         socket: prepared.
-        session, control: that it plays.
-        keep: writes captures.
+        live: what it plays.
 
     Attributes:
         dropped: blocks of sound that were not sent, because the client did not acknowledge others.
     """
 
-    def __init__(self, socket: web.WebSocketResponse, session: LiveSession, control: Control, keep: Keep) -> None:
-        self.socket, self.session, self.control, self._keep = socket, session, control, keep
+    def __init__(self, socket: web.WebSocketResponse, live: Live) -> None:
+        self.socket, self._live = socket, live
+        self.session, self.control = live.session, live.control
         self.dropped = 0
         self._loop = asyncio.get_running_loop()
         self._replies: deque[str] = deque()
@@ -57,7 +55,7 @@ class Connection:
         self._heard_of = 0.0  # when sound was acknowledged last, or was sent with none on the way
         self._listening = False
         self._underruns = 0
-        self._captures: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()  # what they await is done in a thread
 
     async def run(self) -> None:
         """Serve until either side ends."""
@@ -83,7 +81,9 @@ class Connection:
         self._call(self._queue, block)
 
     def changed(self) -> None:
-        pass  # figures go out by the clock
+        # figures go out by the clock
+        if self.session.state is State.CLOSED:
+            self._call(self._begin, self._end(WSCloseCode.GOING_AWAY, "the session has ended"))
 
     def failed(self, error: Exception) -> None:
         self._call(self._reply, write("failed", error=sentence(error)))
@@ -159,11 +159,19 @@ class Connection:
             self.session.stop()
             self._sound.clear()
         elif isinstance(message, Capture):
-            task = asyncio.create_task(self._capture(message))
-            self._captures.add(task)
-            task.add_done_callback(self._captures.discard)
+            self._begin(self._capture(message))
+        elif isinstance(message, End):
+            if self._live.end is None:
+                raise InputError("the session is to end", "this one ends with its program", "stop it, or the program")
+            self._begin(asyncio.to_thread(self._live.end))
         else:
             raise InputError("a second hello came", "the first message is the only one", "connect again")
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do work beside the messages, with a reference to it, without which it could be dropped."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _set(self, message: Set) -> None:
         """Turn a widget; a value that it does not take is answered as such."""
@@ -180,7 +188,7 @@ class Connection:
         """Write a capture in a thread, for it encodes a minute of sound."""
 
         def captured() -> list[str]:
-            return self._keep(self.session.capture(message.seconds, message.bars, self.control.graph.bpm))
+            return self._live.keep(self.session.capture(message.seconds, message.bars, self.control.graph.bpm))
 
         try:
             files = await asyncio.to_thread(captured)
@@ -198,7 +206,7 @@ class Connection:
 
     def _reply(self, text: str) -> None:
         if len(self._replies) >= REPLIES:
-            self._loop.create_task(self._end(WSCloseCode.TRY_AGAIN_LATER, "messages are not read"))
+            self._begin(self._end(WSCloseCode.TRY_AGAIN_LATER, "messages are not read"))
             return
         self._replies.append(text)
         self._wake.set()

@@ -8,20 +8,30 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ..device.player import PLAYER
 from ..errors import OstinatoError
 from ..live.score import Cost, Score
 from ..live.session import LiveSession
 
 log = logging.getLogger(__name__)
 Place = tuple[str, str]  # node id and input
+TURN_SECONDS = 10.0  # that a resting control may go on with its turn
 
 
 class Graph(Protocol):
-    """The graph that a session plays; its widgets are the knobs. `turn` is called by one thread, the rest by any."""
+    """The graph that a session plays; its widgets are the knobs. `turn` is called by one thread at a time, the rest by
+    any.
+
+    Attributes:
+        score: what is played now.
+    """
+
+    score: Score
 
     @property
     def bpm(self) -> float:
@@ -62,6 +72,9 @@ class Control:
     Args:
         session: plays what the graph makes.
         graph: whose widgets are turned.
+
+    Attributes:
+        turning: held while a graph is evaluated.
     """
 
     def __init__(self, session: LiveSession, graph: Graph) -> None:
@@ -69,6 +82,8 @@ class Control:
         self._changes = itertools.count(1)
         self._waiting: dict[Place, Any] = {}
         self._tell: dict[tuple[Place, Any], Callable[[Taken], None]] = {}  # by place and sender: the last of each
+        self._turns: dict[Place, tuple[float, Any]] = {}  # when each was turned last, and to what
+        self.turning = threading.RLock()
         self._lock = threading.Condition(threading.Lock())
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=f"ostinato control {session.name}", daemon=True)
@@ -87,17 +102,44 @@ class Control:
         with self._lock:
             self._waiting.pop(place, None)  # the order of the last changes counts
             self._waiting[place] = checked
+            self._turns[place] = time.monotonic(), checked
             self._tell[place, sender] = tell
             self._lock.notify()
 
+    def play(self, graph: Graph, since: float) -> Taken:
+        """Play another graph from now on. Widgets that were turned after `since` keep their turn, where it has them.
+
+        Raises:
+            OstinatoError: where the session cannot play it; the graph of before is played on.
+        """
+        with self._lock:
+            later = {place: value for place, (when, value) in self._turns.items() if when > since}
+            self._turns = {place: turn for place, turn in self._turns.items() if turn[0] > since}
+        with self.turning:
+            score = graph.score
+            if kept := {place: value for place, value in later.items() if _takes(graph, place, value)}:
+                try:
+                    score = graph.turn(kept)
+                except OstinatoError as error:
+                    log.warning("live session %s plays without what was turned last: %s", self.session.name, error)
+            taken = self._played(score)
+            self.graph = graph
+            return taken
+
+    def rest(self, room: Callable[[], bool] | None) -> None:
+        """Return once no graph is evaluated in another thread: a `Player`, whose nodes bring weights for a moment."""
+        if self.turning.acquire(timeout=TURN_SECONDS):
+            self.turning.release()
+
     def close(self) -> None:
-        """End the thread; what waits is dropped with the session."""
+        """End the thread; what waits is dropped with the session. May be called twice."""
         with self._lock:
             self._closed = True
             self._lock.notify()
         self._thread.join()
 
     def _run(self) -> None:
+        PLAYER.set(self)
         while True:
             with self._lock:
                 while not self._waiting and not self._closed:
@@ -128,7 +170,12 @@ class Control:
             self._report(part, taken, tell)
 
     def _turned(self, changes: Mapping[Place, Any]) -> Taken:
-        score, change = self.graph.turn(changes), next(self._changes)
+        with self.turning:
+            return self._played(self.graph.turn(changes))
+
+    def _played(self, score: Score) -> Taken:
+        """Give the session a score under a new number, the lock held: numbers rise in the order of what is played."""
+        change = next(self._changes)
         return Taken(change, self.session.play(score, change))
 
     @staticmethod
@@ -138,6 +185,14 @@ class Control:
         for (place, _), told in tell.items():
             if place in part:
                 told(taken)
+
+
+def _takes(graph: Graph, place: Place, value: Any) -> bool:
+    try:
+        graph.check(place, value)
+    except OstinatoError:
+        return False
+    return True
 
 
 def _internal(error: Exception) -> OstinatoError:

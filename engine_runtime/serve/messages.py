@@ -58,6 +58,10 @@ class Stop(Struct, tag="stop", tag_field="type", forbid_unknown_fields=True):
     """Pause, and drop what was sent and not heard."""
 
 
+class End(Struct, tag="end", tag_field="type", forbid_unknown_fields=True):
+    """End the session: its node is gone."""
+
+
 class Set(Struct, tag="set", tag_field="type", forbid_unknown_fields=True):
     """Turn a widget; `id` rises with each, and comes back in `taken`."""
 
@@ -86,7 +90,7 @@ class Capture(Struct, tag="capture", tag_field="type", forbid_unknown_fields=Tru
     bars: Annotated[int, Meta(ge=0, le=1000)] = 0
 
 
-Message = Hello | Start | Pause | Stop | Set | At | Capture
+Message = Hello | Start | Pause | Stop | End | Set | At | Capture
 _decoder = msgspec.json.Decoder(Message)
 _encoder = msgspec.json.Encoder()
 

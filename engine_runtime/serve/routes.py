@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from ..live.session import LiveSession
-from .connection import Connection, Keep
-from .control import Control
+from .connection import Connection
 from .messages import MAX_BYTES
+from .sessions import Live
 
 PREFIX = "/ostinato/live"
 MOST = 16  # connections of one session
 HEARTBEAT = 20.0  # seconds between pings; who does not answer one in half of that is let go
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-
-
-@dataclass(frozen=True)
-class Live:
-    """A session that is offered."""
-
-    session: LiveSession
-    control: Control
-    keep: Keep
 
 
 class Routes:
@@ -62,7 +51,7 @@ class Routes:
         self._open[name] = self._open.get(name, 0) + 1
         try:
             await socket.prepare(request)
-            await Connection(socket, live.session, live.control, live.keep).run()
+            await Connection(socket, live).run()
         finally:
             self._open[name] -= 1
         return socket

@@ -12,7 +12,8 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,19 @@ class Host:
 
 # a module global and not a contextvar: a node may call from a thread it started
 _installed: Host | None = None
+_aside: ContextVar[bool] = ContextVar("_aside", default=False)
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Run nodes beside the host's own run, for the length of a block: they show no progress, and the user's Cancel is
+    for others.
+    """
+    token = _aside.set(True)
+    try:
+        yield
+    finally:
+        _aside.reset(token)
 
 
 @contextmanager
@@ -97,7 +111,8 @@ def use(host: Host) -> Iterator[Host]:
 
 
 def current() -> Host:
-    return _installed or _default_host()
+    host = _installed or _default_host()
+    return replace(host, progress=_ignore_progress, cancelled=_never_cancelled) if _aside.get() else host
 
 
 def progress(done: int, total: int, node_id: str | None = None) -> None:

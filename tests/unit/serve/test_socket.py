@@ -27,7 +27,8 @@ from ostinato.engine_runtime.models.loading import Model
 from ostinato.engine_runtime.serve import connection
 from ostinato.engine_runtime.serve.control import Control
 from ostinato.engine_runtime.serve.messages import HEADER, MAX_BYTES, VERSION
-from ostinato.engine_runtime.serve.routes import MOST, PREFIX, Live, Routes
+from ostinato.engine_runtime.serve.routes import MOST, PREFIX, Routes
+from ostinato.engine_runtime.serve.sessions import Live
 
 from ...helpers import StandIn, made_up
 
@@ -267,7 +268,7 @@ def test_a_client_that_never_reads_holds_nothing_up(
 
 def test_sound_that_is_not_acknowledged_is_dropped_and_counted(served: Served) -> None:
     async def test() -> None:
-        made = connection.Connection(None, served.session, served.control, served.keep)  # type: ignore[arg-type]
+        made = connection.Connection(None, Live(served.session, served.control, served.keep))  # type: ignore[arg-type]
         for i in range(200):
             made._queue(Block(1, 7680 * i, Heard(), 0, b"\0" * 30_720))
             assert sum(len(block.pcm) for block in made._sound) <= connection.IN_FLIGHT
