@@ -166,6 +166,10 @@ def test_a_client_hears_turns_and_captures(served: Served) -> None:
             assert captured == {"type": "captured", "id": 1, "files": ["live_00001_.flac"]}
             figures = await client.until(lambda m: m["type"] == "figures" and m["state"] == "playing")
             assert figures["error"] is None and figures["tick"] > 0
+            assert figures["mode"] == "loop" and len(figures["slots"]) == figures["depth"]
+            steps = max(steps for _, steps in figures["slots"])
+            assert all(0 <= done <= steps for done, steps in figures["slots"]) and steps > 0
+            assert figures["budget"] == pytest.approx(1e3 * figures["length"] * figures["depth"] / steps)
             await socket.send_json({"type": "pause"})
             await client.until(lambda m: m["type"] == "figures" and m["state"] == "paused")
 
