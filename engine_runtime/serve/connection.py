@@ -180,7 +180,7 @@ class Connection:
             self._call(self._reply, _taken(message.id, taken))
 
         try:
-            self.control.set((message.node, message.input), message.value, self, tell)
+            self.control.set((message.node, message.input), message.given, self, tell)
         except InputError as error:
             self._reply(write("taken", id=message.id, change=0, cost="nothing", error=str(error)))
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 import threading
+import traceback
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,14 +21,17 @@ from typing import Any
 
 import torch
 from aiohttp import web
-from ostinato.cli.core_nodes import CORE_NODES, Folders, use_folders
+from ostinato.cli.core_nodes import CORE_NODES, Folders, next_file, use_folders
 from ostinato.cli.graph import Catalogue, Graph, Link, Node, WorkflowError, catalogue
 from ostinato.cli.validate import running_order, validate
 from ostinato.cli.workflow import parse_api
 from ostinato.engine_runtime.errors import OstinatoError
+from ostinato.engine_runtime.serve.routes import Routes
 from ostinato.nodes import NODES
 from ostinato.nodes.shared import host as pack_host
+from ostinato.nodes.shared import live_queue
 from ostinato.nodes.shared.comfy import io
+from ostinato.nodes.shared.live_score import LIVE
 from ostinato.nodes.shared.run import run_node
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -67,48 +72,58 @@ class Events:
 
 
 class Queue:
-    """Runs prompts one after the other, in a thread, with the events that ComfyUI sends."""
+    """Runs prompts one after the other, in a thread, with the events that ComfyUI sends.
+
+    What a node made is kept for the next prompt that has the same node with the same inputs, as ComfyUI does.
+    """
 
     def __init__(self, types: Catalogue, events: Events, folder: Path) -> None:
         self.types, self.events, self.folder = types, events, folder
         self.thread = ThreadPoolExecutor(1)
-        self.ran: list[list[str]] = []  # the nodes of each prompt
+        self.prompts = 0
+        self.kept: dict[str, io.NodeOutput] = {}  # by what the node is and takes
 
     def put(self, body: dict[str, Any]) -> dict[str, Any]:
         """Take in a prompt, or say what is wrong with it, as ComfyUI words it."""
-        number, name = len(self.ran), body.get("prompt_id") or str(uuid.uuid4())
+        prompt, name = body["prompt"], body.get("prompt_id") or str(uuid.uuid4())
         try:
-            graph = parse_api(body["prompt"], self.types)
+            graph = parse_api(prompt, self.types)
             order = running_order(graph, self.types)
             validate(graph, self.types, order)
         except WorkflowError as error:
-            return {
-                "error": {"type": "prompt", "message": str(error), "details": "", "extra_info": {}},
-                "node_errors": {},
-            }
-        targets = body.get("partial_execution_targets")
-        if targets:
+            wrong = {"type": "prompt", "message": str(error), "details": "", "extra_info": {}}
+            return {"error": wrong, "node_errors": {}}
+        if targets := body.get("partial_execution_targets"):
             order = _needed(graph, order, targets)
-        self.ran.append([node.id for node in order])
-        workflow = body.get("extra_data", {}).get("extra_pnginfo", {})
-        self.thread.submit(self._run, graph, order, workflow, name, body.get("client_id"))
-        return {"prompt_id": name, "number": number, "node_errors": {}}
+        for node in prompt.values():  # as ComfyUI does where it checks them
+            node["inputs"] = {k: v["__value__"] if _wrapped(v) else v for k, v in node["inputs"].items()}
+        live_queue.with_links({"prompt": prompt})
+        hidden = {io.Hidden.prompt: prompt, io.Hidden.extra_pnginfo: body.get("extra_data", {}).get("extra_pnginfo")}
+        self.thread.submit(self._run, graph, order, hidden, name, body.get("client_id"))
+        self.prompts += 1
+        return {"prompt_id": name, "number": self.prompts, "node_errors": {}}
 
-    def _run(self, graph: Graph, order: list[Node], pnginfo: dict[str, Any], name: str, client: str | None) -> None:
+    def _run(
+        self, graph: Graph, order: list[Node], hidden: dict[io.Hidden, Any], name: str, client: str | None
+    ) -> None:
         def tell(kind: str, **data: Any) -> None:
             self.events.send(kind, {"prompt_id": name, **data}, client)
 
-        values: dict[str, tuple[Any, ...]] = {}
-        hidden = {io.Hidden.prompt: graph.to_api(), io.Hidden.extra_pnginfo: pnginfo}
-        shown = pack_host.Host(text=lambda text, node: self.events.send("ostinato.text", {"node": node, "text": text}))
         tell("execution_start")
-        node = None
+        values: dict[str, tuple[Any, ...]] = {}
+        made: dict[str, str] = {}  # what each node is and takes
+        kept: dict[str, io.NodeOutput] = {}
+        node = order[0]
         try:
-            with torch.inference_mode(), pack_host.use(shown), use_folders(Folders(self.folder)):
+            with torch.inference_mode(), use_folders(Folders(self.folder)):
                 for node in order:
                     tell("executing", node=node.id, display_node=node.id)
-                    output = self._node(node, values, hidden | {io.Hidden.unique_id: node.id})
+                    inputs = {k: [made[v.node], v.slot] if isinstance(v, Link) else v for k, v in node.inputs.items()}
+                    key = made[node.id] = json.dumps([node.class_type, inputs], sort_keys=True)
+                    output = self.kept.get(key) or self._node(node, values, hidden | {io.Hidden.unique_id: node.id})
                     values[node.id] = output.args
+                    if node.class_type != LIVE:
+                        kept[key] = output
                     if ui := self._shown(node, output):
                         tell("executed", node=node.id, display_node=node.id, output=ui)
             tell("execution_success")
@@ -116,14 +131,20 @@ class Queue:
             fault = {"exception_type": type(error).__name__, "exception_message": str(error), "traceback": []}
             tell("execution_error", node_id=node.id, node_type=node.class_type, executed=[], **fault)
             if not isinstance(error, OstinatoError):
-                raise
+                traceback.print_exc()
         finally:
+            self.kept = kept
             tell("executing", node=None)
             self.events.send("status", {"status": {"exec_info": {"queue_remaining": 0}}})
 
     def _node(self, node: Node, values: dict[str, tuple[Any, ...]], hidden: dict[io.Hidden, Any]) -> io.NodeOutput:
-        given = {k: values[v.node][v.slot] if isinstance(v, Link) else v for k, v in node.inputs.items()}
-        return run_node(self.types[node.class_type].cls, given, hidden)
+        if node.class_type != LIVE:
+            given = {k: values[v.node][v.slot] if isinstance(v, Link) else v for k, v in node.inputs.items()}
+            return run_node(self.types[node.class_type].cls, given, hidden)
+        inputs = hidden[io.Hidden.prompt][node.id]["inputs"]
+        given = {k: values[v[0]][v[1]] if isinstance(v, list) else v for k, v in inputs.items()}
+        holder = io.HiddenHolder(**{name.name: value for name, value in hidden.items()})
+        return io.NodeOutput(ui={"ostinato_live": [{"session": live_queue.play(holder, given)}]})
 
     def _shown(self, node: Node, output: io.NodeOutput) -> dict[str, Any]:
         """Return what a node shows, as ComfyUI words it; its files lie in the output folder."""
@@ -132,6 +153,10 @@ class Queue:
         if node.class_type in ("SaveAudio", "PreviewAudio") and "files" in ui:
             ui["audio"] = [{"filename": Path(path).name, "subfolder": "", "type": "output"} for path in ui.pop("files")]
         return ui
+
+
+def _wrapped(value: Any) -> bool:
+    return isinstance(value, dict) and "__value__" in value
 
 
 def _needed(graph: Graph, order: list[Node], targets: list[str]) -> list[Node]:
@@ -143,6 +168,11 @@ def _needed(graph: Graph, order: list[Node], targets: list[str]) -> list[Node]:
                 wanted.add(link.node)
                 waiting.append(link.node)
     return [node for node in order if node.id in wanted]
+
+
+def _under_api(routes: list[web.RouteDef]) -> list[web.RouteDef]:
+    """Return routes as ComfyUI serves each of them too."""
+    return [web.RouteDef(route.method, "/api" + route.path, route.handler, route.kwargs) for route in routes]
 
 
 class Editor:
@@ -173,8 +203,7 @@ class Editor:
             web.get(path, answer)
             for path in (*asked, "/system_stats", "/workflow_templates", "/jobs", *EMPTY_LISTS, *EMPTY_OBJECTS)
         ]
-        under_api = [web.RouteDef(r.method, "/api" + r.path, r.handler, r.kwargs) for r in found]
-        return [*found, *under_api, web.get("/", self.page), web.static(f"/extensions/{NAME}", PACK / "web")]
+        return [*found, *_under_api(found), web.get("/", self.page), web.static(f"/extensions/{NAME}", PACK / "web")]
 
     def answer(self, request: web.Request) -> Any:
         path = request.path.removeprefix("/api")
@@ -231,14 +260,25 @@ class Editor:
 async def serve(frontend: Path, folder: Path, port: int, settings: dict[str, Any], told: Callable[[str], None]) -> None:
     """Serve until the process is ended."""
     events = Events()
+    shown = pack_host.Host(
+        text=lambda text, node: events.send("ostinato.text", {"node": node, "text": text}),
+        next_file=lambda prefix, suffix: _next_file(folder, prefix, suffix),
+    )
     editor = Editor(frontend, Queue(catalogue(NODES, CORE_NODES), events, folder), settings)
     app = web.Application(client_max_size=64 << 20)
-    app.add_routes([*editor.routes(), web.static("/", frontend)])
+    live = Routes(live_queue.sessions(), loopback=True).table()
+    app.add_routes([*editor.routes(), *live, *_under_api(live), web.static("/", frontend)])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
     told(f"http://localhost:{runner.addresses[0][1]}/")
-    await asyncio.Event().wait()
+    with pack_host.use(shown):
+        await asyncio.Event().wait()
+
+
+def _next_file(folder: Path, prefix: str, suffix: str) -> Path:
+    with use_folders(Folders(folder)):
+        return next_file(prefix, suffix)
 
 
 def main() -> None:
@@ -249,8 +289,6 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--settings", type=json.loads, default={})
     given = parser.parse_args()
-
-    import os
 
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
 
