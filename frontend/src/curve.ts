@@ -40,7 +40,7 @@ export class CurveEditor {
     this.field.append(this.canvas, svg);
     this.field.title = "Double-click adds a point; Delete removes one; arrows move it.";
     this.field.ondblclick = (event) => {
-      if (!(event.target instanceof HTMLButtonElement)) this.add(this.pointAt(event));
+      if (!(event.target instanceof HTMLButtonElement)) this.add(pointIn(this.field.getBoundingClientRect(), event));
     };
     this.root.style.minHeight = `${HEIGHT}px`;
     this.root.append(this.kinds, this.field);
@@ -93,13 +93,18 @@ export class CurveEditor {
     made.setAttribute("role", "slider");
     made.setAttribute("aria-valuemin", "0");
     made.setAttribute("aria-valuemax", "1");
-    made.onpointerdown = (event) => made.setPointerCapture(event.pointerId);
-    made.onpointermove = (event) => {
-      if (made.hasPointerCapture(event.pointerId)) this.give(moved(this.drawn, index, this.pointAt(event)));
-    };
+    made.onpointerdown = () => this.drag(index);
     made.onkeydown = (event) => this.key(event, index);
     this.field.append(made);
     return made;
+  }
+
+  /** Moves a point with the pointer. The window is listened to: the editor may move the element meanwhile. */
+  private drag(index: number): void {
+    const field = this.field.getBoundingClientRect();
+    const move = (event: PointerEvent) => this.give(moved(this.drawn, index, pointIn(field, event)));
+    addEventListener("pointermove", move, true);
+    addEventListener("pointerup", () => removeEventListener("pointermove", move, true), { capture: true, once: true });
   }
 
   private key(event: KeyboardEvent, index: number): void {
@@ -126,10 +131,9 @@ export class CurveEditor {
     this.give(drawn);
     this.handles[index]!.focus();
   }
+}
 
-  /** Where an event lies in the field; the rectangle has the canvas's zoom in it. */
-  private pointAt({ clientX, clientY }: MouseEvent): Point {
-    const { left, top, width, height } = this.field.getBoundingClientRect();
-    return [(clientX - left) / width, 1 - (clientY - top) / height];
-  }
+/** Where an event lies in a rectangle on the page, which has the canvas's zoom in it. */
+function pointIn({ left, top, width, height }: DOMRect, { clientX, clientY }: MouseEvent): Point {
+  return [(clientX - left) / width, 1 - (clientY - top) / height];
 }
