@@ -99,7 +99,7 @@ export class Panel implements View {
     }
     const { tick, budget, loudness, dropped, slots } = link.figures;
     const parts = [
-      link.state,
+      link.figures.resting ? `${link.state}, resting` : link.state,
       `${(tick ?? 0).toFixed(0)} of ${budget.toFixed(0)} ms a tick`,
       `${((1000 * link.ahead) / RATE).toFixed(0)} ms ahead, lead ${((1000 * link.lead) / RATE).toFixed(0)}`,
       `${link.underruns} underruns`,

@@ -58,6 +58,7 @@ export interface Figures {
   gain: number; // dB
   limited: number;
   dry: number;
+  resting: boolean; // the memory is given back; it goes on with the next start
   length: number; // seconds of one generation
   budget: number; // milliseconds
   dropped: number;

@@ -151,7 +151,8 @@ class Queue:
         ui = output.ui if isinstance(output.ui, dict) else output.ui.as_dict() if output.ui is not None else {}
         ui = {name: list(value) for name, value in ui.items() if name != "pixels"}
         if node.class_type in ("SaveAudio", "PreviewAudio") and "files" in ui:
-            ui["audio"] = [{"filename": Path(path).name, "subfolder": "", "type": "output"} for path in ui.pop("files")]
+            files = [Path(path).relative_to(self.folder) for path in ui.pop("files")]
+            ui["audio"] = [{"filename": f.name, "subfolder": str(f.parent), "type": "output"} for f in files]
         return ui
 
 
@@ -248,7 +249,10 @@ class Editor:
         return web.json_response({"path": name, "size": len(self.files[name]), "modified": 0, "created": 0})
 
     async def view(self, request: web.Request) -> web.StreamResponse:
-        return web.FileResponse(self.queue.folder / Path(request.query["filename"]).name)
+        path = self.queue.folder / request.query.get("subfolder", "") / request.query["filename"]
+        if not path.resolve().is_relative_to(self.queue.folder.resolve()):
+            raise web.HTTPForbidden
+        return web.FileResponse(path)
 
     async def template(self, request: web.Request) -> web.StreamResponse:
         return web.FileResponse(PACK / "example_workflows" / Path(request.match_info["file"]).name)
