@@ -68,14 +68,36 @@ class Host:
                 ready.set()
         ready.set()
 
-    def sessions(self) -> dict[str, str]:
-        """Return the states of the live sessions, by name."""
-        with urllib.request.urlopen(f"{self.address}ostinato/live", timeout=30) as reply:
-            return json.loads(reply.read())
-
     def stop(self) -> None:
         self.process.terminate()
         self.process.wait(30)
+
+
+class ComfyUI:
+    """A real ComfyUI with this frontend, in place of `Host`."""
+
+    def __init__(self, frontend: Path, folder: Path) -> None:
+        from ..comfyui.server import Server, find_install
+
+        self.server = Server(find_install(), HERE.parents[1], folder, arguments=("--front-end-root", str(frontend)))
+        self.server.__enter__()
+        self.address, self.folder = f"http://localhost:{self.server.port}/", folder / "output"
+        for name, value in SETTINGS.items():
+            url, body = f"{self.address}settings/{name}", json.dumps(value).encode()
+            urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": "application/json"})).close()
+
+    @property
+    def lines(self) -> list[str]:
+        return self.server.log().splitlines()
+
+    def stop(self) -> None:
+        self.server.stop()
+
+
+def sessions(host: Host | ComfyUI) -> dict[str, str]:
+    """Return the states of the live sessions, by name."""
+    with urllib.request.urlopen(f"{host.address}ostinato/live", timeout=30) as reply:
+        return json.loads(reply.read())
 
 
 def template(name: str, **widgets: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +122,7 @@ class Editor:
         problems: what the console said and is none of `THEIRS`, and errors that nothing caught.
     """
 
-    def __init__(self, page: Any, host: Host, nodes2: bool) -> None:
+    def __init__(self, page: Any, host: Host | ComfyUI, nodes2: bool) -> None:
         self.page, self.host, self.nodes2 = page, host, nodes2
         self.problems, self.prompts = list[str](), 0
         page.on("console", self._console)

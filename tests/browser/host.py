@@ -265,7 +265,7 @@ async def serve(frontend: Path, folder: Path, port: int, settings: dict[str, Any
     """Serve until the process is ended."""
     events = Events()
     shown = pack_host.Host(
-        text=lambda text, node: events.send("ostinato.text", {"node": node, "text": text}),
+        text=lambda text, node: events.send(pack_host.TEXT_EVENT, {"node": node, "text": text}),
         next_file=lambda prefix, suffix: _next_file(folder, prefix, suffix),
     )
     editor = Editor(frontend, Queue(catalogue(NODES, CORE_NODES), events, folder), settings)

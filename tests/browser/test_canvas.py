@@ -1,5 +1,6 @@
 """The extension in ComfyUI's canvas: both canvases of each frontend, with the real frontend package.
 
+OSTINATO_BROWSER_COMFYUI runs them in a real ComfyUI, where one is installed, and not on the small host of `host.py`.
 Times are recorded (`--junit-xml`), and decide only where `OSTINATO_QUIET` says that two cores are idle.
 """
 
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from .editor import CANVASES, PATIENCE, Editor, Host, frontends, live, template, version
+from .editor import CANVASES, PATIENCE, ComfyUI, Editor, Host, frontends, live, sessions, template, version
 
 pytestmark = pytest.mark.browser
 HOT_MS = 500.0  # of the 95th percentile, on two idle cores
@@ -23,34 +24,37 @@ FRONTENDS = frontends() or [None]
 
 
 @pytest.fixture(scope="module", params=FRONTENDS, ids=lambda path: version(path) if path else "none")
-def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host | ComfyUI]:
     if request.param is None:
         pytest.skip(
             "no frontend: pip install comfyui-frontend-package, or set OSTINATO_FRONTENDS to its static folders"
         )
     if not Path(request.param, "index.html").is_file():
         pytest.fail(f"{request.param} is no frontend: OSTINATO_FRONTENDS names folders `static` of the package")
-    made = Host(request.param, tmp_path_factory.mktemp("out"))
+    kind = ComfyUI if os.environ.get("OSTINATO_BROWSER_COMFYUI") else Host
+    made = kind(request.param, tmp_path_factory.mktemp("host"))
     yield made
     made.stop()
     assert not any("Traceback" in line for line in made.lines), "\n".join(made.lines)
 
 
 @pytest.fixture(params=CANVASES, ids=str)
-def editor(request: pytest.FixtureRequest, browser: Any, host: Host) -> Iterator[Editor]:
+def editor(request: pytest.FixtureRequest, browser: Any, host: Host | ComfyUI) -> Iterator[Editor]:
     context = browser.new_context(viewport={"width": 1600, "height": 950})
     made = Editor(context.new_page(), host, CANVASES[request.param])
     yield made
     context.close()
 
 
-def test_it_plays_and_is_silent_before(editor: Editor, host: Host, record_property: Callable[[str, Any], None]) -> None:
+def test_it_plays_and_is_silent_before(
+    editor: Editor, host: Host | ComfyUI, record_property: Callable[[str, Any], None]
+) -> None:
     editor.open(live())
     assert editor.page.evaluate("() => window.ostinato.open.size") == 0
     begin = time.monotonic()
     editor.play()
     record_property("first sound, s", time.monotonic() - begin)
-    assert editor.prompts == 1 and "playing" in host.sessions().values()
+    assert editor.prompts == 1 and "playing" in sessions(host).values()
     editor.wait("link.figures.slots")
     panel = editor.page.locator(".ostinato-panel")
     assert "underruns" in panel.inner_text() and "a tick" in panel.inner_text()
@@ -116,7 +120,7 @@ def test_a_curve_is_drawn_while_it_plays(editor: Editor) -> None:
     assert editor.problems == []
 
 
-def test_a_reload_goes_on_and_keys_rule(editor: Editor, host: Host) -> None:
+def test_a_reload_goes_on_and_keys_rule(editor: Editor, host: Host | ComfyUI) -> None:
     editor.open(live())
     editor.play()
     editor.page.locator(".ostinato-panel input[type=range]").fill("0.5")
@@ -141,21 +145,21 @@ def test_a_reload_goes_on_and_keys_rule(editor: Editor, host: Host) -> None:
     assert editor.problems == []
 
 
-def test_a_removed_node_ends_and_a_closed_workflow_pauses(editor: Editor, host: Host) -> None:
+def test_a_removed_node_ends_and_a_closed_workflow_pauses(editor: Editor, host: Host | ComfyUI) -> None:
     mine, other = live(), live()
     editor.open(mine)
     editor.play()
-    (name,) = (name for name in host.sessions() if name.startswith(mine["id"]))
+    (name,) = (name for name in sessions(host) if name.startswith(mine["id"]))
     editor.load(other)
     editor.page.wait_for_function("() => window.ostinato.open.size === 0", timeout=PATIENCE)
-    assert name in host.sessions(), "another workflow does not end it"
+    assert name in sessions(host), "another workflow does not end it"
     editor.load(mine)
     editor.page.wait_for_function("() => window.ostinato.open.size === 1", timeout=PATIENCE)
     editor.play()
     node = "window.app.graph.nodes.find((n) => n.type === 'OstinatoLiveSession')"
     editor.page.evaluate(f"() => window.app.graph.remove({node})")
     deadline = time.monotonic() + PATIENCE / 1000
-    while name in host.sessions():
+    while name in sessions(host):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert editor.problems == []
