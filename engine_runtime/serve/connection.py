@@ -180,7 +180,7 @@ class Connection:
             self._call(self._reply, _taken(message.id, taken))
 
         try:
-            self.control.set((message.node, message.input), message.value, self, tell)
+            self.control.set((message.node, message.input), message.given, self, tell)
         except InputError as error:
             self._reply(write("taken", id=message.id, change=0, cost="nothing", error=str(error)))
 
@@ -243,8 +243,9 @@ class Connection:
         self._told = now
         session, figures = self.session, shown(self.session.figures())
         error = None if session.error is None else sentence(session.error)
-        more = {"state": session.state, "error": error, "dropped": self.dropped, "underruns": self._underruns}
-        await self.socket.send_str(write("figures", **figures, **more))
+        more = {"state": session.state, "mode": session.score.mode, "error": error}
+        counts = {"dropped": self.dropped, "underruns": self._underruns}
+        await self.socket.send_str(write("figures", **figures, **more, **counts))
 
     async def _end(self, code: int, reason: str) -> None:
         """Close the socket; one that takes no more bytes is cut off."""
@@ -276,5 +277,10 @@ def shown(figures: Figures) -> dict[str, Any]:
     """Return the figures of a session as plain data, the ring's among them."""
     plain_data = {name: value for name, value in vars(figures).items() if name != "stats"}
     if (stats := figures.stats) is not None:
-        plain_data |= {"tick": stats.ms_per_tick, "finished": stats.finished, "depth": stats.depth}
+        plain_data |= {
+            "tick": stats.ms_per_tick,
+            "finished": stats.finished,
+            "depth": stats.depth,
+            "slots": stats.slots,
+        }
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in plain_data.items()}
