@@ -81,6 +81,11 @@ def next_file(prefix: str, suffix: str) -> Path:
     return target.with_name(f"{target.name}_{max(numbers, default=0) + 1:05}_{suffix}")
 
 
+def output_folders() -> list[Path]:
+    """Return the folders in which files that were written are found again: the output folder, then the inputs."""
+    return [_folders.out, *_folders.inputs]
+
+
 def keep(made: BytesIO, prefix: str, suffix: str) -> str:
     """Write a file as the next of its name, whole or not at all, and return its path. Raises `FileError`."""
     path = next_file(prefix, suffix)

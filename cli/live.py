@@ -14,15 +14,14 @@ from aiohttp import web
 
 from ..engine_runtime.constants import LIVE_MODES
 from ..engine_runtime.errors import InputError
-from ..engine_runtime.live.session import Capture, LiveSession
+from ..engine_runtime.live.session import LiveSession
 from ..engine_runtime.serve.control import Control
 from ..engine_runtime.serve.routes import Routes
 from ..engine_runtime.serve.sessions import Live
 from ..nodes.shared.comfy import io
-from ..nodes.shared.live_files import write_capture
+from ..nodes.shared.live_files import keep_of
 from ..nodes.shared.live_graph import Cell, From, LiveGraph
 from ..nodes.shared.live_score import LIVE
-from .core_nodes import Folders, use_folders
 from .graph import Catalogue, Graph, Link, Node, WorkflowError
 from .settings import find_node
 from .validate import running_order, validate
@@ -79,11 +78,10 @@ def _model_of(graph: Graph, types: Catalogue, nodes: list[str]) -> Callable[[Map
     return lambda cells: cells[place[0]].values[place[1]]
 
 
-def play(graph: LiveGraph, out: Path, port: int, told: Callable[[str], None]) -> None:
+def play(graph: LiveGraph, port: int, told: Callable[[str], None]) -> None:
     """Serve a session until the process is interrupted.
 
     Args:
-        out: where captures are written.
         port: on the loopback address; 0 takes a free one.
         told: given the page's address once it is served.
 
@@ -92,13 +90,8 @@ def play(graph: LiveGraph, out: Path, port: int, told: Callable[[str], None]) ->
     """
     if graph.score.engine.device.type == "cpu":
         torch.set_num_threads(1)  # ring and sound have a thread each, and two that share cores wait for each other
-
-    def keep(capture: Capture) -> list[str]:
-        with use_folders(Folders(out)):
-            return write_capture(capture)
-
     session = LiveSession(NAME, graph.score)
-    live = Live(session, Control(session, graph), keep)
+    live = Live(session, Control(session, graph), keep_of(session))
     try:
         asyncio.run(_serve({NAME: live}, port, told))
     finally:

@@ -19,7 +19,7 @@ from ..errors import InputError, OstinatoError, plain
 from ..live.session import Figures, State
 from ..live.sound import Block
 from .control import Taken
-from .messages import VERSION, At, Capture, End, Hello, Message, Pause, Set, Start, Stop, frame, read, write
+from .messages import VERSION, At, Capture, End, Hello, Message, Pause, Record, Set, Start, Stop, frame, read, write
 from .sessions import Live
 
 log = logging.getLogger(__name__)
@@ -164,6 +164,8 @@ class Connection:
             if self._live.end is None:
                 raise InputError("the session is to end", "this one ends with its program", "stop it, or the program")
             self._begin(asyncio.to_thread(self._live.end))
+        elif isinstance(message, Record):
+            self._begin(self._record(message))
         else:
             raise InputError("a second hello came", "the first message is the only one", "connect again")
 
@@ -180,18 +182,26 @@ class Connection:
             self._call(self._reply, _taken(message.id, taken))
 
         try:
-            self.control.set((message.node, message.input), message.value, self, tell)
+            place = message.node, message.input
+            position = self.control.set(place, message.value, self, tell, message.when)
+            if position:
+                self._reply(write("queued", id=message.id, node=place[0], input=place[1], position=position))
         except InputError as error:
             self._reply(write("taken", id=message.id, change=0, cost="nothing", error=str(error)))
 
+    async def _record(self, message: Record) -> None:
+        """Begin or end a recording in a thread: the end of one is written."""
+        try:
+            file = await asyncio.to_thread(self._live.keep.record if message.on else self._live.keep.end)
+            self._reply(write("recording", id=message.id, on=message.on, file=file))
+        except (OstinatoError, OSError) as error:
+            self._reply(write("recording", id=message.id, on=False, file="", error=sentence(error)))
+
     async def _capture(self, message: Capture) -> None:
         """Write a capture in a thread, for it encodes a minute of sound."""
-
-        def captured() -> list[str]:
-            return self._live.keep(self.session.capture(message.seconds, message.bars, self.control.graph.bpm))
-
+        given = message.seconds, message.bars, self.control.graph.tempo
         try:
-            files = await asyncio.to_thread(captured)
+            files = await asyncio.to_thread(self._live.keep.capture, *given)
             self._reply(write("captured", id=message.id, files=files))
         except (OstinatoError, OSError) as error:
             self._reply(write("captured", id=message.id, files=[], error=sentence(error)))
@@ -243,7 +253,13 @@ class Connection:
         self._told = now
         session, figures = self.session, shown(self.session.figures())
         error = None if session.error is None else sentence(session.error)
-        more = {"state": session.state, "error": error, "dropped": self.dropped, "underruns": self._underruns}
+        more: dict[str, Any] = {
+            "state": session.state,
+            "error": error,
+            "dropped": self.dropped,
+            "underruns": self._underruns,
+        }
+        more["recording"] = self._live.keep.recording
         await self.socket.send_str(write("figures", **figures, **more))
 
     async def _end(self, code: int, reason: str) -> None:

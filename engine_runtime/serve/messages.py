@@ -11,7 +11,7 @@ samples at 48 kHz, left and right in turn. A frame takes the place of whatever t
 from __future__ import annotations
 
 import struct
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -63,12 +63,15 @@ class End(Struct, tag="end", tag_field="type", forbid_unknown_fields=True):
 
 
 class Set(Struct, tag="set", tag_field="type", forbid_unknown_fields=True):
-    """Turn a widget; `id` rises with each, and comes back in `taken`."""
+    """Turn a widget; `id` rises with each, and comes back in `taken`. What waits for a beat comes back in `queued`
+    first, with the position at which it will be heard.
+    """
 
     id: Count
     node: Name
     input: Name
     value: Value
+    when: Literal["now", "beat", "bar"] = "now"
 
 
 class At(Struct, tag="at", tag_field="type", forbid_unknown_fields=True):
@@ -90,7 +93,14 @@ class Capture(Struct, tag="capture", tag_field="type", forbid_unknown_fields=Tru
     bars: Annotated[int, Meta(ge=0, le=1000)] = 0
 
 
-Message = Hello | Start | Pause | Stop | End | Set | At | Capture
+class Record(Struct, tag="record", tag_field="type", forbid_unknown_fields=True):
+    """Begin a recording of what is heard, or end it; `recording` comes back."""
+
+    id: Count
+    on: bool
+
+
+Message = Hello | Start | Pause | Stop | End | Set | At | Capture | Record
 _decoder = msgspec.json.Decoder(Message)
 _encoder = msgspec.json.Encoder()
 

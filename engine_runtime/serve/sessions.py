@@ -7,11 +7,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ..live.session import Capture, LiveSession, State
+from ..live.session import LiveSession, State
 from .control import Control, Graph
+from .keep import Keep
 
 log = logging.getLogger(__name__)
-Keep = Callable[[Capture], list[str]]  # writes a capture, returns the names of its files
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Live:
     def close(self) -> None:
         """End its threads. Closing twice is allowed."""
         self.control.close()
+        self.keep.close()
         self.session.close()
 
 
@@ -50,7 +51,9 @@ class Sessions(Mapping[str, Live]):
     def __len__(self) -> int:
         return len(self._live)
 
-    def play(self, name: str, make: Callable[[Graph | None], Graph], keep: Keep, since: float) -> Live:
+    def play(
+        self, name: str, make: Callable[[Graph | None], Graph], keep: Callable[[LiveSession], Keep], since: float
+    ) -> Live:
         """Start a session, or give the one of that name another graph, without a gap.
 
         A model of another family takes another session: the old one ends.
@@ -73,7 +76,7 @@ class Sessions(Mapping[str, Live]):
             else:
                 graph = make(None)
             session = LiveSession(name, graph.score)
-            made = Live(session, Control(session, graph), keep, lambda: self.end(name, session))
+            made = Live(session, Control(session, graph), keep(session), lambda: self.end(name, session))
             self._live[name] = made
         if old is not None:
             old.close()

@@ -47,7 +47,7 @@ def play(hidden: io.HiddenHolder, given: Mapping[str, Any]) -> str:
     Args:
         given: the node's inputs, and those of `with_links`.
     """
-    from .live_files import write_capture
+    from .live_files import keep_of
 
     prompt, node = hidden.prompt or {}, str(hidden.unique_id)
     name, cells = session_name(hidden), cells_of(prompt, node, given)
@@ -60,7 +60,7 @@ def play(hidden: io.HiddenHolder, given: Mapping[str, Any]) -> str:
             engine.rest()
         return graph
 
-    sessions().play(name, make, write_capture, given.get(QUEUED, time.monotonic()))
+    sessions().play(name, make, keep_of, given.get(QUEUED, time.monotonic()))
     return name
 
 
