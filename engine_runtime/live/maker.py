@@ -240,7 +240,10 @@ class Maker:
             score, hot, slot, hold = self._next, self._hot_id, self._slot_id, self._next_hold
             if self._extends():
                 score, hot, slot, hold = self.score, self._heard.hot, self._heard.slot, self._hold
-        session = self._take(score)
+        before, session = self.score, self._take(score)
+        flight = next(iter(self._flights.values()), None)
+        if self.score is not before and flight is not None:
+            self._move(flight.at, flight.kept)
         self._fresh = self._fresh or (hot, slot) != (self._heard.hot, self._heard.slot)
         self._heard, self._hold = Heard(hot, slot), hold
         self._submit(session)
@@ -307,12 +310,22 @@ class Maker:
         return isinstance(line, Endless) and self._coming is None and line.start < line.end < self._next_hold
 
     def _give(self, session: Session, tail: Tensor | None, at: int, kept: int) -> None:
+        self._move(at, kept)
         request = self.score.request(self._number, tail)
         session.submit(request)
         self._flights[id(request)] = _Flight(
             self._heard.slot, time.monotonic(), session.ticks + request.steps, at, kept
         )
         self._number, self._since, self._fresh = self._number + 1, 0, False
+
+    def _move(self, at: int, kept: int) -> None:
+        """Set the knobs that move with the time of play, for a stretch, or for the next round of a loop."""
+        if not self.score.moving:
+            return
+        if isinstance(self._sink, Loop):
+            with self.lock:
+                at, kept = self._decoded(), 0
+        self._lease.move(at - kept)
 
     def _lay(self, finished: Finished) -> None:
         """Lay a finished latent on the line."""
