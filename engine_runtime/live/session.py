@@ -85,6 +85,8 @@ class Figures:
         loudness: LUFS before the gain. gain: dB. limited: dB by which the limiter lowered the latest peak.
         dry: times that the music ended before more was made.
         resting: the memory is given back, to others who need it or because nobody listened.
+        length: seconds of music in one generation.
+        budget: milliseconds that a tick may take where music is to be made as fast as it is heard.
     """
 
     stats: Stats | None
@@ -96,6 +98,8 @@ class Figures:
     limited: float
     dry: int
     resting: bool
+    length: float
+    budget: float
 
 
 class LiveSession:
@@ -323,7 +327,8 @@ class LiveSession:
         return Capture(audio, latent, take)
 
     def figures(self) -> Figures:
-        sound, stats = self._sound, self._maker.stats
+        sound, stats, score = self._sound, self._maker.stats, self.score
+        length = score.spec.seconds(score.frames)
         with self._lock:
             ahead = max(0.0, (sound.decoded * self.score.spec.hop - sound.listener.now()) / SAMPLE_RATE)
             level = sound.level
@@ -337,6 +342,8 @@ class LiveSession:
                 level.limited,
                 sound.dry,
                 sound.resting,
+                length,
+                1e3 * length * score.depth / score.steps,
             )
 
     # --- what the threads call ---

@@ -183,7 +183,7 @@ class Connection:
 
         try:
             place = message.node, message.input
-            position = self.control.set(place, message.value, self, tell, message.when)
+            position = self.control.set(place, message.given, self, tell, message.when)
             if position:
                 self._reply(write("queued", id=message.id, node=place[0], input=place[1], position=position))
         except InputError as error:
@@ -253,14 +253,9 @@ class Connection:
         self._told = now
         session, figures = self.session, shown(self.session.figures())
         error = None if session.error is None else sentence(session.error)
-        more: dict[str, Any] = {
-            "state": session.state,
-            "error": error,
-            "dropped": self.dropped,
-            "underruns": self._underruns,
-        }
-        more["recording"] = self._live.keep.recording
-        await self.socket.send_str(write("figures", **figures, **more))
+        more = {"state": session.state, "mode": session.score.mode, "error": error}
+        counts = {"dropped": self.dropped, "underruns": self._underruns, "recording": self._live.keep.recording}
+        await self.socket.send_str(write("figures", **figures, **more, **counts))
 
     async def _end(self, code: int, reason: str) -> None:
         """Close the socket; one that takes no more bytes is cut off."""
@@ -292,5 +287,10 @@ def shown(figures: Figures) -> dict[str, Any]:
     """Return the figures of a session as plain data, the ring's among them."""
     plain_data = {name: value for name, value in vars(figures).items() if name != "stats"}
     if (stats := figures.stats) is not None:
-        plain_data |= {"tick": stats.ms_per_tick, "finished": stats.finished, "depth": stats.depth}
+        plain_data |= {
+            "tick": stats.ms_per_tick,
+            "finished": stats.finished,
+            "depth": stats.depth,
+            "slots": stats.slots,
+        }
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in plain_data.items()}

@@ -73,6 +73,11 @@ class Set(Struct, tag="set", tag_field="type", forbid_unknown_fields=True):
     value: Value
     when: Literal["now", "beat", "bar"] = "now"
 
+    @property
+    def given(self) -> Any:
+        """Return the value as the graph keeps it: a curve as a dict."""
+        return msgspec.to_builtins(self.value)
+
 
 class At(Struct, tag="at", tag_field="type", forbid_unknown_fields=True):
     """The listener's place: the position that sounds now, the samples it wants ahead, the bytes it has received."""

@@ -43,7 +43,31 @@ export type FromServer =
   | { type: "taken"; id: number; change: number; cost: string; error: string | null }
   | { type: "refused" | "failed"; error: string }
   | { type: "captured"; id: number; files: string[]; error?: string }
-  | ({ type: "figures"; state: string; error: string | null } & Record<string, number | string | null>);
+  | Figures;
+
+/** What the session tells four times a second; tick, finished, depth and slots come once its ring is open. */
+export interface Figures {
+  type: "figures";
+  state: string;
+  mode: string;
+  error: string | null;
+  ahead: number; // seconds
+  decode: number;
+  window: number;
+  loudness: number; // LUFS
+  gain: number; // dB
+  limited: number;
+  dry: number;
+  resting: boolean; // the memory is given back; it goes on with the next start
+  length: number; // seconds of one generation
+  budget: number; // milliseconds
+  dropped: number;
+  underruns: number;
+  tick?: number; // milliseconds
+  finished?: number;
+  depth?: number;
+  slots?: [done: number, steps: number][];
+}
 
 /** Where the listener is. `moving` is false while it waits for sound. */
 export interface At {

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .comfy import io
 
 MAX_PREFIX = 200  # characters
+TEXT_EVENT = "ostinato.text"  # of ComfyUI's WebSocket: `node` and `text`
 MIN_INTERVAL = 0.1  # seconds between two progress messages of a node; each costs ComfyUI a thread and an event loop
 
 
@@ -200,7 +201,6 @@ def _default_host() -> Host:
 def _comfyui_host() -> Host:
     import comfy.model_management
     from comfy_api.latest import ComfyAPISync
-    from server import PromptServer
 
     from .managed import bring
 
@@ -208,13 +208,20 @@ def _comfyui_host() -> Host:
     return Host(
         progress=_throttled(lambda done, total, node_id: execution.set_progress(done, total, node_id=node_id)),
         cancelled=comfy.model_management.throw_exception_if_processing_interrupted,
-        text=PromptServer.instance.send_progress_text,
+        text=_show_text,
         next_file=_comfyui_file,
         output_folders=_comfyui_folders,
         make_room=lambda size: comfy.model_management.free_memory(size, comfy.model_management.get_torch_device()),
         bring=bring,
         ran_last=_in_latest_prompt,
     )
+
+
+def _show_text(text: str, node_id: str | None) -> None:
+    """Send a line to the pack's own extension, for the frontends take their own progress text away after the job."""
+    from server import PromptServer
+
+    PromptServer.instance.send_sync(TEXT_EVENT, {"node": node_id, "text": text})
 
 
 def _in_latest_prompt(node_id: str | None, node_type: str) -> bool:

@@ -186,6 +186,7 @@ class Server:
     pack: Path
     base: Path
     port: int = field(default_factory=free_port)
+    arguments: tuple[str, ...] = ()  # more of the command line
     started_in: float = 0.0
     process: subprocess.Popen | None = None
 
@@ -205,7 +206,7 @@ class Server:
         started = time.monotonic()
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
-                command(self.install, self.base, self.port),
+                [*command(self.install, self.base, self.port), *self.arguments],
                 cwd=self.install.root,
                 env={**environment(), "OSTINATO_DATA": str(self.base / "data")},
                 stdin=subprocess.PIPE,

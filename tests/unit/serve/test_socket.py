@@ -169,11 +169,19 @@ def test_a_client_hears_turns_and_captures(served: Served) -> None:
             assert (taken["id"], taken["cost"], taken["error"]) == (9, "tick", None)
             while client.hot < taken["change"]:
                 await client.next()
+            curve = {"points": [[0, 0], [1, 0.5]], "interpolation": "linear"}
+            await socket.send_json({"type": "set", "id": 10, "node": "4", "input": "points", "value": curve})
+            refused = await client.until(lambda m: m["type"] == "taken" and m["id"] == 10)
+            assert "is {'points': [(0.0, 0.0), (1.0, 0.5)], 'interpolation': 'linear'}" in refused["error"]
             await socket.send_json({"type": "capture", "id": 1, "bars": 1})
             captured = await client.until(lambda m: m["type"] == "captured")
             assert captured == {"type": "captured", "id": 1, "files": ["live_00001_.flac"]}
             figures = await client.until(lambda m: m["type"] == "figures" and m["state"] == "playing")
             assert figures["error"] is None and figures["tick"] > 0
+            assert figures["mode"] == "loop" and len(figures["slots"]) == figures["depth"]
+            steps = max(steps for _, steps in figures["slots"])
+            assert all(0 <= done <= steps for done, steps in figures["slots"]) and steps > 0
+            assert figures["budget"] == pytest.approx(1e3 * figures["length"] * figures["depth"] / steps)
             await socket.send_json({"type": "pause"})
             await client.until(lambda m: m["type"] == "figures" and m["state"] == "paused")
 
