@@ -91,7 +91,7 @@ class LiveGraph:
     def tempo(self) -> Tempo:
         """Return the tempo and the beats of a bar that the first prompt with a tempo asks for."""
         for cell in self._cells.values():
-            bpm, beats = cell.inputs.get("bpm"), cell.inputs.get("time_signature")
+            bpm, beats = (self._value(cell.inputs.get(name)) for name in ("bpm", "time_signature"))
             if isinstance(bpm, int | float) and bpm:
                 number = re.match(r"\s*([1-9]\d?)(?!\d)", beats) if isinstance(beats, str) else None
                 return Tempo(float(bpm), int(number[1])) if number else Tempo(float(bpm))
@@ -155,10 +155,10 @@ class LiveGraph:
         return self.score
 
     def _given(self, cell: Cell) -> dict[str, Any]:
-        return {
-            name: self._cells[value.node].values[value.slot] if isinstance(value, From) else value
-            for name, value in cell.inputs.items()
-        }
+        return {name: self._value(value) for name, value in cell.inputs.items()}
+
+    def _value(self, value: Any) -> Any:
+        return self._cells[value.node].values[value.slot] if isinstance(value, From) else value
 
     def _run(self, cell: Cell) -> dict[int, Any]:
         assert cell.cls is not None
