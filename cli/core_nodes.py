@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import soundfile
@@ -54,6 +54,12 @@ def find_input(name: str) -> Path | None:
     """Find the file that a LoadAudio widget names. The editor may add the folder's kind, as in "a.wav [input]"."""
     name = re.sub(r" \[(input|output|temp)\]$", "", name)
     return next((folder / name for folder in _folders.inputs if os.path.isfile(folder / name)), None)
+
+
+def check_input(inputs: Mapping[str, Any]) -> None:
+    """Raise `AudioError` where the file that a LoadAudio names is not there."""
+    if find_input(inputs["audio"]) is None:
+        raise AudioError(*_not_found(inputs["audio"]))
 
 
 def next_file(prefix: str, suffix: str) -> Path:

@@ -115,13 +115,14 @@ def live(
     """Play a workflow live, with a page of its knobs in the browser."""
     from ..nodes.shared import host
     from .core_nodes import Folders, next_file, output_folders, use_folders
-    from .live import live_graph, play
+    from .live import live_graph, play, share_of
     from .settings import apply_settings, split_knobs
     from .workflow import load_json, parse
 
     with exit_codes():
         types = all_types()
-        graph = parse(load_json(workflow), types)
+        data = load_json(workflow)
+        graph = parse(data, types)
         knobs, others = split_knobs(settings or [])
         apply_settings(graph, types, others)
         check_folder(out)
@@ -134,9 +135,12 @@ def live(
                 knobs=knobs,
             )
             with host.use(given):
+                share = share_of(data, graph, types)
+                for lacking in share.missing:
+                    typer.echo(f"Missing: {lacking['kind']} of {lacking['title']}: {lacking['reason']}", err=True)
                 made = live_graph(graph, types, node, mode and mode.value, bar.named)
                 bar.close()
-                play(made, port, lambda address: typer.echo(f"Playing at {address} (Ctrl+C ends it)"))
+                play(made, share, port, lambda address: typer.echo(f"Playing at {address} (Ctrl+C ends it)"))
 
 
 @app.command()

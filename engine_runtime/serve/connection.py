@@ -19,7 +19,23 @@ from ..errors import InputError, OstinatoError, plain
 from ..live.session import Figures, State
 from ..live.sound import Block
 from .control import Taken
-from .messages import VERSION, At, Capture, End, Hello, Message, Pause, Record, Set, Start, Stop, frame, read, write
+from .messages import (
+    VERSION,
+    At,
+    Capture,
+    End,
+    Hello,
+    Message,
+    Pause,
+    Record,
+    Set,
+    Settings,
+    Start,
+    Stop,
+    frame,
+    read,
+    write,
+)
 from .sessions import Live
 
 log = logging.getLogger(__name__)
@@ -126,10 +142,15 @@ class Connection:
                 position=self.session.position,
                 resumed=known and self.session.epoch == hello.epoch,
                 widgets=self.control.graph.widgets(),
+                **self._set_of(),
             )
         )
         for block in blocks:
             self._queue(block)
+
+    def _set_of(self) -> dict[str, Any]:
+        share = self._live.share
+        return {} if share is None else {"settings": share.settings, "missing": share.missing}
 
     def _take(self, data: str | bytes) -> None:
         """Take in a message; a wrong one is answered, and too many end the connection."""
@@ -164,6 +185,10 @@ class Connection:
             if self._live.end is None:
                 raise InputError("the session is to end", "this one ends with its program", "stop it, or the program")
             self._begin(asyncio.to_thread(self._live.end))
+        elif isinstance(message, Settings):
+            if self._live.share is None:
+                raise InputError("settings came", "the workflow's node has those of this session", "change them there")
+            self._live.share.settings = message
         elif isinstance(message, Record):
             self._begin(self._record(message))
         else:

@@ -105,7 +105,28 @@ class Record(Struct, tag="record", tag_field="type", forbid_unknown_fields=True)
     on: bool
 
 
-Message = Hello | Start | Pause | Stop | End | Set | At | Capture | Record
+class Binding(Struct, forbid_unknown_fields=True):
+    """A controller, and the widget that it turns between `low` and `high`; `device` is its name, empty for any."""
+
+    node: Name
+    input: Name
+    device: Name
+    kind: Literal["cc", "note", "axis", "button"]
+    channel: Annotated[int, Meta(ge=0, lt=128)]
+    number: Annotated[int, Meta(ge=0, lt=128)]
+    mode: Literal["absolute", "14 bit", "twos complement", "offset", "sign"]
+    low: float
+    high: float
+
+
+class Settings(Struct, tag="settings", tag_field="type", forbid_unknown_fields=True):
+    """What belongs to a set beside its values: when changes act, and the controllers."""
+
+    when: Literal["now", "beat", "bar"] = "now"
+    midi: Annotated[list[Binding], Meta(max_length=256)] = []
+
+
+Message = Hello | Start | Pause | Stop | End | Set | At | Capture | Record | Settings
 _decoder = msgspec.json.Decoder(Message)
 _encoder = msgspec.json.Encoder()
 

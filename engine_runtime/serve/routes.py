@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from ..errors import OstinatoError
 from .connection import Connection
 from .messages import MAX_BYTES
 from .sessions import Live
@@ -31,7 +32,11 @@ class Routes:
         self._open: dict[str, int] = {}
 
     def table(self) -> list[web.RouteDef]:
-        return [web.get(PREFIX, self.sessions), web.get(PREFIX + "/{name}/socket", self.socket)]
+        return [
+            web.get(PREFIX, self.sessions),
+            web.get(PREFIX + "/{name}/socket", self.socket),
+            web.get(PREFIX + "/{name}/workflow", self.workflow),
+        ]
 
     async def sessions(self, request: web.Request) -> web.Response:
         """List the sessions and their states."""
@@ -55,6 +60,19 @@ class Routes:
         finally:
             self._open[name] -= 1
         return socket
+
+    async def workflow(self, request: web.Request) -> web.Response:
+        """Send the workflow as it is now: with the values of its widgets and the settings of its session."""
+        self.check(request)
+        live = self._offered.get(request.match_info["name"])
+        if live is None or live.share is None:
+            raise web.HTTPNotFound(text="This session has no workflow file of its own; save the workflow in ComfyUI.")
+        try:
+            made = live.share.write(live.control.graph.widgets(), live.share.settings)
+        except OstinatoError as error:
+            raise web.HTTPConflict(text=str(error)) from None
+        name = {"Content-Disposition": 'attachment; filename="workflow.json"'}
+        return web.json_response(made, headers=name)
 
     def check(self, request: web.Request) -> None:
         """Raise `HTTPForbidden` for a page of another site."""

@@ -10,6 +10,7 @@ from ..errors import InputError
 from ..live.session import UNHEARD, LiveSession, State
 from .control import Control, Graph
 from .keep import Keep
+from .share import Share
 
 MOST = 8  # sessions; one that nobody hears makes room for another
 
@@ -19,6 +20,7 @@ class Live:
     """A session that is offered.
 
     Attributes:
+        share: the set that it is, where this program has its file; in ComfyUI the editor has it.
         end: ends it at a client's wish and takes it off the list; None where it ends with its program alone. Waits
             for its threads.
     """
@@ -27,6 +29,7 @@ class Live:
     control: Control
     keep: Keep
     end: Callable[[], None] | None = None
+    share: Share | None = None
 
     def close(self) -> None:
         """End its threads. Closing twice is allowed."""
