@@ -23,6 +23,7 @@ SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.InstalledVersion": "1.43.18"
 THEIRS = (
     *("status of 404", "ERR_NAME_NOT_RESOLVED", "ERR_INTERNET_DISCONNECTED", "MaskEditor", "legacy queue/history menu"),
     *("Layout normalization", "graph accessed before initialization", "input.link is deprecated"),
+    *("Connecting to 'https://", "Fetch API cannot load https://"),
     *("WebGL", "GPU stall", "GroupMarkerNotSet"),
 )
 
