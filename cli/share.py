@@ -113,8 +113,8 @@ def _set(data: dict[str, Any], types: Catalogue, path: str, name: str, value: An
     subgraphs = {one["id"]: one for one in (data.get("definitions") or {}).get("subgraphs") or []}
     chain: Chain = [(data, None)]
     for part in outer:
-        user = _node(chain[-1][0], part)
-        chain.append((subgraphs[user["type"]], user))
+        used_by = _node(chain[-1][0], part)
+        chain.append((subgraphs[used_by["type"]], used_by))
     sheet, user = chain[-1]
     node = _node(sheet, last)
     linked = next((s for s in node.get("inputs") or [] if _socket_name(s) == name and s.get("link") is not None), None)

@@ -225,3 +225,15 @@ def test_a_circle_does_not_hang() -> None:
 
 def test_links_are_equal_by_place() -> None:
     assert From("1", 0) == From("1", 0) != From("1", 1)
+
+
+def test_what_a_prompt_lacks_is_listed_and_odd_ones_are_passed_over() -> None:
+    prompt = {
+        "1": {"class_type": "OstinatoLora", "inputs": {"adapter": "gone.safetensors"}, "_meta": {"title": "Style"}},
+        "2": {"class_type": "OstinatoLora", "inputs": {"adapter": ["1", 0]}},
+        "3": {"class_type": ["x"], "inputs": {"adapter": 1}},
+        "4": 5,
+        "5": {"class_type": "OstinatoLora", "inputs": None, "_meta": 3},
+    }
+    (found,) = live_queue.lacking(prompt)
+    assert (found["node"], found["title"], found["kind"]) == ("1", "Style", "LoRA")

@@ -31,9 +31,10 @@ from ostinato.engine_runtime.models.loading import Model
 from ostinato.engine_runtime.serve import connection
 from ostinato.engine_runtime.serve.control import Control
 from ostinato.engine_runtime.serve.keep import Keep
-from ostinato.engine_runtime.serve.messages import HEADER, MAX_BYTES, VERSION
+from ostinato.engine_runtime.serve.messages import HEADER, MAX_BYTES, VERSION, Settings
 from ostinato.engine_runtime.serve.routes import MOST, PREFIX, Routes
 from ostinato.engine_runtime.serve.sessions import Live
+from ostinato.engine_runtime.serve.share import Share
 
 from ...helpers import StandIn, made_up
 
@@ -72,6 +73,7 @@ class Served:
         self.control = Control(self.session, self.graph)
         self.kept: list[Capture] = []
         self.folder = folder
+        self.share: Share | None = None
         self.keep = Keep(self.session, self.write, lambda: folder / "recording.flac")
         self.port = 0
 
@@ -80,7 +82,8 @@ class Served:
         return ["live_00001_.flac"]
 
     async def run(self, test: Callable[[Served], Awaitable[None]]) -> None:
-        made = Routes({"live": Live(self.session, self.control, self.keep)}, loopback=True)
+        live = Live(self.session, self.control, self.keep, share=self.share)
+        made = Routes({"live": live}, loopback=True, missing=lambda prompt: [{"name": name} for name in prompt])
         app = web.Application()
         app.add_routes(made.table())
         runner = web.AppRunner(app, shutdown_timeout=1.0)
@@ -219,6 +222,47 @@ def test_a_change_waits_for_a_beat_and_a_recording_holds_it(served: Served) -> N
     asyncio.run(served.run(test))
     samples, rate = soundfile.read(served.folder / "recording.flac", dtype="int16")
     assert rate == 48_000 and len(samples) > 4800 and np.abs(samples).max() > 100
+
+
+def test_a_set_is_changed_and_saved(served: Served) -> None:
+    played = {"when": "bar", "midi": []}
+    served.share = Share(Settings(), [{"name": "gone"}], lambda widgets, made: {"when": made.when, "of": widgets})
+
+    async def test(served: Served) -> None:
+        async with served.connect() as socket:
+            client = Client(socket)
+            welcome = await client.hello()
+            assert welcome["settings"]["when"] == "now" and welcome["missing"] == [{"name": "gone"}]
+            await socket.send_json({"type": "settings", **played})
+            await socket.send_json({"type": "settings", "when": "later"})
+            await client.until(lambda m: m["type"] == "refused")
+        async with served.connect() as socket:
+            assert (await Client(socket).hello())["settings"]["when"] == "bar"
+        base = f"http://127.0.0.1:{served.port}{PREFIX}"
+        saved = await served.client.get(f"{base}/live/workflow")
+        assert await saved.json() == {"when": "bar", "of": served.graph.widgets()}
+        assert (await served.client.get(f"{base}/other/workflow")).status == 404
+        foreign = {"Origin": "http://evil.example"}
+        assert (await served.client.get(f"{base}/live/workflow", headers=foreign)).status == 403
+        listed = await served.client.post(f"{base}/missing", json={"3": {}, "4": {}})
+        assert await listed.json() == [{"name": "3"}, {"name": "4"}]
+        assert (await served.client.post(f"{base}/missing", json={}, headers=foreign)).status == 403
+        for wrong in (b"[]", b"{", b'{"a": NaN}'):
+            assert (await served.client.post(f"{base}/missing", data=wrong)).status == 400
+
+    asyncio.run(served.run(test))
+
+
+def test_a_session_without_a_file_keeps_no_settings(served: Served) -> None:
+    async def test(served: Served) -> None:
+        async with served.connect() as socket:
+            client = Client(socket)
+            assert "settings" not in await client.hello()
+            await socket.send_json({"type": "settings"})
+            assert "node" in (await client.until(lambda m: m["type"] == "refused"))["error"]
+        assert (await served.client.get(f"http://127.0.0.1:{served.port}{PREFIX}/live/workflow")).status == 404
+
+    asyncio.run(served.run(test))
 
 
 def test_who_comes_back_goes_on_where_it_was(served: Served) -> None:
