@@ -25,6 +25,7 @@ from .score import Cost, Score, cost
 
 log = logging.getLogger(__name__)
 RUNWAY = 2.0  # seconds of music that a stretch is begun ahead of, beyond the time it takes
+SAFE = 1.2  # of the time that a generation takes
 NICE = 10  # of a ring on the CPU
 
 
@@ -89,7 +90,9 @@ class Maker:
         self._idle, self._opened = idle, opened
         self._room: Callable[[], bool] = lambda: True  # whether the ring may be opened
         self._giving = self._busy = False  # the ring is to be closed; a round runs
-        self._next, self._hot_id, self._slot_id = score, 0, 0  # what the next step takes in; guarded by the lock
+        # what the next step takes in, and the moment before which it must not sound; guarded by the lock
+        self._next, self._hot_id, self._slot_id, self._next_hold = score, 0, 0, 0
+        self._hold = 0  # that moment, of what was taken in
         self._closed = self._broken = False
         self._heard, self._fresh = Heard(), True  # fresh: the score has changed since the last request
         self._lease = Lease(name, score)
@@ -102,11 +105,12 @@ class Maker:
 
     # --- from any thread ---
 
-    def play(self, score: Score, change: int) -> Cost:
+    def play(self, score: Score, change: int, hold: int = 0) -> Cost:
         """Play another score from the next step on; scores that come between two steps are passed over.
 
         Args:
             change: its id, larger than those before.
+            hold: the moment from which on it is to be heard; another ring is heard as soon as it plays.
 
         Returns:
             the cost of this change.
@@ -116,7 +120,7 @@ class Maker:
         spent = cost(before, score)
         with self.lock:
             self._next = score
-            self._hot_id = change
+            self._hot_id, self._next_hold = change, max(self._next_hold, hold)
             self._slot_id = change if spent >= Cost.SLOT else self._slot_id
             self._broken = False
             self.lock.notify_all()
@@ -151,6 +155,10 @@ class Maker:
             self._closed = True
             self.lock.notify_all()
         self._thread.join()
+
+    def reach(self, cost: Cost) -> float:
+        """Return the seconds until music with a change of this cost is there, on the safe side."""
+        return SAFE * self._seconds * (1 if cost <= Cost.TICK else 2)  # another generation may have to end first
 
     @property
     def alive(self) -> bool:
@@ -212,7 +220,7 @@ class Maker:
         """Return true where a step would do something. Hold the lock."""
         if self.line.end != 0 and not self._needed():
             return False
-        changed = self._next is not self.score or not self._lease.opened
+        changed = self._next is not self.score and not self._extends() or not self._lease.opened
         return changed or bool(self._flights) or isinstance(self._sink, Loop) or self._due() is not None
 
     @property
@@ -229,10 +237,15 @@ class Maker:
     def _round(self) -> None:
         """Take in the latest score, submit what is wanted, step, lay what finished."""
         with self.lock:
-            score, hot, slot = self._next, self._hot_id, self._slot_id
-        session = self._take(score)
+            score, hot, slot, hold = self._next, self._hot_id, self._slot_id, self._next_hold
+            if self._extends():
+                score, hot, slot, hold = self.score, self._heard.hot, self._heard.slot, self._hold
+        before, session = self.score, self._take(score)
+        flight = next(iter(self._flights.values()), None)
+        if self.score is not before and flight is not None:
+            self._move(flight.at, flight.kept)
         self._fresh = self._fresh or (hot, slot) != (self._heard.hot, self._heard.slot)
-        self._heard = Heard(hot, slot)
+        self._heard, self._hold = Heard(hot, slot), hold
         self._submit(session)
         done = session.step()
         self._since += 1
@@ -282,20 +295,37 @@ class Maker:
         if isinstance(line, Loop) or self._flights:
             return None
         decoded, end, rate = self._decoded(), line.end, self.score.spec.frame_rate
-        if line is self._coming or end == line.start:
+        if line is self._coming or end == line.start or self._extends():
             return end
         ahead = decoded + round(self._seconds * rate) + 1
         if not self._fresh and end - ahead > RUNWAY * rate:
             return None
-        return min(max(ahead, line.start), end)
+        return min(max(ahead, line.start, self._hold), end)
+
+    def _extends(self) -> bool:
+        """Return true where the music up to the moment that the latest score waits for is still to be made. Hold the
+        lock.
+        """
+        line = self.line
+        return isinstance(line, Endless) and self._coming is None and line.start < line.end < self._next_hold
 
     def _give(self, session: Session, tail: Tensor | None, at: int, kept: int) -> None:
+        self._move(at, kept)
         request = self.score.request(self._number, tail)
         session.submit(request)
         self._flights[id(request)] = _Flight(
             self._heard.slot, time.monotonic(), session.ticks + request.steps, at, kept
         )
         self._number, self._since, self._fresh = self._number + 1, 0, False
+
+    def _move(self, at: int, kept: int) -> None:
+        """Set the knobs that move with the time of play, for a stretch, or for the next round of a loop."""
+        if not self.score.moving:
+            return
+        if isinstance(self._sink, Loop):
+            with self.lock:
+                at, kept = self._decoded(), 0
+        self._lease.move(at - kept)
 
     def _lay(self, finished: Finished) -> None:
         """Lay a finished latent on the line."""
@@ -308,11 +338,12 @@ class Maker:
         with self.lock:
             line, at = self._sink, flight.at
             if isinstance(line, Loop):
-                line.add(latent, heard)
+                line.add(latent, heard, self._hold)
             else:
                 if self._coming is not None:
-                    at = line.start = self._decoded()
-                line.add(latent, flight.kept, at, self._decoded(), heard)
+                    at = self._decoded()
+                    line.begin(at)
+                line.add(latent, flight.kept, at, self._decoded(), heard, self._hold)
             self.line, self._coming = line, None
             self.lock.notify_all()
         self._made()

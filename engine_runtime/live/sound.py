@@ -34,6 +34,7 @@ MOST_AHEAD = 2 * SAMPLE_RATE  # samples that are made ahead of the listener at m
 GONE = 3.0  # seconds without a report after which a listener is taken to have left
 GUESS = int(0.25 * SAMPLE_RATE)  # samples that a listener is taken to have moved on without a report
 WIDE = 32_767.0
+LAID = 64  # windows of which it is known with which changes they were made: more than are ahead of a listener
 GAIN = 2  # frames that must be won before what is made already is made again
 
 
@@ -149,6 +150,7 @@ class Sound:
         self.playing, self._closed = False, False
         self.resting, self.holds, self.reported = False, True, time.monotonic()
         self._vae, self._windows, self._heard = vae, Windows(vae), Heard()
+        self._laid: list[tuple[int, Heard]] = []  # the changes that frames were made with, from which on
         self._at = 0  # position from which the latest changes are heard
         self._begun = 0  # position at which the epoch began
         self._waits = False  # for a line without music
@@ -217,6 +219,12 @@ class Sound:
         """Return whether this is the sound's own thread."""
         return threading.current_thread() is self._thread
 
+    def between(self, start: int, stop: int) -> tuple[int, bytes]:
+        """Return the sound of these positions as int16 pairs, and the first of them that is still here."""
+        blocks = [m.block for m in self.moments() if m.block.end > start and m.block.position < stop]
+        parts = [b.pcm[4 * max(0, start - b.position) : 4 * (stop - b.position)] for b in blocks]
+        return max(start, blocks[0].position) if blocks else start, b"".join(parts)
+
     # --- the thread ---
 
     def close(self) -> None:
@@ -241,12 +249,12 @@ class Sound:
                     return
                 self._hurry()
                 windows, start, count, epoch = self._windows, self.decoded, self._count(), self.epoch
-                given, heard = windows.latents(self._line(), start, count), self._line().changes_at(start)
+                given, changes = windows.latents(self._line(), start, count), self._line().changes(start, start + count)
             try:
                 began = time.monotonic()
                 audio = self.level.shape(windows.sound(given, count))
                 self._pace(time.monotonic() - began, count)
-                self._emit(audio, given, (start, count, epoch), heard)
+                self._emit(audio, given, (start, count, epoch), changes)
             except Exception as error:
                 with self.lock:
                     self.playing = False
@@ -273,15 +281,20 @@ class Sound:
             self.decoded, self._under = start, old
 
     def _soonest(self) -> int:
-        """Return the first frame that can likely be made before it is heard, where its changes are not those it was
-        made with; else a frame that was not made yet. Hold the lock.
+        """Return the first frame whose changes are not those it was made with, of those that can likely be made before
+        they are heard; else a frame that was not made yet. Hold the lock.
 
         It goes by the usual time of a decode, and half the lead: where that is too short, the listener hears the old
         music for a moment longer, and no gap.
         """
         now = self.listener.now()
         start = -(-(now + self.listener.lead // 2 + int(self.usual * SAMPLE_RATE)) // self._hop)
-        return start if self._line().changes_at(start) != self._heard else self.decoded
+        coming = self._line().changes(start, self.decoded) if start < self.decoded else []
+        return next((at for at, heard in coming if heard != self._made_with(at)), self.decoded)
+
+    def _made_with(self, frame: int) -> Heard:
+        """Return the changes that a decoded frame was made with."""
+        return next((heard for first, heard in reversed(self._laid) if first <= frame), Heard())
 
     def _blocks_at(self, frame: int) -> NDArray[np.float32] | None:
         """Return the sound that was made for a frame, `[2, samples]`; None where there is none of this epoch."""
@@ -320,22 +333,30 @@ class Sound:
         elif at and self.spent * self._rate < 0.5 * BUSY * SIZES[at - 1]:
             self.size = SIZES[at - 1]
 
-    def _emit(self, audio: NDArray[np.float32], given: tuple, place: tuple[int, int, int], heard: Heard) -> None:
+    def _emit(
+        self,
+        audio: NDArray[np.float32],
+        given: tuple,
+        place: tuple[int, int, int],
+        changes: list[tuple[int, Heard]],
+    ) -> None:
         start, count, epoch = place
         if self._under is not None:
             cross_fade(audio, self._under, DELAY)
             self._under = None
+        moment, heard = changes[-1]
         if heard != self._heard:
-            self._heard, self._at = heard, start * self._hop + DELAY
+            self._heard, self._at = heard, moment * self._hop + DELAY
         pcm = np.rint(audio.T * WIDE).astype("<i2").tobytes()
         block = Block(epoch, start * self._hop, heard, self._at, pcm)
         latents, before, _ = given
-        moment = Moment(start, latents[before : before + count].float().cpu(), block)
+        made = Moment(start, latents[before : before + count].float().cpu(), block)
         with self.lock:
             if epoch != self.epoch:  # it began anew meanwhile
                 return
             self.decoded = start + count
-            self._moments.append(moment)
+            self._laid = [one for one in self._laid if one[0] < start][-LAID:] + changes
+            self._moments.append(made)
             while self._moments[0].frame < self.decoded - self._kept * self._rate:
                 self._moments.popleft()
             self.lock.notify_all()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ostinato.engine_runtime.controls import curves, points
+from ostinato.engine_runtime.controls import curves, from_audio, points
 from ostinato.engine_runtime.controls.curves import Curve
 from ostinato.engine_runtime.errors import InputError
 from ostinato.engine_runtime.plots.curve import plot_curve, ticks
@@ -359,3 +359,49 @@ def test_no_pulse_is_lost_in_a_long_curve():
     values = np.zeros(15000, dtype=np.float32)
     values[7321] = 1
     assert pixels(plot_curve(values), LINE)[TOP : TOP + 20].any()
+
+
+TIMED = {
+    "constant": lambda: curves.constant(2.0),
+    "sine in Hz": lambda: curves.lfo("sine", 0.37, phase=0.2),
+    "random in Hz": lambda: curves.lfo("random", 1.3, seed=4),
+    "ramp in seconds": lambda: curves.ramp(1.0, 3.0, 2.0, 9.0),
+    "beats": lambda: from_audio.beat_grid(97.0, 3, 0.5, 300.0),
+    "sum": lambda: curves.arithmetic(curves.lfo("square", 0.7), curves.lfo("triangle", 0.1), "add"),
+}
+WHOLE = {
+    "drawn": lambda: points.through([[0, 0.2], [0.5, 0.9], [1, 0.1]]),
+    "cycles": lambda: curves.lfo("sine", 3, "cycles", 0.1),
+    "ramp to the end": lambda: curves.ramp(0.0, 1.0, 0.5),
+    "measured": lambda: curves.fixed(np.linspace(0.0, 1.0, 50) ** 2),
+    "stretched": lambda: curves.resample(curves.fixed(np.linspace(0.0, 1.0, 20) ** 2)),
+    "product": lambda: curves.arithmetic(curves.lfo("sine", 2, "cycles"), curves.ramp(1.0, 2.0), "multiply"),
+}
+
+
+@pytest.mark.parametrize("name", TIMED)
+@given(start=st.integers(0, 400))
+def test_what_is_told_in_time_goes_on_while_music_plays(name, start):
+    """A later window is a piece of one long curve."""
+    curve = TIMED[name]()
+    np.testing.assert_allclose(curve.values(50, start=start), curve.values(450)[start : start + 50], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@given(start=st.integers(0, 400))
+def test_what_is_told_over_the_whole_length_comes_again(name, start):
+    curve = WHOLE[name]()
+    np.testing.assert_allclose(curve.values(50, start=start), np.roll(curve.values(50), -start % 50), atol=1e-6)
+
+
+@pytest.mark.parametrize("seconds", [0.4, 1.03, -0.7])
+def test_a_shift_has_no_edges_while_music_plays(seconds):
+    moved, plain = curves.shift(curves.lfo("sine", 0.37), seconds), curves.lfo("sine", 0.37)
+    want = np.interp(np.arange(200, 250) - seconds * 25, np.arange(450), plain.values(450))
+    np.testing.assert_allclose(moved.values(50, start=200)[:-1], want[:-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*TIMED, *WHOLE])
+def test_play_begins_with_the_curve_itself(name):
+    curve = (TIMED | WHOLE)[name]()
+    np.testing.assert_array_equal(curve.values(50, start=0), curve.values(50))
