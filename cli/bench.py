@@ -183,6 +183,36 @@ def soak(
         raise typer.Exit(FAILED)
 
 
+@app.command()
+def live(
+    context: typer.Context,
+    engine: Engine = "eager",
+    model: Model = None,
+    size: Size = None,
+    seconds: Annotated[float, typer.Option(help="Length of the loop, or of a stretch.")] = 5.0,
+    depth: Annotated[int, typer.Option(help="Generations in flight.")] = 1,
+    steps: Annotated[int, typer.Option(help="Of each.")] = Workload.steps,
+    mode: Annotated[str, typer.Option(help="loop or endless.")] = "loop",
+    changes: Annotated[int, typer.Option(help="Of each kind: hot knob, slot, prompt.")] = 30,
+    busy: Annotated[int, typer.Option(help="Processes that compute beside it.")] = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Turn widgets of a live session: milliseconds from the message to the sound that has it, stage by stage."""
+    with exit_codes():
+        from ..engine_runtime.bench.live import Case, text
+        from ..engine_runtime.bench.live import live as run
+        from ..engine_runtime.bench.subject import opened, source_for
+
+        case = Case(seconds, depth, steps, mode, changes, busy)
+        with redirect_stdout(sys.stderr if as_json else sys.stdout):
+            source = source_for((engine,), model, size, *_where(device, precision))
+            with opened(engine, source) as found:
+                measured = run(found, source.model(), case, _command(context, "live"))
+        typer.echo(json.dumps({"size": source.name, **measured}) if as_json else text(measured))
+
+
 def _measured(
     plan: Plan, weights: tuple[str | None, str | None], where: tuple[str, str], quiet: bool, keep: Path | None
 ) -> dict:

@@ -21,6 +21,7 @@ from ..stream.stats import Stats
 from ..takes.take import Log
 from .lease import KEPT_SECONDS
 from .level import SAMPLE_RATE
+from .line import Heard
 from .maker import Maker
 from .score import Cost, Score, check_hot
 from .sound import Block, Sound, decoded_pcm
@@ -151,6 +152,11 @@ class LiveSession:
             if blocks is None:
                 self._sound.begin(self._sound.listener.position)
             return blocks or []
+
+    @property
+    def made(self) -> Heard:
+        """Return the changes in the music that was made last, whether or not it is decoded."""
+        return self._maker.line.heard
 
     @property
     def epoch(self) -> int:
