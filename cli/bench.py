@@ -213,6 +213,31 @@ def live(
         typer.echo(json.dumps({"size": source.name, **measured}) if as_json else text(measured))
 
 
+@app.command()
+def busy(
+    context: typer.Context,
+    model: Model = None,
+    seconds: Annotated[float, typer.Option(help="Length of each generation.")] = 10.0,
+    depth: Annotated[int, typer.Option(help="Generations in flight.")] = Workload.depth,
+    cfg: Annotated[str, typer.Option(help="Guidance, as in `bench`.")] = Workload.guidance,
+    count: Annotated[int, typer.Option(help="Processes that compute beside it.")] = 2,
+    ticks: Annotated[int, typer.Option(help="Timed in each of two rounds.")] = 16,
+    as_json: AsJson = False,
+) -> None:
+    """Time ticks and decodes on the CPU beside busy processes, by threads that compute alone and by a team."""
+    with exit_codes():
+        from ..engine_runtime.bench.busy import share, text
+        from ..engine_runtime.bench.case import Case
+        from ..engine_runtime.bench.subject import opened, source_for
+
+        with redirect_stdout(sys.stderr if as_json else sys.stdout):
+            source = source_for(("eager",), model, None, *_where("cpu", "float32"))
+            with opened("eager", source) as found:
+                case = Case(depth, seconds=seconds, cfg=cfg)
+                measured = share(found, source.model().pipe.vae, case, count, ticks, _command(context, "busy"))
+        typer.echo(json.dumps(measured) if as_json else text(measured))
+
+
 def _measured(
     plan: Plan, weights: tuple[str | None, str | None], where: tuple[str, str], quiet: bool, keep: Path | None
 ) -> dict:

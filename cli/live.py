@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import soundfile
-import torch
 from aiohttp import web
 
 from ..engine_runtime.audio.live_vae import LiveVae
@@ -94,8 +93,6 @@ def play(graph: LiveGraph, out: Path, port: int, told: Callable[[str], None]) ->
     Raises:
         InputError: for a port that is taken.
     """
-    if graph.score.engine.device.type == "cpu":
-        torch.set_num_threads(1)  # ring and sound have a thread each, and two that share cores wait for each other
     session = LiveSession(NAME, graph.score)
     control = Control(session, graph)
     try:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..device.capture import Capture
+from ..device.workers import is_large, workers
 from ..models.weight_norm import folded
 from ..stream.sessions import runtime
 from .decode import hop_of
@@ -43,7 +44,7 @@ class LiveVae:
     def __init__(self, vae: AutoencoderOobleck) -> None:
         self.config, self.device, self.dtype = vae.config, vae.device, vae.dtype
         self.upsampling_ratios = vae.upsampling_ratios
-        self._layers = _Layers(vae)
+        self._layers, self._wide = _Layers(vae), is_large(vae.decoder)
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self.device))  # which makes the weights
@@ -57,7 +58,7 @@ class LiveVae:
         """
         if self._stream is None:
             with torch.no_grad():
-                return self._layers(latents)
+                return workers().run(lambda: self._layers(latents), self._wide)
         # buffers that are written again must be no inference tensors
         with self._lock, torch.inference_mode(False), torch.no_grad():
             shape, caller = tuple(latents.shape), torch.cuda.current_stream(self.device)

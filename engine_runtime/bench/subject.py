@@ -123,7 +123,7 @@ class Compiled(EagerEngine):
 
     def __init__(self, transformer: AceStepTransformer1DModel, identity: str) -> None:
         super().__init__(transformer, identity)
-        self.name = f"compile, {self.name}"
+        self.name, self.wide = f"compile, {self.name}", True  # one thread may compile at a time
         torch._dynamo.config.cache_size_limit = SHAPES  # past it, torch would go on uncompiled
         self._compiled = torch.compile(self.decoder, dynamic=False)
         self._seen = set[int]()

@@ -8,11 +8,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..device.workers import leave_team, own_workers
 from ..errors import OstinatoError
 from ..stream.finished import Finished
 from ..stream.session import Session
@@ -145,18 +147,19 @@ class Maker:
     # --- the thread ---
 
     def _run(self) -> None:
-        if self.score.engine.device.type == "cpu":
-            _give_way()
-        # inference mode is per thread, and ComfyUI's covers only its own
-        with torch.inference_mode():
-            try:
-                while self._wait():
-                    try:
-                        self._round()
-                    except Exception as error:
-                        self._fail(error)
-            finally:
-                self._lease.close()
+        with ExitStack() as stack:
+            if self.score.engine.device.type == "cpu":
+                _give_way()
+                leave_team()
+                stack.enter_context(own_workers())  # which give way too
+            stack.callback(self._lease.close)
+            # inference mode is per thread, and ComfyUI's covers only its own
+            stack.enter_context(torch.inference_mode())
+            while self._wait():
+                try:
+                    self._round()
+                except Exception as error:
+                    self._fail(error)
 
     def _wait(self) -> bool:
         """Wait until there is something to do; returns false where the session has closed."""

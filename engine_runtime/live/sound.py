@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..audio.decode import Vae
+from ..device.workers import leave_team
 from ..errors import OstinatoError
 from ..spec import ModelSpec
 from .level import DELAY, SAMPLE_RATE, Level
@@ -209,6 +210,8 @@ class Sound:
         self._thread.join()
 
     def _run(self) -> None:
+        if self._vae.device.type == "cpu":
+            leave_team()
         for size in SIZES[:4]:  # the first of a shape takes several times as long: kernels are chosen in it
             self._windows.warm(size)
         began = time.monotonic()
