@@ -195,6 +195,7 @@ def live(
     mode: Annotated[str, typer.Option(help="loop or endless.")] = "loop",
     changes: Annotated[int, typer.Option(help="Of each kind: hot knob, slot, prompt.")] = 30,
     busy: Annotated[int, typer.Option(help="Processes that compute beside it.")] = 0,
+    seed_step: Annotated[int, typer.Option(help="Added to the seed of each generation; 0 lets a loop rest.")] = 0,
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: AsJson = False,
@@ -205,7 +206,7 @@ def live(
         from ..engine_runtime.bench.live import live as run
         from ..engine_runtime.bench.subject import opened, source_for
 
-        case = Case(seconds, depth, steps, mode, changes, busy)
+        case = Case(seconds, depth, steps, mode, changes, busy, seed_step)
         with redirect_stdout(sys.stderr if as_json else sys.stdout):
             source = source_for((engine,), model, size, *_where(device, precision))
             with opened(engine, source) as found:

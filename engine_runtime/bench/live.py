@@ -57,7 +57,7 @@ class Case:
     """The settings of a live benchmark.
 
     Attributes:
-        seconds, depth, steps, mode: of the score.
+        seconds, depth, steps, mode, seed_step: of the score; a loop with a seed step of 0 rests while nothing changes.
         changes: measured of each kind.
         busy: processes that compute beside it.
     """
@@ -68,6 +68,7 @@ class Case:
     mode: str = "loop"
     changes: int = 30
     busy: int = 0
+    seed_step: int = 0
 
     def __post_init__(self) -> None:
         check_whole("changes", self.changes, 1, 10_000, "thirty are enough for percentiles")
@@ -81,7 +82,8 @@ class Instrument:
     def __init__(self, engine: Engine, model: Model, case: Case) -> None:
         self._model, self._seconds = model, case.seconds
         vae, condition = LiveVae(model.pipe.vae), self._encoded(TAGS[0])
-        self.score = Score(engine, vae, condition, Sampling(case.steps, seed=7), depth=case.depth, mode=case.mode)
+        score = Score(engine, vae, condition, Sampling(case.steps, seed=7), case.seed_step)
+        self.score = replace(score, depth=case.depth, mode=case.mode)
 
     def widgets(self) -> list[dict[str, Any]]:
         return [{"node": "", "input": kind} for kind in KINDS]

@@ -27,6 +27,7 @@ from .score import Cost, Score, cost
 log = logging.getLogger(__name__)
 RUNWAY = 2.0  # seconds of music that a stretch is begun ahead of, beyond the time it takes
 NICE = 10  # of a ring on the CPU
+HOLD = 0.3  # seconds that a ring waits at most for what is evaluated beside it
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,13 @@ class _Flight:
     """A request in flight.
 
     Attributes:
-        slot: id of the last change that it was made with.
+        heard: the changes that it was made with; further hot ones may act on it.
         began: when it was submitted.
         ends: the step that finishes it.
         at, kept: for a stretch, the moment of its first new frame, and the frames before that it repeats.
     """
 
-    slot: int
+    heard: Heard
     began: float
     ends: int
     at: int = 0
@@ -49,6 +50,10 @@ class _Flight:
 
 class Maker:
     """The thread of the ring. It takes the latest score, keeps the ring full and lays each finished latent on the line.
+
+    Where every further latent of a loop would be the one that plays, since nothing changed and each is made from the
+    same seed, the ring rests before the last step of the next: a hot knob is heard after that step, and the device is
+    free for sound and prompts.
 
     An error drops what is in flight and is reported; the line goes on with what it has, and the next score or `wake`
     tries again.
@@ -83,8 +88,11 @@ class Maker:
         self._decoded, self._needed, self._made, self._failed = decoded, needed, made, failed
         self._next, self._hot_id, self._slot_id = score, 0, 0  # what the next step takes in; guarded by the lock
         self._closed = self._broken = False
+        self._held_until = 0.0  # time.monotonic
         self._heard, self._fresh = Heard(), True  # fresh: the score has changed since the last request
+        self._same = False  # a further latent would be the one that plays
         self._lease = Lease(name, score)
+        self._ahead: torch.cuda.Event | None = None  # behind the last tick
         self._flights: dict[int, _Flight] = {}
         self._number = self._since = 0  # requests made; steps since the last one was
         self._seconds = 1.0  # that a generation takes
@@ -118,6 +126,12 @@ class Maker:
         """Try again after an error, and look whether somebody listens."""
         with self.lock:
             self._broken = False
+            self.lock.notify_all()
+
+    def hold(self, seconds: float) -> None:
+        """Begin no step for so long; 0 goes on."""
+        with self.lock:
+            self._held_until = time.monotonic() + seconds
             self.lock.notify_all()
 
     def close(self) -> None:
@@ -164,16 +178,27 @@ class Maker:
     def _wait(self) -> bool:
         """Wait until there is something to do; returns false where the session has closed."""
         with self.lock:
-            while not self._closed and (self._broken or not self._wanted()):
-                self.lock.wait(0.5)
-            return not self._closed
+            while not self._closed:
+                held = self._held_until - time.monotonic()
+                if held <= 0.0 and not self._broken and self._wanted():
+                    return True
+                self.lock.wait(min(0.5, held) if held > 0.0 else 0.5)
+            return False
 
     def _wanted(self) -> bool:
         """Return true where a step would do something. Hold the lock."""
         if self.line.end != 0 and not self._needed():
             return False
-        changed = self._next is not self.score or not self._lease.opened
-        return changed or bool(self._flights) or isinstance(self._sink, Loop) or self._due() is not None
+        if self._next is not self.score or not self._lease.opened:
+            return True
+        if isinstance(self._sink, Loop):
+            return not self._at_the_ready()
+        return bool(self._flights) or self._due() is not None
+
+    def _at_the_ready(self) -> bool:
+        """Return whether a latent would bring nothing new, and one is a step from its end."""
+        ticks = self._lease.session.ticks
+        return self._same and any(flight.ends == ticks + 1 for flight in self._flights.values())
 
     @property
     def _sink(self) -> Loop | Endless:
@@ -185,10 +210,13 @@ class Maker:
         with self.lock:
             score, hot, slot = self._next, self._hot_id, self._slot_id
         session = self._take(score)
-        self._fresh = self._fresh or (hot, slot) != (self._heard.hot, self._heard.slot)
-        self._heard = Heard(hot, slot)
+        if self._heard != Heard(hot, slot):
+            self._heard, self._fresh, self._same = Heard(hot, slot), True, False
         self._submit(session)
         done = session.step()
+        if self._ahead is not None:
+            self._ahead.synchronize()  # a tick is enqueued while one runs, and no more: the next hears a later knob
+        self._ahead = session.lane.done()
         self._since += 1
         for finished in done:
             self._lay(finished)
@@ -198,7 +226,7 @@ class Maker:
         try:
             if self._lease.take(score):
                 self._flights.clear()
-                self._since, self._fresh = 1 << 30, True
+                self._since, self._fresh, self._same = 1 << 30, True, False
                 if self.line.end != 0:
                     self._coming = _line_of(score)
         except BaseException:
@@ -242,18 +270,19 @@ class Maker:
     def _give(self, session: Session, tail: Tensor | None, at: int, kept: int) -> None:
         request = self.score.request(self._number, tail)
         session.submit(request)
-        self._flights[id(request)] = _Flight(
-            self._heard.slot, time.monotonic(), session.ticks + request.steps, at, kept
-        )
+        ends = session.ticks + request.steps
+        self._flights[id(request)] = _Flight(self._heard, time.monotonic(), ends, at, kept)
         self._number, self._since, self._fresh = self._number + 1, 0, False
 
     def _lay(self, finished: Finished) -> None:
         """Lay a finished latent on the line."""
         flight, latent = self._flights.pop(id(finished.request)), finished.take()
-        # waits for the device, so that the host is never far ahead
+        if finished.done is not None:
+            finished.done.synchronize()  # a copy that waits would keep other threads out of the driver
         self._lease.record.finished(finished.request, latent)
         self._seconds += 0.3 * (time.monotonic() - flight.began - self._seconds)
-        heard = Heard(self._heard.hot, flight.slot)
+        heard = Heard(self._heard.hot, flight.heard.slot)
+        self._same = flight.heard == self._heard and not self.score.seed_step and not self.score.tracks
         with self.lock:
             line, at = self._sink, flight.at
             if isinstance(line, Loop):
@@ -271,6 +300,7 @@ class Maker:
         if self._flights:
             self._lease.session.clear()
         self._flights.clear()
+        self._same = False
         with self.lock:
             self._broken = self._next is self.score or not self._lease.opened
         if isinstance(error, OstinatoError):

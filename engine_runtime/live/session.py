@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Protocol
@@ -22,7 +24,7 @@ from ..takes.take import Log
 from .lease import KEPT_SECONDS
 from .level import SAMPLE_RATE
 from .line import Heard
-from .maker import Maker
+from .maker import HOLD, Maker
 from .score import Cost, Score, check_hot
 from .sound import Block, Sound, decoded_pcm
 
@@ -214,6 +216,15 @@ class LiveSession:
             self._sound.use(score.vae)
         self.score, self.error = score, None
         return self._maker.play(score, change)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Have the ring begin no tick inside a block, for at most `HOLD`: what is evaluated there has the device."""
+        self._maker.hold(HOLD)
+        try:
+            yield
+        finally:
+            self._maker.hold(0.0)
 
     def turn(self, change: int, **knobs: Any) -> Cost:
         """Turn hot knobs.

@@ -128,7 +128,8 @@ class Control:
             self._report(part, taken, tell)
 
     def _turned(self, changes: Mapping[Place, Any]) -> Taken:
-        score, change = self.graph.turn(changes), next(self._changes)
+        with self.session.held():
+            score, change = self.graph.turn(changes), next(self._changes)
         return Taken(change, self.session.play(score, change))
 
     @staticmethod
