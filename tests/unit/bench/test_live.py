@@ -47,20 +47,23 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return fake
 
 
-def block(position: int, samples: int, heard: Heard = Heard(), at: int = 0, epoch: int = 1) -> Block:
-    return Block(epoch, position, heard, at, bytes(4 * samples))
+def block(position: int, samples: int, change: int = 0, at: int = 0, epoch: int = 1) -> Block:
+    return Block(epoch, position, Heard(change, 0), at, bytes(4 * samples))
+
+
+def advance(player: Player, to: float) -> None:
+    with player._lock:
+        player._advance(to)
 
 
 def test_a_player_begins_at_its_lead_and_hears_a_change_at_its_sample(clock: SimpleNamespace) -> None:
     player = Player(Session())  # type: ignore[arg-type]
     player.block(block(0, FIRST_LEAD - 1))
     clock.now += 1.0
-    player.block(block(FIRST_LEAD - 1, RATE, Heard(3, 0), 4800))
+    player.block(block(FIRST_LEAD - 1, RATE, 3, 4800))
     assert player.began is None
-    player._advance(clock.now + 0.2)
+    advance(player, clock.now + 0.2)
     assert player.began == pytest.approx(101.0, abs=QUANTUM / RATE)
-    times = player.wait(3, True) if player._met["made"] else None
-    assert times is None  # no latent was laid yet
     (when, heard) = player._met["heard"][0]
     assert heard == Heard(3, 0) and when - player.began == pytest.approx(4800 / RATE, abs=1e-6)
 
@@ -68,11 +71,11 @@ def test_a_player_begins_at_its_lead_and_hears_a_change_at_its_sample(clock: Sim
 def test_an_underrun_is_counted_and_the_lead_grows_and_falls(clock: SimpleNamespace) -> None:
     player = Player(Session())  # type: ignore[arg-type]
     player.block(block(0, 2 * FIRST_LEAD))
-    player._advance(clock.now + 1.0)
+    advance(player, clock.now + 1.0)
     assert (player.underruns, player.lead) == (1, round(FIRST_LEAD * listener.GROWTH))
     clock.now += 1.0
     player.block(block(2 * FIRST_LEAD, 7 * RATE))
-    player._advance(clock.now + 6.0)
+    advance(player, clock.now + 6.0)
     assert (player.underruns, player.lead) == (1, max(FIRST_LEAD, round(3000 * listener.FALL)))
 
 
