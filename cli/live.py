@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from aiohttp import web
 
 from ..engine_runtime.constants import LIVE_MODES
@@ -101,8 +100,6 @@ def play(graph: LiveGraph, share: Share, port: int, told: Callable[[str], None])
     Raises:
         InputError: for a port that is taken.
     """
-    if graph.score.engine.device.type == "cpu":
-        torch.set_num_threads(1)  # ring and sound have a thread each, and two that share cores wait for each other
     session = LiveSession(NAME, graph.score)
     live = Live(session, Control(session, graph), keep_of(session), share=share)
     try:

@@ -14,6 +14,7 @@ import torch
 from ostinato.engine_runtime.config import StreamConfig
 from ostinato.engine_runtime.controls.knobs import Knobs
 from ostinato.engine_runtime.device.lane import Lane
+from ostinato.engine_runtime.device.workers import in_turn
 from ostinato.engine_runtime.engines.contract import Engine, Limits, Rows
 from ostinato.engine_runtime.spec import ACE_STEP, ModelSpec
 from ostinato.engine_runtime.stream.request import Condition, Request
@@ -175,6 +176,7 @@ def no_reads() -> Iterator[None]:
     with (
         mock.patch.multiple(torch.Tensor, **refused),
         mock.patch.object(torch.cuda, "synchronize", _refuse("synchronize")),
+        in_turn(),  # which keeps all of it in this thread
         NoJoin(),
     ):
         yield

@@ -220,7 +220,9 @@ class Control:
     def _turned(self, changes: Mapping[Place, Any], at: int) -> Taken:
         with self.turning:
             began = time.monotonic()
-            taken = self._played(self.graph.turn(changes), at)
+            with self.session.held():
+                score = self.graph.turn(changes)
+            taken = self._played(score, at)
             seconds = time.monotonic() - began
         for place in changes:
             known, _ = self._spent.get(place, (0.0, taken.cost))
