@@ -57,7 +57,7 @@ class Drive:
     ) -> None:
         self.sessions, self.stage = sessions, sessions[0].stage
         self._request, self._clock, self._count = request, clock, itertools.count()
-        self._cuda = self.stage.engine.device.type == "cuda"
+        self.cuda = self.stage.engine.device.type == "cuda"
 
     def submit(self) -> None:
         """Submit the next request, to each session in turn."""
@@ -72,7 +72,7 @@ class Drive:
 
     def settle(self) -> None:
         """Wait until the device is idle."""
-        if self._cuda:
+        if self.cuda:
             torch.cuda.synchronize(self.stage.engine.device)
 
     def play(
@@ -121,7 +121,7 @@ class Drive:
         return Laps(alone or [_between(*pair) for pair in itertools.pairwise(marks)], host, quiet, each)
 
     def _mark(self) -> Mark:
-        if not self._cuda:
+        if not self.cuda:
             return self._clock()
         event = torch.cuda.Event(enable_timing=True)
         event.record(self.stage.lane.stream)

@@ -180,10 +180,10 @@ def _comfyui_host() -> Host:
 
     execution = ComfyAPISync().execution
     return Host(
-        progress=_throttled(lambda done, total, node_id: execution.set_progress(done, total, node_id=node_id)),
+        progress=throttled(lambda done, total, node_id: execution.set_progress(done, total, node_id=node_id)),
         cancelled=comfy.model_management.throw_exception_if_processing_interrupted,
         text=PromptServer.instance.send_progress_text,
-        next_file=_comfyui_file,
+        next_file=comfyui_file,
         make_room=lambda size: comfy.model_management.free_memory(size, comfy.model_management.get_torch_device()),
         bring=bring,
         ran_last=_in_latest_prompt,
@@ -197,7 +197,7 @@ def _in_latest_prompt(node_id: str | None, node_type: str) -> bool:
     return prompt.has_node(node_id) and prompt.get_node(node_id)["class_type"] == node_type
 
 
-def _comfyui_file(prefix: str, suffix: str) -> Path:
+def comfyui_file(prefix: str, suffix: str) -> Path:
     check_prefix(prefix)
 
     import folder_paths
@@ -206,7 +206,7 @@ def _comfyui_file(prefix: str, suffix: str) -> Path:
     return Path(folder) / f"{name}_{number:05}_{suffix}"
 
 
-def _throttled(send: Callable[[int, int, str | None], Any]) -> Callable[[int, int, str | None], None]:
+def throttled(send: Callable[[int, int, str | None], Any]) -> Callable[[int, int, str | None], None]:
     sent: dict[str | None, tuple[float, int]] = {}  # node -> time and count of its last message
 
     def throttled(done: int, total: int, node_id: str | None) -> None:

@@ -190,7 +190,7 @@ def test_the_compiled_engines_kernels_run_on_its_device(current, base):
 
 def test_kernels_are_tried_on_the_models_device(current, base, monkeypatch):
     where = []
-    monkeypatch.setattr(needs, "_check_device", lambda *given: None)
+    monkeypatch.setattr(needs, "check_device", lambda *given: None)
     monkeypatch.setattr(needs.importlib, "import_module", lambda *given: plain)
     monkeypatch.setattr(needs, "_try", lambda *given: where.append(list(current)))
     needs.operations(base.pipe.transformer, False)

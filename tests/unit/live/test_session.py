@@ -90,7 +90,7 @@ def session(score: Score, request: pytest.FixtureRequest) -> Iterator[LiveSessio
     yield live
     live.close()
     assert set(threading.enumerate()) <= before
-    assert not [name for name in runtime()._sessions if name.startswith("test ")]
+    assert not [name for name in runtime().names if name.startswith("test ")]
 
 
 @pytest.mark.parametrize("session", [{"mode": "loop"}, {"mode": "endless"}], indirect=True)

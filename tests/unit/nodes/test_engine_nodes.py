@@ -249,7 +249,7 @@ def test_an_engine_that_fails_its_check_is_closed(turbo, player, monkeypatch):
     monkeypatch.setattr(loader, "check_here", refuse)
     made = run(LoadEngine, engine="one", otherwise=TORCH, model=turbo)
     assert isinstance(made[0], EagerEngine) and "not the reference" in made[1]
-    assert not player.library._engines and not registry.one(loader.OpenEngines).held
+    assert not player.library.open_engines and not registry.one(loader.OpenEngines).held
 
 
 def test_an_engine_of_other_weights_is_stale(turbo, base, player):
@@ -343,7 +343,7 @@ def test_a_refit_is_refused_before_anything_is_opened(turbo, player, monkeypatch
         run(RefitLora, engine="fixed", model=turbo)
     with pytest.raises(EngineFileError, match="there is no engine 'gone'"):
         run(RefitLora, engine="gone", model=turbo)
-    assert not player.library._engines
+    assert not player.library.open_engines
 
 
 WORK = {"depth": 2, "seconds": 0.4, "steps": 2, "guidance": "off", "tokens": 4, "ticks": 2}

@@ -92,7 +92,7 @@ def test_an_engine_that_was_swapped_after_the_look_does_not_play(turbo, jobs, pl
     player.make("x")
     made = run(BuildEngine, model=turbo, **ASKED | {"name": "x", "precision": "fp32"})
     assert "x has other settings by now: ostinato build --name x" in made[1] and isinstance(made[0], EagerEngine)
-    assert not player.library._engines
+    assert not player.library.open_engines
 
 
 def test_the_engine_comes_from_the_folder_it_was_built_into(turbo, jobs, player, tmp_path, folder):
@@ -178,7 +178,7 @@ def test_a_fallback_lets_go_of_what_played_before(turbo, player):
     play = Cache(LoadEngine, engine="one", otherwise=TORCH, model=turbo)
     one = play()[0]
     assert isinstance(play(engine="gone")[0], EagerEngine)
-    assert not is_open(one) and not registry.one(loader.OpenEngines).held and not player.library._engines
+    assert not is_open(one) and not registry.one(loader.OpenEngines).held and not player.library.open_engines
     assert is_open(play()[0])
 
 
@@ -224,7 +224,7 @@ def test_an_engine_that_is_built_anew_while_it_is_opened_is_told(turbo, player, 
     monkeypatch.setattr(loader, "here", meanwhile)
     with pytest.raises(EngineFileError, match="one.plan was built anew meanwhile"):
         run(LoadEngine, engine="one", otherwise=STOP, model=turbo)
-    assert not library._engines
+    assert not library.open_engines
 
 
 def test_a_check_that_failed_is_not_made_again_with_every_run(turbo, player, monkeypatch):
@@ -261,7 +261,7 @@ def test_a_shortage_plays_on_torch_and_is_tried_again(turbo, player, monkeypatch
 
     monkeypatch.setattr(loader, "check_here", check)
     play = Cache(LoadEngine, engine="one", otherwise=TORCH, model=turbo)
-    assert isinstance(play()[0], EagerEngine) and not player.library._engines
+    assert isinstance(play()[0], EagerEngine) and not player.library.open_engines
     assert is_open(play()[0]) and is_open(play()[0]) and play.runs == 2
 
 
@@ -332,13 +332,13 @@ def test_the_drop_down_tells_every_state(folder, monkeypatch):
     monkeypatch.setattr(folders, "HEADLESS", False)
     monkeypatch.setattr(preflight, "wheels", lambda flavor: {"x": LIBRARY} if flavor == "tensorrt_rtx" else {})
     monkeypatch.setattr(health_module, "library_of", lambda flavor: pytest.fail("a process was started"))
-    folders._states.cache_clear()
+    folders.states_of.cache_clear()
     lines = tooltip().splitlines()
     assert lines[1] == "good: ready by its size, unverified on this GPU"
     assert lines[2].startswith("old: stale: the engine was built with tensorrt_rtx version 1.4.0.1; here it is")
     (folder / "old.plan").unlink()
     assert len(tooltip().splitlines()) == 2
-    folders._states.cache_clear()
+    folders.states_of.cache_clear()
     monkeypatch.setattr(preflight, "wheels", lambda flavor: {})
     assert "good: stale: tensorrt_rtx is not installed" in tooltip()
 

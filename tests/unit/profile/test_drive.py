@@ -78,7 +78,7 @@ def test_it_keeps_the_ring_full_and_says_who_finished(watch):
         assert not session.room and session.stats().dropped == 0
         assert laps.finished == [session.stats().finished] and laps.finished[0] == 6
         assert len(laps.quiet) == 6 and not laps.quiet[0]
-    assert not runtime()._sessions
+    assert not runtime().names
 
 
 def test_sessions_of_one_ring_get_requests_in_turn(watch):
@@ -89,7 +89,7 @@ def test_sessions_of_one_ring_get_requests_in_turn(watch):
         found.fill()
         assert not any(session.room for session in found.sessions)
         assert found.play(3).finished == [1, 1, 1] and len({session.stage for session in found.sessions}) == 1
-    assert not runtime()._sessions
+    assert not runtime().names
 
 
 def test_a_device_is_idle_around_every_tick_alone_and_waited_for_when_it_is_far_behind(watch, monkeypatch):
@@ -112,7 +112,7 @@ def test_a_device_is_idle_around_every_tick_alone_and_waited_for_when_it_is_far_
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: calls.append("idle"))
     with drive(watch) as found:
-        found._cuda = True
+        found.cuda = True
         assert len(found.play(2, before=lambda: calls.append("before")).ms) == 2
         assert calls == ["before", "idle", "idle", "before", "idle", "idle", "idle"]
         calls.clear()
@@ -133,4 +133,4 @@ def test_an_engine_rests_whatever_happens(watch):
     engine: Engine = Sleepy()
     with pytest.raises(ZeroDivisionError), awake(engine), drive(watch, engine):
         raise ZeroDivisionError
-    assert said == ["ready", "rest"] and not runtime()._sessions
+    assert said == ["ready", "rest"] and not runtime().names

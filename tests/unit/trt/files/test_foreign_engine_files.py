@@ -57,7 +57,7 @@ def listed(engine, monkeypatch):
     """The options and the tooltip of the nodes that play engines, as ComfyUI asks for them."""
     monkeypatch.setattr(folders, "HEADLESS", False)
     monkeypatch.setattr(folders, "roots", lambda kind: [engine.parent])
-    folders._states.cache_clear()
+    folders.states_of.cache_clear()
 
     def ask() -> tuple[list[str], str]:
         shown = [node.define_schema().inputs[0] for node in (LoadEngine, RefitLora)]
@@ -208,14 +208,14 @@ def test_a_tooltip_tells_of_no_more_than_it_has_room_for(engine, listed):
     assert len(options) == 61 and told.count("\n") == 51 and told.endswith("and 11 more")
 
 
-@pytest.mark.parametrize("broken", ["roots", "_states"])
+@pytest.mark.parametrize("broken", ["roots", "states_of"])
 def test_what_nobody_foresaw_takes_no_node_away(broken, engine, listed, monkeypatch, caplog):
     def fails(*_):
         raise RuntimeError("the driver is gone")
 
     monkeypatch.setattr(folders, broken, fails)
     options, told = listed()
-    assert options == (["one"] if broken == "_states" else [folders.NOTHING])
+    assert options == (["one"] if broken == "states_of" else [folders.NOTHING])
     assert "cannot be told: the driver is gone" in told and "the driver is gone" in caplog.text
 
 

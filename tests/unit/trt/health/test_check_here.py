@@ -78,7 +78,7 @@ def test_a_passed_check_makes_the_engine_verified(make, machine):
     assert not verified(path)
     proof = Proof.of(check_here(path).proof)
     assert [corner.name for corner in proof.corners] == ["minimum", "optimum", "maximum"] and proof.gpu == "cpu"
-    assert verified(path) and not machine.library._engines
+    assert verified(path) and not machine.library.open_engines
     there = health(path, {"tensorrt_rtx": replace(HERE, device="Another GPU")})
     assert there.text() == "stand-in: ready by its size, unverified on this GPU"
     assert Proof.of(read_plan(path, HERE)[1].proof) == proof
@@ -97,7 +97,7 @@ def test_a_failed_check_takes_the_older_proof_away(make, machine):
     plan.bend = lambda out: 1.5 * out
     with pytest.raises(Refused):
         check_here(path)
-    assert not machine.library._engines and not verified(path)
+    assert not machine.library.open_engines and not verified(path)
     before = sidecar_path(path).stat()
     with pytest.raises(Refused):
         check_here(path)
@@ -216,7 +216,7 @@ def test_a_shortage_is_told_and_closes_the_engine(make, machine, monkeypatch, wh
         with pytest.raises(MemoryShortage, match="the check of stand-in found no room") as caught:
             check_here(path)
     check_sentence(caught.value)
-    assert not machine.library._engines and verified(path), "it says nothing of the engine"
+    assert not machine.library.open_engines and verified(path), "it says nothing of the engine"
 
 
 def test_the_host_is_asked_for_room(make, machine, monkeypatch):
@@ -232,7 +232,7 @@ def test_another_failure_stays_what_it_is(make, machine):
     plan.faults["execute_async_v3"] = 1
     with pytest.raises(EngineError, match="execute_async_v3"):
         check_here(path)
-    assert not machine.library._engines
+    assert not machine.library.open_engines
 
 
 # -- the command line

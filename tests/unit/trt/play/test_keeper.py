@@ -81,7 +81,7 @@ def test_views_of_one_buffer_are_no_change(keeper, stream):
     rows = torch.zeros(4, 4)
     for i in range(40):
         execute(keeper, stream, x=rows[i % 2])
-    assert not keeper._retired
+    assert not keeper.retired
 
 
 def test_a_steady_stream_of_new_tensors_is_let_go_of(keeper, stream):
@@ -89,7 +89,7 @@ def test_a_steady_stream_of_new_tensors_is_let_go_of(keeper, stream):
     for i in range(50):
         execute(keeper, stream, x=torch.zeros(4))
         stream.over = i
-    assert len(keeper._retired) <= 3
+    assert len(keeper.retired) <= 3
 
 
 def test_what_is_retired_waits_for_the_last_execute(keeper, stream):
@@ -109,7 +109,7 @@ def test_draining_waits_for_all_of_it(keeper, stream):
     for _ in range(3):
         execute(keeper, stream, x=torch.zeros(4))
     keeper.drain()
-    assert stream.over == 3 and not keeper._retired
+    assert stream.over == 3 and not keeper.retired
     keeper.drain()
 
 
