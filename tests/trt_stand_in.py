@@ -15,17 +15,19 @@ import enum
 import sys
 import types
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.engines.profiles import Profile
+from ostinato.engine_runtime.registry import registry
 from ostinato.engine_runtime.trt.files.sidecar import Sidecar
 from ostinato.engine_runtime.trt.library.flavor import DTYPES, Flavor
 from ostinato.engine_runtime.trt.play.engine import TrtEngine
-from ostinato.engine_runtime.trt.play.tensorrt import TensorRT
+from ostinato.engine_runtime.trt.play.tensorrt import Loaded, TensorRT
 from ostinato.engine_runtime.trt.play.vae import TrtVae
 from torch import Tensor
 
@@ -306,6 +308,15 @@ class IExecutionContext:
         computed = plan.compute(bound)
         spin(plan.after)
         output.copy_(computed)
+
+
+@contextmanager
+def loaded(library: TensorRT | None) -> Iterator[Loaded]:
+    """Have this library in the process, or none yet; yields what holds it."""
+    with registry.fresh(Loaded):
+        held = registry.one(Loaded)
+        held.library = library
+        yield held
 
 
 def make(

@@ -28,7 +28,8 @@ from .files.folder import plans
 from .files.plan import read_plan
 from .files.sidecar import Expect, Sidecar, check_fit, read_sidecar
 from .files.spec import is_name
-from .health.state import Health, check_here, expects, health, here
+from .health import state as health_state
+from .health.state import Health, check_here, health
 from .play.engine import TrtEngine
 from .play.refit import check_refittable
 from .play.room import MakeRoom
@@ -97,7 +98,7 @@ class Place:
     def survey(self) -> list[Health]:
         """Judge every plan in the folders, by name, without opening any."""
         found = {plan.name: plan for folder in reversed(self.folders) for plan in plans(folder)}
-        known = expects(_gpu_of(self.model)) if found else {}
+        known = health_state.expects(_gpu_of(self.model)) if found else {}
         return [self.judge(found[name], known) for name in sorted(found)]
 
     def judge(self, plan: Path, known: Known) -> Health:
@@ -135,7 +136,7 @@ class Place:
         if not plan.exists():
             raise missing(name, self.folders)
         device = gpu(self.model)
-        state = self.judge(plan, expects(device))
+        state = self.judge(plan, health_state.expects(device))
         if alone and state.sidecar is not None:
             check_refittable(state.sidecar.refittable)
         if state.sidecar is None or state.error is not None:
@@ -192,7 +193,8 @@ def _read(plan: Path, wanted: Sidecar, device: torch.device, parsed: bool = Fals
         EngineFileError: where it was rebuilt since `wanted` was read, and as `read_plan`.
     """
     library = tensorrt(wanted.flavor)
-    expect = replace(here(wanted.flavor, library.flavor.version, device), header_problem=library.header_problem)
+    here = health_state.here(wanted.flavor, library.flavor.version, device)
+    expect = replace(here, header_problem=library.header_problem)
     try:
         data, sidecar = read_plan(plan, expect, sidecar=wanted if parsed else None)
     except EngineFileError as error:

@@ -31,7 +31,7 @@ from ..files.folder import claim, commit, forget, ready_folder, refused_write, w
 from ..files.sidecar import Expect, Sidecar, check_fit, parse, rewritten, sidecar_path
 from ..files.spec import BuildSpec
 from ..files.trust import Trust
-from ..health.state import here
+from ..health import state
 from ..library import preflight
 from ..library.process import child_command, ended, revived
 from .assemble import check_io, make_sidecar, read_record, read_written, write_plan
@@ -273,7 +273,7 @@ def check(task: dict[str, Any], tell: Tell) -> dict[str, Any]:
     from ..play.tensorrt import tensorrt
 
     sidecar, plan = parse(task["sidecar"]), Path(task["plan"])
-    place = here(sidecar.flavor, sidecar.library)
+    place = state.here(sidecar.flavor, sidecar.library)
     if place.capability is None:
         return {"unverified": "this PyTorch sees no CUDA device"}
     try:

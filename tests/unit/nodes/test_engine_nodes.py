@@ -130,8 +130,8 @@ def test_waiting_shows_progress_and_lets_cancel_through(turbo, jobs, monkeypatch
         run(BuildEngine, model=turbo, **ASKED | {"wait": True, "name": "other"})
 
 
-def test_missing_packages_leave_the_torch_engine_and_the_pip_line(turbo, monkeypatch):
-    monkeypatch.setattr(queue, "expects", dict)
+def test_missing_packages_leave_the_torch_engine_and_the_pip_line(turbo, on_machine, monkeypatch):
+    on_machine({})
     monkeypatch.setattr(queue.preflight.importlib.util, "find_spec", lambda name: None)
     before = fingerprint(BuildEngine, **ASKED)
     made = run(BuildEngine, model=turbo, **ASKED)
@@ -246,7 +246,7 @@ def test_an_engine_that_fails_its_check_is_closed(turbo, player, monkeypatch):
     def refuse(plan, **given):
         raise EngineError("the engine is not the reference", "it must be", "build it again")
 
-    monkeypatch.setattr(loader, "check_here", refuse)
+    player.check = refuse
     made = run(LoadEngine, engine="one", otherwise=TORCH, model=turbo)
     assert isinstance(made[0], EagerEngine) and "not the reference" in made[1]
     assert not player.library.open_engines and not registry.one(loader.OpenEngines).held

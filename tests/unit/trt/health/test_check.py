@@ -21,7 +21,7 @@ from ostinato.engine_runtime.trt.export import record, source
 from ostinato.engine_runtime.trt.files.plan import read_plan
 from ostinato.engine_runtime.trt.files.sidecar import Expect
 from ostinato.engine_runtime.trt.files.trust import Trust
-from ostinato.engine_runtime.trt.health import check
+from ostinato.engine_runtime.trt.health import check, state
 from ostinato.engine_runtime.trt.library import preflight, process
 from ostinato.engine_runtime.trt.play import tensorrt
 
@@ -46,9 +46,8 @@ def machine(plan, base, monkeypatch):
     library = stand_in.library(rtx=True)
     monkeypatch.setattr(this_machine, "driver_cuda", lambda: (13, 0))
     monkeypatch.setattr(preflight, "check_room", lambda *_: None)
-    monkeypatch.setattr(worker, "here", lambda *_: HERE)
+    monkeypatch.setattr(state, "here", lambda *_: HERE)
     monkeypatch.setattr(check, "this_gpu", lambda: torch.device("cpu"))
-    monkeypatch.setattr(tensorrt, "tensorrt", lambda _: library)
     monkeypatch.setattr(source, "part_of", lambda _: base.pipe.transformer)
     monkeypatch.setattr(record, "weights_digest", lambda *_: plan.sidecar.export["weights"])
 
@@ -57,16 +56,15 @@ def machine(plan, base, monkeypatch):
         if what == "export":
             return {"onnx": str(worker.Path(task["folder"]) / "graph.onnx"), "peak_bytes": 7}
         said.append(what)
-        return worker.check(
-            json.loads(json.dumps(task)), lambda message: hear(message["fraction"], message["message"])
-        )
+        return worker.check(json.loads(json.dumps(task)), lambda message: hear(message["fraction"], message["message"]))
 
     side = plan.sidecar
     built = Built(memoryview(plan.data), LIBRARY, side.target, {"refit": False}, side.io, 1.0)
     monkeypatch.setattr(worker, "run_child", child)
     monkeypatch.setattr(worker, "read_record", lambda *_: side.export)
     monkeypatch.setattr(worker, "build", lambda *_: built)
-    return said
+    with stand_in.loaded(library):
+        yield said
 
 
 @pytest.fixture
@@ -159,9 +157,9 @@ CANNOT = {
     "no driver": ("no NVIDIA driver answers", (this_machine, "driver_cuda", lambda: None)),
     "no CUDA in PyTorch": (
         "this PyTorch sees no CUDA device",
-        (worker, "here", lambda *_: Expect("tensorrt_rtx", LIBRARY)),
+        (state, "here", lambda *_: Expect("tensorrt_rtx", LIBRARY)),
     ),
-    "a GPU it does not run on": ("this GPU has 9.0", (worker, "here", lambda *_: replace(HERE, capability=(9, 0)))),
+    "a GPU it does not run on": ("this GPU has 9.0", (state, "here", lambda *_: replace(HERE, capability=(9, 0)))),
 }
 
 
