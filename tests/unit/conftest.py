@@ -1,4 +1,4 @@
-"""Shared by the unit tests: ComfyUI's folders without ComfyUI, and a machine's libraries without the machine."""
+"""Shared by the unit tests: CUDA without a GPU, ComfyUI's folders without ComfyUI, libraries without a machine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from ostinato.engine_runtime.errors import OstinatoError
 from ostinato.engine_runtime.trt.files.sidecar import Expect
 from ostinato.engine_runtime.trt.health import state
@@ -30,6 +31,17 @@ class FolderPaths(ModuleType):
     def get_filename_list(self, kind: str) -> list[str]:
         files = [(root, path) for root in self.roots[kind] for path in root.rglob("*") if path.is_file()]
         return sorted(path.relative_to(root).as_posix() for root, path in files)
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`cuda(Event=..., current_device=...)` stands in for these of PyTorch's functions and classes for CUDA."""
+
+    def enter(**names: object) -> None:
+        for name, one in names.items():
+            monkeypatch.setattr(torch.cuda, name, one)
+
+    return enter
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import contextmanager
 
 import pytest
-import torch
 from ostinato.engine_runtime.config import Sampling, StreamConfig
 from ostinato.engine_runtime.engines.contract import Engine
 from ostinato.engine_runtime.profile.drive import awake, driven
@@ -92,7 +91,7 @@ def test_sessions_of_one_ring_get_requests_in_turn(watch):
     assert not runtime().names
 
 
-def test_a_device_is_idle_around_every_tick_alone_and_waited_for_when_it_is_far_behind(watch, monkeypatch):
+def test_a_device_is_idle_around_every_tick_alone_and_waited_for_when_it_is_far_behind(watch, cuda):
     """By the calls of a pretended device."""
     calls = []
 
@@ -109,8 +108,7 @@ def test_a_device_is_idle_around_every_tick_alone_and_waited_for_when_it_is_far_
         def elapsed_time(self, other):
             return float(other.n - self.n)
 
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: calls.append("idle"))
+    cuda(Event=Event, synchronize=lambda device: calls.append("idle"))
     with drive(watch) as found:
         found.cuda = True
         assert len(found.play(2, before=lambda: calls.append("before")).ms) == 2

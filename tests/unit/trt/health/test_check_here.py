@@ -241,10 +241,10 @@ def test_another_failure_stays_what_it_is(make, machine):
 # -- the command line
 
 
-def test_the_doctor_checks_with_the_model_that_is_named(make, machine, on_machine, cache, monkeypatch):
+def test_the_doctor_checks_with_the_model_that_is_named(make, machine, on_machine, cache, cuda):
     _, path = make(model=THEIRS)
     on_machine({"tensorrt_rtx": HERE})
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cuda(is_available=lambda: True)
 
     def run(*words):
         done = CliRunner().invoke(main.app, ["doctor", *map(str, words)])

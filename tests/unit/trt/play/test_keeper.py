@@ -37,10 +37,9 @@ class Event:
 
 
 @pytest.fixture
-def stream(monkeypatch):
+def stream(cuda):
     lane = Stream()
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: lane)
+    cuda(Event=Event, current_stream=lambda device: lane)
     return lane
 
 
@@ -113,10 +112,10 @@ def test_draining_waits_for_all_of_it(keeper, stream):
     keeper.drain()
 
 
-def test_another_stream_waits_for_all_of_the_first(keeper, stream, monkeypatch):
+def test_another_stream_waits_for_all_of_the_first(keeper, stream, cuda):
     execute(keeper, stream, x=torch.zeros(4))
     other = Stream()
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: other)
+    cuda(current_stream=lambda device: other)
     execute(keeper, other, x=torch.zeros(4))
     execute(keeper, other, x=torch.zeros(4))
     assert other.waited == [stream] and not stream.waited
