@@ -83,13 +83,13 @@ class Sounds:
         return self._made[1]
 
 
-def play(graph: LiveGraph, out: Path, port: int, told: Callable[[str], None]) -> None:
+def play(graph: LiveGraph, out: Path, port: int, announce: Callable[[str], None]) -> None:
     """Serve a session until the process is interrupted.
 
     Args:
         out: where captures are written.
         port: on the loopback address; 0 takes a free one.
-        told: given the page's address once it is served.
+        announce: given the page's address once it is served.
 
     Raises:
         InputError: for a port that is taken.
@@ -99,7 +99,7 @@ def play(graph: LiveGraph, out: Path, port: int, told: Callable[[str], None]) ->
     session = LiveSession(NAME, graph.score)
     control = Control(session, graph)
     try:
-        asyncio.run(_serve({NAME: Live(session, control, lambda capture: write_capture(capture, out))}, port, told))
+        asyncio.run(_serve({NAME: Live(session, control, lambda capture: write_capture(capture, out))}, port, announce))
     finally:
         control.close()
         session.close()
@@ -148,7 +148,7 @@ def application(offered: Mapping[str, Live]) -> web.Application:
     return app
 
 
-async def _serve(offered: Mapping[str, Live], port: int, told: Callable[[str], None]) -> None:
+async def _serve(offered: Mapping[str, Live], port: int, announce: Callable[[str], None]) -> None:
     runner = web.AppRunner(application(offered), access_log=None, shutdown_timeout=2.0)
     await runner.setup()
     try:
@@ -159,7 +159,7 @@ async def _serve(offered: Mapping[str, Live], port: int, told: Callable[[str], N
             raise InputError(
                 f"port {port} cannot be used ({error.strerror})", "allowed is a free one", "choose another --port"
             ) from None
-        told(f"http://localhost:{runner.addresses[0][1]}/")
+        announce(f"http://localhost:{runner.addresses[0][1]}/")
         ended = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError):  # Windows: there Ctrl+C is an exception

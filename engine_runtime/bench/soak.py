@@ -174,7 +174,7 @@ class Player:
         session.set(**{name: getattr(Knobs(), name) for name in KNOBS})
         session.configure(depth=max(DEPTHS))
         session.step()
-        laps = drive.play(ticks, before=lambda: self._act(drive), after=_taken, told=self._tell)
+        laps = drive.play(ticks, before=lambda: self._act(drive), after=_taken, after_tick=self._tell)
         return _Block(statistics.median(laps.ms), *self._device_bytes(), host_bytes())
 
     def _tell(self) -> None:

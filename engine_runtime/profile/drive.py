@@ -82,7 +82,7 @@ class Drive:
         before: Callable[[], object] = lambda: None,
         around: Callable[[], AbstractContextManager] = nullcontext,
         after: Callable[[list[Finished]], object] = lambda done: None,
-        told: Callable[[], object] = lambda: None,
+        after_tick: Callable[[], object] = lambda: None,
     ) -> Laps:
         """Tick. Ends with the device idle.
 
@@ -93,7 +93,7 @@ class Drive:
             before: called before each tick; only without `ahead` is its time left out.
             around: makes the context of each step.
             after: given the latents of each tick, whose time includes it.
-            told: called after each tick.
+            after_tick: called after each tick.
         """
         marks, alone, host = [self._mark()] if ahead else [], list[float](), list[float]()
         quiet, finished = list[bool](), Counter[str]()
@@ -115,7 +115,7 @@ class Drive:
                 alone.append(1e3 * (self._clock() - begin))
             quiet.append(all(slot.step != 1 for slot in self.stage.ring.slots))
             finished.update(one.session for one in done)
-            told()
+            after_tick()
         self.settle()
         each = [finished[session.name] for session in self.sessions]
         return Laps(alone or [_between(*pair) for pair in itertools.pairwise(marks)], host, quiet, each)

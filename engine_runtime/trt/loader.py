@@ -44,7 +44,7 @@ class OpenEngines:
 
     Attributes:
         held: by caller: the engine's name, and the engine.
-        turns: changes seen, by caller and name.
+        changes: how many were seen, by caller and name.
         busy: being changed or compared now; not to be closed.
         digests: hashes of weights, by the model's identity, its part and the precision.
     """
@@ -52,7 +52,7 @@ class OpenEngines:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.held: dict[str, tuple[str, TrtEngine]] = {}
-        self.turns: Counter[tuple[str, str]] = Counter()
+        self.changes: Counter[tuple[str, str]] = Counter()
         self.busy: list[TrtEngine] = []
         self.digests: dict[tuple[str, str, str], str] = {}
 
@@ -241,22 +241,22 @@ def drop(who: str) -> None:
     with engines.lock:
         name, engine = engines.held.pop(who, ("", None))
     if engine is not None:
-        turned(who, name)
+        count_change(who, name)
         tensorrt(engine.flavor.name).release(engine)
 
 
-def turned(who: str, name: str) -> None:
+def count_change(who: str, name: str) -> None:
     """Count a change: the engine that this caller got under this name has changed, or may be available now."""
     engines = _engines()
     with engines.lock:
-        engines.turns[who, name] += 1
+        engines.changes[who, name] += 1
 
 
-def turns(who: str, name: str | None = None) -> int:
+def changes(who: str, name: str | None = None) -> int:
     """Return the number of such changes; with `name` None, under any name."""
     engines = _engines()
     with engines.lock:
-        return sum(count for (one, of), count in engines.turns.items() if one == who and name in (None, of))
+        return sum(count for (one, of), count in engines.changes.items() if one == who and name in (None, of))
 
 
 @contextmanager

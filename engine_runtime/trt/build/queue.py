@@ -163,7 +163,7 @@ def _is_done(job: Job | None) -> bool:
     return job is not None and job.state is State.done
 
 
-def told(job: Job) -> str:
+def progress_line(job: Job) -> str:
     """Describe the state of a build in one line."""
     if job.state is State.done:
         return f"{job.spec.name} is built"

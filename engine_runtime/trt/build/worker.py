@@ -188,13 +188,13 @@ def _built(
     weights = sum(f.stat().st_size for f in (onnx, onnx.with_name(onnx.name + ".data")) if f.exists())
     preflight.check_room(folder, int(weights * preflight.PLAN_FACTOR * len(spec.profiles)), "the engine")
     preflight.check_memory(preflight.build_memory(weights, len(spec.profiles)))
-    begin = told = 0.0 if spec.onnx else EXPORTED
+    begin = reported = 0.0 if spec.onnx else EXPORTED
     say(State.building, begin, f"building {spec.name}")
 
     def progress(fraction: float) -> None:
-        nonlocal told
-        if (now := begin + fraction * (BUILT - begin)) - told >= STEP:
-            told = now
+        nonlocal reported
+        if (now := begin + fraction * (BUILT - begin)) - reported >= STEP:
+            reported = now
             say(State.building, now, f"building {spec.name}")
 
     built = build(onnx, record, spec, folder / f".timing-{spec.flavor}.cache", progress)

@@ -143,7 +143,7 @@ def _folder(folder: Path, engines: list[Path], trust: Trust) -> list[Finding]:
 def _engine(state: Health, model: str | None) -> list[Finding]:
     name = state.plan.name
     if state.error is None:
-        found = [Finding(GOOD, f"{name} is {state.told()}")]
+        found = [Finding(GOOD, f"{name} is {state.readiness()}")]
     else:
         what = f"{name} is {state.state}: {state.error.given}; {state.error.allowed}"
         found = [Finding(PROBLEM, what, state.error.remedy)]

@@ -57,7 +57,7 @@ def test_a_tick_alone_counts_its_step_and_what_takes_its_latents(watch):
 
     with drive(watch) as found:
         before, told = watch.after(100.0, "before", said), watch.after(1000.0, "told", said)
-        laps = found.play(3, before=before, around=around, after=watch.after(2.0, "after", said), told=told)
+        laps = found.play(3, before=before, around=around, after=watch.after(2.0, "after", said), after_tick=told)
     assert laps.ms == [3000.0] * 3 and laps.host_ms == [1000.0] * 3
     assert said == ["before", "enter", "leave", "after", "told"] * 3
 
