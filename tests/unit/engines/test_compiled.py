@@ -229,25 +229,21 @@ def test_a_second_session_moves_nothing(transformer):
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
-def test_what_a_machine_lacks_is_named(transformer, kind, monkeypatch):
+def test_what_a_machine_lacks_is_named(transformer, kind, cuda, monkeypatch):
     with pytest.raises(EngineError, match=f"the {kind} engine was asked for on cpu"):
         make_engine(kind, transformer, "unit-test")
-    cuda = monkeypatch.context
-    with cuda() as patch:
-        patch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-        patch.setattr(torch.cuda, "get_device_name", lambda device: "Old GPU")
-        with pytest.raises(EngineError, match=r"Old GPU has compute capability 7.5; the \w+ engine needs 8\.[09]"):
-            needs.check_device(kind, torch.device("cuda", 0), torch.bfloat16, needs.CAPABILITY[kind == "fp8"])
-    with cuda() as patch:
-        patch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-        with pytest.raises(EngineError, match="the weights are torch.float32"):
-            needs.check_device(kind, torch.device("cuda", 0), torch.float32, needs.CAPABILITY[kind == "fp8"])
-    with cuda() as patch:
-        patch.setattr(needs, "check_device", lambda *given: None)
-        patch.setitem(sys.modules, "triton", None)
-        patch.delitem(sys.modules, f"{needs.__package__}.fused", raising=False)
-        with pytest.raises(EngineError, match="needs Triton.*triton-windows"):
-            make_engine(kind, transformer, "unit-test")
+    gpu, least = torch.device("cuda", 0), needs.CAPABILITY[kind == "fp8"]
+    cuda(get_device_capability=lambda device: (7, 5), get_device_name=lambda device: "Old GPU")
+    with pytest.raises(EngineError, match=r"Old GPU has compute capability 7.5; the \w+ engine needs 8\.[09]"):
+        needs.check_device(kind, gpu, torch.bfloat16, least)
+    cuda(get_device_capability=lambda device: (9, 0))
+    with pytest.raises(EngineError, match="the weights are torch.float32"):
+        needs.check_device(kind, gpu, torch.float32, least)
+    monkeypatch.setattr(needs, "check_device", lambda *given: None)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, f"{needs.__package__}.fused", raising=False)
+    with pytest.raises(EngineError, match="needs Triton.*triton-windows"):
+        make_engine(kind, transformer, "unit-test")
 
 
 def test_a_kernel_that_cannot_be_made_is_named(transformer, monkeypatch):
