@@ -135,6 +135,18 @@ def test_every_step_and_frame_has_a_condition():
     refuses("the number of conditions is 0", lambda: Request(()))
 
 
+def test_the_weight_of_a_condition_is_a_number_or_a_curve_of_its_length():
+    for weight in (0.0, 1e3, torch.ones(T)):
+        Part(GIVEN, weight)
+    for weight in (-0.1, 1001.0, math.nan, torch.ones(T + 1), torch.full((T,), -1.0)):
+        refuses("the weight of a condition" if isinstance(weight, float) else "weight", lambda w=weight: Part(GIVEN, w))
+
+
+def test_a_target_has_numbers_only():
+    refuses("the target holds NaN", lambda: Target(torch.full((T, C), math.nan)))
+    refuses("the target has shape [6]", lambda: Target(torch.ones(T)))
+
+
 def test_conditions_that_are_combined_are_alike():
     longer = made_up(5, T + 1)
     refuses("conditions of 6 and 7 frames", lambda: Request((Part(GIVEN), Part(longer))))
