@@ -194,10 +194,7 @@ def _period(flux: Array) -> float:
     octaves = np.log2(60.0 * FLUX_HZ / lags / LIKELY_BPM) / SPREAD
     allowed = (lags >= 60.0 * FLUX_HZ / MAX_BPM) & (lags <= 60.0 * FLUX_HZ / MIN_BPM)
     weighted = np.where(allowed, same[1:] * np.exp(-0.5 * octaves**2), -np.inf)
-    best = int(lags[np.argmax(weighted)])
-    before, here, after = same[best - 1], same[best], same[min(best + 1, len(same) - 1)]
-    bend = before - 2.0 * here + after
-    return best + (0.5 * (before - after) / bend if bend < 0 else 0.0)  # the top of a parabola
+    return float(lags[np.argmax(weighted)])
 
 
 def _chain(flux: Array, period: float) -> Array:

@@ -238,9 +238,9 @@ class Control:
     def _report(
         part: Mapping[Place, Any], taken: Taken, tell: Mapping[tuple[Place, Any], Callable[[Taken], None]]
     ) -> None:
-        for (place, _), told in tell.items():
+        for (place, _), answer in tell.items():
             if place in part:
-                told(taken)
+                answer(taken)
 
 
 def _takes(graph: Graph, place: Place, value: Any) -> bool:

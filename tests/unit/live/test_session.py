@@ -51,7 +51,7 @@ def session(score: Score, request: pytest.FixtureRequest) -> Iterator[LiveSessio
     live.close()
     left = set(threading.enumerate()) - before
     assert left <= set(registry.one(Workers)._alone._threads)  # which are the process's
-    assert not [name for name in runtime()._sessions if name.startswith("test ")]
+    assert not [name for name in runtime().names if name.startswith("test ")]
 
 
 @pytest.mark.parametrize("session", [{"mode": "loop"}, {"mode": "endless"}], indirect=True)
