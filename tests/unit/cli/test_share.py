@@ -107,6 +107,27 @@ def test_a_value_is_set_where_it_comes_from() -> None:
         write_workflow(data, TYPES, twice, Settings())
 
 
+def test_a_widget_is_set_through_two_subgraphs() -> None:
+    steps = [socket("steps", "INT", 3, widget=True)]
+    inner = subgraph(
+        "inner", [knobs(1, inputs=steps)], [(2, 1, 0, -20, 0, "TOY"), (3, -10, 0, 1, 0, "INT")], ["steps"], []
+    )
+    middle = raw(4, "inner", [socket("steps", "INT", 3, True)], ["TOY"], [7])
+    middle["properties"] = {"proxyWidgets": [["-1", "steps"]]}
+    outer = subgraph("outer", [middle], [(2, 4, 0, -20, 0, "TOY"), (3, -10, 0, 4, 0, "INT")], ["steps"], ["toy"])
+    user = raw(5, "outer", [socket("steps", "INT", None, True)], ["TOY"], [12])
+    user["properties"] = {"proxyWidgets": [["-1", "steps"]]}
+    definitions = {"subgraphs": [outer, inner]}
+    data = editor([user, show(6, 1)], [[1, 5, 0, 6, 0, "TOY"]], definitions=definitions)
+    assert parse(data, TYPES).nodes["5:4:1"].inputs["steps"] == 12
+    made = write_workflow(data, TYPES, [{"node": "5:4:1", "input": "steps", "value": 33}], Settings())
+    assert parse(made, TYPES).nodes["5:4:1"].inputs["steps"] == 33
+    assert (made["nodes"][0]["widgets_values"], made["definitions"]["subgraphs"][0]["nodes"][0]["widgets_values"]) == (
+        [33],
+        [7],
+    )
+
+
 def test_a_file_with_fewer_values_is_filled_up() -> None:
     data = editor([knobs(1, values=KNOB_VALUES[:1]), show(2, 1)], [[1, 1, 0, 2, 0, "TOY"]])
     made = write_workflow(data, TYPES, [{"node": "1", "input": "mode", "value": "sde"}], Settings())
