@@ -98,7 +98,10 @@ def beat_grid(bpm: float, every: int = 1, offset: float = 0.0, decay: float = 20
     period = every * 60.0 / bpm
 
     def make(times: Times) -> Array:
-        return pulses(_grid(period, offset, times.frames / times.rate), times.frames, decay, times.rate)
+        start, rate = times.start or 0, times.rate
+        found = np.round(_grid(period, offset, (start + times.frames) / rate) * rate)
+        falling = max(0, int(np.searchsorted(found, start)) - 1)  # the pulse before still falls
+        return pulses((found[falling:] - start) / rate, times.frames, decay, rate)
 
     return Curve(make)
 
