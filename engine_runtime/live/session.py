@@ -180,6 +180,11 @@ class LiveSession:
         """Return the position, in samples, at which the next piece of sound begins."""
         return self._sound.decoded * self.score.spec.hop
 
+    @property
+    def unheard(self) -> float:
+        """Return the seconds since a listener was here, or since the session was started."""
+        return time.monotonic() - self._sound.reported
+
     # --- playing ---
 
     def start(self) -> None:
@@ -320,7 +325,7 @@ class LiveSession:
 
     def _idle(self) -> None:
         """Rest where nobody has listened for long. Called by the ring's thread, which holds the lock."""
-        if not self._sound.resting and self._maker.holds and time.monotonic() - self._sound.reported > UNHEARD:
+        if not self._sound.resting and self._maker.holds and self.unheard > UNHEARD:
             self._rest(None)
 
     def _needed(self) -> bool:

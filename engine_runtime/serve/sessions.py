@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ..live.session import Capture, LiveSession, State
+from ..errors import InputError
+from ..live.session import UNHEARD, Capture, LiveSession, State
 from .control import Control, Graph
 
-log = logging.getLogger(__name__)
+MOST = 8  # sessions; one that nobody hears makes room for another
 Keep = Callable[[Capture], list[str]]  # writes a capture, returns the names of its files
 
 
@@ -53,14 +53,16 @@ class Sessions(Mapping[str, Live]):
     def play(self, name: str, make: Callable[[Graph | None], Graph], keep: Keep, since: float) -> Live:
         """Start a session, or give the one of that name another graph, without a gap.
 
-        A model of another family takes another session: the old one ends.
+        A model of another family takes another session: the old one ends. Of more than `MOST`, the one that was not
+        heard for longest ends.
 
         Args:
             make: makes the graph; given the one that plays, of which it may take over what it made.
             since: when (`time.monotonic`) the values of the graph were read; widgets turned later keep their turn.
 
         Raises:
-            OstinatoError: for a graph that cannot be played; what played before plays on.
+            OstinatoError: for a graph that cannot be played, or one more than `MOST` that are all heard; what played
+                before plays on.
         """
         with self.changing:
             old = self._live.get(name)
@@ -72,12 +74,23 @@ class Sessions(Mapping[str, Live]):
                     return old
             else:
                 graph = make(None)
+            spare = self._spare() if old is None else None
             session = LiveSession(name, graph.score)
             made = Live(session, Control(session, graph), keep, lambda: self.end(name, session))
             self._live[name] = made
-        if old is not None:
-            old.close()
+        for one in (old, spare):
+            if one is not None:
+                one.close()
         return made
+
+    def _spare(self) -> Live | None:
+        """Take the session off the list that another one has the place of; None where there is room."""
+        if len(self._live) < MOST:
+            return None
+        name, live = max(self._live.items(), key=lambda item: item[1].session.unheard)
+        if live.session.unheard < UNHEARD:
+            raise InputError(f"{MOST} live sessions play", f"at most {MOST} do", "end one: remove its node")
+        return self._live.pop(name)
 
     def end(self, name: str, session: LiveSession | None = None) -> None:
         """End a session, unless another one than `session` has its name by now; an unknown name is passed over."""

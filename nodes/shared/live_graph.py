@@ -88,7 +88,7 @@ class LiveGraph:
     @property
     def bpm(self) -> float:
         """Return the tempo that the first prompt of the graph asks for; 0 where none does."""
-        given = (cell.inputs.get("bpm") for cell in self._cells.values())
+        given = (self._value(cell.inputs["bpm"]) for cell in self._cells.values() if "bpm" in cell.inputs)
         return next((float(bpm) for bpm in given if isinstance(bpm, int | float) and bpm), 0.0)
 
     def widgets(self) -> list[dict[str, Any]]:
@@ -149,10 +149,10 @@ class LiveGraph:
         return self.score
 
     def _given(self, cell: Cell) -> dict[str, Any]:
-        return {
-            name: self._cells[value.node].values[value.slot] if isinstance(value, From) else value
-            for name, value in cell.inputs.items()
-        }
+        return {name: self._value(value) for name, value in cell.inputs.items()}
+
+    def _value(self, value: Any) -> Any:
+        return self._cells[value.node].values[value.slot] if isinstance(value, From) else value
 
     def _run(self, cell: Cell) -> dict[int, Any]:
         assert cell.cls is not None

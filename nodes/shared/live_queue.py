@@ -97,15 +97,20 @@ def cells_of(prompt: Mapping[str, Any], target: str, given: Mapping[str, Any]) -
         if name.startswith(GIVEN):
             node, _, slot = name.removeprefix(GIVEN).rpartition(".")
             known[From(node, int(slot))] = value
-    order = [*before(prompt, target), target]
-    ours = {node: prompt[node] for node in order if all(link in known for _, link in links_of(prompt, node))}
+    ours = dict[str, Mapping[str, Any]]()
+    wanted = {target}
+    for node in (target, *reversed(before(prompt, target))):
+        sources = [link for _, link in links_of(prompt, node)]
+        if node in wanted and all(link in known for link in sources):
+            ours[node] = prompt[node]
+            wanted.update(link.node for link in sources)
     values: dict[str, dict[int, Any]] = {}
     for link, value in known.items():
         values.setdefault(link.node, {})[link.slot] = value
     foreign = [node for node in values if node not in ours]
     hidden = {io.Hidden.prompt: prompt}
     cells = [Cell(node, node, None, {}, values[node]) for node in foreign]
-    for node, told in ours.items():
+    for node, told in reversed(ours.items()):
         links = dict(links_of(prompt, node))
         inputs = {name: links.get(name, value) for name, value in told["inputs"].items() if not is_given(name)}
         cls, title = pack()[told["class_type"]], told.get("_meta", {}).get("title") or told["class_type"]
@@ -125,7 +130,7 @@ def before(prompt: Mapping[str, Any], target: str) -> list[str]:
             path.pop()
             if node != target:
                 found[node] = None
-        elif source not in seen and _type_of(prompt, source) in pack():
+        elif source not in seen and _is_ours(prompt, source):
             seen.add(source)
             path.append((source, (link.node for _, link in links_of(prompt, source))))
     return list(found)
@@ -147,9 +152,10 @@ def _is_link(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
 
 
-def _type_of(prompt: Mapping[str, Any], node: str) -> Any:
+def _is_ours(prompt: Mapping[str, Any], node: str) -> bool:
     told = prompt.get(node)
-    return told.get("class_type") if isinstance(told, dict) else None
+    kind = told.get("class_type") if isinstance(told, dict) else None
+    return isinstance(kind, str) and kind in pack()
 
 
 @cache

@@ -51,7 +51,8 @@ print(json.dumps({"missing": missing, "pip": importlib.util.find_spec("pip") is 
 LEASH = """
 import os, runpy, sys, threading
 def leash():
-    sys.stdin.buffer.read()
+    while os.read(0, 4096):  # not through sys.stdin, whose lock Python wants when it ends
+        pass
     os._exit(0)
 threading.Thread(target=leash, daemon=True).start()
 del sys.argv[0]

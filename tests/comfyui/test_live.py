@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -95,6 +96,72 @@ def test_free_gives_the_memory_back_and_start_goes_on(comfy, ended):
         assert listener.turn("3", "tags", "slow strings")["cost"] == "slot"
 
 
+def test_a_job_that_needs_the_memory_gets_it_and_the_music_comes_back_by_itself(comfy, ended):
+    queue(comfy, workflow())
+    with Listener(comfy.server.address, "5") as listener:
+        listener.hear(1.0)
+        for seed in (1, 2):
+            job = comfy.client.submit({"1": {"class_type": "BorderNeedsAll", "inputs": {"seconds": 5.0, "seed": seed}}})
+            listener.until(lambda: listener.of("figures")[-1]["resting"])
+            assert listener.state == "playing"
+            stopped = listener.end
+            time.sleep(1.0)
+            silent = listener.end <= stopped + 4800  # what was on its way
+            assert silent and comfy.client.running(job)
+            assert comfy.client.wait(job).files("loaded") == []
+            listener.hear(1.5)
+            assert not listener.of("figures")[-1]["resting"] and not listener.of("failed")
+            assert loudness(listener.sound[stopped : stopped + 72_000]) > 0.01
+        assert listener.turn("3", "tags", "slow strings")["cost"] == "slot"
+
+
+def test_cancel_of_its_own_run_leaves_nothing_half(comfy, ended, streaming):
+    graph, node = streaming
+    graph[node]["inputs"] |= {"count": 1, "steps": 1000}
+    model = next(number for number, told in graph.items() if told["class_type"] == "OstinatoLoadModel")
+    ring = {name: value for name, value in graph[node]["inputs"].items() if name != "count"} | {"steps": 2}
+    own = {"model": [model, 0], "mode": "loop", "source": [node, 0], "denoise": 0.5}
+    graph["live"] = {"class_type": "OstinatoLiveSession", "inputs": ring | own}
+    for before in ({}, {"live": "ready"}):
+        job = comfy.client.submit(graph)
+        with comfy.client.events() as events:
+            events.wait_for("progress_state", lambda data: data["nodes"].get(node, {}).get("value", 0) > 1)
+        comfy.client.interrupt()
+        with pytest.raises(PromptError, match="interrupted"):
+            comfy.client.wait(job)
+        assert sessions(comfy) == before
+        graph[node]["inputs"]["steps"] = 2
+        queue(comfy, graph)
+        graph[node]["inputs"]["steps"] = 1000
+    with Listener(comfy.server.address, "live") as listener:
+        assert loudness(listener.hear(0.5)) > 0.0
+
+
+def test_values_come_from_the_cache_and_from_nodes_of_others(comfy, ended):
+    graph = workflow()
+    graph["1"]["inputs"]["model"] = "random"  # a model of this test alone: the cache has none of it
+    graph["9:1"] = {"class_type": "PrimitiveInt", "inputs": {"value": 97}}
+    graph["3"]["inputs"]["bpm"] = ["9:1", 0]
+    graph["9:2"], graph["9:3"] = graph.pop("3"), graph.pop("4")
+    graph["5"]["inputs"] |= {"condition": ["9:2", 0], "knobs": ["9:3", 0]}
+    session = graph.pop("5")
+    graph["7"] = {"class_type": "PreviewAny", "inputs": {"source": ["9:2", 0]}}
+    comfy.client.run(graph)
+    graph["5"] = session
+    with comfy.client.events() as events:
+        job = comfy.client.submit(graph)
+        comfy.client.wait(job)
+        cached = events.wait_for("execution_cached", lambda data: data["prompt_id"] == job)["nodes"]
+    assert {"1", "9:1", "9:2"} <= set(cached)  # the session was made of values that were there
+    with Listener(comfy.server.address, "5") as listener:
+        listener.hear(0.5)
+        places = {(widget["node"], widget["input"]) for widget in listener.welcome["widgets"]}
+        assert ("9:2", "tags") in places and ("9:2", "bpm") not in places and ("9:1", "value") not in places
+        assert listener.turn("9:2", "tags", "slow strings")["cost"] == "slot"
+        assert listener.turn("9:3", "velocity_scale", 0.4)["cost"] == "tick"
+        listener.hear(1.0)
+
+
 def test_cancel_of_another_job_leaves_the_music_alone(comfy, ended, streaming):
     queue(comfy, workflow())
     with Listener(comfy.server.address, "5") as listener:
@@ -147,3 +214,29 @@ def test_a_page_of_another_site_hears_nothing(comfy, ended):
     for path in ("/ostinato/live/5/socket", "/api/ostinato/live/5/socket"):
         with pytest.raises(websocket.WebSocketBadStatusException, match="403"):
             websocket.create_connection(f"ws://{comfy.server.address}{path}", origin="http://evil.example")
+
+
+def test_comfyuis_own_model_plays_and_is_let_go(comfy, ended, models):
+    def node(kind, **inputs):
+        return {"class_type": kind, "inputs": inputs}
+
+    ring = {"depth": 1, "steps": 1, "shift": 3.0, "denoise": 1.0, "seed": 3, "seed_step": 0, "mode": "loop"}
+    parts = {"engine": ["model", 0], "condition": ["plus", 0], "source": ["latent", 0], "model": ["voice", 0]}
+    graph = {
+        "model": node("UNETLoader", unet_name=models[0], weight_dtype="default"),
+        "plus": node("BorderConditioning", seed=1, tokens=5, lyrics=4, codes=0),
+        "latent": node("BorderLatent", seed=5, frames=32, batch=1, empty=True, masked=False),
+        "voice": node("OstinatoLoadModel", model="random", precision="auto", device="cpu", download=False),
+        "live": node("OstinatoLiveSession", **parts, **ring),
+    }
+    assert queue(comfy, graph) == ["live"]
+    with Listener(comfy.server.address, "live") as listener:
+        assert loudness(listener.hear(1.0)) > 0.0
+        assert {widget["node"] for widget in listener.welcome["widgets"]} == {"live"}
+        assert listener.turn("live", "seed", 4)["cost"] == "slot"
+        comfy.client.free()
+        listener.until(lambda: listener.state == "paused" and listener.of("figures")[-1]["resting"])
+        stopped = listener.end
+        listener.send(type="start")
+        listener.until(lambda: listener.end > stopped + 48_000)
+        assert not listener.of("failed")
