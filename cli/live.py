@@ -6,25 +6,28 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from aiohttp import web
 
 from ..engine_runtime.constants import LIVE_MODES
 from ..engine_runtime.errors import InputError
-from ..engine_runtime.live.session import Capture, LiveSession
+from ..engine_runtime.live.session import LiveSession
 from ..engine_runtime.serve.control import Control
 from ..engine_runtime.serve.routes import Routes
 from ..engine_runtime.serve.sessions import Live
+from ..engine_runtime.serve.share import Share
 from ..nodes.shared.comfy import io
-from ..nodes.shared.live_files import write_capture
+from ..nodes.shared.live_files import keep_of
 from ..nodes.shared.live_graph import Cell, From, LiveGraph
 from ..nodes.shared.live_score import LIVE
-from .core_nodes import Folders, use_folders
+from ..nodes.shared.missing import Named, missing
+from .core_nodes import check_input
 from .graph import Catalogue, Graph, Link, Node, WorkflowError
 from .settings import find_node
+from .share import read_settings, write_workflow
 from .validate import running_order, validate
 
 TARGETS = (LIVE, "OstinatoStreamDenoise")  # the nodes that play, those first that are taken first
@@ -79,28 +82,28 @@ def _model_of(graph: Graph, types: Catalogue, nodes: list[str]) -> Callable[[Map
     return lambda cells: cells[place[0]].values[place[1]]
 
 
-def play(graph: LiveGraph, out: Path, port: int, told: Callable[[str], None]) -> None:
+def share_of(data: dict[str, Any], graph: Graph, types: Catalogue) -> Share:
+    """Return the set of a workflow: its settings, what is missing here, and how it is written again."""
+    nodes = [(node.id, node.title, node.class_type, node.inputs) for node in graph.nodes.values()]
+    lacking = [asdict(one) for one in missing(nodes, {"LoadAudio": Named("audio", "audio file", check_input)})]
+    return Share(read_settings(data), lacking, lambda widgets, settings: write_workflow(data, types, widgets, settings))
+
+
+def play(graph: LiveGraph, share: Share, port: int, announce: Callable[[str], None]) -> None:
     """Serve a session until the process is interrupted.
 
     Args:
-        out: where captures are written.
+        share: the set that it is.
         port: on the loopback address; 0 takes a free one.
-        told: given the page's address once it is served.
+        announce: given the page's address once it is served.
 
     Raises:
         InputError: for a port that is taken.
     """
-    if graph.score.engine.device.type == "cpu":
-        torch.set_num_threads(1)  # ring and sound have a thread each, and two that share cores wait for each other
-
-    def keep(capture: Capture) -> list[str]:
-        with use_folders(Folders(out)):
-            return write_capture(capture)
-
     session = LiveSession(NAME, graph.score)
-    live = Live(session, Control(session, graph), keep)
+    live = Live(session, Control(session, graph), keep_of(session), share=share)
     try:
-        asyncio.run(_serve({NAME: live}, port, told))
+        asyncio.run(_serve({NAME: live}, port, announce))
     finally:
         live.close()
 
@@ -141,7 +144,7 @@ def application(offered: Mapping[str, Live]) -> web.Application:
     return app
 
 
-async def _serve(offered: Mapping[str, Live], port: int, told: Callable[[str], None]) -> None:
+async def _serve(offered: Mapping[str, Live], port: int, announce: Callable[[str], None]) -> None:
     runner = web.AppRunner(application(offered), access_log=None, shutdown_timeout=2.0)
     await runner.setup()
     try:
@@ -152,7 +155,7 @@ async def _serve(offered: Mapping[str, Live], port: int, told: Callable[[str], N
             raise InputError(
                 f"port {port} cannot be used ({error.strerror})", "allowed is a free one", "choose another --port"
             ) from None
-        told(f"http://localhost:{runner.addresses[0][1]}/")
+        announce(f"http://localhost:{runner.addresses[0][1]}/")
         ended = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError):  # Windows: there Ctrl+C is an exception

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 OTHER = "any other"
 LOCKS = (
+    "Keep._lock",
     "Sessions.changing",
     "Control.turning",
     "TensorRT.opening",

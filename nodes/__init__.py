@@ -11,6 +11,7 @@ from .engine import Engine
 from .guidance import Guide
 from .knobs import Blend, ChannelGain, Dcw, TurnKnobs
 from .layer_profile import LayerProfiler
+from .live_capture import LiveCapture
 from .live_session import LiveSession
 from .load_engine import LoadEngine
 from .load_model import LoadModel
@@ -65,6 +66,7 @@ NODES: list[type[io.ComfyNode]] = [
     CurvePreview,
     Automation,
     SaveTake,
+    LiveCapture,
     LayerProfiler,
 ]
 

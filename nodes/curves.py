@@ -121,8 +121,8 @@ class CurvePoints(io.ComfyNode):
             number("high", 1.0, "Value at the top."),
         ]
         text = (
-            "A curve drawn by hand over the whole length, in the canvas over the sound of a Live Session. It "
-            "fits music of any length."
+            "A curve drawn by hand over the whole length, over the sound of a Live Session while it plays. "
+            "It fits music of any length."
         )
         return schema("Points", "Points", text, inputs, "draw", "envelope", "spline")
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 
+import torch
+from torch import Tensor
+
 from ..audio.decode import Vae
 from ..engines.factors import required
 from ..lora.stack import stack
@@ -30,6 +33,7 @@ class Lease:
 
     def __init__(self, name: str, score: Score) -> None:
         self.name, self.score, self.opened = name, score, False
+        self._moved: dict[str, Tensor] = {}  # the moving knobs as they were set last
 
     def take(self, score: Score) -> bool:
         """Play a score from the next step on; returns true where that took another ring.
@@ -42,6 +46,18 @@ class Lease:
             return False
         self._open(score)
         return True
+
+    def move(self, moment: int) -> None:
+        """Set the knobs that move with the time of play, for what sounds from a moment on."""
+        now = self.score.knobs_at(moment)
+        changes = {
+            name: value
+            for name, value in now.items()
+            if (old := self._moved.get(name)) is None or not torch.equal(old, value)
+        }
+        if changes:
+            self.session.set(**changes)
+            self._moved |= changes
 
     def close(self, after: Score | None = None) -> None:
         """Close the ring, and let its engine rest unless the next score has the same."""
@@ -67,6 +83,7 @@ class Lease:
             raise
         self.close(score)
         self.session, self.record, self.score, self.opened = session, record, score, True
+        self._moved = {}
 
     def _turn(self, score: Score) -> None:
         """Give the ring what is hot in a score; the rest goes into its requests."""
@@ -81,6 +98,7 @@ class Lease:
             session.automate(score.tracks)
         if changes := moved(before.knobs, score.knobs):
             session.set(**changes)
+            self._moved = {name: value for name, value in self._moved.items() if name not in changes}
         self.score = score
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..audio.decode import Vae
+from ..device.workers import leave_team
 from ..errors import OstinatoError
 from ..spec import ModelSpec
 from .lease import put_to_rest
@@ -34,7 +35,7 @@ MOST_AHEAD = 2 * SAMPLE_RATE  # samples that are made ahead of the listener at m
 GONE = 3.0  # seconds without a report after which a listener is taken to have left
 GUESS = int(0.25 * SAMPLE_RATE)  # samples that a listener is taken to have moved on without a report
 WIDE = 32_767.0
-GAIN = 2  # frames that must be won before what is made already is made again
+LAID = 64  # windows of which it is known with which changes they were made: more than are ahead of a listener
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,7 @@ class Sound:
         self.playing, self._closed = False, False
         self.resting, self.holds, self.reported = False, True, time.monotonic()
         self._vae, self._windows, self._heard = vae, Windows(vae), Heard()
+        self._laid: list[tuple[int, Heard]] = []  # the changes that frames were made with, from which on
         self._at = 0  # position from which the latest changes are heard
         self._begun = 0  # position at which the epoch began
         self._waits = False  # for a line without music
@@ -217,6 +219,12 @@ class Sound:
         """Return whether this is the sound's own thread."""
         return threading.current_thread() is self._thread
 
+    def between(self, start: int, stop: int) -> tuple[int, bytes]:
+        """Return the sound of these positions as int16 pairs, and the first of them that is still here."""
+        blocks = [m.block for m in self.moments() if m.block.end > start and m.block.position < stop]
+        parts = [b.pcm[4 * max(0, start - b.position) : 4 * (stop - b.position)] for b in blocks]
+        return max(start, blocks[0].position) if blocks else start, b"".join(parts)
+
     # --- the thread ---
 
     def close(self) -> None:
@@ -226,6 +234,8 @@ class Sound:
         self._thread.join()
 
     def _run(self) -> None:
+        if self._vae.device.type == "cpu":
+            leave_team()
         for size in SIZES[:4]:  # the first of a shape takes several times as long: kernels are chosen in it
             self._windows.warm(size)
         began = time.monotonic()
@@ -239,14 +249,14 @@ class Sound:
                     self.lock.wait(delay)
                 if self._closed:
                     return
-                self._hurry()
-                windows, start, count, epoch = self._windows, self.decoded, self._count(), self.epoch
-                given, heard = windows.latents(self._line(), start, count), self._line().changes_at(start)
+                size = self._first() if self._hurry() else self.size
+                windows, start, count, epoch = self._windows, self.decoded, self._count(size), self.epoch
+                given, changes = windows.latents(self._line(), start, count), self._line().changes(start, start + count)
             try:
                 began = time.monotonic()
                 audio = self.level.shape(windows.sound(given, count))
                 self._pace(time.monotonic() - began, count)
-                self._emit(audio, given, (start, count, epoch), heard)
+                self._emit(audio, given, (start, count, epoch), changes)
             except Exception as error:
                 with self.lock:
                     self.playing = False
@@ -262,26 +272,44 @@ class Sound:
             self.holds = False
             self.lock.notify_all()
 
-    def _hurry(self) -> None:
-        """Go back to what is about to be heard, where the music has changed since it was decoded. Hold the lock."""
+    def _hurry(self) -> bool:
+        """Go back to what is about to be heard, where the music has changed since it was decoded; returns true where
+        that was done. Hold the lock.
+        """
         start = self._soonest()
-        if start > self.decoded - GAIN:
-            return
+        if start >= self.decoded:
+            return False
         old = self._blocks_at(start)
-        if old is not None:
-            self._windows.forget()
-            self.decoded, self._under = start, old
+        if old is None:
+            return False
+        self._windows.forget()
+        self.decoded, self._under = start, old
+        return True
+
+    def _first(self) -> int:
+        """Return the size of the first window after a change: the smallest while which the next is made."""
+        ahead = self.listener.lead / 2 / SAMPLE_RATE
+        return next((size for size in SIZES if ahead + size / self._rate >= self._usual(self.size)), self.size)
+
+    def _usual(self, size: int) -> float:
+        """Return the usual seconds of a decode: they go by its frames, the margins' too. Hold the lock."""
+        return self.usual * self._windows.frames(size) / self._windows.frames(self.size)
 
     def _soonest(self) -> int:
-        """Return the first frame that can likely be made before it is heard, where its changes are not those it was
-        made with; else a frame that was not made yet. Hold the lock.
+        """Return the first frame whose changes are not those it was made with, of those that can likely be made before
+        they are heard; else a frame that was not made yet. Hold the lock.
 
         It goes by the usual time of a decode, and half the lead: where that is too short, the listener hears the old
         music for a moment longer, and no gap.
         """
         now = self.listener.now()
-        start = -(-(now + self.listener.lead // 2 + int(self.usual * SAMPLE_RATE)) // self._hop)
-        return start if self._line().changes_at(start) != self._heard else self.decoded
+        start = -(-(now + self.listener.lead // 2 + int(self._usual(self._first()) * SAMPLE_RATE)) // self._hop)
+        coming = self._line().changes(start, self.decoded) if start < self.decoded else []
+        return next((at for at, heard in coming if heard != self._made_with(at)), self.decoded)
+
+    def _made_with(self, frame: int) -> Heard:
+        """Return the changes that a decoded frame was made with."""
+        return next((heard for first, heard in reversed(self._laid) if first <= frame), Heard())
 
     def _blocks_at(self, frame: int) -> NDArray[np.float32] | None:
         """Return the sound that was made for a frame, `[2, samples]`; None where there is none of this epoch."""
@@ -295,47 +323,62 @@ class Sound:
         """Return the seconds until the next window is to be decoded; 0 for now. Hold the lock."""
         if not self.playing or self.resting:
             return 0.5
-        if self._soonest() <= self.decoded - GAIN:
+        if self._soonest() < self.decoded:
             return 0.0
-        if self._count() < 1:  # the line has ended, or has no music yet; who adds to it notifies
+        if self._count(self.size) < 1:  # the line has ended, or has no music yet; who adds to it notifies
             self.dry += self.decoded > 0 and not self._waits
             self._waits = True
             return 0.5
         self._waits = False
+        if self._line().changes_at(self.decoded) != self._heard:
+            return 0.0  # a change is made at once, before the sound of it is needed
         ahead = self.decoded * self._hop - self.listener.now()
         wanted = min(MOST_AHEAD, self.listener.lead + int(self.spent * SAMPLE_RATE))
         return 0.0 if ahead <= wanted else min(0.5, (ahead - wanted) / SAMPLE_RATE)
 
-    def _count(self) -> int:
+    def _count(self, size: int) -> int:
         end = self._line().end
-        return self.size if end is None else min(self.size, end - self.decoded)
+        return size if end is None else min(size, end - self.decoded)
 
     def _pace(self, seconds: float, count: int) -> None:
         """Learn how long a decode takes, and choose the size of the next windows by it."""
+        seconds *= self._windows.frames(self.size) / self._windows.frames(count)  # as a whole window's
         self.usual += 0.2 * (seconds - self.usual)
         self.spent = max(seconds, self.spent + FORGET * (seconds - self.spent))
         at = SIZES.index(self.size)
         if self.spent * self._rate > BUSY * self.size and at + 1 < len(SIZES):
-            self.size = SIZES[at + 1]
+            size = SIZES[at + 1]
         elif at and self.spent * self._rate < 0.5 * BUSY * SIZES[at - 1]:
-            self.size = SIZES[at - 1]
+            size = SIZES[at - 1]
+        else:
+            return
+        longer = self._windows.frames(size) / self._windows.frames(self.size)
+        self.size, self.usual, self.spent = size, self.usual * longer, self.spent * longer
 
-    def _emit(self, audio: NDArray[np.float32], given: tuple, place: tuple[int, int, int], heard: Heard) -> None:
+    def _emit(
+        self,
+        audio: NDArray[np.float32],
+        given: tuple,
+        place: tuple[int, int, int],
+        changes: list[tuple[int, Heard]],
+    ) -> None:
         start, count, epoch = place
         if self._under is not None:
             cross_fade(audio, self._under, DELAY)
             self._under = None
+        moment, heard = changes[-1]
         if heard != self._heard:
-            self._heard, self._at = heard, start * self._hop + DELAY
+            self._heard, self._at = heard, moment * self._hop + DELAY
         pcm = np.rint(audio.T * WIDE).astype("<i2").tobytes()
         block = Block(epoch, start * self._hop, heard, self._at, pcm)
         latents, before, _ = given
-        moment = Moment(start, latents[before : before + count].float().cpu(), block)
+        made = Moment(start, latents[before : before + count].float().cpu(), block)
         with self.lock:
             if epoch != self.epoch:  # it began anew meanwhile
                 return
             self.decoded = start + count
-            self._moments.append(moment)
+            self._laid = [one for one in self._laid if one[0] < start][-LAID:] + changes
+            self._moments.append(made)
             while self._moments[0].frame < self.decoded - self._kept * self._rate:
                 self._moments.popleft()
             self.lock.notify_all()

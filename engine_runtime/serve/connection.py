@@ -19,7 +19,23 @@ from ..errors import InputError, OstinatoError, plain
 from ..live.session import Figures, State
 from ..live.sound import Block
 from .control import Taken
-from .messages import VERSION, At, Capture, End, Hello, Message, Pause, Set, Start, Stop, frame, read, write
+from .messages import (
+    VERSION,
+    At,
+    Capture,
+    End,
+    Hello,
+    Message,
+    Pause,
+    Record,
+    Set,
+    Settings,
+    Start,
+    Stop,
+    frame,
+    read,
+    write,
+)
 from .sessions import Live
 
 log = logging.getLogger(__name__)
@@ -126,10 +142,15 @@ class Connection:
                 position=self.session.position,
                 resumed=known and self.session.epoch == hello.epoch,
                 widgets=self.control.graph.widgets(),
+                **self._set_of(),
             )
         )
         for block in blocks:
             self._queue(block)
+
+    def _set_of(self) -> dict[str, Any]:
+        share = self._live.share
+        return {} if share is None else {"settings": share.settings, "missing": share.missing}
 
     def _take(self, data: str | bytes) -> None:
         """Take in a message; a wrong one is answered, and too many end the connection."""
@@ -164,6 +185,12 @@ class Connection:
             if self._live.end is None:
                 raise InputError("the session is to end", "this one ends with its program", "stop it, or the program")
             self._begin(asyncio.to_thread(self._live.end))
+        elif isinstance(message, Settings):
+            if self._live.share is None:
+                raise InputError("settings came", "the workflow's node has those of this session", "change them there")
+            self._live.share.settings = message
+        elif isinstance(message, Record):
+            self._begin(self._record(message))
         else:
             raise InputError("a second hello came", "the first message is the only one", "connect again")
 
@@ -180,18 +207,26 @@ class Connection:
             self._call(self._reply, _taken(message.id, taken))
 
         try:
-            self.control.set((message.node, message.input), message.given, self, tell)
+            place = message.node, message.input
+            position = self.control.set(place, message.given, self, tell, message.when)
+            if position:
+                self._reply(write("queued", id=message.id, node=place[0], input=place[1], position=position))
         except InputError as error:
             self._reply(write("taken", id=message.id, change=0, cost="nothing", error=str(error)))
 
+    async def _record(self, message: Record) -> None:
+        """Begin or end a recording in a thread: the end of one is written."""
+        try:
+            file = await asyncio.to_thread(self._live.keep.record if message.on else self._live.keep.end)
+            self._reply(write("recording", id=message.id, on=message.on, file=file))
+        except (OstinatoError, OSError) as error:
+            self._reply(write("recording", id=message.id, on=False, file="", error=sentence(error)))
+
     async def _capture(self, message: Capture) -> None:
         """Write a capture in a thread, for it encodes a minute of sound."""
-
-        def captured() -> list[str]:
-            return self._live.keep(self.session.capture(message.seconds, message.bars, self.control.graph.bpm))
-
+        given = message.seconds, message.bars, self.control.graph.tempo
         try:
-            files = await asyncio.to_thread(captured)
+            files = await asyncio.to_thread(self._live.keep.capture, *given)
             self._reply(write("captured", id=message.id, files=files))
         except (OstinatoError, OSError) as error:
             self._reply(write("captured", id=message.id, files=[], error=sentence(error)))
@@ -244,7 +279,7 @@ class Connection:
         session, figures = self.session, shown(self.session.figures())
         error = None if session.error is None else sentence(session.error)
         more = {"state": session.state, "mode": session.score.mode, "error": error}
-        counts = {"dropped": self.dropped, "underruns": self._underruns}
+        counts = {"dropped": self.dropped, "underruns": self._underruns, "recording": self._live.keep.recording}
         await self.socket.send_str(write("figures", **figures, **more, **counts))
 
     async def _end(self, code: int, reason: str) -> None:

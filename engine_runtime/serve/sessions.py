@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..errors import InputError
-from ..live.session import UNHEARD, Capture, LiveSession, State
+from ..live.session import UNHEARD, LiveSession, State
 from .control import Control, Graph
+from .keep import Keep
+from .share import Share
 
 MOST = 8  # sessions; one that nobody hears makes room for another
-Keep = Callable[[Capture], list[str]]  # writes a capture, returns the names of its files
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Live:
     """A session that is offered.
 
     Attributes:
+        share: the set that it is, where this program has its file; in ComfyUI the editor has it.
         end: ends it at a client's wish and takes it off the list; None where it ends with its program alone. Waits
             for its threads.
     """
@@ -27,10 +29,12 @@ class Live:
     control: Control
     keep: Keep
     end: Callable[[], None] | None = None
+    share: Share | None = None
 
     def close(self) -> None:
         """End its threads. Closing twice is allowed."""
         self.control.close()
+        self.keep.close()
         self.session.close()
 
 
@@ -50,7 +54,9 @@ class Sessions(Mapping[str, Live]):
     def __len__(self) -> int:
         return len(self._live)
 
-    def play(self, name: str, make: Callable[[Graph | None], Graph], keep: Keep, since: float) -> Live:
+    def play(
+        self, name: str, make: Callable[[Graph | None], Graph], keep: Callable[[LiveSession], Keep], since: float
+    ) -> Live:
         """Start a session, or give the one of that name another graph, without a gap.
 
         A model of another family takes another session: the old one ends. Of more than `MOST`, the one that was not
@@ -76,7 +82,7 @@ class Sessions(Mapping[str, Live]):
                 graph = make(None)
             spare = self._spare() if old is None else None
             session = LiveSession(name, graph.score)
-            made = Live(session, Control(session, graph), keep, lambda: self.end(name, session))
+            made = Live(session, Control(session, graph), keep(session), lambda: self.end(name, session))
             self._live[name] = made
         for one in (old, spare):
             if one is not None:

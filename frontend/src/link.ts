@@ -2,8 +2,9 @@
 
 import { Latencies } from "./latency.ts";
 import { Player } from "./player.ts";
-import type { Figures, FromServer, Value, Widget } from "./protocol.ts";
+import type { Figures, FromServer, Missing, Settings, Value, Widget } from "./protocol.ts";
 import { RATE } from "./protocol.ts";
+import { Queue, type When } from "./quantise.ts";
 import { Waveform } from "./waveform.ts";
 
 export const COSTS: Record<string, string> = {
@@ -23,6 +24,8 @@ export interface View {
   said?(text: string): void;
   /** The figures or the state changed. */
   figures?(): void;
+  /** The settings came that the workflow's file has, and what is missing of what it names. */
+  opened?(settings: Settings, missing: Missing[]): void;
   /** The connection was lost; it is tried again. */
   closed?(): void;
 }
@@ -33,6 +36,8 @@ export class Link {
   readonly views = new Set<View>();
   figures: Figures | null = null;
   widgets: Widget[] = [];
+  readonly queue = new Queue();
+  when: When = "now"; // when a turn is heard: at once, or at the next beat or bar
   underruns = 0;
   lead = 0; // samples
   ahead = 0; // samples that are here and not heard yet
@@ -88,12 +93,24 @@ export class Link {
     this.player.send({ type: "capture", id: this.next++, seconds });
   }
 
+  record(on: boolean): void {
+    this.player.send({ type: "record", id: this.next++, on });
+  }
+
+  /** Gives the server the settings, where it has the workflow's file. */
+  share(settings: Settings): void {
+    this.player.send({ type: "settings", ...settings });
+  }
+
   /** Turns a widget, and returns the id that `latencies` knows it by. */
   turn(widget: Pick<Widget, "node" | "input">, value: Value): number {
     const id = this.next++;
     const { node, input } = widget;
     this.latencies.turned(id, `${node} ${input}`);
-    this.player.send({ type: "set", id, node, input, value });
+    this.queue.turned(`${node} ${input}`);
+    const known = this.widgets.find((one) => one.node === node && one.input === input);
+    if (known) known.value = value;
+    this.player.send({ type: "set", id, node, input, value, ...(this.when === "now" ? {} : { when: this.when }) });
     return id;
   }
 
@@ -101,12 +118,24 @@ export class Link {
     if (message.type === "welcome") {
       this.say("");
       this.widgets = message.widgets;
+      this.queue.forget();
       if (this.session !== message.session) this.latencies.forget();
       this.session = message.session;
       this.state = message.state;
-      for (const view of this.views) view.listed?.(message.widgets);
+      for (const view of this.views) {
+        view.listed?.(message.widgets);
+        if (message.settings) view.opened?.(message.settings, message.missing ?? []);
+      }
       if (this.player.wasPlaying && message.state !== "playing") this.player.send({ type: "start" });
+    } else if (message.type === "queued") {
+      const place = `${message.node} ${message.input}`;
+      this.queue.queued({ id: message.id, place, position: message.position });
+      this.note(place, `waits for the ${this.when}`);
+    } else if (message.type === "recording") {
+      this.say(message.error ?? (message.on ? `Recording ${message.file}` : `Recorded: ${message.file}`));
     } else if (message.type === "taken") {
+      const waited = this.queue.taken(message.id);
+      if (waited) this.latencies.turned(message.id, waited.place); // its wait is no latency
       const place = this.latencies.taken(message.id, message.change, message.cost);
       if (place) this.note(place, message.error ?? COSTS[message.cost] ?? message.cost, message.error !== null);
     } else if (message.type === "captured") {

@@ -7,7 +7,7 @@ const root = document.getElementById("ostinato-live");
 if (root) {
   const name = root.dataset.session ?? "live";
   const link = new Link(`${location.origin.replace(/^http/, "ws")}/ostinato/live/${encodeURIComponent(name)}/socket`);
-  new Page(link);
+  new Page(link, root);
   Object.assign(window, { ostinato: link });
 } else if (import.meta.url.includes("/extensions/")) {
   const { register } = await import("./extension.ts");

@@ -1,32 +1,68 @@
 // The page of `ostinato live`: the graph's widgets, the player, and what it costs to turn a knob.
 
 import type { Link } from "./link.ts";
-import type { Value, Widget } from "./protocol.ts";
+import { type Choice, openMenu } from "./menu.ts";
+import type { Missing, Settings, Value, Widget } from "./protocol.ts";
+import { readWhen } from "./quantise.ts";
+import { described, Signals } from "./signals.ts";
 import { control } from "./widgets.ts";
 
 const CAPTURE_SECONDS = 30;
+const ROUTES = "/ostinato/live";
 
 function element<T extends HTMLElement>(id: string): T {
   return document.getElementById(id) as T;
 }
 
 export class Page {
+  private readonly signals: Signals;
   private readonly shown = new Map<string, { set: (value: Value) => void; note: HTMLElement }>();
 
-  constructor(private readonly link: Link) {
+  constructor(
+    private readonly link: Link,
+    root: HTMLElement,
+  ) {
     const { player } = link;
     link.views.add({
       listed: (widgets) => this.list(widgets),
       noted: (place, text, wrong) => this.note(place, text, wrong),
-      said: (text) => {
-        element("message").textContent = text;
-      },
+      said: (text) => this.say(text),
+      opened: (settings, missing) => this.opened(settings, missing),
       figures: () => this.show(),
     });
-    element("play").onclick = () => void link.start();
+    element("play").onclick = () => {
+      void link.start();
+      void this.signals.wake();
+    };
     element("pause").onclick = () => player.pause();
     element("stop").onclick = () => player.stop();
     element("capture").onclick = () => link.capture(CAPTURE_SECONDS);
+    element("record").onclick = () => link.record(!link.figures?.recording);
+    element("save").onclick = () => {
+      location.href = `${ROUTES}/${encodeURIComponent(root.dataset.session ?? "live")}/workflow`;
+    };
+    const when = element<HTMLSelectElement>("when");
+    when.onchange = () => {
+      link.when = readWhen(when.value);
+      this.share();
+    };
+    this.signals = new Signals(
+      link,
+      (widget, value) => {
+        this.shown.get(`${widget.node} ${widget.input}`)?.set(value);
+        link.turn(widget, value);
+      },
+      () => this.share(),
+      (text) => this.say(text),
+    );
+    element("widgets").addEventListener("contextmenu", (event) => this.menu(event));
+    addEventListener("keydown", ({ key, code, altKey, shiftKey }) => {
+      if (key === "Escape") this.signals.cancel();
+      if (altKey && shiftKey && code === "KeyC") link.capture(CAPTURE_SECONDS); // as in ComfyUI
+    });
+    setInterval(() => {
+      element("queue").textContent = link.queue.text(link.position);
+    }, 100);
     const volume = element<HTMLInputElement>("volume");
     volume.value = String(player.volume);
     volume.oninput = () => {
@@ -39,6 +75,41 @@ export class Page {
     void link.resume();
   }
 
+  private say(text: string): void {
+    element("message").textContent = text;
+  }
+
+  private opened({ when, midi }: Settings, missing: Missing[]): void {
+    this.link.when = when;
+    element<HTMLSelectElement>("when").value = when;
+    void this.signals.use(midi);
+    const list = element("missing");
+    const line = ({ kind, title, reason }: Missing) =>
+      Object.assign(document.createElement("li"), { textContent: `${title} (${kind}): ${reason}` });
+    list.replaceChildren(...missing.map(line));
+    list.hidden = !missing.length;
+  }
+
+  /** The settings of the set have changed: the server keeps them, for a reload and for the saved workflow. */
+  private share(): void {
+    this.link.share({ when: this.link.when, midi: this.signals.midi.map });
+  }
+
+  /** The menu of a widget: its controller. Fields of text keep the browser's own. */
+  private menu(event: MouseEvent): void {
+    const place = (event.target as HTMLElement).closest<HTMLElement>("[data-place]")?.dataset.place;
+    const widget = this.link.widgets.find(({ node, input }) => `${node} ${input}` === place);
+    if (!widget || widget.kind === "text" || widget.kind === "curve") return;
+    event.preventDefault();
+    const bound = this.signals.bindingOf(widget);
+    const choices: Choice[] = [{ text: "Learn a controller", act: () => void this.signals.learn(widget) }];
+    if (bound) {
+      const forget = () => this.signals.midi.forget(widget.node, widget.input);
+      choices.push({ text: `Forget ${described(bound)}`, act: forget });
+    }
+    openMenu(event.clientX, event.clientY, choices);
+  }
+
   private show(): void {
     const { figures, state, underruns } = this.link;
     const parts = [
@@ -48,6 +119,9 @@ export class Page {
       `${(figures?.loudness ?? 0).toFixed(1)} LUFS ${(figures?.gain ?? 0).toFixed(1)} dB`,
       `${underruns} underruns`,
     ];
+    const recording = figures?.recording;
+    element("record").setAttribute("aria-pressed", String(Boolean(recording)));
+    element("record").textContent = recording ? `End recording (${recording[1].toFixed(0)} s)` : "Record";
     element("figures").textContent = parts.join(" · ");
   }
 

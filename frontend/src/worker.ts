@@ -84,7 +84,8 @@ function receive(message: {
 function send(message: Record<string, unknown>): void {
   const text = JSON.stringify(message);
   if (socket?.readyState === WebSocket.OPEN && session) socket.send(text);
-  else waiting.set(message.type === "set" ? `${message.node} ${message.input}` : "command", text);
+  else if (message.type === "set") waiting.set(`${message.node} ${message.input}`, text);
+  else waiting.set(message.type === "settings" ? "settings" : "command", text);
 }
 
 function report(now: At): void {

@@ -52,6 +52,10 @@ def _open(engine: Any, open_again: Callable[[], None]) -> None:
     open_again()
 
 
+def _no_folders() -> list[Path]:
+    return []
+
+
 def _no_folder(prefix: str, suffix: str) -> Path:
     raise InputError(f"{prefix}{suffix} has nowhere to go", "whoever runs the nodes has the folder", "run a workflow")
 
@@ -66,6 +70,7 @@ class Host:
         text: shows a line under a node.
         device: auto, cpu or cuda.
         next_file: returns the path of a new file in the output folder, from a prefix and a suffix.
+        output_folders: returns the folders in which files that were written are found again.
         knobs: override those of the graph.
         make_room: frees that many bytes on the GPU where it can.
         bring: loads a built engine onto the GPU before it plays, with a function that reopens it where it was closed.
@@ -77,6 +82,7 @@ class Host:
     text: Callable[[str, str | None], None] = _ignore_text
     device: str = "auto"
     next_file: Callable[[str, str], Path] = _no_folder
+    output_folders: Callable[[], list[Path]] = _no_folders
     knobs: Mapping[str, Any] = field(default_factory=dict)
     make_room: Callable[[int], None] = _no_room
     bring: Callable[[Any, Callable[[], None]], None] = _open
@@ -170,6 +176,11 @@ def next_file(prefix: str, suffix: str) -> Path:
     return current().next_file(prefix, suffix)
 
 
+def output_folders() -> list[Path]:
+    """Return the folders in which files that were written are found again."""
+    return current().output_folders()
+
+
 def check_prefix(prefix: str) -> None:
     """Raise `InputError` for a file name prefix that is too long or has control or surrogate characters."""
     if len(prefix) > MAX_PREFIX or any(unicodedata.category(c) in ("Cc", "Cs") for c in prefix):
@@ -195,10 +206,11 @@ def _comfyui_host() -> Host:
 
     execution = ComfyAPISync().execution
     return Host(
-        progress=_throttled(lambda done, total, node_id: execution.set_progress(done, total, node_id=node_id)),
+        progress=throttled(lambda done, total, node_id: execution.set_progress(done, total, node_id=node_id)),
         cancelled=comfy.model_management.throw_exception_if_processing_interrupted,
         text=_show_text,
-        next_file=_comfyui_file,
+        next_file=comfyui_file,
+        output_folders=_comfyui_folders,
         make_room=lambda size: comfy.model_management.free_memory(size, comfy.model_management.get_torch_device()),
         bring=bring,
         ran_last=_in_latest_prompt,
@@ -219,7 +231,7 @@ def _in_latest_prompt(node_id: str | None, node_type: str) -> bool:
     return prompt.has_node(node_id) and prompt.get_node(node_id)["class_type"] == node_type
 
 
-def _comfyui_file(prefix: str, suffix: str) -> Path:
+def comfyui_file(prefix: str, suffix: str) -> Path:
     check_prefix(prefix)
 
     import folder_paths
@@ -228,7 +240,13 @@ def _comfyui_file(prefix: str, suffix: str) -> Path:
     return Path(folder) / f"{name}_{number:05}_{suffix}"
 
 
-def _throttled(send: Callable[[int, int, str | None], Any]) -> Callable[[int, int, str | None], None]:
+def _comfyui_folders() -> list[Path]:
+    import folder_paths
+
+    return [Path(folder_paths.get_output_directory())]
+
+
+def throttled(send: Callable[[int, int, str | None], Any]) -> Callable[[int, int, str | None], None]:
     sent: dict[str | None, tuple[float, int]] = {}  # node -> time and count of its last message
 
     def throttled(done: int, total: int, node_id: str | None) -> None:

@@ -7,12 +7,14 @@ some of them again, outside the queue, gives what a whole run would.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...engine_runtime.constants import LIVE_MODES
 from ...engine_runtime.errors import InputError
+from ...engine_runtime.live.beat import Tempo
 from . import host
 from .comfy import io
 from .live_score import Scorer
@@ -86,10 +88,14 @@ class LiveGraph:
         self.score = self._scored()
 
     @property
-    def bpm(self) -> float:
-        """Return the tempo that the first prompt of the graph asks for; 0 where none does."""
-        given = (self._value(cell.inputs["bpm"]) for cell in self._cells.values() if "bpm" in cell.inputs)
-        return next((float(bpm) for bpm in given if isinstance(bpm, int | float) and bpm), 0.0)
+    def tempo(self) -> Tempo:
+        """Return the tempo and the beats of a bar that the first prompt with a tempo asks for."""
+        for cell in self._cells.values():
+            bpm, beats = (self._value(cell.inputs.get(name)) for name in ("bpm", "time_signature"))
+            if isinstance(bpm, int | float) and bpm:
+                number = re.match(r"\s*([1-9]\d?)(?!\d)", beats) if isinstance(beats, str) else None
+                return Tempo(float(bpm), int(number[1])) if number else Tempo(float(bpm))
+        return Tempo()
 
     def widgets(self) -> list[dict[str, Any]]:
         """Describe what can be turned, in the order of the graph, with the values of now."""

@@ -27,10 +27,26 @@ def register() -> None:
 
     from ...engine_runtime.serve.routes import Routes
 
-    for route in Routes(sessions(), loopback=False).table():
+    for route in Routes(sessions(), loopback=False, missing=lacking).table():
         PromptServer.instance.routes.route(route.method, route.path)(route.handler)
     PromptServer.instance.add_on_prompt_handler(with_links)
     atexit.register(sessions().close)  # a thread that computes must not outlive the interpreter
+
+
+def lacking(prompt: Mapping[str, Any]) -> list[dict[str, str]]:
+    """List what a prompt names and this machine does not have, as `missing` does; what is no node is passed over."""
+    from dataclasses import asdict
+
+    from .missing import missing
+
+    nodes = [(number, node) for number, node in prompt.items() if isinstance(node, dict)]
+    told = [(number, node.get("_meta"), str(node.get("class_type")), node.get("inputs")) for number, node in nodes]
+    given = [
+        (number, str(meta["title"]) if isinstance(meta, dict) and "title" in meta else kind, kind, inputs)
+        for number, meta, kind, inputs in told
+        if isinstance(inputs, dict)
+    ]
+    return [asdict(one) for one in missing(given)]
 
 
 def sessions() -> Any:
@@ -47,7 +63,7 @@ def play(hidden: io.HiddenHolder, given: Mapping[str, Any]) -> str:
     Args:
         given: the node's inputs, and those of `with_links`.
     """
-    from .live_files import write_capture
+    from .live_files import keep_of
 
     prompt, node = hidden.prompt or {}, str(hidden.unique_id)
     name, cells = session_name(hidden), cells_of(prompt, node, given)
@@ -60,7 +76,7 @@ def play(hidden: io.HiddenHolder, given: Mapping[str, Any]) -> str:
             engine.rest()
         return graph
 
-    sessions().play(name, make, write_capture, given.get(QUEUED, time.monotonic()))
+    sessions().play(name, make, keep_of, given.get(QUEUED, time.monotonic()))
     return name
 
 

@@ -55,6 +55,7 @@ class Scorer:
         more = dict(once("shape", (shape, frames), lambda: control_values.sample_shape(shape, frames, spec)))
         mask = masks[0] if masks is not None else more.pop("mask", None)
         hot = once("knobs", (knobs, frames), lambda: control_values.sample_knobs(knobs, frames, spec))
+        moving = once("moving", (knobs, frames), lambda: control_values.moving_knobs(knobs, frames, spec))
         guide = once("guidance", (guided, frames), lambda: control_values.sample_guidance(guided, frames, spec))
         walk = Sampling(**{name: given[name] for name in SAMPLING if name in given})
         parts = len(what) if isinstance(what, tuple) else 1
@@ -76,6 +77,7 @@ class Scorer:
             tuple(mix),
             given["depth"],
             mode,
+            moving=moving,
         )
 
     def _once(self, name: str, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:

@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import numpy as np
 import pytest
-import soundfile
-import torch
 from aiohttp import web
 from ostinato.cli import live
 from ostinato.cli.core_nodes import Folders, next_file, use_folders
@@ -20,13 +17,9 @@ from ostinato.cli.graph import WorkflowError
 from ostinato.cli.main import all_types, app
 from ostinato.cli.settings import apply_settings
 from ostinato.cli.workflow import load_json, parse
-from ostinato.engine_runtime.controls.knobs import Knobs
 from ostinato.engine_runtime.errors import InputError
 from ostinato.engine_runtime.live.score import Cost, cost
-from ostinato.engine_runtime.live.session import Capture
-from ostinato.engine_runtime.takes.take import Log
 from ostinato.nodes.shared import host, live_graph
-from ostinato.nodes.shared.live_files import write_capture
 from ostinato.nodes.shared.live_graph import LiveGraph
 
 EXAMPLES = Path(live.__file__).resolve().parent.parent / "example_workflows"
@@ -206,22 +199,6 @@ def test_run_says_what_plays_a_live_session_and_runs_the_rest(cache: None, tmp_p
 def test_a_workflow_without_a_ring_is_refused(instrument: Callable[..., LiveGraph]) -> None:
     with pytest.raises(WorkflowError, match="no node that plays"):
         instrument("text_to_music", node="OstinatoLoadModel")
-
-
-def test_a_capture_becomes_a_flac_and_a_take(tmp_path: Path, turbo: Any) -> None:
-    from ostinato.engine_runtime.config import StreamConfig
-    from ostinato.engine_runtime.models.engines import eager_engine
-
-    audio = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 9600)).astype(np.float32)
-    take = Log.of(eager_engine(turbo), StreamConfig(), Knobs())
-    capture = Capture(audio, torch.zeros(5, 64), take)
-    with use_folders(Folders(tmp_path)), host.use(host.Host(next_file=next_file)):
-        names, more = write_capture(capture), write_capture(capture)
-    assert names == ["live_00001_.flac", "live_00001_.safetensors"]
-    back, rate = soundfile.read(tmp_path / names[0], dtype="float32")
-    assert rate == 48_000 and np.abs(back.T - audio).max() < 1e-4
-    assert Log.load(tmp_path / names[1]).engine == take.engine
-    assert more[0] == "live_00002_.flac"
 
 
 def test_the_page_is_served_to_itself_alone() -> None:

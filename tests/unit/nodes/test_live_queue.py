@@ -107,7 +107,7 @@ def test_a_prompt_brings_the_links_into_the_nodes_before_its_session_and_no_othe
 def test_nothing_runs_again_until_a_widget_moves(prompt: Prompt, run: Any, ran: list[str]) -> None:
     made = queued(prompt)
     graph = LiveGraph(live_queue.cells_of(made, "5", run(made)), "5")
-    assert ran == [] and graph.bpm == 96.0
+    assert ran == [] and graph.tempo.bpm == 96.0
     before = graph.score
     for (place, value), (spent, runs) in {
         (("9:5", "dcw_low"), 0.2): (Cost.TICK, ["OstinatoDcw", "OstinatoKnobs"]),
@@ -226,3 +226,15 @@ def test_a_circle_does_not_hang() -> None:
 
 def test_links_are_equal_by_place() -> None:
     assert From("1", 0) == From("1", 0) != From("1", 1)
+
+
+def test_what_a_prompt_lacks_is_listed_and_odd_ones_are_passed_over() -> None:
+    prompt = {
+        "1": {"class_type": "OstinatoLora", "inputs": {"adapter": "gone.safetensors"}, "_meta": {"title": "Style"}},
+        "2": {"class_type": "OstinatoLora", "inputs": {"adapter": ["1", 0]}},
+        "3": {"class_type": ["x"], "inputs": {"adapter": 1}},
+        "4": 5,
+        "5": {"class_type": "OstinatoLora", "inputs": None, "_meta": 3},
+    }
+    (found,) = live_queue.lacking(prompt)
+    assert (found["node"], found["title"], found["kind"]) == ("1", "Style", "LoRA")
