@@ -176,8 +176,9 @@ def test_the_engine_is_brought_by_the_thread_of_the_queue(prompt: Prompt, run: A
     hidden = io.HiddenHolder("5", made, None)
     live_queue.play(hidden, given)
     assert calls[:2] == ["ready", "rest"]
-    live_queue.play(hidden, given)  # the same engine plays
-    assert calls.count("rest") == 1
+    voice = live_queue.sessions()["5"].session.score.vae
+    live_queue.play(hidden, given)  # the same engine plays, and what was made of the same inputs
+    assert calls.count("rest") == 1 and live_queue.sessions()["5"].session.score.vae is voice
 
 
 json_values = st.recursive(

@@ -119,10 +119,12 @@ def test_what_was_turned_after_the_graph_was_read_stays_turned(sessions: Session
     live = start(sessions, Graph(score))
     turned(live, "a", 1.0)
     read = time.monotonic()
-    for graph, wanted in ((Graph(score), {"b": 2.0}), (Graph(score, "a"), {})):
+    for graph, wanted in ((Graph(score), {"b": 2.0}), (Graph(score, "ac"), {"c": 4.0})):
+        live.control.graph.names = "abc"
+        turned(live, *next(iter(wanted.items())))
         turned(live, "b", 2.0)
         start(sessions, graph, since=read)
-        assert graph.values == wanted and live.session.score is graph.score  # "a" was turned before, "b" is no more
+        assert graph.values == wanted and live.session.score is graph.score  # a was turned before, b may be no more
     late = Graph(score)
     start(sessions, late, since=time.monotonic())
     assert late.values == {}
@@ -140,11 +142,15 @@ def test_one_that_nobody_hears_makes_room_and_no_other(
     sessions: Sessions, score: Score, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sessions_module, "MOST", 2)
-    first, second = start(sessions, Graph(score), "first"), start(sessions, Graph(score), "second")
+    first = start(sessions, Graph(score), "first")
+    start(sessions, Graph(score), "second")
     with pytest.raises(InputError, match="at most 2"):
         start(sessions, Graph(score), "third")
     assert set(sessions) == {"first", "second"}
-    start(sessions, Graph(score), "second")
+    other = StandIn()
+    other.spec = replace(score.spec, steps=score.spec.steps + 1)
+    second = start(sessions, Graph(replace(score, engine=other)), "second")  # in the place of its own name
+    assert set(sessions) == {"first", "second"}
     first.session._sound.reported -= 100.0
     second.session._sound.reported -= 70.0
     start(sessions, Graph(score), "third")
