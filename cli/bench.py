@@ -175,12 +175,68 @@ def soak(
             bar.named("soak")
             source = source_for((engine,), model, size, *_where(device, precision))
             with opened(engine, source) as found:
-                told = {**origin(found.device, _command(context, "soak")), "size": source.name}
+                made_on = {**origin(found.device, _command(context, "soak")), "size": source.name}
                 report = run(found, ticks, seconds, seed, bar.progress)
-        whole = {**told, **report.as_json()}
+        whole = {**made_on, **report.as_json()}
         typer.echo(json.dumps(whole) if as_json else report.text())
     if report.wrong:
         raise typer.Exit(FAILED)
+
+
+@app.command()
+def live(
+    context: typer.Context,
+    engine: Engine = "eager",
+    model: Model = None,
+    size: Size = None,
+    seconds: Annotated[float, typer.Option(help="Length of the loop, or of a stretch.")] = 5.0,
+    depth: Annotated[int, typer.Option(help="Generations in flight.")] = 1,
+    steps: Annotated[int, typer.Option(help="Of each.")] = Workload.steps,
+    mode: Annotated[str, typer.Option(help="loop or endless.")] = "loop",
+    changes: Annotated[int, typer.Option(help="Of each kind: hot knob, slot, prompt.")] = 30,
+    busy: Annotated[int, typer.Option(help="Processes that compute beside it.")] = 0,
+    seed_step: Annotated[int, typer.Option(help="Added to the seed of each generation; 0 lets a loop rest.")] = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Turn widgets of a live session: milliseconds from the message to the sound that has it, stage by stage."""
+    with exit_codes():
+        from ..engine_runtime.bench.live import Case, text
+        from ..engine_runtime.bench.live import live as run
+        from ..engine_runtime.bench.subject import opened, source_for
+
+        case = Case(seconds, depth, steps, mode, changes, busy, seed_step)
+        with redirect_stdout(sys.stderr if as_json else sys.stdout):
+            source = source_for((engine,), model, size, *_where(device, precision))
+            with opened(engine, source) as found:
+                measured = run(found, source.model(), case, _command(context, "live"))
+        typer.echo(json.dumps({"size": source.name, **measured}) if as_json else text(measured))
+
+
+@app.command()
+def busy(
+    context: typer.Context,
+    model: Model = None,
+    seconds: Annotated[float, typer.Option(help="Length of each generation.")] = 10.0,
+    depth: Annotated[int, typer.Option(help="Generations in flight.")] = Workload.depth,
+    cfg: Annotated[str, typer.Option(help="Guidance, as in `bench`.")] = Workload.guidance,
+    count: Annotated[int, typer.Option(help="Processes that compute beside it.")] = 2,
+    ticks: Annotated[int, typer.Option(help="Timed in each of two rounds.")] = 16,
+    as_json: AsJson = False,
+) -> None:
+    """Time ticks and decodes on the CPU beside busy processes, by threads that compute alone and by a team."""
+    with exit_codes():
+        from ..engine_runtime.bench.busy import share, text
+        from ..engine_runtime.bench.case import Case
+        from ..engine_runtime.bench.subject import opened, source_for
+
+        with redirect_stdout(sys.stderr if as_json else sys.stdout):
+            source = source_for(("eager",), model, None, *_where("cpu", "float32"))
+            with opened("eager", source) as found:
+                case = Case(depth, seconds=seconds, cfg=cfg)
+                measured = share(found, source.model().pipe.vae, case, count, ticks, _command(context, "busy"))
+        typer.echo(json.dumps(measured) if as_json else text(measured))
 
 
 def _measured(

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from aiohttp import web
 
 from ..engine_runtime.constants import LIVE_MODES
@@ -90,23 +89,21 @@ def share_of(data: dict[str, Any], graph: Graph, types: Catalogue) -> Share:
     return Share(read_settings(data), lacking, lambda widgets, settings: write_workflow(data, types, widgets, settings))
 
 
-def play(graph: LiveGraph, share: Share, port: int, told: Callable[[str], None]) -> None:
+def play(graph: LiveGraph, share: Share, port: int, announce: Callable[[str], None]) -> None:
     """Serve a session until the process is interrupted.
 
     Args:
         share: the set that it is.
         port: on the loopback address; 0 takes a free one.
-        told: given the page's address once it is served.
+        announce: given the page's address once it is served.
 
     Raises:
         InputError: for a port that is taken.
     """
-    if graph.score.engine.device.type == "cpu":
-        torch.set_num_threads(1)  # ring and sound have a thread each, and two that share cores wait for each other
     session = LiveSession(NAME, graph.score)
     live = Live(session, Control(session, graph), keep_of(session), share=share)
     try:
-        asyncio.run(_serve({NAME: live}, port, told))
+        asyncio.run(_serve({NAME: live}, port, announce))
     finally:
         live.close()
 
@@ -147,7 +144,7 @@ def application(offered: Mapping[str, Live]) -> web.Application:
     return app
 
 
-async def _serve(offered: Mapping[str, Live], port: int, told: Callable[[str], None]) -> None:
+async def _serve(offered: Mapping[str, Live], port: int, announce: Callable[[str], None]) -> None:
     runner = web.AppRunner(application(offered), access_log=None, shutdown_timeout=2.0)
     await runner.setup()
     try:
@@ -158,7 +155,7 @@ async def _serve(offered: Mapping[str, Live], port: int, told: Callable[[str], N
             raise InputError(
                 f"port {port} cannot be used ({error.strerror})", "allowed is a free one", "choose another --port"
             ) from None
-        told(f"http://localhost:{runner.addresses[0][1]}/")
+        announce(f"http://localhost:{runner.addresses[0][1]}/")
         ended = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError):  # Windows: there Ctrl+C is an exception

@@ -84,6 +84,14 @@ def play() -> Callable[..., list[torch.Tensor]]:
     return helpers.play
 
 
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """`torch.set_num_threads`, undone."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def one_order_of_locks() -> Iterator[None]:
     """No test may take the package's locks in another order than the one that is written down."""

@@ -14,6 +14,7 @@ import torch
 from ostinato.engine_runtime.config import StreamConfig
 from ostinato.engine_runtime.controls.knobs import Knobs
 from ostinato.engine_runtime.device.lane import Lane
+from ostinato.engine_runtime.device.workers import in_turn
 from ostinato.engine_runtime.engines.contract import Engine, Limits, Rows
 from ostinato.engine_runtime.spec import ACE_STEP, ModelSpec
 from ostinato.engine_runtime.stream.request import Condition, Request
@@ -24,8 +25,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _names = itertools.count()
+SPIN = 200_000_000  # cycles, about 0.1 s
 WIDTH = 64  # the stand-in's condition width
 _OFFSET = 2.0 * (1 - 2 * (np.arange(64) % 2))  # keeps velocities off zero, where a projection has no direction
+
+
+def spin(cycles: int) -> None:
+    """Keep the current CUDA stream at work for so many cycles; 0 needs no device."""
+    if cycles:
+        torch.cuda._sleep(cycles)
 
 
 def play(engine: Engine, requests: Sequence[Request], knobs: Knobs | None = None, **stream_config: Any) -> list[Tensor]:
@@ -175,6 +183,7 @@ def no_reads() -> Iterator[None]:
     with (
         mock.patch.multiple(torch.Tensor, **refused),
         mock.patch.object(torch.cuda, "synchronize", _refuse("synchronize")),
+        in_turn(),  # which keeps all of it in this thread
         NoJoin(),
     ):
         yield

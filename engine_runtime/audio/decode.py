@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..device.memory import guarded
+from ..device.workers import is_large, workers
 from ..errors import InputError, check_range
 from ..stream.request import check_tensor
 
@@ -61,7 +63,8 @@ def decode(vae: Vae, latents: Tensor, window: int = 0) -> Tensor:
     Args:
         vae: the autoencoder, or a TensorRT engine of its decoder.
         latents: `[B, T, C]`.
-        window: frames per window, which bounds the memory; 0 decodes the whole in one pass.
+        window: frames per window, which bounds the memory; 0 decodes the whole in one pass. On the CPU a small
+            network's windows are decoded side by side, a thread each.
 
     Returns:
         `[B, A, hop * T]` float32 on the latents' device. A windowed decode equals the whole one up to rounding: each
@@ -85,9 +88,17 @@ def decode(vae: Vae, latents: Tensor, window: int = 0) -> Tensor:
             return _run(vae, latents, 0, frames)
         hop = hop_of(vae)
         audio = torch.empty(latents.shape[0], vae.config.audio_channels, frames * hop, device=latents.device)
-        for start in range(0, frames, window):
+
+        def one(start: int) -> None:
             stop = min(frames, start + window)
             audio[:, :, start * hop : stop * hop] = _run(vae, latents, start, stop)
+
+        windows = [partial(one, start) for start in range(0, frames, window)]
+        if vae.device.type == "cpu" and not (isinstance(vae, nn.Module) and is_large(vae)):
+            workers().each(windows)
+        else:
+            for decode_window in windows:
+                decode_window()
         return audio
 
 

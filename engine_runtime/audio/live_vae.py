@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..device.capture import Capture
+from ..device.workers import is_large, workers
 from ..models.weight_norm import folded
 from ..stream.sessions import runtime
 from .decode import hop_of
@@ -47,6 +48,7 @@ class LiveVae:
         source_ready()
         self.config, self.device, self.dtype = vae.config, vae.device, vae.dtype
         self.upsampling_ratios = vae.upsampling_ratios
+        self._wide = is_large(vae.decoder)
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self._capture = Capture(self.device, most=SHAPES)
         self._buffers: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
@@ -84,7 +86,7 @@ class LiveVae:
         """
         if self._stream is None:
             with torch.no_grad():
-                return self._layers(latents)
+                return workers().run(lambda: self._layers(latents), self._wide)
         # buffers that are written again must be no inference tensors
         with self._lock, torch.inference_mode(False), torch.no_grad():
             shape, caller = tuple(latents.shape), torch.cuda.current_stream(self.device)

@@ -16,8 +16,8 @@ from ..engines.contract import Engine, Rows
 from ..engines.eager import EagerEngine
 from ..engines.kinds import KINDS, make_engine
 from ..errors import InputError, check_choice
-from ..models.loading import load
-from ..models.sized import SIZES, sized_decoder
+from ..models.loading import Model, load
+from ..models.sized import SIZES, sized_decoder, sized_model
 from ..trt.files.folder import engines_home
 from ..trt.files.sidecar import read_sidecar
 from ..trt.loader import Place, drop
@@ -47,7 +47,8 @@ class Source:
             check_choice("the size", size, ALL_SIZES)
         self.name, self.device, self.dtype = model or size or TINY, device, dtype
         self._sized = size in SIZES
-        self._loaded = None if self._sized else load("random" if size else self.name, device, dtype).pipe.transformer
+        self._files = "random" if size else self.name
+        self._loaded = None if self._sized else load(self._files, device, dtype).pipe.transformer
         with torch.device("meta"):
             self.config: Mapping[str, Any] = (self._loaded or AceStepTransformer1DModel(**SIZES[self.name])).config
 
@@ -56,6 +57,12 @@ class Source:
         if self._loaded is None:
             return sized_decoder(self.name, self.dtype, self.device)
         return copy.deepcopy(self._loaded)
+
+    def model(self) -> Model:
+        """Load a model that encodes prompts and decodes latents; what plays is `transformer`."""
+        if self._sized:
+            return sized_model(self.name, self.dtype, self.device)
+        return load(self._files, self.device, self.dtype)
 
 
 def source_for(
@@ -116,7 +123,7 @@ class Compiled(EagerEngine):
 
     def __init__(self, transformer: AceStepTransformer1DModel, identity: str) -> None:
         super().__init__(transformer, identity)
-        self.name = f"compile, {self.name}"
+        self.name, self.wide = f"compile, {self.name}", True  # one thread may compile at a time
         torch._dynamo.config.cache_size_limit = SHAPES  # past it, torch would go on uncompiled
         self._compiled = torch.compile(self.decoder, dynamic=False)
         self._seen = set[int]()

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 import torch
 
 from .capture import Pool
+from .workers import workers
+
+T = TypeVar("T")
 
 
 class Lane:
-    """A CUDA stream of its own on a GPU; on the CPU its methods do nothing.
+    """A CUDA stream of its own on a GPU; on the CPU its methods but `run` do nothing.
 
     Work is handed in with `mark` (on the caller's stream) and `wait` (on the lane), and handed out with `done` and
     `take` (on the caller's stream). Whoever ticks holds `lock`. The hot path names the stream that records an event:
@@ -36,6 +41,13 @@ class Lane:
     def use(self) -> AbstractContextManager:
         """Make the lane the current stream."""
         return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
+
+    def run(self, body: Callable[[], T]) -> T:
+        """Run a body on the lane; on the CPU in a thread that computes alone, while the calling one waits."""
+        if self.stream is None:
+            return workers().run(body)
+        with torch.cuda.stream(self.stream):
+            return body()
 
     def mark(self) -> torch.cuda.Event | None:
         """Record an event after all work enqueued on the current stream."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from diffusers import AceStepTransformer1DModel
 from torch import Tensor, nn
 
+from ..device.workers import is_large, workers
 from ..spec import ACE_STEP, ModelSpec
 from .compiled.weights import lay_out
 from .contract import LIMITS, Limits, Rows
@@ -28,6 +30,7 @@ class EagerEngine:
 
     Attributes:
         recipe: arguments with which `models.engines` makes it again; None where it cannot.
+        wide: on the CPU, all threads decode one row after the other; else each row has a thread of its own.
     """
 
     spec: ModelSpec = ACE_STEP
@@ -42,6 +45,7 @@ class EagerEngine:
     ) -> None:
         self.decoder = MaskedDecoder(transformer).eval().requires_grad_(False)
         self.limits = limits
+        self.wide = is_large(transformer)
         self._ready = ready
         self.width = transformer.condition_embedder.in_features
         self.targets: Targets | None = Targets.of(transformer)
@@ -76,18 +80,23 @@ class EagerEngine:
 
     def __call__(self, rows: Rows) -> Tensor:
         with torch.no_grad():
-            return self._row_by_row(rows) if self.device.type == "cpu" else self._decode(rows)
+            return self._by_row(rows) if self.device.type == "cpu" else self._decode(rows)
 
-    def _row_by_row(self, rows: Rows) -> Tensor:
-        """Decode each row alone and without padding: a CPU's matrix product rounds a row by its place in the batch."""
+    def _by_row(self, rows: Rows) -> Tensor:
+        """Decode each row by itself: a CPU's matrix product rounds a row by its place in the batch."""
         velocity = torch.zeros_like(rows.hidden_states)
-        for i, length in enumerate(rows.lengths.tolist()):
-            if not rows.active[i]:
-                continue
-            row = rows.part(i, i + 1)
-            tokens, mask = row.encoder_hidden_states[:, :length], row.encoder_attention_mask[:, :length]
-            velocity[i] = self._decode(replace(row, encoder_hidden_states=tokens, encoder_attention_mask=mask))[0]
+        each = [partial(self._decode_row, rows, i, velocity) for i in rows.active.nonzero()[0].tolist()]
+        if self.wide:
+            workers().run(lambda: [decode() for decode in each], wide=True)
+        else:
+            workers().each(each)
         return velocity
+
+    def _decode_row(self, rows: Rows, i: int, velocity: Tensor) -> None:
+        """Decode a row without its padding, into its place of `[B, T, C]`."""
+        row, length = rows.part(i, i + 1), int(rows.lengths[i])
+        tokens, mask = row.encoder_hidden_states[:, :length], row.encoder_attention_mask[:, :length]
+        velocity[i] = self._decode(replace(row, encoder_hidden_states=tokens, encoder_attention_mask=mask))[0]
 
     def _decode(self, rows: Rows) -> Tensor:
         return self.decoder(

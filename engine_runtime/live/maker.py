@@ -8,12 +8,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..device.player import PLAYER, Player
+from ..device.workers import leave_team, own_workers
 from ..errors import OstinatoError
 from ..stream.finished import Finished
 from ..stream.session import Session
@@ -27,6 +29,7 @@ log = logging.getLogger(__name__)
 RUNWAY = 2.0  # seconds of music that a stretch is begun ahead of, beyond the time it takes
 SAFE = 1.2  # of the time that a generation takes
 NICE = 10  # of a ring on the CPU
+HOLD = 0.3  # seconds that a ring waits at most for what is evaluated beside it
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,13 @@ class _Flight:
     """A request in flight.
 
     Attributes:
-        slot: id of the last change that it was made with.
+        heard: the changes that it was made with; further hot ones may act on it.
         began: when it was submitted.
         ends: the step that finishes it.
         at, kept: for a stretch, the moment of its first new frame, and the frames before that it repeats.
     """
 
-    slot: int
+    heard: Heard
     began: float
     ends: int
     at: int = 0
@@ -49,6 +52,10 @@ class _Flight:
 
 class Maker:
     """The thread of the ring. It takes the latest score, keeps the ring full and lays each finished latent on the line.
+
+    Where every further latent of a loop would be the one that plays, since nothing changed and each is made from the
+    same seed, the ring rests before the last step of the next: a hot knob is heard after that step, and the device is
+    free for sound and prompts.
 
     An error drops what is in flight and is reported; the line goes on with what it has, and the next score or `wake`
     tries again.
@@ -94,8 +101,11 @@ class Maker:
         self._next, self._hot_id, self._slot_id, self._next_hold = score, 0, 0, 0
         self._hold = 0  # that moment, of what was taken in
         self._closed = self._broken = False
+        self._held_until = 0.0  # time.monotonic
         self._heard, self._fresh = Heard(), True  # fresh: the score has changed since the last request
+        self._same = False  # a further latent would be the one that plays
         self._lease = Lease(name, score)
+        self._ahead: torch.cuda.Event | None = None  # behind the last tick
         self._flights: dict[int, _Flight] = {}
         self._number = self._since = 0  # requests made; steps since the last one was
         self._seconds = 1.0  # that a generation takes
@@ -130,6 +140,12 @@ class Maker:
         """Try again after an error, and look whether somebody listens."""
         with self.lock:
             self._broken = False
+            self.lock.notify_all()
+
+    def hold(self, seconds: float) -> None:
+        """Begin no step for so long; 0 goes on."""
+        with self.lock:
+            self._held_until = time.monotonic() + seconds
             self.lock.notify_all()
 
     def rest(self, room: Callable[[], bool]) -> None:
@@ -180,19 +196,20 @@ class Maker:
     # --- the thread ---
 
     def _run(self) -> None:
-        if self.score.engine.device.type == "cpu":
-            _give_way()
-        PLAYER.set(self._player)
-        # inference mode is per thread, and ComfyUI's covers only its own
-        with torch.inference_mode():
-            try:
-                while self._wait():
-                    try:
-                        self._act()
-                    except Exception as error:
-                        self._fail(error)
-            finally:
-                self._lease.close()
+        with ExitStack() as stack:
+            if self.score.engine.device.type == "cpu":
+                _give_way()
+                leave_team()
+                stack.enter_context(own_workers())  # which give way too
+            PLAYER.set(self._player)
+            stack.callback(self._lease.close)
+            # inference mode is per thread, and ComfyUI's covers only its own
+            stack.enter_context(torch.inference_mode())
+            while self._wait():
+                try:
+                    self._act()
+                except Exception as error:
+                    self._fail(error)
 
     def _wait(self) -> bool:
         """Wait until there is something to do; returns false where the session has closed."""
@@ -200,14 +217,15 @@ class Maker:
             self._busy = False
             self.lock.notify_all()
             while not (self._closed or self._giving) and (self._broken or not self._may()):
-                self.lock.wait(0.5)
+                held = self._held_until - time.monotonic()
+                self.lock.wait(min(0.5, held) if held > 0.0 else 0.5)
                 self._idle()
             self._busy = not self._closed
             return self._busy
 
     def _may(self) -> bool:
-        """Return true where a step would do something, and its memory may be taken. Hold the lock."""
-        return self._wanted() and (self._lease.opened or self._room())
+        """Return true where a step would do something, is not held, and its memory may be taken. Hold the lock."""
+        return self._held_until <= time.monotonic() and self._wanted() and (self._lease.opened or self._room())
 
     def _give_back(self) -> None:
         """Close the ring; what is in flight is dropped."""
@@ -220,8 +238,16 @@ class Maker:
         """Return true where a step would do something. Hold the lock."""
         if self.line.end != 0 and not self._needed():
             return False
-        changed = self._next is not self.score and not self._extends() or not self._lease.opened
-        return changed or bool(self._flights) or isinstance(self._sink, Loop) or self._due() is not None
+        if self._next is not self.score and not self._extends() or not self._lease.opened:
+            return True
+        if isinstance(self._sink, Loop):
+            return not self._at_the_ready()
+        return bool(self._flights) or self._due() is not None
+
+    def _at_the_ready(self) -> bool:
+        """Return whether a latent would bring nothing new, and one is a step from its end."""
+        ticks = self._lease.session.ticks
+        return self._same and any(flight.ends == ticks + 1 for flight in self._flights.values())
 
     @property
     def _sink(self) -> Loop | Endless:
@@ -244,10 +270,14 @@ class Maker:
         flight = next(iter(self._flights.values()), None)
         if self.score is not before and flight is not None:
             self._move(flight.at, flight.kept)
-        self._fresh = self._fresh or (hot, slot) != (self._heard.hot, self._heard.slot)
-        self._heard, self._hold = Heard(hot, slot), hold
+        if self._heard != Heard(hot, slot):
+            self._heard, self._fresh, self._same = Heard(hot, slot), True, False
+        self._hold = hold
         self._submit(session)
         done = session.step()
+        if self._ahead is not None:
+            self._ahead.synchronize()  # a tick is enqueued while one runs, and no more: the next hears a later knob
+        self._ahead = session.lane.done()
         self._since += 1
         for finished in done:
             self._lay(finished)
@@ -258,7 +288,7 @@ class Maker:
         try:
             if self._lease.take(score):
                 self._flights.clear()
-                self._since, self._fresh = 1 << 30, True
+                self._since, self._fresh, self._same = 1 << 30, True, False
                 goes_on = rested and (before.frames, before.mode) == (score.frames, score.mode)
                 if self.line.end != 0 and not goes_on:
                     self._coming = _line_of(score)
@@ -313,9 +343,8 @@ class Maker:
         self._move(at, kept)
         request = self.score.request(self._number, tail)
         session.submit(request)
-        self._flights[id(request)] = _Flight(
-            self._heard.slot, time.monotonic(), session.ticks + request.steps, at, kept
-        )
+        ends = session.ticks + request.steps
+        self._flights[id(request)] = _Flight(self._heard, time.monotonic(), ends, at, kept)
         self._number, self._since, self._fresh = self._number + 1, 0, False
 
     def _move(self, at: int, kept: int) -> None:
@@ -330,11 +359,14 @@ class Maker:
     def _lay(self, finished: Finished) -> None:
         """Lay a finished latent on the line."""
         flight, latent = self._flights.pop(id(finished.request)), finished.take()
-        # waits for the device, so that the host is never far ahead
+        if finished.done is not None:
+            finished.done.synchronize()  # a copy that waits would keep other threads out of the driver
         if self._lease.record is not None:
             self._lease.record.finished(finished.request, latent)
         self._seconds += 0.3 * (time.monotonic() - flight.began - self._seconds)
-        heard = Heard(self._heard.hot, flight.slot)
+        heard = Heard(self._heard.hot, flight.heard.slot)
+        alike = not (self.score.seed_step or self.score.tracks or self.score.moving)
+        self._same = alike and flight.heard == self._heard
         with self.lock:
             line, at = self._sink, flight.at
             if isinstance(line, Loop):
@@ -353,6 +385,7 @@ class Maker:
         if self._flights:
             self._lease.session.clear()
         self._flights.clear()
+        self._same = False
         with self.lock:
             self._broken = self._next is self.score or not self._lease.opened
         if isinstance(error, OstinatoError):

@@ -83,7 +83,8 @@ class RollingLog:
         _, came = self._flying.pop(id(request))
         now = self._clock()
         self._made.append(_Made(came, now, fingerprint(latent)))
-        fresh = [made.came for made in self._made if made.when >= now - self._seconds]
+        ends = [after.when for after in self._made[1:]] + [now]  # each plays until the next is made
+        fresh = [made.came for made, end in zip(self._made, ends, strict=True) if end >= now - self._seconds]
         first = min([*fresh, *(tick for _, tick in self._flying.values())])
         # a replay makes all that came from its first tick on, so none of that may be missing
         self._made = [made for made in self._made if made.came >= first]

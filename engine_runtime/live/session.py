@@ -8,7 +8,8 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Protocol
@@ -24,9 +25,10 @@ from ..takes.take import Log
 from .beat import Grid, Tempo, check_tempo
 from .lease import KEPT_SECONDS
 from .level import DELAY, SAMPLE_RATE
-from .maker import Maker
+from .line import Heard
+from .maker import HOLD, Maker
 from .score import Cost, Score, check_hot
-from .sound import GAIN, Block, Sound, decoded_pcm
+from .sound import Block, Sound, decoded_pcm
 
 UNHEARD = 60.0  # seconds without a listener after which a session rests until it is started again
 GIVE_BACK = 10.0  # seconds that may pass until a resting session holds nothing: the longest tick or decode
@@ -173,6 +175,11 @@ class LiveSession:
             return blocks or []
 
     @property
+    def made(self) -> Heard:
+        """Return the changes in the music that was made last, whether or not it is decoded."""
+        return self._maker.line.heard
+
+    @property
     def epoch(self) -> int:
         return self._sound.epoch
 
@@ -271,7 +278,16 @@ class LiveSession:
     def reach(self, cost: Cost) -> float:
         """Return the seconds from `play` until a change of this cost can be at the listener, on the safe side."""
         sound, frame = self._sound, 1.0 / self.score.spec.frame_rate
-        return self._maker.reach(cost) + sound.listener.lead / SAMPLE_RATE + sound.spent + GAIN * frame
+        return self._maker.reach(cost) + sound.listener.lead / SAMPLE_RATE + sound.spent + frame
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Have the ring begin no tick inside a block, for at most `HOLD`: what is evaluated there has the device."""
+        self._maker.hold(HOLD)
+        try:
+            yield
+        finally:
+            self._maker.hold(0.0)
 
     def turn(self, change: int, **knobs: Any) -> Cost:
         """Turn hot knobs.

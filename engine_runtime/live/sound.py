@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..audio.decode import Vae
+from ..device.workers import leave_team
 from ..errors import OstinatoError
 from ..spec import ModelSpec
 from .lease import put_to_rest
@@ -35,7 +36,6 @@ GONE = 3.0  # seconds without a report after which a listener is taken to have l
 GUESS = int(0.25 * SAMPLE_RATE)  # samples that a listener is taken to have moved on without a report
 WIDE = 32_767.0
 LAID = 64  # windows of which it is known with which changes they were made: more than are ahead of a listener
-GAIN = 2  # frames that must be won before what is made already is made again
 
 
 @dataclass(frozen=True)
@@ -234,6 +234,8 @@ class Sound:
         self._thread.join()
 
     def _run(self) -> None:
+        if self._vae.device.type == "cpu":
+            leave_team()
         for size in SIZES[:4]:  # the first of a shape takes several times as long: kernels are chosen in it
             self._windows.warm(size)
         began = time.monotonic()
@@ -247,8 +249,8 @@ class Sound:
                     self.lock.wait(delay)
                 if self._closed:
                     return
-                self._hurry()
-                windows, start, count, epoch = self._windows, self.decoded, self._count(), self.epoch
+                size = self._first() if self._hurry() else self.size
+                windows, start, count, epoch = self._windows, self.decoded, self._count(size), self.epoch
                 given, changes = windows.latents(self._line(), start, count), self._line().changes(start, start + count)
             try:
                 began = time.monotonic()
@@ -270,15 +272,28 @@ class Sound:
             self.holds = False
             self.lock.notify_all()
 
-    def _hurry(self) -> None:
-        """Go back to what is about to be heard, where the music has changed since it was decoded. Hold the lock."""
+    def _hurry(self) -> bool:
+        """Go back to what is about to be heard, where the music has changed since it was decoded; returns true where
+        that was done. Hold the lock.
+        """
         start = self._soonest()
-        if start > self.decoded - GAIN:
-            return
+        if start >= self.decoded:
+            return False
         old = self._blocks_at(start)
-        if old is not None:
-            self._windows.forget()
-            self.decoded, self._under = start, old
+        if old is None:
+            return False
+        self._windows.forget()
+        self.decoded, self._under = start, old
+        return True
+
+    def _first(self) -> int:
+        """Return the size of the first window after a change: the smallest while which the next is made."""
+        ahead = self.listener.lead / 2 / SAMPLE_RATE
+        return next((size for size in SIZES if ahead + size / self._rate >= self._usual(self.size)), self.size)
+
+    def _usual(self, size: int) -> float:
+        """Return the usual seconds of a decode: they go by its frames, the margins' too. Hold the lock."""
+        return self.usual * self._windows.frames(size) / self._windows.frames(self.size)
 
     def _soonest(self) -> int:
         """Return the first frame whose changes are not those it was made with, of those that can likely be made before
@@ -288,7 +303,7 @@ class Sound:
         music for a moment longer, and no gap.
         """
         now = self.listener.now()
-        start = -(-(now + self.listener.lead // 2 + int(self.usual * SAMPLE_RATE)) // self._hop)
+        start = -(-(now + self.listener.lead // 2 + int(self._usual(self._first()) * SAMPLE_RATE)) // self._hop)
         coming = self._line().changes(start, self.decoded) if start < self.decoded else []
         return next((at for at, heard in coming if heard != self._made_with(at)), self.decoded)
 
@@ -308,30 +323,37 @@ class Sound:
         """Return the seconds until the next window is to be decoded; 0 for now. Hold the lock."""
         if not self.playing or self.resting:
             return 0.5
-        if self._soonest() <= self.decoded - GAIN:
+        if self._soonest() < self.decoded:
             return 0.0
-        if self._count() < 1:  # the line has ended, or has no music yet; who adds to it notifies
+        if self._count(self.size) < 1:  # the line has ended, or has no music yet; who adds to it notifies
             self.dry += self.decoded > 0 and not self._waits
             self._waits = True
             return 0.5
         self._waits = False
+        if self._line().changes_at(self.decoded) != self._heard:
+            return 0.0  # a change is made at once, before the sound of it is needed
         ahead = self.decoded * self._hop - self.listener.now()
         wanted = min(MOST_AHEAD, self.listener.lead + int(self.spent * SAMPLE_RATE))
         return 0.0 if ahead <= wanted else min(0.5, (ahead - wanted) / SAMPLE_RATE)
 
-    def _count(self) -> int:
+    def _count(self, size: int) -> int:
         end = self._line().end
-        return self.size if end is None else min(self.size, end - self.decoded)
+        return size if end is None else min(size, end - self.decoded)
 
     def _pace(self, seconds: float, count: int) -> None:
         """Learn how long a decode takes, and choose the size of the next windows by it."""
+        seconds *= self._windows.frames(self.size) / self._windows.frames(count)  # as a whole window's
         self.usual += 0.2 * (seconds - self.usual)
         self.spent = max(seconds, self.spent + FORGET * (seconds - self.spent))
         at = SIZES.index(self.size)
         if self.spent * self._rate > BUSY * self.size and at + 1 < len(SIZES):
-            self.size = SIZES[at + 1]
+            size = SIZES[at + 1]
         elif at and self.spent * self._rate < 0.5 * BUSY * SIZES[at - 1]:
-            self.size = SIZES[at - 1]
+            size = SIZES[at - 1]
+        else:
+            return
+        longer = self._windows.frames(size) / self._windows.frames(self.size)
+        self.size, self.usual, self.spent = size, self.usual * longer, self.spent * longer
 
     def _emit(
         self,

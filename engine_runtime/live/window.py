@@ -37,13 +37,13 @@ class Windows:
         self.margin = min(full, CPU_MARGIN) if vae.device.type == "cpu" else full
         self._fading: NDArray[np.float32] | None = None  # what the last window had behind its end
 
+    def frames(self, count: int) -> int:
+        """Count the frames that are decoded for a window, with those it fades into and the margins."""
+        return max(count + FADE + 2 * self.margin, getattr(self.vae, "least", 1))
+
     def warm(self, frames: int) -> None:
         """Decode silence of a window's shape, so that a GPU has tried its kernels before music plays."""
-        shape = (
-            1,
-            self.vae.config.decoder_input_channels,
-            max(frames + FADE + 2 * self.margin, getattr(self.vae, "least", 1)),
-        )
+        shape = (1, self.vae.config.decoder_input_channels, self.frames(frames))
         with torch.inference_mode():
             self.vae.decoder(torch.zeros(shape, device=self.vae.device, dtype=self.vae.dtype)).float().cpu()
 
@@ -74,5 +74,8 @@ class Windows:
             latents = torch.cat([latents, latents[-1:].expand(short, -1)])
         with torch.inference_mode():
             part = latents.T[None].to(self.vae.device, self.vae.dtype)
-            audio = self.vae.decoder(part)[0].float().cpu().numpy()
+            decoded = self.vae.decoder(part)[0].float()
+            if decoded.is_cuda:
+                torch.cuda.current_stream(decoded.device).synchronize()  # before the copy, as `Maker` does
+            audio = decoded.cpu().numpy()
         return audio[:, : audio.shape[1] - max(0, short) * self.hop].copy()

@@ -7,6 +7,7 @@ from diffusers.pipelines.ace_step.pipeline_ace_step import TASK_INSTRUCTIONS
 from torch import Tensor
 
 from ..device.memory import guarded
+from ..device.workers import is_large, workers
 from ..errors import InputError
 from ..stream.request import Condition, check_tensor
 from .loading import Model
@@ -50,7 +51,11 @@ def encode_prompt(
         "the text and condition encoders must fit beside the rest",
         "unload other models",
     ):
-        tokens = _tokens(model, prompt, seconds, timbre)
+        if device.type == "cpu":
+            large = is_large(pipe.text_encoder) or is_large(pipe.condition_encoder)
+            tokens = workers().run(lambda: _tokens(model, prompt, seconds, timbre), wide=large)
+        else:
+            tokens = _tokens(model, prompt, seconds, timbre)
         context = torch.cat(_context(model, prompt, source, frames), dim=-1)
     null = None if model.turbo else pipe.condition_encoder.null_condition_emb.detach()[0].to(device, dtype, copy=True)
     return Condition(tokens, context, None if null is None else null.expand_as(tokens), spec=model.spec)

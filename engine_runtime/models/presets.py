@@ -107,7 +107,7 @@ def build(kind: str) -> AceStepPipeline:
         decoder_input_channels=ACE_STEP.channels,
         sampling_rate=ACE_STEP.sample_rate,
     )
-    tokenizer = _tokenizer()
+    tokenizer = tokenizer_of_words()
     parts = {
         "vae": vae,
         "text_encoder": Qwen3Model(
@@ -175,7 +175,7 @@ def _fill(module: nn.Module, label: str) -> None:
                 tensor.copy_(torch.randn(tensor.shape, generator=generator) / math.sqrt(fan_in))
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer_of_words() -> PreTrainedTokenizerFast:
     """Make a byte-level BPE whose merges spell the words above, each with and without a leading space."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: i for i, token in enumerate(alphabet)}

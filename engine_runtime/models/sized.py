@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 
 import torch
-from diffusers import AceStepTransformer1DModel, AutoencoderOobleck
+from diffusers import AceStepConditionEncoder, AceStepTransformer1DModel, AutoencoderOobleck
 from torch import nn
+from transformers import Qwen3Config, Qwen3Model
 
 from ..device.memory import guarded
 from ..errors import check_choice
 from ..spec import ACE_STEP
+from .loading import ROOM, Model
+from .parts import assemble
+from .presets import tokenizer_of_words
 from .quiet import quiet
 
 # The decoders' configurations as published; what all sizes share are diffusers' defaults.
@@ -44,6 +48,17 @@ VAE = {
     "sampling_rate": ACE_STEP.sample_rate,
 }
 
+TEXT = {  # Qwen3-Embedding-0.6B; the condition encoder's sizes are diffusers' defaults
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 151_669,
+    "max_position_embeddings": 32_768,
+}
+
 
 def sized_decoder(
     size: str, dtype: torch.dtype, device: torch.device, seed: int = 0, **changes: int
@@ -71,6 +86,31 @@ def sized_vae(dtype: torch.dtype, device: torch.device) -> AutoencoderOobleck:
     """Make the VAE in its real size, which all decoders share, with random weights."""
     with quiet(), torch.device(device):
         return filled(AutoencoderOobleck(**VAE)).to(dtype)
+
+
+def sized_model(size: str, dtype: torch.dtype, device: torch.device) -> Model:
+    """Make a turbo model that encodes prompts and decodes latents in the real sizes, with random weights.
+
+    Its decoder is cut to one layer: an engine brings its own. Its tokenizer is that of the built-in models, which
+    spells out most words: a prompt has more tokens than with Qwen3's.
+
+    Raises:
+        InputError, MemoryShortage: as `sized_decoder`.
+    """
+    transformer = sized_decoder(size, dtype, device, num_hidden_layers=1)
+    with guarded(f"the encoders of size {size} found no room on {device}", *ROOM), quiet():
+        with torch.device(device):
+            text, conditions = Qwen3Model(Qwen3Config(**TEXT)), AceStepConditionEncoder()
+        parts = {
+            "vae": sized_vae(dtype, device),
+            "text_encoder": filled(text).to(dtype),
+            "condition_encoder": filled(conditions).to(dtype),
+            "transformer": transformer,
+            "audio_tokenizer": None,
+            "audio_token_detokenizer": None,
+        }
+        pipe = assemble(parts, tokenizer_of_words())
+    return Model(pipe, size, True, size, size)
 
 
 def filled(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -15,6 +15,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from ..config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
+from ..device.workers import in_turn
 from ..engines.contract import Engine, OwnProfiler
 from ..errors import check_choice, check_whole
 from ..stream.request import Condition, Request
@@ -91,9 +92,9 @@ def _timed(
     drive: Drive, ticks: int, counted: Callable[[], None], during: AbstractContextManager | None = None
 ) -> float:
     """Return milliseconds of wall time of one tick, after `WARM` ticks; `during` is entered for the timed ones."""
-    drive.play(WARM, before=drive.fill, told=counted)
+    drive.play(WARM, before=drive.fill, after_tick=counted)
     with during or nullcontext():
-        laps = drive.play(ticks, before=drive.fill, around=partial(record_function, TICK), told=counted)
+        laps = drive.play(ticks, before=drive.fill, around=partial(record_function, TICK), after_tick=counted)
     return statistics.fmean(laps.ms)
 
 
@@ -113,7 +114,7 @@ def _torch(
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     profiler = profile(activities=activities, acc_events=True)
     named = _named(engine.modules) if engine.modules is not None else nullcontext()
-    with _stream(engine, workload, captured=False) as drive, named:
+    with in_turn(), _stream(engine, workload, captured=False) as drive, named:
         profiled = _timed(drive, ticks, counted, profiler)
     return profiled, _rows(profiler.events() or [], cuda, ticks)
 

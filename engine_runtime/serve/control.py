@@ -220,7 +220,9 @@ class Control:
     def _turned(self, changes: Mapping[Place, Any], at: int) -> Taken:
         with self.turning:
             began = time.monotonic()
-            taken = self._played(self.graph.turn(changes), at)
+            with self.session.held():
+                score = self.graph.turn(changes)
+            taken = self._played(score, at)
             seconds = time.monotonic() - began
         for place in changes:
             known, _ = self._spent.get(place, (0.0, taken.cost))
@@ -236,9 +238,9 @@ class Control:
     def _report(
         part: Mapping[Place, Any], taken: Taken, tell: Mapping[tuple[Place, Any], Callable[[Taken], None]]
     ) -> None:
-        for (place, _), told in tell.items():
+        for (place, _), answer in tell.items():
             if place in part:
-                told(taken)
+                answer(taken)
 
 
 def _takes(graph: Graph, place: Place, value: Any) -> bool:

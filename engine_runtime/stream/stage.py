@@ -34,7 +34,7 @@ class Swap(NamedTuple):
 
 
 class Stage:
-    """A ring and its members. They join and leave from any thread; the thread in `step` owns the ring for that time.
+    """A ring and its members. They join and leave from any thread; the thread in `_step` owns the ring for that time.
 
     Every member has slots of its own, as many as its depth. With `frames` the ring is built once, for that length and
     for `config`, and several members share it: requests that need more are refused. Without, it belongs to one member
@@ -86,7 +86,10 @@ class Stage:
         An error of 1 or 3 leaves what is in flight as it is. Any other drops it, counted, and the next step starts with
         an empty ring. Both are passed on.
         """
-        with self.step_lock, self.lane.lock, self.lane.use(), _inference_mode_off(), torch.no_grad():
+        return self.lane.run(self._step)
+
+    def _step(self) -> list[Finished]:
+        with self.step_lock, self.lane.lock, _inference_mode_off(), torch.no_grad():
             self._change_engine()
             with self._dropping_on_error():
                 self._take_in()

@@ -9,7 +9,13 @@ let timer: ReturnType<typeof setInterval> | undefined;
 export function everyBeat(call: (now: number) => void): () => void {
   calls.add(call);
   timer ??= setInterval(() => {
-    for (const one of calls) one(performance.now());
+    for (const one of calls) {
+      try {
+        one(performance.now());
+      } catch (error) {
+        reportError(error); // and the others go on
+      }
+    }
   }, PERIOD);
   return () => {
     calls.delete(call);

@@ -22,6 +22,8 @@ export interface Slot {
 interface Wire {
   origin_id: number | string;
   origin_slot: number;
+  target_id: number | string;
+  target_slot: number;
 }
 
 export interface Node {
@@ -35,6 +37,7 @@ export interface Node {
   inputs: Slot[];
   widgets?: Widget[];
   onRemoved?: () => void;
+  isInputConnected(slot: number): boolean;
   getInputLink(slot: number): Wire | null | undefined;
   getWidgetFromSlot(slot: Slot): Widget | undefined;
   addDOMWidget(name: string, type: string, element: HTMLElement, options: Record<string, unknown>): Widget;
@@ -45,6 +48,7 @@ export interface Node {
 export interface Graph {
   id: string;
   nodes: Node[];
+  links: Map<unknown, Wire>;
   getNodeById(id: number | string): Node | null | undefined;
   setDirtyCanvas(foreground: boolean, background: boolean): void;
 }
@@ -176,18 +180,28 @@ export function ours(node: Node): boolean {
   return typeOf(node).startsWith(PACK);
 }
 
+/** The wire into an input. A subgraph's node answers `getInputLink` with what is inside it, so there the list is searched. */
+function wireInto(node: Node, slot: number): Wire | null {
+  if (!node.graph || !node.isInputConnected(slot)) return null;
+  if (!node.subgraph) return node.getInputLink(slot) ?? null;
+  for (const wire of node.graph.links.values()) {
+    if (String(wire.target_id) === String(node.id) && wire.target_slot === slot) return wire;
+  }
+  return null;
+}
+
 /** What a run would give an input: its widget's value, or that of the widget it is linked to; else undefined. */
 export function valueAt(chain: Chain, name: string): unknown {
   const node = chain.at(-1)!;
   const index = node.inputs.findIndex((slot) => (slot.widget?.name ?? slot.name) === name);
-  const wire = index < 0 ? null : node.getInputLink(index);
+  const wire = index < 0 ? null : wireInto(node, index);
   if (!wire) return node.widgets?.find((widget) => widget.name === name)?.value;
   const around = chain.slice(0, -1);
   const host = around.at(-1);
   if (host && Number(wire.origin_id) === SUBGRAPH_INPUT) {
     const slot = host.inputs[wire.origin_slot];
     if (!slot) return undefined;
-    if (!host.getInputLink(wire.origin_slot)) return host.getWidgetFromSlot(slot)?.value;
+    if (!host.isInputConnected(wire.origin_slot)) return host.getWidgetFromSlot(slot)?.value;
     return valueAt(around, slot.widget?.name ?? slot.name);
   }
   const origin = node.graph?.getNodeById(wire.origin_id);
@@ -200,7 +214,7 @@ export function fromPack(node: Node, seen = new Set<Node>()): boolean {
   seen.add(node);
   if (ours(node)) return true;
   return node.inputs.some((_, index) => {
-    const origin = node.getInputLink(index)?.origin_id;
+    const origin = wireInto(node, index)?.origin_id;
     const before = origin === undefined ? null : node.graph?.getNodeById(origin);
     return before ? Boolean(before.subgraph) || fromPack(before, seen) : false;
   });

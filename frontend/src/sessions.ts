@@ -3,7 +3,7 @@
 import { type Comfy, grow, type Node, typeOf } from "./comfy.ts";
 import { Knobs } from "./knobs.ts";
 import { Link } from "./link.ts";
-import { note } from "./notes.ts";
+import { noteTurn } from "./notes.ts";
 import { Panel } from "./panel.ts";
 import { readVolume, writeVolume } from "./player.ts";
 
@@ -164,7 +164,7 @@ export class Sessions {
   private noted(place: string, text: string, wrong: boolean): void {
     const [id, ...input] = place.split(" ");
     const node = this.comfy.chain(id!)?.at(-1);
-    if (node) note(this.comfy, node, "turned", `${input.join(" ")}: ${text}`, wrong);
+    if (node) noteTurn(this.comfy, node, input.join(" "), text, wrong);
   }
 
   /** The connection went: where the server has the session no more, it is made again if it played. */

@@ -206,10 +206,10 @@ def _comfyui_host() -> Host:
 
     execution = ComfyAPISync().execution
     return Host(
-        progress=_throttled(lambda done, total, node_id: execution.set_progress(done, total, node_id=node_id)),
+        progress=throttled(lambda done, total, node_id: execution.set_progress(done, total, node_id=node_id)),
         cancelled=comfy.model_management.throw_exception_if_processing_interrupted,
         text=_show_text,
-        next_file=_comfyui_file,
+        next_file=comfyui_file,
         output_folders=_comfyui_folders,
         make_room=lambda size: comfy.model_management.free_memory(size, comfy.model_management.get_torch_device()),
         bring=bring,
@@ -231,7 +231,7 @@ def _in_latest_prompt(node_id: str | None, node_type: str) -> bool:
     return prompt.has_node(node_id) and prompt.get_node(node_id)["class_type"] == node_type
 
 
-def _comfyui_file(prefix: str, suffix: str) -> Path:
+def comfyui_file(prefix: str, suffix: str) -> Path:
     check_prefix(prefix)
 
     import folder_paths
@@ -246,7 +246,7 @@ def _comfyui_folders() -> list[Path]:
     return [Path(folder_paths.get_output_directory())]
 
 
-def _throttled(send: Callable[[int, int, str | None], Any]) -> Callable[[int, int, str | None], None]:
+def throttled(send: Callable[[int, int, str | None], Any]) -> Callable[[int, int, str | None], None]:
     sent: dict[str | None, tuple[float, int]] = {}  # node -> time and count of its last message
 
     def throttled(done: int, total: int, node_id: str | None) -> None:

@@ -68,7 +68,7 @@ class Server:
 
     def start(self) -> None:
         command = [sys.executable, "-c", PROGRAM, "live", "live.json"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
             [*command, "--port", str(self.port), "--out", "out"],
             cwd=self.folder,

@@ -16,7 +16,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 TEMPLATES = HERE.parents[1] / "example_workflows"
 CANVASES = {"classic": False, "nodes2": True}
-PATIENCE = 90_000  # milliseconds; the cores are shared
+PATIENCE = 60_000  # milliseconds; the cores are shared
 START_SECONDS = 180
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.InstalledVersion": "1.43.18", "Comfy.Minimap.Visible": False}
 # What the editors themselves write to the console, here as in ComfyUI.

@@ -59,6 +59,8 @@ def node_info(schema: io.Schema, module: str) -> dict[str, Any]:
 def _fields(spec: io.Input) -> dict[str, Any]:
     widget = widget_of(spec)
     found = {RENAMED.get(name, name): getattr(widget, name, None) for name in PLAIN}
+    if widget.get_io_type() == "COMBO":
+        found["multiselect"] = False
     if widget is not spec:
         found["widgetType"] = widget.get_io_type()
     if getattr(widget, "display_mode", None) is not None:

@@ -166,26 +166,25 @@ def test_a_removed_node_ends_and_a_closed_workflow_pauses(editor: Editor, host: 
 
 
 def test_a_widget_in_a_subgraph_is_heard(editor: Editor) -> None:
+    """Both where it is, and where the subgraph's own node has it as its own."""
     editor.open(live())
-    editor.page.evaluate(
-        """() => {
-          const { graph } = window.app;
-          graph.convertToSubgraph(new Set([graph.nodes.find((n) => n.type === 'OstinatoKnobs')]));
-        }"""
-    )
+    wrap = """() => {
+      const { graph } = window.app;
+      graph.convertToSubgraph(new Set([graph.nodes.find((n) => n.type === 'OstinatoKnobs')]));
+      window.outer = graph.nodes.find((n) => n.subgraph);
+      window.inner = window.outer.subgraph.nodes.find((n) => n.type === 'OstinatoKnobs');
+    }"""
+    promote = """() => {
+      const slot = window.inner.inputs.find((input) => input.name === "ode_noise");
+      window.outer.subgraph.addInput("noise", slot.type).connect(slot, window.inner);
+    }"""
+    turn = "([node, name, value]) => { window[node].widgets.find((w) => w.name === name).value = value }"
+    editor.page.evaluate(wrap)
     editor.play()
-    places = editor.link("link.widgets.map((w) => w.node)")
-    (inner,) = {place for place in places if ":" in place}
-    editor.turned(
-        lambda: editor.page.evaluate(
-            """(id) => {
-              const [outer, inner] = id.split(":");
-              const node = window.app.graph.getNodeById(outer).subgraph.getNodeById(inner);
-              node.widgets.find((w) => w.name === "ode_noise").value = 0.1;
-            }""",
-            inner,
-        )
-    )
+    editor.turned(lambda: editor.page.evaluate(turn, ["inner", "ode_noise", 0.1]))
+    editor.page.evaluate(promote)
+    editor.turned(lambda: editor.page.evaluate(turn, ["outer", "noise", 0.3]))
+    assert editor.link("link.latencies.times.tick.length") == 2
     assert editor.problems == []
 
 

@@ -12,7 +12,9 @@ from diffusers import AutoencoderOobleck
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ostinato.engine_runtime.audio.decode import decode, decode_clips, margin_frames
+from ostinato.engine_runtime.device.workers import Workers, in_turn, workers
 from ostinato.engine_runtime.errors import InputError
+from ostinato.engine_runtime.registry import registry
 
 HOP = 1920  # samples a frame
 
@@ -128,7 +130,21 @@ def test_each_frame_is_decoded_once_with_what_it_depends_on(frames: int, window:
     z, margin = latents(1, frames), margin_frames(vae)
     assert torch.equal(decode(vae, z, window), z[..., :2].mT.repeat_interleave(HOP, 2))
     starts = range(0, frames, window)
-    assert seen == [min(frames, at + window + margin) - max(0, at - margin) for at in starts]
+    # in any order: they may be decoded side by side
+    assert sorted(seen) == sorted(min(frames, at + window + margin) - max(0, at - margin) for at in starts)
+
+
+def test_windows_side_by_side_are_those_in_turn(turbo, threads) -> None:
+    z = latents(1, 60)
+    threads(1)
+    with in_turn():
+        one_by_one = decode(turbo.pipe.vae, z, 7)
+    threads(3)
+    with registry.fresh(Workers):
+        together = decode(turbo.pipe.vae, z, 7)
+        assert len(workers()._alone._threads) == 3
+        workers().close()
+    assert torch.equal(one_by_one, together)
 
 
 def test_the_level_is_the_models_own(turbo) -> None:

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 from ostinato.engine_runtime.config import Sampling
+from ostinato.engine_runtime.device.workers import Workers
 from ostinato.engine_runtime.errors import EngineError, InputError, SessionError
 from ostinato.engine_runtime.live import sound
 from ostinato.engine_runtime.live.beat import Tempo
 from ostinato.engine_runtime.live.score import Cost, Score, cost
 from ostinato.engine_runtime.live.session import LiveSession, State
 from ostinato.engine_runtime.models.loading import Model
+from ostinato.engine_runtime.registry import registry
 from ostinato.engine_runtime.spec import ACE_STEP
 from ostinato.engine_runtime.stream.sessions import runtime
 from ostinato.engine_runtime.takes.replay import replay
@@ -47,8 +49,9 @@ def session(score: Score, request: pytest.FixtureRequest) -> Iterator[LiveSessio
     live = LiveSession(f"test {request.node.name}", replace(score, **with_mode))
     yield live
     live.close()
-    assert set(threading.enumerate()) <= before
-    assert not [name for name in runtime()._sessions if name.startswith("test ")]
+    left = set(threading.enumerate()) - before
+    assert left <= set(registry.one(Workers)._alone._threads)  # which are the process's
+    assert not [name for name in runtime().names if name.startswith("test ")]
 
 
 @pytest.mark.parametrize("session", [{"mode": "loop"}, {"mode": "endless"}], indirect=True)
@@ -77,6 +80,7 @@ def test_nothing_is_made_before_the_start_and_no_more_than_two_seconds_ahead(ses
     assert ear.blocks[-1].end <= 3 * SAMPLE_RATE
 
 
+@pytest.mark.parametrize("session", [{"seed_step": 1}], indirect=True)
 def test_a_ring_that_nobody_hears_rests(session: LiveSession, score: Score, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the start it makes the first latent; where the listener has left, it makes no more."""
     monkeypatch.setattr(sound, "GONE", 0.3)
@@ -103,6 +107,50 @@ def test_a_hot_knob_comes_back_with_the_first_sample_that_heard_it(session: Live
     first = next(block for block in ear.blocks if block.heard.hot == 7)
     assert first.position <= first.at < first.end and first.heard.slot == 0
     assert all(block.heard.hot == 0 for block in ear.blocks[: ear.blocks.index(first)])
+
+
+def still(calls: list[int]) -> bool:
+    """Whether no tick runs."""
+    count = len(calls)
+    time.sleep(0.4)
+    return len(calls) == count
+
+
+@pytest.mark.parametrize("session", [{"depth": 1}, {"depth": 2}], indirect=True)
+def test_a_loop_that_would_repeat_itself_rests_a_step_from_its_end(session: LiveSession, score: Score) -> None:
+    ear, calls = Ear(session), score.engine.calls
+    session.start()
+    ear.until(lambda: still(calls))
+    count, depth = len(calls), session.score.depth
+    session.turn(1, velocity_scale=0.5)
+    ear.until(ear.heard(1))
+    assert len(calls) > count
+    ear.until(lambda: still(calls))
+    # the step that was left, then a generation that has the knob from its start, up to the last step of the next
+    assert len(calls) - count == 1 + (2 * score.steps - 1 if depth == 1 else score.steps + 1)
+
+
+@pytest.mark.parametrize("session", [{"seed_step": 1}, {"mode": "endless"}], indirect=True)
+def test_music_that_moves_does_not_rest(session: LiveSession, score: Score) -> None:
+    ear, calls = Ear(session), score.engine.calls
+    session.start()
+    ear.until(ear.played(1.0))
+    count = len(calls)
+    ear.until(ear.played(10.0))
+    assert len(calls) >= count + 2 * score.steps
+
+
+def test_the_ring_waits_for_what_is_evaluated_and_not_for_ever(session: LiveSession, score: Score) -> None:
+    ear, calls = Ear(session), score.engine.calls
+    session.start()
+    ear.until(lambda: still(calls))
+    with session.held():
+        began = time.monotonic()
+        session.turn(1, velocity_scale=0.5)
+        time.sleep(0.1)
+        count = len(calls)
+        ear.until(lambda: len(calls) > count)
+        assert 0.2 < time.monotonic() - began
 
 
 def test_what_is_about_to_be_heard_is_made_again(session: LiveSession) -> None:

@@ -11,6 +11,7 @@ import torch
 from ostinato.cli.main import app
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.device.lane import Lane
+from ostinato.engine_runtime.device.workers import in_turn
 from ostinato.engine_runtime.engines.contract import LIMITS
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.engines.factors import KINDS, Targets
@@ -137,7 +138,7 @@ def test_no_adapter_adds_no_operation(engine, targets, tmp_path):
     engine(rows)  # the tables are kept from here on
 
     def ran(lora):
-        with Ops() as ops:
+        with in_turn(), Ops() as ops:
             velocity = engine(rows.adapted(lora))
         return velocity, ops.names
 

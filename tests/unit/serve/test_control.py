@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ class Session:
     """What a control needs of a session: it notes the scores."""
 
     name = "test"
+    held = staticmethod(nullcontext)
 
     def __init__(self) -> None:
         self.played: list[tuple[dict[tuple[str, str], Any], int]] = []

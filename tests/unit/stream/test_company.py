@@ -7,7 +7,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling
+from ostinato.engine_runtime.device.workers import Workers, workers
 from ostinato.engine_runtime.models.engines import eager_engine
+from ostinato.engine_runtime.registry import registry
 from ostinato.engine_runtime.stream.request import Request
 
 from ...helpers import StandIn, drawn, made_up, play
@@ -41,14 +43,6 @@ def requests(draw, known):
     loud = draw(st.sampled_from([1e-3, 1.0, 30.0]))
     source = loud * drawn(draw(st.integers(0, 9)), condition.frames, 64)
     return Request(condition, draw(SAMPLINGS), draw(GUIDANCES), source)
-
-
-@pytest.fixture
-def threads():
-    """`torch.set_num_threads`, undone."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 def same(engine, one, others, at, **config):
@@ -136,6 +130,20 @@ def test_other_company_in_the_same_slot(base, conditions, threads, frames, depth
     first = play(engine, [*alike, one], **config)[-1]
     second = play(engine, [*crowd(known, depth - 1, drawn(2, frames, 64)), one], **config)[-1]
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("frames", [7, 250])
+def test_rows_side_by_side_are_those_that_one_thread_makes_in_turn(base, conditions, threads, frames):
+    """With as many workers as a larger machine has, and with none."""
+    known, engine, latents = conditions(base, frames, 4), eager_engine(base, 16), []
+    asked = [Request(known[i], Sampling(2, seed=i), Guidance(5.0)) for i in range(3)]
+    for count in (1, 4):
+        threads(count)
+        with registry.fresh(Workers):
+            latents.append(play(engine, asked, depth=3, guidance="full", tokens=TOKENS, spread=False))
+            assert len(workers()._alone._threads) == (0 if count == 1 else 4)
+            workers().close()
+    assert all(torch.equal(a, b) for a, b in zip(*latents, strict=True))
 
 
 @pytest.mark.parametrize("spread", [True, False], ids=["spread", "at-once"])

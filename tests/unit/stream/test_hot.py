@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.controls.knobs import KNOBS, Knobs
 from ostinato.engine_runtime.device.lane import Lane
+from ostinato.engine_runtime.device.workers import in_turn
 from ostinato.engine_runtime.engines.contract import Limits
 from ostinato.engine_runtime.errors import InputError
 from ostinato.engine_runtime.stream.request import Part, Request, Target
@@ -265,7 +266,7 @@ def played(request, knobs):
     session.submit(request)
     for _ in range(2):
         session.step()
-    with profile(activities=[ProfilerActivity.CPU]) as prof:
+    with in_turn(), profile(activities=[ProfilerActivity.CPU]) as prof:
         session.step()
     ran = sorted((e for e in prof.events() if e.name.startswith("aten::")), key=lambda e: e.time_range.start)
     return next(session.play([])).take(), [e.name for e in ran]

@@ -1,0 +1,156 @@
+"""The benchmarks of live play and of a busy machine: what they report, and the listener that plays."""
+
+from __future__ import annotations
+
+import json
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ostinato.engine_runtime.bench import busy as busy_module
+from ostinato.engine_runtime.bench import listener, live
+from ostinato.engine_runtime.bench.case import Case
+from ostinato.engine_runtime.bench.listener import FIRST_LEAD, QUANTUM, Player
+from ostinato.engine_runtime.errors import EngineError, InputError
+from ostinato.engine_runtime.live.line import Heard
+from ostinato.engine_runtime.live.sound import Block
+from ostinato.engine_runtime.models.engines import eager_engine
+from ostinato.engine_runtime.models.loading import Model
+
+RATE = 48_000
+
+
+class Session:
+    """What a player needs of a session."""
+
+    made = Heard()
+
+    def __init__(self) -> None:
+        self.reports: list[tuple[int, int, int, bool]] = []
+
+    def attach(self, outlet: Any) -> None:
+        pass
+
+    def report(self, epoch: int, position: int, lead: int, moving: bool, by: Any) -> None:
+        self.reports.append((epoch, position, lead, moving))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Seconds that a test moves by hand; no thread plays meanwhile."""
+    fake = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(listener, "time", SimpleNamespace(perf_counter=lambda: fake.now))
+    monkeypatch.setattr(listener.threading, "Thread", lambda **_: SimpleNamespace(start=lambda: None))
+    return fake
+
+
+def block(position: int, samples: int, change: int = 0, at: int = 0, epoch: int = 1) -> Block:
+    return Block(epoch, position, Heard(change, 0), at, bytes(4 * samples))
+
+
+def advance(player: Player, to: float) -> None:
+    with player._lock:
+        player._advance(to)
+
+
+def test_a_player_begins_at_its_lead_and_hears_a_change_at_its_sample(clock: SimpleNamespace) -> None:
+    player = Player(Session())  # type: ignore[arg-type]
+    player.block(block(0, FIRST_LEAD - 1))
+    clock.now += 1.0
+    player.block(block(FIRST_LEAD - 1, RATE, 3, 4800))
+    assert player.began is None
+    advance(player, clock.now + 0.2)
+    assert player.began == pytest.approx(101.0, abs=QUANTUM / RATE)
+    (when, heard) = player._met["heard"][0]
+    assert heard == Heard(3, 0) and when - player.began == pytest.approx(4800 / RATE, abs=1e-6)
+
+
+def test_an_underrun_is_counted_and_the_lead_grows_and_falls(clock: SimpleNamespace) -> None:
+    player = Player(Session())  # type: ignore[arg-type]
+    player.block(block(0, 2 * FIRST_LEAD))
+    advance(player, clock.now + 1.0)
+    assert (player.underruns, player.lead) == (1, round(FIRST_LEAD * listener.GROWTH))
+    clock.now += 1.0
+    player.block(block(2 * FIRST_LEAD, 7 * RATE))
+    advance(player, clock.now + 6.0)
+    assert (player.underruns, player.lead) == (1, max(FIRST_LEAD, round(3000 * listener.FALL)))
+
+
+def test_a_block_takes_the_place_of_what_is_there_and_a_new_epoch_of_all(clock: SimpleNamespace) -> None:
+    player = Player(Session())  # type: ignore[arg-type]
+    player.block(block(0, 9600))
+    player.block(block(4800, 4800 // 2))
+    assert player._end == 7200
+    player.block(block(96_000, 4800, epoch=2))
+    assert (player._read, player._end) == (96_000, 100_800)
+    player.block(block(0, 200_000, epoch=1))
+    assert player._end == 100_800
+
+
+def test_a_session_that_failed_is_an_error(clock: SimpleNamespace) -> None:
+    player = Player(Session())  # type: ignore[arg-type]
+    player.failed(EngineError("it failed", "it works", "try again"))
+    with pytest.raises(EngineError, match="it failed"):
+        player.wait(1, True)
+
+
+@pytest.mark.parametrize("mode", ["loop", "endless"])
+def test_a_change_passes_its_stages_in_order(turbo: Model, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    monkeypatch.setattr(live, "SETTLE", 0.1)
+    turned, real = list[dict[str, float]](), live._turned
+
+    def noted(*given: Any) -> dict[str, float]:
+        turned.append(real(*given))
+        return turned[-1]
+
+    monkeypatch.setattr(live, "_turned", noted)
+    before = set(threading.enumerate())
+    found = live.live(eager_engine(turbo), turbo, live.Case(2.0, 1, 2, mode, changes=1), "command")
+    assert json.loads(json.dumps(found))["command"] == "command"
+    assert set(found["ms"]) == {"hot", "slot", "prompt"} and len(turned) == 6
+    for times in turned:
+        assert list(times) == ["evaluated", "made", "ready", "heard"]
+        assert 0.0 < times["made"] < times["ready"] <= times["heard"] and times["evaluated"] < times["heard"]
+    assert "hot, ms, median" in live.text(found)
+    assert not [thread.name for thread in set(threading.enumerate()) - before if "bench" in thread.name]
+
+
+def test_a_busy_machine_is_compared_with_its_fair_share(turbo: Model) -> None:
+    case = Case(depth=2, steps=1, seconds=2.0)
+    found = busy_module.share(eager_engine(turbo), turbo.pipe.vae, case, 1, 1, "command")
+    names = {f"{way}, {state}" for way in ("alone", "team") for state in ("quiet", "busy")}
+    assert all(set(ms) == names and min(ms.values()) > 0.0 for ms in found["ms"].values())
+    for what, ms in found["ms"].items():
+        over = ms["alone, busy"] / ms["alone, quiet"] / found["fair"][what]
+        assert found["over_fair"][what] == pytest.approx(over) and found["fair"][what] >= 1.0
+    assert "fair share" in busy_module.text(found)
+    assert len(found["load"]) == 1 + 2 * 2 * busy_module.ROUNDS and np.isfinite(found["load"]).all()
+
+
+def test_busy_processes_end_with_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    started, real = [], busy_module.subprocess.Popen
+
+    def begun(*given: Any, **more: Any) -> Any:
+        started.append(real(*given, **more))
+        return started[-1]
+
+    monkeypatch.setattr(busy_module.subprocess, "Popen", begun)
+    with pytest.raises(ZeroDivisionError), busy_module.busy(2):
+        assert [process.poll() for process in started] == [None, None]
+        _ = 1 / 0
+    assert all(process.returncode is not None for process in started) and len(started) == 2
+
+
+@pytest.mark.parametrize("count", [0, 2000])
+def test_a_wrong_number_of_busy_processes_is_refused(turbo: Model, count: int) -> None:
+    with pytest.raises(InputError, match="busy processes"):
+        busy_module.share(eager_engine(turbo), turbo.pipe.vae, Case(), count, 1)
+
+
+def test_a_gpu_is_refused(turbo: Model) -> None:
+    engine = SimpleNamespace(device=torch.device("cuda", 0))
+    with pytest.raises(InputError, match="about the CPU"):
+        busy_module.share(engine, turbo.pipe.vae, Case(), 1, 1)  # type: ignore[arg-type]
