@@ -175,9 +175,9 @@ def soak(
             bar.named("soak")
             source = source_for((engine,), model, size, *_where(device, precision))
             with opened(engine, source) as found:
-                told = {**origin(found.device, _command(context, "soak")), "size": source.name}
+                made_on = {**origin(found.device, _command(context, "soak")), "size": source.name}
                 report = run(found, ticks, seconds, seed, bar.progress)
-        whole = {**told, **report.as_json()}
+        whole = {**made_on, **report.as_json()}
         typer.echo(json.dumps(whole) if as_json else report.text())
     if report.wrong:
         raise typer.Exit(FAILED)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import soundfile
@@ -56,6 +56,12 @@ def find_input(name: str) -> Path | None:
     return next((folder / name for folder in _folders.inputs if os.path.isfile(folder / name)), None)
 
 
+def check_input(inputs: Mapping[str, Any]) -> None:
+    """Raise `AudioError` where the file that a LoadAudio names is not there."""
+    if find_input(inputs["audio"]) is None:
+        raise AudioError(*_not_found(inputs["audio"]))
+
+
 def next_file(prefix: str, suffix: str) -> Path:
     """Return OUT/prefix_00001_.flac, or the number after the highest one there, and make its folder.
 
@@ -79,6 +85,11 @@ def next_file(prefix: str, suffix: str) -> Path:
     except OSError as error:
         raise refused_write(target.parent, error) from error
     return target.with_name(f"{target.name}_{max(numbers, default=0) + 1:05}_{suffix}")
+
+
+def output_folders() -> list[Path]:
+    """Return the folders in which files that were written are found again: the output folder, then the inputs."""
+    return [_folders.out, *_folders.inputs]
 
 
 def keep(made: BytesIO, prefix: str, suffix: str) -> str:

@@ -227,6 +227,28 @@ def _widget_values(node: Node, node_type: NodeType, raw: EditorNode) -> dict[str
     return {name: value for name, value in found.items() if value is not None}
 
 
+def value_place(node_type: NodeType, values: list[Any], name: str) -> tuple[int, list[Any]]:
+    """Return where a node's list of values has that of a widget, and the list, with defaults up to there.
+
+    Raises:
+        KeyError: for no widget.
+    """
+    filled, at = list(values), 0
+    for widget in (spec for spec in node_type.inputs if is_widget(spec)):
+        if at >= len(filled):
+            filled.append(widget_default(widget))
+        if widget.id == name:
+            return at, filled
+        at += 1
+        extra = control_widgets(widget)
+        if extra and at < len(filled) and filled[at] in CONTROLS:
+            at += extra
+        elif extra and at >= len(filled):
+            filled += ["fixed", *[""] * (extra - 1)]
+            at += extra
+    raise KeyError(name)
+
+
 def _by_position(node: Node, node_type: NodeType, widgets: list[Any], values: list[Any]) -> dict[str, Any]:
     given: dict[str, Any] = {}
     at = 0

@@ -128,14 +128,15 @@ def known_type(types: Catalogue, node_id: str, class_type: str, title: str | Non
 
 
 def check_input_name(node: Node, node_type: NodeType, name: str) -> bool:
-    """Return whether the node has the input; False only on a core node, whose unknown inputs are ignored.
+    """Return whether the node has the input; False only where unknown inputs are ignored: on a core node, and on one
+    whose schema takes all.
 
     Raises:
         WorkflowError: for an unknown input of any other node.
     """
     if node_type.input(name) is not None:
         return True
-    if node_type.lenient:
+    if node_type.lenient or node_type.schema.accept_all_inputs:
         return False
     known = ", ".join(i.id for i in node_type.schema.inputs) or "none"
     raise WorkflowError(

@@ -6,28 +6,32 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Callable, Mapping
-from io import BytesIO
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import soundfile
 from aiohttp import web
 
-from ..engine_runtime.audio.live_vae import LiveVae
+from ..engine_runtime.constants import LIVE_MODES
 from ..engine_runtime.errors import InputError
-from ..engine_runtime.files import write_whole
-from ..engine_runtime.live.level import SAMPLE_RATE
-from ..engine_runtime.live.session import Capture, LiveSession
+from ..engine_runtime.live.session import LiveSession
 from ..engine_runtime.serve.control import Control
-from ..engine_runtime.serve.routes import Live, Routes
+from ..engine_runtime.serve.routes import Routes
+from ..engine_runtime.serve.sessions import Live
+from ..engine_runtime.serve.share import Share
 from ..nodes.shared.comfy import io
+from ..nodes.shared.live_files import keep_of
 from ..nodes.shared.live_graph import Cell, From, LiveGraph
-from .core_nodes import Folders, next_file, use_folders
+from ..nodes.shared.live_score import LIVE
+from ..nodes.shared.missing import Named, missing
+from .core_nodes import check_input
 from .graph import Catalogue, Graph, Link, Node, WorkflowError
 from .settings import find_node
+from .share import read_settings, write_workflow
 from .validate import running_order, validate
 
-TARGET, MODEL_TYPE = "OstinatoStreamDenoise", "OSTINATO_MODEL"
+TARGETS = (LIVE, "OstinatoStreamDenoise")  # the nodes that play, those first that are taken first
+MODEL_TYPE = "OSTINATO_MODEL"
 NAME = "live"  # of the one session
 WEB = Path(__file__).resolve().parent.parent / "web"
 FILES = {"": "live.html", "ostinato.js": "ostinato.js", "live.css": "live.css"}
@@ -37,12 +41,13 @@ HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff
 
 
 def live_graph(
-    graph: Graph, types: Catalogue, node: str | None, mode: str, started: Callable[[str], None]
+    graph: Graph, types: Catalogue, node: str | None, mode: str | None, started: Callable[[str], None]
 ) -> LiveGraph:
     """Check a workflow and run what the node that plays needs.
 
     Args:
-        node: an id, title or type; the first Stream Denoise without it.
+        node: an id, title or type; without it the first Live Session, else the first Stream Denoise.
+        mode: in place of the Live Session's own; loop without either.
 
     Raises:
         WorkflowError: where the workflow cannot be run as it is, or has no node that plays.
@@ -57,60 +62,50 @@ def live_graph(
                 wanted.add(link.node)
                 waiting.append(graph.nodes[link.node])
     hidden: dict[io.Hidden, Any] = {io.Hidden.prompt: graph.to_api()}
+    if target.class_type == LIVE and mode is not None:
+        target.inputs["mode"] = mode
     cells = [_cell(one, types, hidden) for one in order if one.id in wanted]
-    return LiveGraph(cells, target.id, Sounds(graph, types, [cell.id for cell in cells]), mode, started)
+    if target.class_type == LIVE:
+        return LiveGraph(cells, target.id, started=started)
+    model = _model_of(graph, types, [cell.id for cell in cells])
+    return LiveGraph(cells, target.id, model, mode or LIVE_MODES[0], started)
 
 
-class Sounds:
-    """The decoder of the sound: that of the first model that the graph loads, made once."""
-
-    def __init__(self, graph: Graph, types: Catalogue, nodes: list[str]) -> None:
-        outputs = [(n, i, o) for n in nodes for i, o in enumerate(types[graph.nodes[n].class_type].schema.outputs)]
-        self._place = next(((n, i) for n, i, output in outputs if output.get_io_type() == MODEL_TYPE), None)
-        self._made: tuple[Any, LiveVae] | None = None
-
-    def __call__(self, cells: Mapping[str, Cell]) -> LiveVae:
-        if self._place is None:
-            raise WorkflowError(
-                "the workflow loads no model whose VAE could play", "one is needed", "add Load Model, and play on it"
-            )
-        node, slot = self._place
-        model = cells[node].values[slot]
-        if self._made is None or self._made[0] is not model:
-            model.ready()
-            self._made = model, LiveVae(model.pipe.vae)
-        return self._made[1]
+def _model_of(graph: Graph, types: Catalogue, nodes: list[str]) -> Callable[[Mapping[str, Cell]], Any]:
+    """Return a function that picks the first model that the graph loads, of the values of its cells."""
+    outputs = [(n, i, o) for n in nodes for i, o in enumerate(types[graph.nodes[n].class_type].schema.outputs)]
+    place = next(((n, i) for n, i, output in outputs if output.get_io_type() == MODEL_TYPE), None)
+    if place is None:
+        raise WorkflowError(
+            "the workflow loads no model whose VAE could play", "one is needed", "add Load Model, and play on it"
+        )
+    return lambda cells: cells[place[0]].values[place[1]]
 
 
-def play(graph: LiveGraph, out: Path, port: int, told: Callable[[str], None]) -> None:
+def share_of(data: dict[str, Any], graph: Graph, types: Catalogue) -> Share:
+    """Return the set of a workflow: its settings, what is missing here, and how it is written again."""
+    nodes = [(node.id, node.title, node.class_type, node.inputs) for node in graph.nodes.values()]
+    lacking = [asdict(one) for one in missing(nodes, {"LoadAudio": Named("audio", "audio file", check_input)})]
+    return Share(read_settings(data), lacking, lambda widgets, settings: write_workflow(data, types, widgets, settings))
+
+
+def play(graph: LiveGraph, share: Share, port: int, announce: Callable[[str], None]) -> None:
     """Serve a session until the process is interrupted.
 
     Args:
-        out: where captures are written.
+        share: the set that it is.
         port: on the loopback address; 0 takes a free one.
-        told: given the page's address once it is served.
+        announce: given the page's address once it is served.
 
     Raises:
         InputError: for a port that is taken.
     """
     session = LiveSession(NAME, graph.score)
-    control = Control(session, graph)
+    live = Live(session, Control(session, graph), keep_of(session), share=share)
     try:
-        asyncio.run(_serve({NAME: Live(session, control, lambda capture: write_capture(capture, out))}, port, told))
+        asyncio.run(_serve({NAME: live}, port, announce))
     finally:
-        control.close()
-        session.close()
-
-
-def write_capture(capture: Capture, out: Path) -> list[str]:
-    """Write a capture's sound as FLAC, and its take; returns their names."""
-    with use_folders(Folders(out)):
-        path, made = next_file("live", ".flac"), BytesIO()
-    soundfile.write(made, capture.audio.T, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    write_whole(path, made.getvalue())
-    take = path.with_suffix(".safetensors")
-    capture.take.save(take)
-    return [path.name, take.name]
+        live.close()
 
 
 def _cell(node: Node, types: Catalogue, hidden: dict[io.Hidden, Any]) -> Cell:
@@ -123,12 +118,16 @@ def _cell(node: Node, types: Catalogue, hidden: dict[io.Hidden, Any]) -> Cell:
 def _target(graph: Graph, order: list[Node], name: str | None) -> Node:
     if name is not None:
         found = find_node(graph, name)
-        if found in order and found.class_type == TARGET:
+        if found in order and found.class_type in TARGETS:
             return found
-        raise WorkflowError(f"{found.name} is no node that plays", f"allowed is a {TARGET}", "choose another --node")
-    playing = [node for node in order if node.class_type == TARGET]
+        raise WorkflowError(
+            f"{found.name} is no node that plays", f"allowed is one of {', '.join(TARGETS)}", "choose another --node"
+        )
+    playing = sorted((node for node in order if node.class_type in TARGETS), key=lambda n: TARGETS.index(n.class_type))
     if not playing:
-        raise WorkflowError("the workflow has nothing that plays", f"allowed is one with a {TARGET}", "add one")
+        raise WorkflowError(
+            "the workflow has nothing that plays", f"allowed is one with {' or '.join(TARGETS)}", "add one"
+        )
     return playing[0]
 
 
@@ -145,7 +144,7 @@ def application(offered: Mapping[str, Live]) -> web.Application:
     return app
 
 
-async def _serve(offered: Mapping[str, Live], port: int, told: Callable[[str], None]) -> None:
+async def _serve(offered: Mapping[str, Live], port: int, announce: Callable[[str], None]) -> None:
     runner = web.AppRunner(application(offered), access_log=None, shutdown_timeout=2.0)
     await runner.setup()
     try:
@@ -156,7 +155,7 @@ async def _serve(offered: Mapping[str, Live], port: int, told: Callable[[str], N
             raise InputError(
                 f"port {port} cannot be used ({error.strerror})", "allowed is a free one", "choose another --port"
             ) from None
-        told(f"http://localhost:{runner.addresses[0][1]}/")
+        announce(f"http://localhost:{runner.addresses[0][1]}/")
         ended = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError):  # Windows: there Ctrl+C is an exception

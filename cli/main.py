@@ -96,12 +96,17 @@ class Mode(StrEnum):
 
 @app.command()
 def live(
-    workflow: Annotated[Path, typer.Argument(help="A workflow with a Stream Denoise node.")],
+    workflow: Annotated[Path, typer.Argument(help="A workflow with a Live Session or a Stream Denoise node.")],
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NODE.INPUT=VALUE", help="Change an input, as in run.")
     ] = None,
-    mode: Annotated[Mode, typer.Option(help="loop goes round; endless goes on from what was heard.")] = Mode.loop,
-    node: Annotated[str | None, typer.Option(help="The Stream Denoise that plays; the first without it.")] = None,
+    mode: Annotated[
+        Mode | None,
+        typer.Option(help="loop goes round; endless goes on from what was heard. A Live Session has its own."),
+    ] = None,
+    node: Annotated[
+        str | None, typer.Option(help="The node that plays; the first Live Session without it, else Stream Denoise.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Where captures are written.")] = Path("out"),
     input_folder: Annotated[Path | None, typer.Option("--input", help="Where to look for audio first.")] = None,
     device: Annotated[Device, typer.Option(help="Where the model runs.")] = Device.auto,
@@ -109,23 +114,33 @@ def live(
 ) -> None:
     """Play a workflow live, with a page of its knobs in the browser."""
     from ..nodes.shared import host
-    from .core_nodes import Folders, next_file, use_folders
-    from .live import live_graph, play
+    from .core_nodes import Folders, next_file, output_folders, use_folders
+    from .live import live_graph, play, share_of
     from .settings import apply_settings, split_knobs
     from .workflow import load_json, parse
 
     with exit_codes():
         types = all_types()
-        graph = parse(load_json(workflow), types)
+        data = load_json(workflow)
+        graph = parse(data, types)
         knobs, others = split_knobs(settings or [])
         apply_settings(graph, types, others)
         check_folder(out)
         with use_folders(Folders(out, _inputs(input_folder, workflow))), Bar(sys.stderr.isatty()) as bar:
-            given = host.Host(progress=bar.progress, device=device.value, next_file=next_file, knobs=knobs)
+            given = host.Host(
+                progress=bar.progress,
+                device=device.value,
+                next_file=next_file,
+                output_folders=output_folders,
+                knobs=knobs,
+            )
             with host.use(given):
-                made = live_graph(graph, types, node, mode.value, bar.named)
+                share = share_of(data, graph, types)
+                for lacking in share.missing:
+                    typer.echo(f"Missing: {lacking['kind']} of {lacking['title']}: {lacking['reason']}", err=True)
+                made = live_graph(graph, types, node, mode and mode.value, bar.named)
                 bar.close()
-                play(made, out, port, lambda address: typer.echo(f"Playing at {address} (Ctrl+C ends it)"))
+                play(made, share, port, lambda address: typer.echo(f"Playing at {address} (Ctrl+C ends it)"))
 
 
 @app.command()
@@ -199,7 +214,7 @@ def all_types() -> Catalogue:
 
 def _run(path: Path, settings: list[str], out: Path, input_folder: Path | None, device: str, show_bar: bool) -> Results:
     from ..nodes.shared import host
-    from .core_nodes import Folders, next_file, use_folders
+    from .core_nodes import Folders, next_file, output_folders, use_folders
     from .execute import run_graph
     from .settings import apply_settings, split_knobs
     from .workflow import load_json, parse
@@ -211,7 +226,11 @@ def _run(path: Path, settings: list[str], out: Path, input_folder: Path | None, 
     apply_settings(graph, types, settings)
     check_folder(out)
     with Bar(show_bar and sys.stderr.isatty()) as bar, use_folders(Folders(out, _inputs(input_folder, path))):
-        with host.use(host.Host(progress=bar.progress, device=device, next_file=next_file, knobs=knobs)):
+        with host.use(
+            host.Host(
+                progress=bar.progress, device=device, next_file=next_file, output_folders=output_folders, knobs=knobs
+            )
+        ):
             return run_graph(graph, types, data if "nodes" in data else None, bar.start)
 
 

@@ -12,3 +12,4 @@ KINDS = ("eager", "compiled", "fp8")  # of engines that run in PyTorch
 # The built-in models and whether guidance is distilled in: trained ones, and random ones for tests, which are noise.
 PRESETS = {"tiny": "turbo", "tiny-base": "base", "random": "turbo", "random-base": "base"}
 RANDOM = ("random", "random-base")
+LIVE_MODES = ("loop", "endless")  # of a live session: T seconds go round, or music that goes on from what was heard

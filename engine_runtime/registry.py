@@ -14,6 +14,9 @@ from typing import Any, TypeVar
 
 OTHER = "any other"
 LOCKS = (
+    "Keep._lock",
+    "Sessions.changing",
+    "Control.turning",
     "TensorRT.opening",
     "Stage.step_lock",
     "LiveVae._lock",

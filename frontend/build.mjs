@@ -2,6 +2,7 @@
 import { build } from "esbuild";
 
 const common = { bundle: true, write: false, minify: true, format: "iife", target: "es2022", charset: "utf8" };
+const loader = { ".css": "text" };
 
 async function text(entry) {
   const made = await build({ ...common, entryPoints: [`src/${entry}`] });
@@ -11,8 +12,9 @@ async function text(entry) {
 await build({
   ...common,
   write: true,
+  loader,
   format: "esm",
-  entryPoints: ["src/page.ts"],
+  entryPoints: ["src/main.ts"],
   outfile: "../web/ostinato.js",
   define: { WORKLET_SOURCE: await text("worklet.ts"), WORKER_SOURCE: await text("worker.ts") },
   banner: { js: "// Built from frontend/ by `npm run build`; change the sources there." },

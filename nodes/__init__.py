@@ -11,13 +11,15 @@ from .engine import Engine
 from .guidance import Guide
 from .knobs import Blend, ChannelGain, Dcw, TurnKnobs
 from .layer_profile import LayerProfiler
+from .live_capture import LiveCapture
+from .live_session import LiveSession
 from .load_engine import LoadEngine
 from .load_model import LoadModel
 from .lora import Lora
 from .refit_lora import RefitLora
 from .save_take import SaveTake
 from .shape import InitialNoise, KeepSource, PullTo
-from .shared import folders
+from .shared import folders, live_queue
 from .shared.comfy import HEADLESS, ComfyExtension, io
 from .source_audio import SourceAudio
 from .stream_conditioning import StreamConditioning
@@ -38,6 +40,7 @@ NODES: list[type[io.ComfyNode]] = [
     StreamModel,
     StreamConditioning,
     StreamDenoise,
+    LiveSession,
     StreamSampler,
     StreamDecode,
     StreamStats,
@@ -63,6 +66,7 @@ NODES: list[type[io.ComfyNode]] = [
     CurvePreview,
     Automation,
     SaveTake,
+    LiveCapture,
     LayerProfiler,
 ]
 
@@ -71,6 +75,7 @@ class OstinatoExtension(ComfyExtension):
     async def on_load(self) -> None:
         if not HEADLESS:
             folders.register()
+            live_queue.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

@@ -68,10 +68,10 @@ class BuildEngine(io.ComfyNode):
     def fingerprint_inputs(cls, **_: Any) -> str:
         """Change when the node must run again: its build ended, or its engine was closed or cancelled."""
         from ..engine_runtime.trt.build.queue import builds
-        from ..engine_runtime.trt.loader import turns
+        from ..engine_runtime.trt.loader import changes
 
         who = engine_owner.owner(cls.hidden, BUILD)
-        return f"{builds().turn(who)} {turns(who)}"
+        return f"{builds().turn(who)} {changes(who)}"
 
     @classmethod
     def execute(
@@ -195,16 +195,16 @@ def _built(wanted: Wanted, model: Model, wait: bool, hidden: io.HiddenHolder) ->
 def _describe(job: Job) -> str:
     """Describe the state of a build and what to do next."""
     from ..engine_runtime.trt.build.job import State
-    from ..engine_runtime.trt.build.queue import told
+    from ..engine_runtime.trt.build.queue import progress_line
 
     remedies = {
         State.done: "; run the graph again to play on it",
         State.failed: f" To try again, run once with action {CANCEL}.",
     }
-    return told(job) + remedies.get(job.state, "")
+    return progress_line(job) + remedies.get(job.state, "")
 
 
 def _cancelled(who: str, wanted: Wanted) -> str:
-    from ..engine_runtime.trt.build.queue import builds, told
+    from ..engine_runtime.trt.build.queue import builds, progress_line
 
-    return "\n".join(map(told, builds().cancel(who, wanted))) or f"no build of {wanted.spec.name} runs"
+    return "\n".join(map(progress_line, builds().cancel(who, wanted))) or f"no build of {wanted.spec.name} runs"

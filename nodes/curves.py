@@ -121,8 +121,8 @@ class CurvePoints(io.ComfyNode):
             number("high", 1.0, "Value at the top."),
         ]
         text = (
-            "A curve drawn by hand over the whole length. It fits music of any length. ComfyUI shows its curve editor "
-            "with Nodes 2.0 only; what was drawn there plays without it too."
+            "A curve drawn by hand over the whole length, over the sound of a Live Session while it plays. "
+            "It fits music of any length."
         )
         return schema("Points", "Points", text, inputs, "draw", "envelope", "spline")
 

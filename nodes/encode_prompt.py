@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from ..engine_runtime.models.prompt import TASKS, Prompt
@@ -42,6 +43,8 @@ class EncodePrompt(io.ComfyNode):
         from ..engine_runtime.audio.encode import encode_timbre
         from ..engine_runtime.models.conditioning import encode_prompt
 
+        bpm = fields["bpm"]
+        fields["bpm"] = round(bpm) if math.isfinite(bpm) else bpm  # a found tempo is a fraction
         latent = None if source is None else layout.single(source, "the source", model.spec)
         reference = None if timbre is None else encode_timbre(model, *layout.from_audio(timbre, "the timbre"))
         return io.NodeOutput(encode_prompt(model, Prompt(**fields), latent, reference))
@@ -74,7 +77,16 @@ def _music() -> list[io.Input]:
             step=0.04,
             tooltip="Length in seconds. With a source connected the source's length is used instead.",
         ),
-        io.Int.Input("bpm", default=DEFAULT.bpm, min=0, max=1000, tooltip="Beats per minute; 0 leaves it open."),
+        io.MultiType.Input(
+            io.Int.Input(
+                "bpm",
+                default=DEFAULT.bpm,
+                min=0,
+                max=1000,
+                tooltip="Beats per minute; 0 leaves it open. Also takes the tempo that Curve Beats found.",
+            ),
+            types=[io.Int, io.Float],
+        ),
         io.String.Input("key", default=DEFAULT.key, tooltip="Such as C major or F# minor; empty leaves it open."),
         io.String.Input(
             "time_signature", default=DEFAULT.time_signature, tooltip="Beats a bar, such as 4; empty leaves it open."

@@ -68,11 +68,10 @@ class LoadModel(io.ComfyNode):
 
 
 def managed(model: Any, where: Any) -> Any:
-    """Put the model under ComfyUI's memory management, which moves it to the device for use and away when asked to."""
-    import comfy.model_management
-    from comfy.model_patcher import ModelPatcher
+    """Put the model under ComfyUI's memory management."""
     from torch import nn
 
+    from .shared.managed import manage
+
     parts = {name: part for name, part in model.pipe.components.items() if isinstance(part, nn.Module)}
-    patcher = ModelPatcher(nn.ModuleDict(parts), where, comfy.model_management.unet_offload_device())
-    return replace(model, ready=lambda: comfy.model_management.load_models_gpu([patcher], force_full_load=True))
+    return replace(model, ready=manage(parts, where))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..engine_runtime.config import SOLVERS, Sampling, StreamConfig
-from ..engine_runtime.constants import MAX_DEPTH, MAX_STEPS
+from ..engine_runtime.config import Sampling
 from .shared import control_values, host, layout, sockets
 from .shared.comfy import io
+from .shared.ring_inputs import ring_inputs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ..engine_runtime.stream.request import Condition, Part
     from .shared.control_values import Fields
     from .shared.given import Conditioning, Latent, Patcher
-
-SAMPLING, STREAM = Sampling(), StreamConfig()
 
 
 class StreamDenoise(io.ComfyNode):
@@ -30,41 +28,11 @@ class StreamDenoise(io.ComfyNode):
             category=sockets.CATEGORY,
             description="Make several generations in a ring: each tick advances all that are in flight by one step.",
             search_aliases=["ostinato", "sampler", "ring", "stream"],
-            inputs=[
-                sockets.EngineOrModel.Input("engine", tooltip="From Engine, or ComfyUI's own MODEL of ACE-Step 1.5."),
-                sockets.ConditionOrConditioning.Input(
-                    "condition",
-                    tooltip="From Encode Prompt, Stream Conditioning or Combine Conditions, or ComfyUI's own "
-                    "CONDITIONING, which plays on a MODEL and takes its length from the source.",
-                ),
+            inputs=ring_inputs(
                 io.Int.Input("count", default=4, min=1, max=256, tooltip="How many generations to make."),
-                io.Int.Input(
-                    "depth",
-                    default=STREAM.depth,
-                    min=1,
-                    max=MAX_DEPTH,
-                    tooltip="Generations in flight at once. Engine shows the largest that runs in one pass.",
-                ),
-                *_sampling(),
-                sockets.Guidance.Input("guidance", optional=True, tooltip="For base and SFT models; none is scale 1."),
-                sockets.Knobs.Input("knobs", optional=True, tooltip="From Knobs, DCW, Channel Gain or Blend."),
-                sockets.Shape.Input("shape", optional=True, tooltip="From Target, Mask or Initial Noise."),
-                sockets.Tracks.Input(
-                    "tracks", optional=True, tooltip="From Automation: knobs that turn while it plays."
-                ),
-                io.Latent.Input(
-                    "source",
-                    optional=True,
-                    tooltip="What a denoise below 1 starts from, and what a noise mask keeps; one, or one per "
-                    "generation. Several take their noise as ComfyUI draws it for a batch.",
-                ),
-                io.Conditioning.Input(
-                    "negative",
-                    optional=True,
-                    tooltip="With Guidance on a CONDITIONING: what to move away from; none is the model's own null.",
-                ),
-                sockets.Adapters.Input("adapters", optional=True, tooltip="From LoRA, for an engine that takes them."),
-            ],
+                seed_step=1,
+                seed_control=True,
+            ),
             outputs=[
                 io.Latent.Output(display_name="latents", tooltip="One per generation, in the order of their seeds."),
                 sockets.Stats.Output(display_name="stats", tooltip="For Stream Stats."),
@@ -124,49 +92,3 @@ class StreamDenoise(io.ComfyNode):
         mix = control_values.read_adapters(adapters, decoder.targets)
         latents, stats, take = record(name, decoder, requests, depth, tick, start, tracks, mix)
         return io.NodeOutput(layout.to_latent(latents, source), stats, take)
-
-
-def _sampling() -> list[io.Input]:
-    return [
-        io.Int.Input(
-            "steps",
-            default=SAMPLING.steps,
-            min=1,
-            max=MAX_STEPS,
-            tooltip="Denoising steps: 8 for turbo, about 50 for base.",
-        ),
-        io.Float.Input(
-            "shift",
-            default=SAMPLING.shift,
-            min=0.01,
-            max=100.0,
-            step=0.1,
-            tooltip="Bends the schedule toward noise (above 1) or toward detail; turbo likes 3.",
-        ),
-        io.Float.Input(
-            "denoise",
-            default=SAMPLING.denoise,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            tooltip="1 makes the music anew; less starts from the source and keeps more of it.",
-        ),
-        io.Int.Input(
-            "seed",
-            default=SAMPLING.seed,
-            min=0,
-            max=2**64 - 1,
-            control_after_generate=True,
-            tooltip="Seed of the first generation's noise.",
-        ),
-        io.Int.Input(
-            "seed_step", default=1, min=0, max=2**32, tooltip="Added to the seed for each further generation."
-        ),
-        io.Combo.Input(
-            "solver",
-            options=list(SOLVERS),
-            default=SAMPLING.solver,
-            optional=True,  # graphs saved in the API form before it existed still play
-            tooltip="ode walks straight on; sde takes fresh noise at every step, of each generation's own seed.",
-        ),
-    ]

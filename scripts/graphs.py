@@ -469,4 +469,43 @@ GRAPHS |= {
             END[1],
         ],
     ),
+    "live": (
+        "## Play the graph\nPress **Play** in *Live Session*: the graph runs once, then it plays on beside the queue. "
+        "Move any widget, type another prompt or draw the curve while it plays; the line under a node says when it "
+        "was heard.",
+        [
+            {
+                **model(),
+                "curve": (
+                    "OstinatoCurvePoints",
+                    {
+                        "points": {"points": [[0, 1], [0.6, 1], [0.8, 0.5], [1, 1]], "interpolation": "linear"},
+                        "low": 0.8,
+                        "high": 1.0,
+                    },
+                ),
+            },
+            {
+                **ENGINE,
+                "prompt": (
+                    "OstinatoEncodePrompt",
+                    {"model": ("model", 0), "tags": "funk, drums, bass, electric piano", "seconds": 10.0, "bpm": 96},
+                ),
+            },
+            {"knobs": ("OstinatoKnobs", {"velocity_scale": ("curve", 0)})},
+            {
+                "live": (
+                    "OstinatoLiveSession",
+                    {
+                        "engine": ("engine", 0),
+                        "condition": ("prompt", 0),
+                        "model": ("model", 0),
+                        "knobs": ("knobs", 0),
+                        "depth": 2,
+                        "seed": 7,
+                    },
+                )
+            },
+        ],
+    ),
 }

@@ -17,6 +17,8 @@ FOLDER = Path(__file__).parent.parent / "example_workflows"
 WIDTH, GAP, ROW, TITLE = 340, 60, 26, 50  # pixels
 SHOWN = {  # pixels of what a node shows once it has run: pictures, players, texts
     "OstinatoStreamStats": 240,
+    "OstinatoLiveSession": 250,
+    "OstinatoCurvePoints": 190,
     "OstinatoLayerProfile": 300,
     "OstinatoBuildEngine": 130,
     "OstinatoLoadEngine": 200,
@@ -103,7 +105,7 @@ def workflow(name: str, note: str, columns: list) -> dict:
         "links": links,
         "groups": [],
         "config": {},
-        "extra": {"ds": {"scale": 0.7, "offset": [20, 80]}},
+        "extra": {"ds": {"scale": 0.7, "offset": [70, 80]}},
         "version": 0.4,
     }
 

@@ -25,8 +25,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _names = itertools.count()
+SPIN = 200_000_000  # cycles, about 0.1 s
 WIDTH = 64  # the stand-in's condition width
 _OFFSET = 2.0 * (1 - 2 * (np.arange(64) % 2))  # keeps velocities off zero, where a projection has no direction
+
+
+def spin(cycles: int) -> None:
+    """Keep the current CUDA stream at work for so many cycles; 0 needs no device."""
+    if cycles:
+        torch.cuda._sleep(cycles)
 
 
 def play(engine: Engine, requests: Sequence[Request], knobs: Knobs | None = None, **stream_config: Any) -> list[Tensor]:

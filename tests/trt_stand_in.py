@@ -15,20 +15,23 @@ import enum
 import sys
 import types
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.engines.profiles import Profile
+from ostinato.engine_runtime.registry import registry
 from ostinato.engine_runtime.trt.files.sidecar import Sidecar
 from ostinato.engine_runtime.trt.library.flavor import DTYPES, Flavor
 from ostinato.engine_runtime.trt.play.engine import TrtEngine
-from ostinato.engine_runtime.trt.play.tensorrt import TensorRT
+from ostinato.engine_runtime.trt.play.tensorrt import Loaded, TensorRT
 from ostinato.engine_runtime.trt.play.vae import TrtVae
 from torch import Tensor
 
+from .helpers import spin
 from .trt_plan import LIBRARY, PROFILE, VaeHalf, describe, describe_vae, memory, rows_of
 
 __version__ = LIBRARY
@@ -149,10 +152,10 @@ class Runtime:
 
 class IRuntimeConfig:
     def __init__(self) -> None:
-        self._strategy: Any = None
+        self.strategy: Any = None
 
     def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
-        self._strategy = strategy
+        self.strategy = strategy
 
 
 class RtxRuntimeConfig(IRuntimeConfig):
@@ -160,28 +163,28 @@ class RtxRuntimeConfig(IRuntimeConfig):
 
     cuda_graph_strategy = CudaGraphStrategy.DISABLED
     dynamic_shapes_kernel_specialization_strategy = DynamicShapesKernelSpecializationStrategy.LAZY
-    _cache: Any = None
+    cache: Any = None
 
     def create_runtime_cache(self) -> Any:
         return object()
 
     def set_runtime_cache(self, cache: Any) -> bool:
-        self._cache = cache
+        self.cache = cache
         return True
 
 
 class ICudaEngine:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._names = list(plan.dtypes)
+        self.names = list(plan.dtypes)
 
-    num_io_tensors = property(lambda self: len(self._names))
+    num_io_tensors = property(lambda self: len(self.names))
     num_optimization_profiles = property(lambda self: len(self._plan.sidecar.profiles))
     device_memory_size_v2 = property(lambda self: self._plan.workspace)
     refittable = property(lambda self: False)
 
     def get_tensor_name(self, index: int) -> str:
-        return self._names[index]
+        return self.names[index]
 
     def get_tensor_mode(self, name: str) -> TensorIOMode:
         return TensorIOMode.OUTPUT if name == self._plan.output else TensorIOMode.INPUT
@@ -207,7 +210,7 @@ class ICudaEngine:
         return self._plan.configs[-1]
 
     def create_execution_context(self, runtime_config: IRuntimeConfig) -> IExecutionContext | None:
-        assert runtime_config._strategy is ExecutionContextAllocationStrategy.STATIC
+        assert runtime_config.strategy is ExecutionContextAllocationStrategy.STATIC
         if self._plan.fails("create_execution_context"):
             return None
         no_room = self._plan.fails("context_no_room", NO_ROOM, ErrorCodeTRT.FAILED_ALLOCATION)
@@ -266,12 +269,12 @@ class IExecutionContext:
         return self._missing()
 
     def _missing(self) -> list[str]:
-        return [name for name in self._engine._names if name != self._plan.output and name not in self._shapes]
+        return [name for name in self._engine.names if name != self._plan.output and name not in self._shapes]
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         if self._plan.fails("execute_async_v3"):
             return False
-        if self._missing() or set(self._engine._names) - self._addresses.keys():
+        if self._missing() or set(self._engine.names) - self._addresses.keys():
             return self._plan.say(ErrorCodeTRT.INVALID_ARGUMENT, "shapes or addresses are missing")
         self._plan.executes.append(
             {"profile": self.active_optimization_profile, "shapes": {**self._shapes}, "addresses": {**self._addresses}}
@@ -301,15 +304,19 @@ class IExecutionContext:
         shapes = {**self._shapes, plan.output: plan.shape(self._shapes)}
         bound = {name: self._view(self._addresses[name], shapes[name], plan.dtypes[name], device) for name in shapes}
         output = bound.pop(plan.output).fill_(torch.nan)
-        _sleep(plan.before)
+        spin(plan.before)
         computed = plan.compute(bound)
-        _sleep(plan.after)
+        spin(plan.after)
         output.copy_(computed)
 
 
-def _sleep(cycles: int) -> None:
-    if cycles:
-        torch.cuda._sleep(cycles)
+@contextmanager
+def loaded(library: TensorRT | None) -> Iterator[Loaded]:
+    """Have this library in the process, or none yet; yields what holds it."""
+    with registry.fresh(Loaded):
+        held = registry.one(Loaded)
+        held.library = library
+        yield held
 
 
 def make(

@@ -7,6 +7,7 @@ channels last.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -35,22 +36,49 @@ class LiveVae:
 
     On a GPU a repeated shape is replayed as a CUDA graph, on a stream of lower priority than the ticks'. The first
     decode of a shape holds the ticks up while kernels are tried: decode zeros of that shape before playing. The weights
-    are a copy, 170 MB in bfloat16 for ACE-Step 1.5.
+    are a copy, 170 MB in bfloat16 for ACE-Step 1.5; `rest` gives it up until the next `ready` or decode.
 
     Args:
         vae: the source of the weights; its device and dtype are used.
+        source_ready: brings that to its device.
     """
 
-    def __init__(self, vae: AutoencoderOobleck) -> None:
+    def __init__(self, vae: AutoencoderOobleck, source_ready: Callable[[], None] = lambda: None) -> None:
+        self._source, self._source_ready = vae, source_ready
+        source_ready()
         self.config, self.device, self.dtype = vae.config, vae.device, vae.dtype
         self.upsampling_ratios = vae.upsampling_ratios
-        self._layers, self._wide = _Layers(vae), is_large(vae.decoder)
+        self._wide = is_large(vae.decoder)
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-        if self._stream is not None:
-            self._stream.wait_stream(torch.cuda.current_stream(self.device))  # which makes the weights
         self._capture = Capture(self.device, most=SHAPES)
         self._buffers: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
         self._lock = threading.Lock()  # one window at a time: the next overwrites the buffers
+        self._made_layers: _Layers | None = self._read()
+
+    def ready(self) -> None:
+        """Make the copy of the weights again, where it was given up."""
+        if self._made_layers is None:
+            self._source_ready()
+            self._made_layers = self._read()
+
+    def rest(self) -> None:
+        """Give up the copy of the weights, the buffers and the graphs. Call it while no decode runs."""
+        self._made_layers = None
+        self._capture = Capture(self.device, most=SHAPES)
+        self._buffers.clear()
+
+    def _read(self) -> _Layers:
+        with torch.inference_mode(False), torch.no_grad():
+            layers = _Layers(self._source)
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(self.device))  # which makes the weights
+        return layers
+
+    @property
+    def _layers(self) -> _Layers:
+        self.ready()
+        assert self._made_layers is not None
+        return self._made_layers
 
     def decoder(self, latents: Tensor) -> Tensor:
         """Decode latents `[B, C, T]` to audio `[B, A, S]` in the weights' dtype, ordered on the caller's current

@@ -111,7 +111,7 @@ def beside(
     if engine.device.type != "cuda":
         raise InputError(f"the engine is on {engine.device}", "the VAE runs beside it on a GPU", "use --device cuda")
     check_range("every", every, 0.0, 3600.0, "0 is back to back")
-    frames, whole, told = engine.spec.frames_of(seconds), case.whole(ticks), origin(engine.device, command)
+    frames, whole, made_on = engine.spec.frames_of(seconds), case.whole(ticks), origin(engine.device, command)
     alone, together = Windows(vae, frames, every), Windows(vae, frames, every)
     alone.run(ALONE)
     del alone.ms[: ALONE // 2]
@@ -122,7 +122,7 @@ def beside(
             times["beside"] += together.beside(lambda: _laps(played, whole))
     ticked = {name: statistics.fmean(ms) for name, ms in times.items()}
     return {
-        **told,
+        **made_on,
         "engine": engine.name,
         "case": case.as_json(),
         "window": {

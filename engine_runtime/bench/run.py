@@ -92,16 +92,16 @@ def run(plan: Plan, source: Source, tell: Tell = lambda _: None, keep: Keep = la
 
 
 @contextmanager
-def _bench(plan: Plan, source: Source, choice: str, beside: Mapping[str, Reference], tell: Tell) -> Iterator[_Bench]:
+def _bench(plan: Plan, source: Source, choice: str, beside: Mapping[str, Reference], tell: Tell) -> Iterator[Bench]:
     """Open one engine for the length of a block."""
     tell(choice)
     gc.collect()  # what was opened before
     taken = _taken(source.device)
     with opened(choice, source) as engine:
-        yield _Bench(plan, source, choice, engine, beside, _taken(source.device) - taken)
+        yield Bench(plan, source, choice, engine, beside, _taken(source.device) - taken)
 
 
-class _Bench:
+class Bench:
     """One engine, opened.
 
     Args:
@@ -127,16 +127,16 @@ class _Bench:
         mine, laps, firsts, peaks = _Times(), {name: _Times() for name in self.beside}, list[float](), list[int]()
         for _ in range(ROUNDS):
             before = self._emptied()
-            played, reserved = self._timed(self.engine, case, mine, True)
+            played, reserved = self.timed(self.engine, case, mine, True)
             firsts.append(played.first_s)
             peaks.append(reserved - before + self.resident)
             for name, (engine, captured) in self.beside.items():
-                self._timed(engine, case, laps[name], captured)
+                self.timed(engine, case, laps[name], captured)
         floor = self.floor.ms(products(self.source.config, case))
         peak = max(peaks) if self.cuda else None
         return self._result(case, mine, laps, peak, floor, min(firsts), played.work)
 
-    def _timed(self, engine: Engine, case: Case, times: _Times, captured: bool) -> tuple[Steady, int]:
+    def timed(self, engine: Engine, case: Case, times: _Times, captured: bool) -> tuple[Steady, int]:
         """Time one round; returns what played, and the most bytes that PyTorch held (memory of CUDA graphs counts as
         free)."""
         ticks = case.whole(self.plan.ticks)

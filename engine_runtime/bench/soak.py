@@ -125,8 +125,8 @@ def soak(
     )
     count = ticks // block - 1
     ends = min(ENDS, count // 2)
-    config = StreamConfig(guidance="full", tokens=_Player.TOKENS, queue=4, spread=False)
-    player = _Player(engine, engine.spec.frames_of(seconds), on_tick, ticks)
+    config = StreamConfig(guidance="full", tokens=Player.TOKENS, queue=4, spread=False)
+    player = Player(engine, engine.spec.frames_of(seconds), on_tick, ticks)
     # a CPU is shared with whatever else runs: there the process's own time counts
     clock = time.process_time if engine.device.type == "cpu" else time.perf_counter
     with awake(engine), driven(engine, config, player.request, clock=clock) as drive:
@@ -155,7 +155,7 @@ class _Block(NamedTuple):
     host: int | None
 
 
-class _Player:
+class Player:
     """Plays blocks of ticks, each from its seed alone."""
 
     TOKENS = 32
@@ -174,7 +174,7 @@ class _Player:
         session.set(**{name: getattr(Knobs(), name) for name in KNOBS})
         session.configure(depth=max(DEPTHS))
         session.step()
-        laps = drive.play(ticks, before=lambda: self._act(drive), after=_taken, told=self._tell)
+        laps = drive.play(ticks, before=lambda: self._act(drive), after=_taken, after_tick=self._tell)
         return _Block(statistics.median(laps.ms), *self._device_bytes(), host_bytes())
 
     def _tell(self) -> None:

@@ -2,6 +2,9 @@
 
 Frame `i` of `n` lies at `i / rate` seconds, and at `i / (n-1)` of the whole length. The rate is the model's, known when
 the curve is computed. Torch-free; float64 until `Curve.values` returns float32.
+
+While music plays on and on, a curve goes on with it: what is told in seconds or Hz counts from the start of play, and
+what is told over the whole length comes again with each length.
 """
 
 from __future__ import annotations
@@ -34,10 +37,27 @@ EXACT = 9  # decimals of a phase: an edge must not fall to the side that roundin
 
 
 class Times(NamedTuple):
-    """The frames that a curve is computed for, and how many of them are a second, Hz."""
+    """The frames that a curve is computed for.
+
+    Attributes:
+        frames: their number, the whole length.
+        rate: how many of them are a second, Hz.
+        start: the frame of play that is the first of them; None where nothing plays.
+    """
 
     frames: int
     rate: float
+    start: int | None = None
+
+    @property
+    def moments(self) -> NDArray[np.int64]:
+        """Return the frames, counted from the start of play: `[frames]`."""
+        return np.arange(self.frames) + (self.start or 0)
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """Return the frames, counted from where the whole length began last: `[frames]`."""
+        return self.moments % self.frames
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,18 +69,21 @@ class Curve:
         frames: its only length, for a measured curve; None for a curve that fits any length.
         parts: the curves it is computed from.
         drawn_at: number of frames at which its parts are computed; None for its own.
+        later: seconds by which it shows its parts later.
     """
 
     make: Callable[..., Array]
     frames: int | None = None
     parts: tuple[Curve, ...] = field(default=(), repr=False)
     drawn_at: int | None = None
+    later: float = 0.0
 
-    def values(self, frames: int, rate: float = ACE_STEP.frame_rate) -> NDArray[np.float32]:
+    def values(self, frames: int, rate: float = ACE_STEP.frame_rate, start: int | None = None) -> NDArray[np.float32]:
         """Compute the curve: `[frames]` float32, finite.
 
         Args:
             rate: frames a second, Hz.
+            start: the frame of play that is the first of them; None for the length alone.
 
         Raises:
             InputError: for a length that is not its only one, for a value that float32 cannot hold, and for a curve
@@ -68,7 +91,7 @@ class Curve:
         """
         _check_length(frames)
         with np.errstate(over="ignore", invalid="ignore"):
-            return _narrowed(self._evaluate(Times(frames, rate)), rate)
+            return _narrowed(self._evaluate(Times(frames, rate, start)), rate)
 
     def _evaluate(self, times: Times) -> Array:
         """Compute `[frames]` float64, in a loop: a chain of parts may be longer than Python's stack.
@@ -81,7 +104,7 @@ class Curve:
         while found:
             curve, asked = one = found.pop()
             if one not in graph:
-                graph[one] = [(part, Times(curve.drawn_at or asked.frames, asked.rate)) for part in curve.parts]
+                graph[one] = [(part, curve._asks(asked)) for part in curve.parts]
                 found += graph[one]
             if len(graph) > MAX_CURVES:
                 raise InputError(
@@ -95,6 +118,16 @@ class Curve:
             for part in {part for part in graph[one] if not uses[part]}:
                 del made[part]
         return made[root]
+
+    def _asks(self, asked: Times) -> Times:
+        """Return the times for which its parts are computed."""
+        if self.drawn_at:
+            return Times(self.drawn_at, asked.rate)
+        return asked if asked.start is None else asked._replace(start=asked.start - _whole(self.later * asked.rate))
+
+
+def _whole(frames: float) -> int:
+    return math.ceil(round(frames, EXACT))
 
 
 def _narrowed(values: Array, rate: float) -> NDArray[np.float32]:
@@ -114,8 +147,7 @@ def constant(value: float) -> Curve:
 
 
 def ramp(start: float, end: float, begin: float = 0.0, until: float = 0.0) -> Curve:
-    """Make a straight line from `start` to `end`, held before `begin` and after `until` (seconds; 0 is the last frame).
-    """
+    """Make a straight line from `start` to `end`, held before `begin` and after `until` (s; 0 is the last frame)."""
     for name, value in (("the start", start), ("the end", end)):
         check_finite(name, value)
     check_range("the beginning of a ramp", begin, 0, MAX_SECONDS, "give seconds")
@@ -128,7 +160,7 @@ def ramp(start: float, end: float, begin: float = 0.0, until: float = 0.0) -> Cu
         last = until * times.rate if until else frames - 1
         if last <= first:  # the music ends before the ramp begins
             return np.full(frames, float(start))
-        return np.interp(np.arange(frames), [first, last], [start, end])
+        return np.interp(times.moments if until else times.places, [first, last], [start, end])
 
     return Curve(make)
 
@@ -156,7 +188,8 @@ def lfo(
         if hz > times.rate / 2:
             most = f"{times.rate / 2:g} Hz" if unit == "Hz" else f"{frames // 2}"
             raise InputError(f"{rate:g} {unit} are asked of {frames} frames", f"allowed are {most}", "lower the rate")
-        cycles = np.round(hz * np.arange(frames) / times.rate + phase, EXACT)
+        at = times.moments if unit == "Hz" else times.places
+        cycles = np.round(hz * at / times.rate + phase, EXACT)
         return _wander(cycles, seed) if shape == "random" else _SWINGS[shape](cycles % 1.0)
 
     return between(Curve(make), low, high)
@@ -178,18 +211,17 @@ def _wander(cycles: Array, seed: int) -> Array:
 
     The draws come from whole bits of PCG64: library functions round differently from platform to platform.
     """
-    draws = np.random.Generator(np.random.PCG64(seed)).random(int(cycles[-1]) + 2)
+    draws = np.random.Generator(np.random.PCG64(seed)).random(max(0, int(cycles.max())) + 2)
     steps = np.concatenate([draws[:1], (draws[1:] * 2.0 - 1.0) * STEP])
     places = 1.0 - np.abs(1.0 - np.cumsum(steps) % 2.0)
-    at = cycles.astype(np.int64)
-    t = cycles - at
+    at = np.floor(cycles).astype(np.int64).clip(min=0)
+    t = (cycles - at).clip(min=0.0)
     return places[at] + (places[at + 1] - places[at]) * t * t * (3.0 - 2.0 * t)
 
 
 def drawn(shape: Callable[[Array], Array], low: float = 0.0, high: float = 1.0) -> Curve:
-    """Make a curve from a function of the position in the whole, 0 to 1, whose value 0 means `low` and 1 means `high`.
-    """
-    return between(Curve(lambda times: shape(np.linspace(0.0, 1.0, times.frames))), low, high)
+    """Make a curve from a function of the place in the whole, 0 to 1, whose value 0 means `low` and 1 means `high`."""
+    return between(Curve(lambda times: shape(np.linspace(0.0, 1.0, times.frames)[times.places])), low, high)
 
 
 def arithmetic(a: Curve | float, b: Curve | float, operation: str, amount: Curve | float = 0.5) -> Curve:
@@ -256,7 +288,7 @@ def fixed(values: Sequence[float] | NDArray[Any]) -> Curve:
                 f"{times.frames} frames ({times.frames / times.rate:g} s) are asked for",
                 "put Curve Resample after it",
             )
-        return array
+        return array if times.start is None else array[times.places]
 
     return Curve(make, len(array))
 
@@ -276,7 +308,8 @@ def resample(curve: Curve, frames: int | None = None) -> Curve:
 
     def make(asked: Times, drawn: Array) -> Array:
         measured = _narrowed(drawn, asked.rate)
-        return np.interp(np.linspace(0.0, 1.0, asked.frames), np.linspace(0.0, 1.0, length), measured)
+        stretched = np.interp(np.linspace(0.0, 1.0, asked.frames), np.linspace(0.0, 1.0, length), measured)
+        return stretched[asked.places]
 
     return Curve(make, None, (curve,), length)
 
@@ -286,16 +319,20 @@ def shift(curve: Curve, seconds: float, edges: str = "hold") -> Curve:
 
     Args:
         edges: `hold` repeats the first or last value in the gap, `wrap` fills it with what left on the other side.
+            While music plays on there are none.
     """
     check_range("the shift", seconds, -MAX_SECONDS, MAX_SECONDS, "give seconds")
     check_choice("the edges", edges, EDGES)
 
     def make(times: Times, values: Array) -> Array:
         frames = times.frames
-        at = np.round(np.arange(frames) - seconds * times.rate, EXACT)
+        moved = seconds * times.rate
+        if times.start is not None:  # the parts were computed for frames that are whole ones earlier
+            return np.interp(np.arange(frames) + _whole(moved) - moved, np.arange(frames), values)
+        at = np.round(np.arange(frames) - moved, EXACT)
         return np.interp(at, np.arange(frames), values, period=frames if edges == "wrap" else None)
 
-    return Curve(make, curve.frames, (curve,))
+    return Curve(make, curve.frames, (curve,), later=seconds)
 
 
 def frames_in(seconds: float, rate: float = ACE_STEP.frame_rate) -> int:

@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from ..errors import AudioError, InputError, check_range, check_whole
 from ..spec import ACE_STEP, ModelSpec
 from .curves import MAX_SECONDS, Curve, Times, fixed
+from .tempo import FLUX_HZ, MAX_BPM, MIN_BPM, is_regular, kick_period, likely_period
 
 Array = NDArray[Any]
 
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
-MIN_BPM, MAX_BPM = 40.0, 240.0
 MAX_MS = 60_000.0
 
 TRACK_RATE = 16_000  # Hz, what beats are looked for in
-FLUX_HZ = 100  # onset strengths per second
 WINDOW = 512  # samples of one spectrum at TRACK_RATE
 LAG = 0.010  # s, from the centre of the window in which the spectrum changes most to the onset that enters it
-LIKELY_BPM, SPREAD = 120.0, 0.9  # the tempo that people tap most, and octaves around it (Ellis 2007)
+LOW, MIDDLE = slice(1, 6), slice(6, 30)  # bins of a kick, 16 to 172 Hz, and of a snare's body, to 922 Hz
+AUDIBLE = 30.0  # least strength of an onset of one channel; changes of held tones have up to 27
 OFF_TEMPO = 0.15  # of a beat: farther off, the first or last one is an accident
 TIGHTNESS = 100.0  # how much a beat off the tempo costs, against onsets of unit deviation (Ellis 2007)
 
@@ -98,7 +98,10 @@ def beat_grid(bpm: float, every: int = 1, offset: float = 0.0, decay: float = 20
     period = every * 60.0 / bpm
 
     def make(times: Times) -> Array:
-        return pulses(_grid(period, offset, times.frames / times.rate), times.frames, decay, times.rate)
+        start, rate = times.start or 0, times.rate
+        found = np.round(_grid(period, offset, (start + times.frames) / rate) * rate)
+        falling = max(0, int(np.searchsorted(found, start)) - 1)  # the pulse before still falls
+        return pulses((found[falling:] - start) / rate, times.frames, decay, rate)
 
     return Curve(make)
 
@@ -127,36 +130,68 @@ def beat_curve(
     return fixed(pulses(times[times >= 0], frames, decay, rate))
 
 
+@dataclass(frozen=True)
+class Onsets:
+    """Onset strengths of a clip, `[frames]` float64, `FLUX_HZ` a second.
+
+    Attributes:
+        flux: the gain of the log spectrum, over all bands.
+        low, middle: the gain of the spectrum where a kick and where a snare has its body; its largest bin is 1.
+        channels: how many are not silent.
+    """
+
+    flux: Array
+    low: Array
+    middle: Array
+    channels: int
+
+    @property
+    def audible(self) -> bool:
+        """Return true for 2 s or more with a stroke among them."""
+        return len(self.flux) >= 2 * FLUX_HZ and self.flux.max() > AUDIBLE * self.channels
+
+    @property
+    def kicks(self) -> Array:
+        """Return the flux as far as the low band gains within 30 ms of it."""
+        from scipy.ndimage import maximum_filter1d
+
+        return self.flux * maximum_filter1d(self.low, 7)
+
+
 def find_beats(audio: Array, sample_rate: int, bpm: float = 0.0) -> Beats:
     """Find the beats of a clip by dynamic programming over onset strength.
 
     After D. Ellis, "Beat Tracking by Dynamic Programming", JNMR 36(1), 2007: spectral flux, the tempo at which it
-    repeats, and the chain of strong frames about one beat apart. It assumes one steady tempo; music without beats gets
-    the chain that fits best.
+    repeats, and the chain of strong frames about one beat apart. A kick on each beat says its tempo itself. It assumes
+    one steady tempo.
 
     Args:
         bpm: the tempo, if known; 0 finds it, between 40 and 240.
 
     Raises:
-        InputError: for silence, and for a clip too short to hold two beats.
+        InputError: for music without a beat: silence, held tones, strokes that do not repeat, and clips too short to
+            hold two beats.
     """
     if bpm:
         check_range("the tempo", bpm, MIN_BPM, MAX_BPM, "give beats a minute, or 0 to find it")
-    flux = onset_strength(audio, sample_rate)
-    if not flux.any() or len(flux) < 2 * FLUX_HZ:
-        raise InputError(
-            f"no beat was found in {np.shape(audio)[1] / sample_rate:.2g} s of audio",
-            "a clip of 2 s or more with audible onsets is needed",
-            "give another clip, or the tempo and no audio",
-        )
-    period = 60.0 * FLUX_HZ / bpm if bpm else _period(flux)
-    at = _chain(flux, period)
-    found = bpm or (60.0 * FLUX_HZ * (len(at) - 1) / (at[-1] - at[0]) if len(at) > 1 else 60.0 * FLUX_HZ / period)
-    return Beats(float(found), (at / FLUX_HZ + LAG).clip(min=0))
+    heard = onsets(audio, sample_rate)
+    if heard.audible:
+        likely = 60.0 * FLUX_HZ / bpm if bpm else likely_period(heard.flux)
+        kick = None if bpm else kick_period(heard.low, heard.middle, likely)
+        period = kick or likely
+        at = _chain(heard.flux if kick is None else heard.kicks, period)
+        if bpm or is_regular(heard.flux, period, at):
+            found = bpm or 60.0 * FLUX_HZ * (len(at) - 1) / float(at[-1] - at[0])
+            return Beats(found, (at / FLUX_HZ + LAG).clip(min=0))
+    raise InputError(
+        f"no beat was found in {np.shape(audio)[1] / sample_rate:.2g} s of audio",
+        "a clip of 2 s or more with strokes that repeat is needed",
+        "give another clip, or the tempo and no audio",
+    )
 
 
-def onset_strength(audio: Array, sample_rate: int) -> Array:
-    """Measure spectral flux, 100 times a second: the gain of the log spectrum, summed over bands and channels."""
+def onsets(audio: Array, sample_rate: int) -> Onsets:
+    """Measure spectral flux, 100 times a second: the gain of the spectrum, summed over bands and channels."""
     from scipy.fft import rfft
     from scipy.signal import resample_poly
 
@@ -164,37 +199,34 @@ def onset_strength(audio: Array, sample_rate: int) -> Array:
     common = math.gcd(TRACK_RATE, sample_rate)
     hop = TRACK_RATE // FLUX_HZ
     window = np.hanning(WINDOW + 1)[:-1].astype(np.float32)
-    total: Any = 0.0
+    bands: list[list[Array]] = []
     for channel in samples:
-        low = resample_poly(channel, TRACK_RATE // common, sample_rate // common)
-        padded = np.pad(low, (WINDOW // 2 + hop, WINDOW // 2))  # a frame of silence before, so that frame 0 can gain
+        resampled = resample_poly(channel, TRACK_RATE // common, sample_rate // common)
+        padded = np.pad(
+            resampled, (WINDOW // 2 + hop, WINDOW // 2)
+        )  # a frame of silence first, so that frame 0 can gain
         cut = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::hop]
         loud = np.abs(rfft(cut * window, axis=1))
         peak = loud.max()
         if peak > 0:
-            spectra = np.log1p(loud * (1e2 / peak))
-            total = total + np.maximum(np.diff(spectra, axis=0), 0.0).sum(axis=1, dtype=np.float64)
-    if np.ndim(total) == 0:
-        return np.zeros(max(1, samples.shape[1] * FLUX_HZ // sample_rate))
-    edge = math.ceil(WINDOW / hop)  # that a clip begins is an onset too, but tells less than the others
-    total[:edge] = np.minimum(total[:edge], 0.5 * total[edge:].max(initial=0.0))
-    return total
+            flux, plain = _gain(np.log1p(loud * (1e2 / peak))), _gain(loud / peak)
+            bands.append([band.sum(axis=1, dtype=np.float64) for band in (flux, plain[:, LOW], plain[:, MIDDLE])])
+    if not bands:
+        nothing = np.zeros(max(1, samples.shape[1] * FLUX_HZ // sample_rate))
+        return Onsets(nothing, nothing, nothing, 0)
+    flux, low, middle = (sum(channels) for channels in zip(*bands, strict=True))
+    return Onsets(_begun(flux), _begun(low), _begun(middle), len(bands))
 
 
-def _period(flux: Array) -> float:
-    """Return the frames from beat to beat: the peak of the autocorrelation, weighted toward tempi near 120."""
-    from scipy.signal import correlate
+def _gain(spectra: Array) -> Array:
+    return np.maximum(np.diff(spectra, axis=0), 0.0)
 
-    centred = flux - flux.mean()
-    same = correlate(centred, centred, method="fft")[len(flux) - 1 :]
-    lags = np.arange(1, len(same))
-    octaves = np.log2(60.0 * FLUX_HZ / lags / LIKELY_BPM) / SPREAD
-    allowed = (lags >= 60.0 * FLUX_HZ / MAX_BPM) & (lags <= 60.0 * FLUX_HZ / MIN_BPM)
-    weighted = np.where(allowed, same[1:] * np.exp(-0.5 * octaves**2), -np.inf)
-    best = int(lags[np.argmax(weighted)])
-    before, here, after = same[best - 1], same[best], same[min(best + 1, len(same) - 1)]
-    bend = before - 2.0 * here + after
-    return best + (0.5 * (before - after) / bend if bend < 0 else 0.0)  # the top of a parabola
+
+def _begun(strength: Array) -> Array:
+    """Lower the first frames: that a clip begins is an onset too, but tells less than the others."""
+    edge = math.ceil(WINDOW * FLUX_HZ / TRACK_RATE)
+    strength[:edge] = np.minimum(strength[:edge], 0.5 * strength[edge:].max(initial=0.0))
+    return strength
 
 
 def _chain(flux: Array, period: float) -> Array:

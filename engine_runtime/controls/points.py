@@ -71,8 +71,6 @@ def _monotone_slopes(table: Array) -> Array:
 def _hermite(at: Array, table: Array, slopes: Array) -> Array:
     """Evaluate the cubic Hermite spline through the points with these slopes, the ends held."""
     x, y = table.T
-    if len(x) == 1:
-        return np.full_like(at, y[0])
     right = np.searchsorted(x, at, side="right").clip(1, len(x) - 1)
     left = right - 1
     width, rise = x[right] - x[left], y[right] - y[left]

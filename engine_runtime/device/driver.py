@@ -128,7 +128,7 @@ def kernel(source: str, name: str, device: int, threads: int, shared: int = 0, o
     # NVRTC does not say which release of a version it is; PyTorch brings its own
     all_of_it = source, name, flags, _check(nvrtc.nvrtcVersion()), torch.__version__
     place = f"kernels/{name}-{hashlib.sha256(repr(all_of_it).encode()).hexdigest()[:32]}.cubin"
-    binary = kept(place, lambda: _compiled(source, name, flags))
+    binary = kept(place, lambda: compiled(source, name, flags))
     driver = _driver()
     with torch.cuda.device(device):
         function = _check(driver.cuModuleGetFunction(_check(driver.cuModuleLoadData(binary)), name.encode()))
@@ -137,7 +137,7 @@ def kernel(source: str, name: str, device: int, threads: int, shared: int = 0, o
     return Kernel(function, device, threads, shared)
 
 
-def _compiled(source: str, name: str, flags: Sequence[str]) -> bytes:
+def compiled(source: str, name: str, flags: Sequence[str]) -> bytes:
     from cuda.bindings import nvrtc
 
     program = _check(nvrtc.nvrtcCreateProgram(source.encode(), name.encode(), 0, [], []))

@@ -13,17 +13,29 @@ from torch import Tensor
 SPARE = 4  # pinned copies at first; the host is seldom further ahead of the device
 
 
+class Pinned:
+    """Pinned host memory like a tensor, and the event after its last copy to the device."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.host = torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
+        self.cells: np.ndarray = self.host.numpy()
+        self.copied = torch.cuda.Event()
+
+
 class Upload:
     """A device tensor filled from pinned memory that no copy in flight reads.
 
     Args:
         target: the tensor; on the CPU it is filled at once.
         stream: the current stream at the time of each fill.
+
+    Attributes:
+        spare: pinned memory, what was used last at the end; empty on the CPU.
     """
 
     def __init__(self, target: Tensor, stream: torch.cuda.Stream | None) -> None:
-        self._target, self._stream = target, stream
-        self._spare = deque(self._made() for _ in range(SPARE)) if target.is_cuda else None
+        self.target, self._stream = target, stream
+        self.spare = deque(Pinned(target) for _ in range(SPARE if target.is_cuda else 0))
 
     def put(self, numbers: Sequence[Any]) -> None:
         """Fill the target.
@@ -31,17 +43,13 @@ class Upload:
         Args:
             numbers: of the target's shape, as nested sequences or an array.
         """
-        if self._spare is None:
-            self._target.copy_(torch.tensor(numbers, dtype=self._target.dtype))
+        if not self.spare:
+            self.target.copy_(torch.tensor(numbers, dtype=self.target.dtype))
             return
-        if not self._spare[0][-1].query():
-            self._spare.appendleft(self._made())
-        host, cells, copied = self._spare.popleft()
-        cells[:] = np.asarray(numbers, cells.dtype).reshape(cells.shape)
-        self._target.copy_(host, non_blocking=True)
-        copied.record(self._stream)
-        self._spare.append((host, cells, copied))
-
-    def _made(self) -> tuple[Tensor, np.ndarray, torch.cuda.Event]:
-        host = torch.empty(self._target.shape, dtype=self._target.dtype, pin_memory=True)
-        return host, host.numpy(), torch.cuda.Event()
+        if not self.spare[0].copied.query():
+            self.spare.appendleft(Pinned(self.target))
+        one = self.spare.popleft()
+        one.cells[:] = np.asarray(numbers, one.cells.dtype).reshape(one.cells.shape)
+        self.target.copy_(one.host, non_blocking=True)
+        one.copied.record(self._stream)
+        self.spare.append(one)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import itertools
 
+import torch
+from torch import Tensor
+
+from ..audio.decode import Vae
 from ..engines.factors import required
 from ..lora.stack import stack
 from ..stream.session import Session
@@ -20,14 +24,16 @@ class Lease:
 
     Attributes:
         score: what the ring plays; until it is opened, the first score.
-        session, record: of the ring that is open.
+        session: of the ring that is open.
+        record: of the ring that was opened last.
     """
 
     session: Session
-    record: RollingLog
+    record: RollingLog | None = None
 
     def __init__(self, name: str, score: Score) -> None:
         self.name, self.score, self.opened = name, score, False
+        self._moved: dict[str, Tensor] = {}  # the moving knobs as they were set last
 
     def take(self, score: Score) -> bool:
         """Play a score from the next step on; returns true where that took another ring.
@@ -40,6 +46,18 @@ class Lease:
             return False
         self._open(score)
         return True
+
+    def move(self, moment: int) -> None:
+        """Set the knobs that move with the time of play, for what sounds from a moment on."""
+        now = self.score.knobs_at(moment)
+        changes = {
+            name: value
+            for name, value in now.items()
+            if (old := self._moved.get(name)) is None or not torch.equal(old, value)
+        }
+        if changes:
+            self.session.set(**changes)
+            self._moved |= changes
 
     def close(self, after: Score | None = None) -> None:
         """Close the ring, and let its engine rest unless the next score has the same."""
@@ -54,6 +72,7 @@ class Lease:
         name, config = f"{self.name} ({next(_names)})", score.config()
         record = RollingLog(score.engine, config, score.knobs, KEPT_SECONDS)
         score.engine.ready()
+        wake(score.vae)
         session = runtime().open(name, score.engine, config, score.knobs, record)
         try:
             if score.adapters:
@@ -64,6 +83,7 @@ class Lease:
             raise
         self.close(score)
         self.session, self.record, self.score, self.opened = session, record, score, True
+        self._moved = {}
 
     def _turn(self, score: Score) -> None:
         """Give the ring what is hot in a score; the rest goes into its requests."""
@@ -78,7 +98,18 @@ class Lease:
             session.automate(score.tracks)
         if changes := moved(before.knobs, score.knobs):
             session.set(**changes)
+            self._moved = {name: value for name, value in self._moved.items() if name not in changes}
         self.score = score
+
+
+def wake(vae: Vae) -> None:
+    """Bring a VAE's weights to the device, where it is one that can rest."""
+    getattr(vae, "ready", lambda: None)()
+
+
+def put_to_rest(vae: Vae) -> None:
+    """Let a VAE give up its memory, where it can."""
+    getattr(vae, "rest", lambda: None)()
 
 
 def _adapt(session: Session, score: Score) -> None:

@@ -6,11 +6,14 @@ sound, reads a line; the thread of its ring adds to it. The session's lock guard
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+BACK = 100  # frames behind the sound that stay at least: what is about to be heard may be decoded again
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,14 @@ class Line(Protocol):
     """A source of latent frames.
 
     Attributes:
-        heard: the changes in the music added last.
+        first: the moment that counts as its first beat.
+        length: frames after which it begins again; 0 for music without end.
     """
 
-    heard: Heard
+    first: int
+
+    @property
+    def length(self) -> int: ...
 
     @property
     def end(self) -> int | None:
@@ -44,33 +51,64 @@ class Line(Protocol):
         ...
 
     def changes_at(self, start: int) -> Heard:
-        """Return the changes that the music has from this moment on."""
+        """Return the changes that the music has at this moment."""
         ...
+
+    def changes(self, start: int, stop: int) -> list[tuple[int, Heard]]:
+        """List the changes that the music has from `start` on, and where others come before `stop`."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """A latent `[T, C]` of a loop, and the moment from which it sounds."""
+
+    at: int
+    latent: Tensor
+    heard: Heard
 
 
 class Loop:
     """T frames that go round."""
 
+    first = 0
+
     def __init__(self) -> None:
-        self.latent: Tensor | None = None
-        self.heard = Heard()
+        self._layers: list[_Layer] = []  # by their moments
+
+    @property
+    def length(self) -> int:
+        return self._layers[-1].latent.shape[0] if self._layers else 0
 
     @property
     def end(self) -> int | None:
-        return 0 if self.latent is None else None
+        return None if self._layers else 0
 
-    def add(self, latent: Tensor, heard: Heard) -> None:
-        """Play another latent `[T, C]` from the next window on, from the place where the loop is."""
-        self.latent, self.heard = latent, heard
+    def add(self, latent: Tensor, heard: Heard, at: int = 0) -> None:
+        """Play another latent `[T, C]` from the place where the loop is, from the moment `at` on; what was to sound
+        from there on is forgotten. A moment that was decoded already means as soon as can be.
+        """
+        before = [layer for layer in self._layers if layer.at < at]
+        self._layers = [*before, _Layer(at if before else 0, latent, heard)]
 
     def changes_at(self, start: int) -> Heard:
-        return self.heard
+        return next((layer.heard for layer in reversed(self._layers) if layer.at <= start), Heard())
+
+    def changes(self, start: int, stop: int) -> list[tuple[int, Heard]]:
+        return _changes(self, [(layer.at, layer.heard) for layer in self._layers], start, stop)
 
     def window(self, start: int, stop: int, margin: int) -> tuple[Tensor, int, int]:
-        if self.latent is None:
+        if not self._layers:
             raise LookupError("a window of a line that has no music")
-        frames = torch.arange(start - margin, stop + margin, device=self.latent.device)
-        return self.latent[frames % self.latent.shape[0]], margin, margin
+        while len(self._layers) > 1 and self._layers[1].at <= start - BACK:
+            self._layers.pop(0)
+        ends = [*(layer.at for layer in self._layers[1:]), stop + margin]
+        at, parts = start - margin, []
+        for layer, end in zip(self._layers, ends, strict=True):
+            frames = torch.arange(at, max(at, min(end, stop + margin)), device=layer.latent.device)
+            parts.append(layer.latent[frames % layer.latent.shape[0]])
+            at += frames.shape[0]
+        return torch.cat([part.to(parts[-1]) for part in parts]), margin, margin
 
 
 class Endless:
@@ -78,15 +116,22 @@ class Endless:
 
     Args:
         channels: C of a frame.
-        kept: frames that stay after they were heard, for the stretch that continues them.
+        kept: frames before a stretch that it continues.
     """
 
     def __init__(self, kept: int, channels: int) -> None:
         self.kept = kept
-        self.start = 0  # the moment of the first frame that is still here
+        self.first = self.start = 0  # start: the moment of the first frame that is still here
         self.frames = torch.zeros(0, channels)
-        self.heard = Heard()
         self._joints: list[tuple[int, Heard]] = []  # where a stretch begins, and what it has heard
+
+    @property
+    def length(self) -> int:
+        return 0
+
+    def begin(self, moment: int) -> None:
+        """Let the first stretch sound from a moment on."""
+        self.first = self.start = moment
 
     @property
     def end(self) -> int:
@@ -97,7 +142,7 @@ class Endless:
         stop = moment - self.start
         return self.frames[max(0, stop - self.kept) : stop]
 
-    def add(self, latent: Tensor, kept: int, at: int, decoded: int, heard: Heard) -> None:
+    def add(self, latent: Tensor, kept: int, at: int, decoded: int, heard: Heard, hold: int = 0) -> None:
         """Lay a stretch in place of what was to come.
 
         Args:
@@ -105,13 +150,13 @@ class Endless:
             kept: its first frames, which repeat the music before `at`.
             at: the moment of its first new frame.
             decoded: the moment up to which the sound is made; a stretch that comes too late begins there.
+            hold: a moment before which it must not sound, as long as there is other music.
         """
-        begin = max(at, min(decoded, self.end))
+        begin = max(at, min(max(decoded, hold), self.end))
         new = latent[kept + begin - at :]
         self.frames = torch.cat([self.frames[: begin - self.start].to(new), new])
-        self.heard = heard
         self._joints = [(moment, was) for moment, was in self._joints if moment < begin] + [(begin, heard)]
-        spare = min(decoded, self.end) - self.kept - self.start
+        spare = min(decoded, self.end) - max(self.kept, BACK) - self.start
         if spare > 0:
             self.frames, self.start = self.frames[spare:], self.start + spare
             while len(self._joints) > 1 and self._joints[1][0] <= self.start:
@@ -120,6 +165,17 @@ class Endless:
     def changes_at(self, start: int) -> Heard:
         return next((heard for moment, heard in reversed(self._joints) if moment <= start), Heard())
 
+    def changes(self, start: int, stop: int) -> list[tuple[int, Heard]]:
+        return _changes(self, self._joints, start, stop)
+
     def window(self, start: int, stop: int, margin: int) -> tuple[Tensor, int, int]:
         first, last = max(start - margin, self.start), min(stop + margin, self.end)
         return self.frames[first - self.start : last - self.start], start - first, last - stop
+
+
+def _changes(line: Line, joints: Iterable[tuple[int, Heard]], start: int, stop: int) -> list[tuple[int, Heard]]:
+    found = [(start, line.changes_at(start))]
+    for moment, heard in joints:
+        if start < moment < stop and heard != found[-1][1]:
+            found.append((moment, heard))
+    return found

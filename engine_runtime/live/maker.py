@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..device.player import PLAYER, Player
 from ..device.workers import leave_team, own_workers
 from ..errors import OstinatoError
 from ..stream.finished import Finished
@@ -26,6 +27,7 @@ from .score import Cost, Score, cost
 
 log = logging.getLogger(__name__)
 RUNWAY = 2.0  # seconds of music that a stretch is begun ahead of, beyond the time it takes
+SAFE = 1.2  # of the time that a generation takes
 NICE = 10  # of a ring on the CPU
 HOLD = 0.3  # seconds that a ring waits at most for what is evaluated beside it
 
@@ -65,8 +67,11 @@ class Maker:
         decoded: returns the moment up to which the sound is made; called with `lock` held.
         needed: tells whether somebody listens; called with `lock` held. Where nobody does, the ring rests as soon as
             the line has music, so that the first sound need not wait for it.
+        idle: called with `lock` held, again and again while there is nothing to do.
+        opened: told, with `lock` held, that the ring has its memory.
         made: told, in this thread, that a latent was laid.
         failed: told, in this thread, what went wrong.
+        player: whose memory this is.
 
     Attributes:
         line: what is heard; another object after a change of mode or length.
@@ -80,13 +85,21 @@ class Maker:
         lock: threading.Condition,
         decoded: Callable[[], int],
         needed: Callable[[], bool],
+        idle: Callable[[], None],
+        opened: Callable[[], None],
         made: Callable[[], None],
         failed: Callable[[Exception], None],
+        player: Player,
     ) -> None:
-        self.name, self.lock = name, lock
+        self.name, self.lock, self._player = name, lock, player
         self.line = _line_of(score)
         self._decoded, self._needed, self._made, self._failed = decoded, needed, made, failed
-        self._next, self._hot_id, self._slot_id = score, 0, 0  # what the next step takes in; guarded by the lock
+        self._idle, self._opened = idle, opened
+        self._room: Callable[[], bool] = lambda: True  # whether the ring may be opened
+        self._giving = self._busy = False  # the ring is to be closed; a round runs
+        # what the next step takes in, and the moment before which it must not sound; guarded by the lock
+        self._next, self._hot_id, self._slot_id, self._next_hold = score, 0, 0, 0
+        self._hold = 0  # that moment, of what was taken in
         self._closed = self._broken = False
         self._held_until = 0.0  # time.monotonic
         self._heard, self._fresh = Heard(), True  # fresh: the score has changed since the last request
@@ -102,11 +115,12 @@ class Maker:
 
     # --- from any thread ---
 
-    def play(self, score: Score, change: int) -> Cost:
+    def play(self, score: Score, change: int, hold: int = 0) -> Cost:
         """Play another score from the next step on; scores that come between two steps are passed over.
 
         Args:
             change: its id, larger than those before.
+            hold: the moment from which on it is to be heard; another ring is heard as soon as it plays.
 
         Returns:
             the cost of this change.
@@ -116,7 +130,7 @@ class Maker:
         spent = cost(before, score)
         with self.lock:
             self._next = score
-            self._hot_id = change
+            self._hot_id, self._next_hold = change, max(self._next_hold, hold)
             self._slot_id = change if spent >= Cost.SLOT else self._slot_id
             self._broken = False
             self.lock.notify_all()
@@ -134,12 +148,33 @@ class Maker:
             self._held_until = time.monotonic() + seconds
             self.lock.notify_all()
 
+    def rest(self, room: Callable[[], bool]) -> None:
+        """Close the ring after this round, and open it again when `room` says so. Hold the lock; `holds` tells when it
+        is closed.
+        """
+        self._giving, self._room = self._lease.opened or self._busy, room
+        self.lock.notify_all()
+
+    @property
+    def holds(self) -> bool:
+        """Return whether the ring has memory, or may take some now."""
+        return self._busy or self._lease.opened
+
+    @property
+    def here(self) -> bool:
+        """Return whether this is the ring's own thread."""
+        return threading.current_thread() is self._thread
+
     def close(self) -> None:
         """End the thread and its ring. Returns when both are gone; may be called twice, not from the thread itself."""
         with self.lock:
             self._closed = True
             self.lock.notify_all()
         self._thread.join()
+
+    def reach(self, cost: Cost) -> float:
+        """Return the seconds until music with a change of this cost is there, on the safe side."""
+        return SAFE * self._seconds * (1 if cost <= Cost.TICK else 2)  # another generation may have to end first
 
     @property
     def alive(self) -> bool:
@@ -152,7 +187,7 @@ class Maker:
     @property
     def take(self) -> Log | None:
         """Return the take of the last `KEPT_SECONDS`; None where no ring was opened yet."""
-        return self._lease.record.log() if self._lease.opened else None
+        return None if self._lease.record is None else self._lease.record.log()
 
     @property
     def stats(self) -> Stats | None:
@@ -166,30 +201,44 @@ class Maker:
                 _give_way()
                 leave_team()
                 stack.enter_context(own_workers())  # which give way too
+            PLAYER.set(self._player)
             stack.callback(self._lease.close)
             # inference mode is per thread, and ComfyUI's covers only its own
             stack.enter_context(torch.inference_mode())
             while self._wait():
                 try:
-                    self._round()
+                    self._act()
                 except Exception as error:
                     self._fail(error)
 
     def _wait(self) -> bool:
         """Wait until there is something to do; returns false where the session has closed."""
         with self.lock:
-            while not self._closed:
+            self._busy = False
+            self.lock.notify_all()
+            while not (self._closed or self._giving) and (self._broken or not self._may()):
                 held = self._held_until - time.monotonic()
-                if held <= 0.0 and not self._broken and self._wanted():
-                    return True
                 self.lock.wait(min(0.5, held) if held > 0.0 else 0.5)
-            return False
+                self._idle()
+            self._busy = not self._closed
+            return self._busy
+
+    def _may(self) -> bool:
+        """Return true where a step would do something, is not held, and its memory may be taken. Hold the lock."""
+        return self._held_until <= time.monotonic() and self._wanted() and (self._lease.opened or self._room())
+
+    def _give_back(self) -> None:
+        """Close the ring; what is in flight is dropped."""
+        self._lease.close()
+        self._flights.clear()
+        with self.lock:
+            self._giving = False
 
     def _wanted(self) -> bool:
         """Return true where a step would do something. Hold the lock."""
         if self.line.end != 0 and not self._needed():
             return False
-        if self._next is not self.score or not self._lease.opened:
+        if self._next is not self.score and not self._extends() or not self._lease.opened:
             return True
         if isinstance(self._sink, Loop):
             return not self._at_the_ready()
@@ -205,13 +254,25 @@ class Maker:
         """Return the line that the ring of now plays for."""
         return self._coming or self.line
 
+    def _act(self) -> None:
+        if self._giving:
+            self._give_back()
+        else:
+            self._round()
+
     def _round(self) -> None:
         """Take in the latest score, submit what is wanted, step, lay what finished."""
         with self.lock:
-            score, hot, slot = self._next, self._hot_id, self._slot_id
-        session = self._take(score)
+            score, hot, slot, hold = self._next, self._hot_id, self._slot_id, self._next_hold
+            if self._extends():
+                score, hot, slot, hold = self.score, self._heard.hot, self._heard.slot, self._hold
+        before, session = self.score, self._take(score)
+        flight = next(iter(self._flights.values()), None)
+        if self.score is not before and flight is not None:
+            self._move(flight.at, flight.kept)
         if self._heard != Heard(hot, slot):
             self._heard, self._fresh, self._same = Heard(hot, slot), True, False
+        self._hold = hold
         self._submit(session)
         done = session.step()
         if self._ahead is not None:
@@ -222,13 +283,17 @@ class Maker:
             self._lay(finished)
 
     def _take(self, score: Score) -> Session:
-        """Play a score from now on; where that fails, the old one plays on."""
+        """Play a score from now on; where that fails, the old one plays on. After a rest the line goes on."""
+        before, rested = self.score, not self._lease.opened
         try:
             if self._lease.take(score):
                 self._flights.clear()
                 self._since, self._fresh, self._same = 1 << 30, True, False
-                if self.line.end != 0:
+                goes_on = rested and (before.frames, before.mode) == (score.frames, score.mode)
+                if self.line.end != 0 and not goes_on:
                     self._coming = _line_of(score)
+                with self.lock:
+                    self._opened()
         except BaseException:
             with self.lock:
                 if self._lease.opened and self._next is score:
@@ -260,37 +325,57 @@ class Maker:
         if isinstance(line, Loop) or self._flights:
             return None
         decoded, end, rate = self._decoded(), line.end, self.score.spec.frame_rate
-        if line is self._coming or end == line.start:
+        if line is self._coming or end == line.start or self._extends():
             return end
         ahead = decoded + round(self._seconds * rate) + 1
         if not self._fresh and end - ahead > RUNWAY * rate:
             return None
-        return min(max(ahead, line.start), end)
+        return min(max(ahead, line.start, self._hold), end)
+
+    def _extends(self) -> bool:
+        """Return true where the music up to the moment that the latest score waits for is still to be made. Hold the
+        lock.
+        """
+        line = self.line
+        return isinstance(line, Endless) and self._coming is None and line.start < line.end < self._next_hold
 
     def _give(self, session: Session, tail: Tensor | None, at: int, kept: int) -> None:
+        self._move(at, kept)
         request = self.score.request(self._number, tail)
         session.submit(request)
         ends = session.ticks + request.steps
         self._flights[id(request)] = _Flight(self._heard, time.monotonic(), ends, at, kept)
         self._number, self._since, self._fresh = self._number + 1, 0, False
 
+    def _move(self, at: int, kept: int) -> None:
+        """Set the knobs that move with the time of play, for a stretch, or for the next round of a loop."""
+        if not self.score.moving:
+            return
+        if isinstance(self._sink, Loop):
+            with self.lock:
+                at, kept = self._decoded(), 0
+        self._lease.move(at - kept)
+
     def _lay(self, finished: Finished) -> None:
         """Lay a finished latent on the line."""
         flight, latent = self._flights.pop(id(finished.request)), finished.take()
         if finished.done is not None:
             finished.done.synchronize()  # a copy that waits would keep other threads out of the driver
-        self._lease.record.finished(finished.request, latent)
+        if self._lease.record is not None:
+            self._lease.record.finished(finished.request, latent)
         self._seconds += 0.3 * (time.monotonic() - flight.began - self._seconds)
         heard = Heard(self._heard.hot, flight.heard.slot)
-        self._same = flight.heard == self._heard and not self.score.seed_step and not self.score.tracks
+        alike = not (self.score.seed_step or self.score.tracks or self.score.moving)
+        self._same = alike and flight.heard == self._heard
         with self.lock:
             line, at = self._sink, flight.at
             if isinstance(line, Loop):
-                line.add(latent, heard)
+                line.add(latent, heard, self._hold)
             else:
                 if self._coming is not None:
-                    at = line.start = self._decoded()
-                line.add(latent, flight.kept, at, self._decoded(), heard)
+                    at = self._decoded()
+                    line.begin(at)
+                line.add(latent, flight.kept, at, self._decoded(), heard, self._hold)
             self.line, self._coming = line, None
             self.lock.notify_all()
         self._made()

@@ -100,7 +100,7 @@ class RollingLog:
         if self._lora is not None:
             events.insert(0, Event(0, ADAPTED, self._lora))
         base = self._log
-        log = Log(base.engine, base.config, base.knobs, base.recipe, base.origin, events)
+        log = Log(base.engine, base.config, base.knobs, base.recipe, base.origin, events, spec=base.spec)
         log.ticks = max((event.tick + 1 for event in events), default=0)
         log.latents = [made.name for made in self._made]
         return log

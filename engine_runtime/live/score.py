@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..audio.decode import Vae
 from ..config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
-from ..constants import MAX_DEPTH
+from ..constants import LIVE_MODES, MAX_DEPTH
 from ..controls.automation import Track
 from ..controls.knobs import KNOBS, Knobs
 from ..engines.contract import Engine
@@ -22,7 +22,6 @@ from ..spec import ModelSpec
 from ..stream.request import Condition, Part, Request, check_tensor
 from .level import SAMPLE_RATE
 
-MODES = ("loop", "endless")
 LEAST = 25  # frames of a loop, so that its seam is no buzz
 BUCKET = 256  # tokens by which a ring's buffers grow, so that a longer prompt seldom needs another ring
 
@@ -57,6 +56,7 @@ class Score:
         depth: generations in flight.
         mode: `loop` goes round T seconds, and each finished latent takes the place of what is about to be heard;
             `endless` continues what was heard.
+        moving: for each knob that moves with the time of play, its values `[T, ...]` from a moment on.
         kept: share of T that a stretch in mode endless takes over from the music before it.
 
     Raises:
@@ -76,11 +76,12 @@ class Score:
     tracks: tuple[Track, ...] = ()
     adapters: Mix = ()
     depth: int = StreamConfig.depth
-    mode: str = MODES[0]
+    mode: str = LIVE_MODES[0]
     kept: float = 0.5
+    moving: Mapping[str, Callable[[int], Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_choice("the mode", self.mode, MODES)
+        check_choice("the mode", self.mode, LIVE_MODES)
         check_whole("depth", self.depth, 1, MAX_DEPTH, "choose how many generations are in flight")
         check_range("the kept share", self.kept, 0.1, 0.9, "a stretch needs music before it and room after it")
         check_whole("the seed step", self.seed_step, 0, 2**32, "0 plays every generation from the same noise")
@@ -144,6 +145,13 @@ class Score:
         parts = tuple(replace(part, condition=_continued(part.condition, tail)) for part in self.parts)
         condition = parts if isinstance(self.condition, tuple) else parts[0].condition
         return Request(condition, sampling, self.guidance, source=source, mask=mask, **self.shape)
+
+    def knobs_at(self, moment: int) -> dict[str, Tensor]:
+        """Return the moving knobs of a generation that sounds from a moment on, `[T, ...]` each: a loop from the place
+        where it is then.
+        """
+        turn = moment % self.frames if self.mode == "loop" else 0
+        return {name: torch.roll(values(moment), turn, 0) for name, values in self.moving.items()}
 
     def config(self) -> StreamConfig:
         """Return the ring's configuration. A request enters its slot in the step that it is submitted for, so that any

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -21,14 +22,17 @@ from torch import Tensor
 from ..errors import InputError, SessionError, check_range
 from ..stream.stats import Stats
 from ..takes.take import Log
+from .beat import Grid, Tempo, check_tempo
 from .lease import KEPT_SECONDS
-from .level import SAMPLE_RATE
+from .level import DELAY, SAMPLE_RATE
 from .line import Heard
 from .maker import HOLD, Maker
 from .score import Cost, Score, check_hot
 from .sound import Block, Sound, decoded_pcm
 
-BEATS = 4  # of a bar
+UNHEARD = 60.0  # seconds without a listener after which a session rests until it is started again
+GIVE_BACK = 10.0  # seconds that may pass until a resting session holds nothing: the longest tick or decode
+OPEN = Tempo()
 
 
 class State(StrEnum):
@@ -82,6 +86,9 @@ class Figures:
         window: seconds of one.
         loudness: LUFS before the gain. gain: dB. limited: dB by which the limiter lowered the latest peak.
         dry: times that the music ended before more was made.
+        resting: the memory is given back, to others who need it or because nobody listened.
+        length: seconds of music in one generation.
+        budget: milliseconds that a tick may take where music is to be made as fast as it is heard.
     """
 
     stats: Stats | None
@@ -92,6 +99,9 @@ class Figures:
     gain: float
     limited: float
     dry: int
+    resting: bool
+    length: float
+    budget: float
 
 
 class LiveSession:
@@ -113,10 +123,19 @@ class LiveSession:
         self._outlets: tuple[Outlet, ...] = ()
         self._lock = threading.Condition(threading.Lock())
         self._sound = Sound(
-            name, score.vae, score.spec, self._lock, lambda: self._maker.line, self._block, self._fail, KEPT_SECONDS
+            name, score.vae, score.spec, self._lock, lambda: self._maker.line, self._block, self.fail, KEPT_SECONDS
         )
         self._maker = Maker(
-            name, score, self._lock, lambda: self._sound.decoded, self._needed, self._changed, self._fail
+            name,
+            score,
+            self._lock,
+            lambda: self._sound.decoded,
+            self._needed,
+            self._idle,
+            lambda: self._sound.rest(False),
+            self._changed,
+            self.fail,
+            self,
         )
 
     # --- listening ---
@@ -169,6 +188,11 @@ class LiveSession:
         """Return the position, in samples, at which the next piece of sound begins."""
         return self._sound.decoded * self.score.spec.hop
 
+    @property
+    def unheard(self) -> float:
+        """Return the seconds since a listener was here, or since the session was started."""
+        return time.monotonic() - self._sound.reported
+
     # --- playing ---
 
     def start(self) -> None:
@@ -189,6 +213,21 @@ class LiveSession:
             self._sound.begin(self._sound.listener.now())
         self._to(State.READY)
 
+    def rest(self, room: Callable[[], bool] | None = None) -> None:
+        """Give back all memory of ring and decoder; returns once that is done.
+
+        What was made is kept, and the music goes on from there.
+
+        Args:
+            room: tells whether the memory may be taken again; asked from time to time by a thread of the session that
+                holds its lock. Without it the session pauses, and `start` takes it.
+        """
+        with self._lock:
+            self._rest(room)
+            if not (self._maker.here or self._sound.here):
+                self._lock.wait_for(lambda: not (self._sound.holds or self._maker.holds), GIVE_BACK)
+        self._changed()
+
     def close(self) -> None:
         """End both threads and give up the ring. Closing twice is allowed."""
         if self.state is not State.CLOSED:
@@ -197,11 +236,13 @@ class LiveSession:
             self._sound.close()
             self._changed()
 
-    def play(self, score: Score, change: int) -> Cost:
+    def play(self, score: Score, change: int, at: int = 0) -> Cost:
         """Play another score as soon as its cost allows.
 
         Args:
             change: the id of this change, larger than those before; blocks come back with it.
+            at: the position, in samples, before which it must not be heard, to the nearest latent frame. Other changes
+                that are played before that position wait for it too; another ring does not wait.
 
         Raises:
             InputError: for a model of another family.
@@ -215,7 +256,29 @@ class LiveSession:
         with self._lock:
             self._sound.use(score.vae)
         self.score, self.error = score, None
-        return self._maker.play(score, change)
+        return self._maker.play(score, change, round((at - DELAY) / score.spec.hop) if at else 0)
+
+    def next_beat(self, unit: str, tempo: Tempo, reach: float) -> int:
+        """Return the position, in samples, of the first beat or bar line that a change can be heard at.
+
+        Args:
+            reach: seconds until its music is made.
+
+        Raises:
+            InputError: where the tempo is open.
+        """
+        check_tempo(tempo.bpm)
+        hop = self.score.spec.hop
+        with self._lock:
+            line = self._maker.line
+            first, size = line.first * hop + DELAY, 60.0 / tempo.bpm * SAMPLE_RATE
+            grid = Grid(first, size, tempo.beats, line.length * hop)
+            return grid.next(self._sound.listener.now() + reach * SAMPLE_RATE, unit)
+
+    def reach(self, cost: Cost) -> float:
+        """Return the seconds from `play` until a change of this cost can be at the listener, on the safe side."""
+        sound, frame = self._sound, 1.0 / self.score.spec.frame_rate
+        return self._maker.reach(cost) + sound.listener.lead / SAMPLE_RATE + sound.spent + frame
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -236,21 +299,42 @@ class LiveSession:
         check_hot(self.score, knobs)
         return self.play(replace(self.score, knobs=self.score.knobs.changed(**knobs)), change)
 
+    @property
+    def listening(self) -> bool:
+        """Return true where it plays and somebody hears it."""
+        with self._lock:
+            return self._needed()
+
     # --- looking back ---
 
-    def capture(self, seconds: float = 0.0, bars: int = 0, bpm: float = 0.0) -> Capture:
-        """Return the last seconds, or bars of four beats, that were heard; at most `KEPT_SECONDS`.
+    @property
+    def closed(self) -> bool:
+        return self.state is State.CLOSED
+
+    @property
+    def heard_until(self) -> int:
+        """Return the position, in samples, that the listener hears now."""
+        with self._lock:
+            return self._sound.listener.now()
+
+    def heard_since(self, position: int) -> tuple[int, bytes]:
+        """Return what was heard from a position on, as int16 pairs, and the first position that is still here."""
+        with self._lock:
+            return self._sound.between(position, self._sound.listener.now())
+
+    def capture(self, seconds: float = 0.0, bars: int = 0, tempo: Tempo = OPEN) -> Capture:
+        """Return the last seconds, or bars, that were heard; at most `KEPT_SECONDS`.
 
         Raises:
             InputError: for neither or both, bars without a tempo, or where nothing was played yet.
         """
-        if bool(seconds) == bool(bars) or bars and not bpm:
+        if bool(seconds) == bool(bars) or bars and not tempo.bpm:
             raise InputError(
-                f"the capture is of {seconds:g} s and {bars} bars at {bpm:g} bpm",
+                f"the capture is of {seconds:g} s and {bars} bars at {tempo.bpm:g} bpm",
                 "allowed are seconds, or bars with a tempo",
                 "give one of them",
             )
-        span, spec = seconds or bars * BEATS * 60.0 / bpm, self.score.spec
+        span, spec = seconds or bars * tempo.beats * 60.0 / tempo.bpm, self.score.spec
         check_range("the capture's length in seconds", span, 1.0 / spec.frame_rate, KEPT_SECONDS, "less is kept")
         with self._lock:
             heard = self._sound.listener.now() or self._sound.decoded * spec.hop
@@ -264,7 +348,8 @@ class LiveSession:
         return Capture(audio, latent, take)
 
     def figures(self) -> Figures:
-        sound, stats = self._sound, self._maker.stats
+        sound, stats, score = self._sound, self._maker.stats, self.score
+        length = score.spec.seconds(score.frames)
         with self._lock:
             ahead = max(0.0, (sound.decoded * self.score.spec.hop - sound.listener.now()) / SAMPLE_RATE)
             level = sound.level
@@ -277,6 +362,9 @@ class LiveSession:
                 level.gain,
                 level.limited,
                 sound.dry,
+                sound.resting,
+                length,
+                1e3 * length * score.depth / score.steps,
             )
 
     # --- what the threads call ---
@@ -289,6 +377,18 @@ class LiveSession:
             self._sound.play(playing)
         self._maker.wake()
         self._changed()
+
+    def _rest(self, room: Callable[[], bool] | None) -> None:
+        """Ask both threads to give back. Hold the lock."""
+        if room is None and self.state is State.PLAYING:
+            self.state, self._sound.playing = State.PAUSED, False
+        self._sound.rest(True)
+        self._maker.rest(room or (lambda: self._sound.playing))
+
+    def _idle(self) -> None:
+        """Rest where nobody has listened for long. Called by the ring's thread, which holds the lock."""
+        if not self._sound.resting and self._maker.holds and self.unheard > UNHEARD:
+            self._rest(None)
 
     def _needed(self) -> bool:
         return self._sound.playing and self._sound.listener.here
@@ -305,7 +405,8 @@ class LiveSession:
         for outlet in self._outlets:
             outlet.changed()
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
+        """Tell the listeners what went wrong; the session lives on."""
         self.error = error
         for outlet in self._outlets:
             outlet.failed(error)

@@ -21,6 +21,7 @@ from ..audio.decode import Vae
 from ..device.workers import leave_team
 from ..errors import OstinatoError
 from ..spec import ModelSpec
+from .lease import put_to_rest
 from .level import DELAY, SAMPLE_RATE, Level
 from .line import Heard, Line
 from .window import FADE, Windows, cross_fade
@@ -34,6 +35,7 @@ MOST_AHEAD = 2 * SAMPLE_RATE  # samples that are made ahead of the listener at m
 GONE = 3.0  # seconds without a report after which a listener is taken to have left
 GUESS = int(0.25 * SAMPLE_RATE)  # samples that a listener is taken to have moved on without a report
 WIDE = 32_767.0
+LAID = 64  # windows of which it is known with which changes they were made: more than are ahead of a listener
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,9 @@ class Sound:
         decoded: frames of which the sound is made.
         epoch: of the next block.
         listener: who sets the pace.
+        resting: no sound is made, and the decoder's memory is given back.
+        holds: it is not given back yet.
+        reported: when a listener was here last, or the sound began.
         spent, usual: seconds that a decode takes, on the safe side and on average.
         dry: times that the line ended before more of it was made.
     """
@@ -143,7 +148,9 @@ class Sound:
         self.level, self.dry, self.size = Level(), 0, SIZES[1]
         self.spent = self.usual = 0.0
         self.playing, self._closed = False, False
+        self.resting, self.holds, self.reported = False, True, time.monotonic()
         self._vae, self._windows, self._heard = vae, Windows(vae), Heard()
+        self._laid: list[tuple[int, Heard]] = []  # the changes that frames were made with, from which on
         self._at = 0  # position from which the latest changes are heard
         self._begun = 0  # position at which the epoch began
         self._waits = False  # for a line without music
@@ -158,12 +165,13 @@ class Sound:
     def report(self, epoch: int, position: int, lead: int, moving: bool) -> None:
         """Note where the listener is; a report of an older epoch is passed over."""
         if epoch == self.epoch:
+            self.reported = time.monotonic()
             place = max(self._begun, min(position, self.decoded * self._hop))
             self.listener.report(place, min(lead, SAMPLE_RATE), moving)
             self.lock.notify_all()
 
     def play(self, playing: bool) -> None:
-        self.playing = playing
+        self.playing, self.reported = playing, time.monotonic()
         self.lock.notify_all()
 
     def begin(self, position: int | None = None) -> None:
@@ -175,6 +183,12 @@ class Sound:
         self._under = self._silence
         self.listener = Listener()
         self.listener.position = self._begun = self.decoded * self._hop
+        self.lock.notify_all()
+
+    def rest(self, resting: bool) -> None:
+        """Give the decoder's memory back after this window, or take it again with the next."""
+        self.resting = resting
+        self.holds = self.holds or not resting
         self.lock.notify_all()
 
     def use(self, vae: Vae) -> None:
@@ -200,6 +214,17 @@ class Sound:
             kept.append(moment)
         return kept
 
+    @property
+    def here(self) -> bool:
+        """Return whether this is the sound's own thread."""
+        return threading.current_thread() is self._thread
+
+    def between(self, start: int, stop: int) -> tuple[int, bytes]:
+        """Return the sound of these positions as int16 pairs, and the first of them that is still here."""
+        blocks = [m.block for m in self.moments() if m.block.end > start and m.block.position < stop]
+        parts = [b.pcm[4 * max(0, start - b.position) : 4 * (stop - b.position)] for b in blocks]
+        return max(start, blocks[0].position) if blocks else start, b"".join(parts)
+
     # --- the thread ---
 
     def close(self) -> None:
@@ -220,17 +245,18 @@ class Sound:
         while True:
             with self.lock:
                 while not self._closed and (delay := self._delay()) > 0.0:
+                    self._yield()
                     self.lock.wait(delay)
                 if self._closed:
                     return
                 size = self._first() if self._hurry() else self.size
                 windows, start, count, epoch = self._windows, self.decoded, self._count(size), self.epoch
-                given, heard = windows.latents(self._line(), start, count), self._line().changes_at(start)
+                given, changes = windows.latents(self._line(), start, count), self._line().changes(start, start + count)
             try:
                 began = time.monotonic()
                 audio = self.level.shape(windows.sound(given, count))
                 self._pace(time.monotonic() - began, count)
-                self._emit(audio, given, (start, count, epoch), heard)
+                self._emit(audio, given, (start, count, epoch), changes)
             except Exception as error:
                 with self.lock:
                     self.playing = False
@@ -238,6 +264,13 @@ class Sound:
                 if not isinstance(error, OstinatoError):
                     log.exception("the sound of a live session failed")
                 self._failed(error)
+
+    def _yield(self) -> None:
+        """Give the decoder's memory back where that was asked for. Hold the lock."""
+        if self.resting and self.holds:
+            put_to_rest(self._vae)
+            self.holds = False
+            self.lock.notify_all()
 
     def _hurry(self) -> bool:
         """Go back to what is about to be heard, where the music has changed since it was decoded; returns true where
@@ -263,17 +296,20 @@ class Sound:
         return self.usual * self._windows.frames(size) / self._windows.frames(self.size)
 
     def _soonest(self) -> int:
-        """Return the first frame that can likely be made before it is heard, where its changes are not those it was
-        made with; else a frame that was not made yet. Hold the lock.
+        """Return the first frame whose changes are not those it was made with, of those that can likely be made before
+        they are heard; else a frame that was not made yet. Hold the lock.
 
         It goes by the usual time of a decode, and half the lead: where that is too short, the listener hears the old
         music for a moment longer, and no gap.
         """
         now = self.listener.now()
         start = -(-(now + self.listener.lead // 2 + int(self._usual(self._first()) * SAMPLE_RATE)) // self._hop)
-        made = next((moment.block.heard for moment in reversed(self._moments) if moment.frame <= start), None)
-        changed = made is not None and made != self._line().changes_at(start)
-        return min(start, self.decoded) if changed else self.decoded
+        coming = self._line().changes(start, self.decoded) if start < self.decoded else []
+        return next((at for at, heard in coming if heard != self._made_with(at)), self.decoded)
+
+    def _made_with(self, frame: int) -> Heard:
+        """Return the changes that a decoded frame was made with."""
+        return next((heard for first, heard in reversed(self._laid) if first <= frame), Heard())
 
     def _blocks_at(self, frame: int) -> NDArray[np.float32] | None:
         """Return the sound that was made for a frame, `[2, samples]`; None where there is none of this epoch."""
@@ -285,7 +321,7 @@ class Sound:
 
     def _delay(self) -> float:
         """Return the seconds until the next window is to be decoded; 0 for now. Hold the lock."""
-        if not self.playing:
+        if not self.playing or self.resting:
             return 0.5
         if self._soonest() < self.decoded:
             return 0.0
@@ -319,22 +355,30 @@ class Sound:
         longer = self._windows.frames(size) / self._windows.frames(self.size)
         self.size, self.usual, self.spent = size, self.usual * longer, self.spent * longer
 
-    def _emit(self, audio: NDArray[np.float32], given: tuple, place: tuple[int, int, int], heard: Heard) -> None:
+    def _emit(
+        self,
+        audio: NDArray[np.float32],
+        given: tuple,
+        place: tuple[int, int, int],
+        changes: list[tuple[int, Heard]],
+    ) -> None:
         start, count, epoch = place
         if self._under is not None:
             cross_fade(audio, self._under, DELAY)
             self._under = None
+        moment, heard = changes[-1]
         if heard != self._heard:
-            self._heard, self._at = heard, start * self._hop + DELAY
+            self._heard, self._at = heard, moment * self._hop + DELAY
         pcm = np.rint(audio.T * WIDE).astype("<i2").tobytes()
         block = Block(epoch, start * self._hop, heard, self._at, pcm)
         latents, before, _ = given
-        moment = Moment(start, latents[before : before + count].float().cpu(), block)
+        made = Moment(start, latents[before : before + count].float().cpu(), block)
         with self.lock:
             if epoch != self.epoch:  # it began anew meanwhile
                 return
             self.decoded = start + count
-            self._moments.append(moment)
+            self._laid = [one for one in self._laid if one[0] < start][-LAID:] + changes
+            self._moments.append(made)
             while self._moments[0].frame < self.decoded - self._kept * self._rate:
                 self._moments.popleft()
             self.lock.notify_all()

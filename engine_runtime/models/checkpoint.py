@@ -102,8 +102,8 @@ def load_checkpoint(
         elif not files.holds(role):
             files.add(find_split(path, role), role)
     _refuse_quantised(files, path.name)
-    numbers, told = known_from(files.metadata)
-    parts, stored = _build(files, path, pick_kind(kind, told, path), numbers)
+    numbers, noted = known_from(files.metadata)
+    parts, stored = _build(files, path, pick_kind(kind, noted, path), numbers)
     words = find_tokenizer(tokenizer)
     check_words(words, parts["text_encoder"])
     _load(parts, stored, device, dtype)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..constants import ROWS
+from ..device.player import PLAYER, Player
 from ..engines.contract import limits_of
 from ..engines.eager import EagerEngine
 from ..errors import InputError, ModelError
 from . import names
 from .checkpoint import on_meta
+from .comfy_queue import is_idle, job_runs
 from .sizes import config_from
 
 
@@ -38,7 +41,7 @@ class CoreEngine(EagerEngine):
     def __init__(self, patcher: Any, max_rows: int = ROWS) -> None:
         limits = limits_of(max_rows)
         check_core(patcher)
-        self._lock, self._players = threading.Lock(), 0
+        self._lock, self._players, self._key = threading.Lock(), 0, f"ostinato {id(self)}"
         self.patcher = static(patcher)
         self.transformer = on_meta("transformer", *self._config())
         self._meta = dict(self.transformer.named_parameters())
@@ -52,21 +55,33 @@ class CoreEngine(EagerEngine):
         self.name = f"ComfyUI's weights, eager, {str(self.dtype).removeprefix('torch.')} on {self.device}"
 
     def ready(self) -> None:
-        """Let ComfyUI make room, load the model and merge its patches; then take the tensors it has now."""
+        """Let ComfyUI make room, load the model and merge its patches; then take the tensors it has now.
+
+        A player beside ComfyUI's queue is asked to rest when the model is taken from the device.
+        """
         import comfy.model_management
+        from comfy.patcher_extension import CallbacksMP
+        from comfy_execution.utils import get_executing_context
 
         with self._lock:
+            if (player := PLAYER.get()) is not None:
+                self.patcher.add_callback_with_key(CallbacksMP.ON_DETACH, self._key, _asks(player))
             self._players += 1
             if self._players > 1:  # another stream plays on them already
                 return
-            comfy.model_management.load_models_gpu([self.patcher], force_full_load=True)
+            # beside the queue the manager is left alone where there is nothing to load
+            if get_executing_context() is not None or self.patcher.loaded_size() < self.patcher.model_size():
+                comfy.model_management.load_models_gpu([self.patcher], force_full_load=True)
             for ours, key in decoder_keys(self.patcher.model).items():
                 self._put(ours, nn.Parameter(self._merged(key), requires_grad=False))
 
     def rest(self) -> None:
+        from comfy.patcher_extension import CallbacksMP
+
         with self._lock:
             self._players = max(0, self._players - 1)
             if self._players == 0:
+                self.patcher.remove_callbacks_with_key(CallbacksMP.ON_DETACH, self._key)
                 for name, parameter in self._meta.items():
                     self._put(name, parameter)
 
@@ -90,6 +105,17 @@ class CoreEngine(EagerEngine):
     def _put(self, name: str, parameter: nn.Parameter) -> None:
         owner, _, leaf = name.rpartition(".")
         setattr(self.transformer.get_submodule(owner), leaf, parameter)
+
+
+def _asks(player: Player) -> Callable[[Any, bool], None]:
+    """Return what ComfyUI's manager calls when it has taken a model away: who plays on its tensors lets go of them."""
+    who = weakref.ref(player)
+
+    def ask(patcher: Any, unpatch_all: bool) -> None:
+        if unpatch_all and (found := who()) is not None:
+            found.rest(is_idle if job_runs() else None)
+
+    return ask
 
 
 def static(patcher: Any) -> Any:

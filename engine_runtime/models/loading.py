@@ -116,6 +116,21 @@ def load(
     return Model(pipe, source, turbo, _identity(path), str(path.absolute()) if is_path else source)
 
 
+def check_there(source: str, local: bool, download: bool) -> None:
+    """Raise `InputError` or `ModelError` where `load` would not find a model; nothing is loaded or fetched.
+
+    Args:
+        local, download: as in `load`; what may be fetched counts as there.
+    """
+    if download and is_hub_id(source):
+        return
+    path, _ = _find(source, local, False, None)
+    if not path.exists():
+        raise InputError(
+            f"the model {source} is not there", f"allowed are {', '.join(PRESETS)} and what is", "fetch it"
+        )
+
+
 def _find(source: str, local: bool, download: bool, progress: Progress | None) -> tuple[Path, bool]:
     """Return the folder or file of a name, and whether the name is its path."""
     if source in PRESETS:

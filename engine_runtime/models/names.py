@@ -159,9 +159,9 @@ def check(expected: Mapping[str, Shape], given: Mapping[str, Shape], source: str
         "of the wrong shape": sorted(wrong),
     }
     if any(kinds.values()):
-        told = [f"{len(found)} {what} ({_few(found)})" for what, found in kinds.items() if found]
+        counts = [f"{len(found)} {what} ({_few(found)})" for what, found in kinds.items() if found]
         raise ModelError(
-            f"{source} has tensors {', '.join(told)}",
+            f"{source} has tensors {', '.join(counts)}",
             "every tensor of an ACE-Step 1.5 model must be there, in its shape, and no other",
             "choose an ACE-Step 1.5 checkpoint, or fetch it again",
         )

@@ -175,13 +175,13 @@ def _positive(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
 
 
-def pick_kind(given: str | None, told: str | None, path: Path) -> str:
+def pick_kind(given: str | None, noted: str | None, path: Path) -> str:
     """Choose turbo, base or sft: the caller's word, else the metadata's, else the one in the file's name. Raises
     `ModelError`."""
     if given is not None and given not in KINDS:
         raise ModelError(f"the kind is {given!r}", f"allowed are {', '.join(KINDS)}", "choose one of them")
     words = sorted(set(re.split(r"[^a-z]+", path.stem.lower())) & set(KINDS))
-    if kind := given or told or (words[0] if len(words) == 1 else None):
+    if kind := given or noted or (words[0] if len(words) == 1 else None):
         return kind
     raise ModelError(
         f"{path.name} does not say whether it is turbo, base or SFT",

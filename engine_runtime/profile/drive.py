@@ -57,7 +57,7 @@ class Drive:
     ) -> None:
         self.sessions, self.stage = sessions, sessions[0].stage
         self._request, self._clock, self._count = request, clock, itertools.count()
-        self._cuda = self.stage.engine.device.type == "cuda"
+        self.cuda = self.stage.engine.device.type == "cuda"
 
     def submit(self) -> None:
         """Submit the next request, to each session in turn."""
@@ -72,7 +72,7 @@ class Drive:
 
     def settle(self) -> None:
         """Wait until the device is idle."""
-        if self._cuda:
+        if self.cuda:
             torch.cuda.synchronize(self.stage.engine.device)
 
     def play(
@@ -82,7 +82,7 @@ class Drive:
         before: Callable[[], object] = lambda: None,
         around: Callable[[], AbstractContextManager] = nullcontext,
         after: Callable[[list[Finished]], object] = lambda done: None,
-        told: Callable[[], object] = lambda: None,
+        after_tick: Callable[[], object] = lambda: None,
     ) -> Laps:
         """Tick. Ends with the device idle.
 
@@ -93,7 +93,7 @@ class Drive:
             before: called before each tick; only without `ahead` is its time left out.
             around: makes the context of each step.
             after: given the latents of each tick, whose time includes it.
-            told: called after each tick.
+            after_tick: called after each tick.
         """
         marks, alone, host = [self._mark()] if ahead else [], list[float](), list[float]()
         quiet, finished = list[bool](), Counter[str]()
@@ -115,13 +115,13 @@ class Drive:
                 alone.append(1e3 * (self._clock() - begin))
             quiet.append(all(slot.step != 1 for slot in self.stage.ring.slots))
             finished.update(one.session for one in done)
-            told()
+            after_tick()
         self.settle()
         each = [finished[session.name] for session in self.sessions]
         return Laps(alone or [_between(*pair) for pair in itertools.pairwise(marks)], host, quiet, each)
 
     def _mark(self) -> Mark:
-        if not self._cuda:
+        if not self.cuda:
             return self._clock()
         event = torch.cuda.Event(enable_timing=True)
         event.record(self.stage.lane.stream)

@@ -92,9 +92,9 @@ def _timed(
     drive: Drive, ticks: int, counted: Callable[[], None], during: AbstractContextManager | None = None
 ) -> float:
     """Return milliseconds of wall time of one tick, after `WARM` ticks; `during` is entered for the timed ones."""
-    drive.play(WARM, before=drive.fill, told=counted)
+    drive.play(WARM, before=drive.fill, after_tick=counted)
     with during or nullcontext():
-        laps = drive.play(ticks, before=drive.fill, around=partial(record_function, TICK), told=counted)
+        laps = drive.play(ticks, before=drive.fill, around=partial(record_function, TICK), after_tick=counted)
     return statistics.fmean(laps.ms)
 
 

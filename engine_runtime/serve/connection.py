@@ -10,17 +10,33 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from ..errors import InputError, OstinatoError, plain
-from ..live.session import Capture as Captured
-from ..live.session import Figures, LiveSession
+from ..live.session import Figures, State
 from ..live.sound import Block
-from .control import Control, Taken
-from .messages import VERSION, At, Capture, Hello, Message, Pause, Set, Start, Stop, frame, read, write
+from .control import Taken
+from .messages import (
+    VERSION,
+    At,
+    Capture,
+    End,
+    Hello,
+    Message,
+    Pause,
+    Record,
+    Set,
+    Settings,
+    Start,
+    Stop,
+    frame,
+    read,
+    write,
+)
+from .sessions import Live
 
 log = logging.getLogger(__name__)
 IN_FLIGHT = 512 << 10  # bytes of sound that a client has not acknowledged, 2.7 s
@@ -30,23 +46,21 @@ HELLO_SECONDS = 10.0  # until the first message
 SEND_SECONDS = 20.0  # that a message may take to leave, and that sound may stay without an acknowledgement
 FIGURES_SECONDS = 0.25  # between two reports of figures
 
-Keep = Callable[[Captured], list[str]]  # writes a capture, returns the names of its files
-
 
 class Connection:
     """The server's end of one WebSocket.
 
     Args:
         socket: prepared.
-        session, control: that it plays.
-        keep: writes captures.
+        live: what it plays.
 
     Attributes:
         dropped: blocks of sound that were not sent, because the client did not acknowledge others.
     """
 
-    def __init__(self, socket: web.WebSocketResponse, session: LiveSession, control: Control, keep: Keep) -> None:
-        self.socket, self.session, self.control, self._keep = socket, session, control, keep
+    def __init__(self, socket: web.WebSocketResponse, live: Live) -> None:
+        self.socket, self._live = socket, live
+        self.session, self.control = live.session, live.control
         self.dropped = 0
         self._loop = asyncio.get_running_loop()
         self._replies: deque[str] = deque()
@@ -57,7 +71,7 @@ class Connection:
         self._heard_of = 0.0  # when sound was acknowledged last, or was sent with none on the way
         self._listening = False
         self._underruns = 0
-        self._captures: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()  # what they await is done in a thread
 
     async def run(self) -> None:
         """Serve until either side ends."""
@@ -83,7 +97,9 @@ class Connection:
         self._call(self._queue, block)
 
     def changed(self) -> None:
-        pass  # figures go out by the clock
+        # figures go out by the clock
+        if self.session.state is State.CLOSED:
+            self._call(self._begin, self._end(WSCloseCode.GOING_AWAY, "the session has ended"))
 
     def failed(self, error: Exception) -> None:
         self._call(self._reply, write("failed", error=sentence(error)))
@@ -126,10 +142,15 @@ class Connection:
                 position=self.session.position,
                 resumed=known and self.session.epoch == hello.epoch,
                 widgets=self.control.graph.widgets(),
+                **self._set_of(),
             )
         )
         for block in blocks:
             self._queue(block)
+
+    def _set_of(self) -> dict[str, Any]:
+        share = self._live.share
+        return {} if share is None else {"settings": share.settings, "missing": share.missing}
 
     def _take(self, data: str | bytes) -> None:
         """Take in a message; a wrong one is answered, and too many end the connection."""
@@ -159,11 +180,25 @@ class Connection:
             self.session.stop()
             self._sound.clear()
         elif isinstance(message, Capture):
-            task = asyncio.create_task(self._capture(message))
-            self._captures.add(task)
-            task.add_done_callback(self._captures.discard)
+            self._begin(self._capture(message))
+        elif isinstance(message, End):
+            if self._live.end is None:
+                raise InputError("the session is to end", "this one ends with its program", "stop it, or the program")
+            self._begin(asyncio.to_thread(self._live.end))
+        elif isinstance(message, Settings):
+            if self._live.share is None:
+                raise InputError("settings came", "the workflow's node has those of this session", "change them there")
+            self._live.share.settings = message
+        elif isinstance(message, Record):
+            self._begin(self._record(message))
         else:
             raise InputError("a second hello came", "the first message is the only one", "connect again")
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do work beside the messages, with a reference to it, without which it could be dropped."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _set(self, message: Set) -> None:
         """Turn a widget; a value that it does not take is answered as such."""
@@ -172,18 +207,26 @@ class Connection:
             self._call(self._reply, _taken(message.id, taken))
 
         try:
-            self.control.set((message.node, message.input), message.value, self, tell)
+            place = message.node, message.input
+            position = self.control.set(place, message.given, self, tell, message.when)
+            if position:
+                self._reply(write("queued", id=message.id, node=place[0], input=place[1], position=position))
         except InputError as error:
             self._reply(write("taken", id=message.id, change=0, cost="nothing", error=str(error)))
 
+    async def _record(self, message: Record) -> None:
+        """Begin or end a recording in a thread: the end of one is written."""
+        try:
+            file = await asyncio.to_thread(self._live.keep.record if message.on else self._live.keep.end)
+            self._reply(write("recording", id=message.id, on=message.on, file=file))
+        except (OstinatoError, OSError) as error:
+            self._reply(write("recording", id=message.id, on=False, file="", error=sentence(error)))
+
     async def _capture(self, message: Capture) -> None:
         """Write a capture in a thread, for it encodes a minute of sound."""
-
-        def captured() -> list[str]:
-            return self._keep(self.session.capture(message.seconds, message.bars, self.control.graph.bpm))
-
+        given = message.seconds, message.bars, self.control.graph.tempo
         try:
-            files = await asyncio.to_thread(captured)
+            files = await asyncio.to_thread(self._live.keep.capture, *given)
             self._reply(write("captured", id=message.id, files=files))
         except (OstinatoError, OSError) as error:
             self._reply(write("captured", id=message.id, files=[], error=sentence(error)))
@@ -198,7 +241,7 @@ class Connection:
 
     def _reply(self, text: str) -> None:
         if len(self._replies) >= REPLIES:
-            self._loop.create_task(self._end(WSCloseCode.TRY_AGAIN_LATER, "messages are not read"))
+            self._begin(self._end(WSCloseCode.TRY_AGAIN_LATER, "messages are not read"))
             return
         self._replies.append(text)
         self._wake.set()
@@ -235,8 +278,9 @@ class Connection:
         self._told = now
         session, figures = self.session, shown(self.session.figures())
         error = None if session.error is None else sentence(session.error)
-        more = {"state": session.state, "error": error, "dropped": self.dropped, "underruns": self._underruns}
-        await self.socket.send_str(write("figures", **figures, **more))
+        more = {"state": session.state, "mode": session.score.mode, "error": error}
+        counts = {"dropped": self.dropped, "underruns": self._underruns, "recording": self._live.keep.recording}
+        await self.socket.send_str(write("figures", **figures, **more, **counts))
 
     async def _end(self, code: int, reason: str) -> None:
         """Close the socket; one that takes no more bytes is cut off."""
@@ -268,5 +312,10 @@ def shown(figures: Figures) -> dict[str, Any]:
     """Return the figures of a session as plain data, the ring's among them."""
     plain_data = {name: value for name, value in vars(figures).items() if name != "stats"}
     if (stats := figures.stats) is not None:
-        plain_data |= {"tick": stats.ms_per_tick, "finished": stats.finished, "depth": stats.depth}
+        plain_data |= {
+            "tick": stats.ms_per_tick,
+            "finished": stats.finished,
+            "depth": stats.depth,
+            "slots": stats.slots,
+        }
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in plain_data.items()}

@@ -11,7 +11,7 @@ samples at 48 kHz, left and right in turn. A frame takes the place of whatever t
 from __future__ import annotations
 
 import struct
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -58,13 +58,25 @@ class Stop(Struct, tag="stop", tag_field="type", forbid_unknown_fields=True):
     """Pause, and drop what was sent and not heard."""
 
 
+class End(Struct, tag="end", tag_field="type", forbid_unknown_fields=True):
+    """End the session: its node is gone."""
+
+
 class Set(Struct, tag="set", tag_field="type", forbid_unknown_fields=True):
-    """Turn a widget; `id` rises with each, and comes back in `taken`."""
+    """Turn a widget; `id` rises with each, and comes back in `taken`. What waits for a beat comes back in `queued`
+    first, with the position at which it will be heard.
+    """
 
     id: Count
     node: Name
     input: Name
     value: Value
+    when: Literal["now", "beat", "bar"] = "now"
+
+    @property
+    def given(self) -> Any:
+        """Return the value as the graph keeps it: a curve as a dict."""
+        return msgspec.to_builtins(self.value)
 
 
 class At(Struct, tag="at", tag_field="type", forbid_unknown_fields=True):
@@ -86,7 +98,35 @@ class Capture(Struct, tag="capture", tag_field="type", forbid_unknown_fields=Tru
     bars: Annotated[int, Meta(ge=0, le=1000)] = 0
 
 
-Message = Hello | Start | Pause | Stop | Set | At | Capture
+class Record(Struct, tag="record", tag_field="type", forbid_unknown_fields=True):
+    """Begin a recording of what is heard, or end it; `recording` comes back."""
+
+    id: Count
+    on: bool
+
+
+class Binding(Struct, forbid_unknown_fields=True):
+    """A controller, and the widget that it turns between `low` and `high`; `device` is its name, empty for any."""
+
+    node: Name
+    input: Name
+    device: Name
+    kind: Literal["cc", "note", "axis", "button"]
+    channel: Annotated[int, Meta(ge=0, lt=128)]
+    number: Annotated[int, Meta(ge=0, lt=128)]
+    mode: Literal["absolute", "14 bit", "twos complement", "offset", "sign"]
+    low: float
+    high: float
+
+
+class Settings(Struct, tag="settings", tag_field="type", forbid_unknown_fields=True):
+    """What belongs to a set beside its values: when changes act, and the controllers."""
+
+    when: Literal["now", "beat", "bar"] = "now"
+    midi: Annotated[list[Binding], Meta(max_length=256)] = []
+
+
+Message = Hello | Start | Pause | Stop | End | Set | At | Capture | Record | Settings
 _decoder = msgspec.json.Decoder(Message)
 _encoder = msgspec.json.Encoder()
 

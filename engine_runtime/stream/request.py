@@ -80,8 +80,7 @@ class Part:
     Attributes:
         condition: the condition.
         weight: its share, relative to the weights of the others; a number or a curve `[T]`.
-        start, end: the part of the steps in which it holds: step `i` of `n` when `start <= i / n < end`; an end of 1
-            includes the last step.
+        start, end: the part of the steps in which it holds: step `i` of `n` when `start <= i / n < end`.
 
     Raises:
         InputError: for a weight, a curve's length or a span that does not fit.
@@ -131,8 +130,8 @@ def check_span(name: str, start: float, end: float) -> None:
 
 
 def in_span(start: float, end: float, step: int, steps: int) -> bool:
-    """Return true where `start <= step / steps < end`, up to float error; an end of 1 includes the last step."""
-    return start * steps - 1e-9 <= step and (end >= 1.0 or step < end * steps - 1e-9)
+    """Return true where `start <= step / steps < end`, up to float error."""
+    return start * steps - 1e-9 <= step < end * steps - 1e-9
 
 
 @dataclass(frozen=True, eq=False)

@@ -234,6 +234,8 @@ class Session:
         member, tick, clock = self._member, self.stage.tick, self.stage.runner.clock
         ticks, tick_ms, seconds = clock.ticks, clock.tick_ms(), clock.seconds
         with self._lock:
+            ring = self.stage.ring
+            slots = ring.slots[ring.span(member)]
             return Stats(
                 ticks,
                 member.finished,
@@ -247,6 +249,7 @@ class Session:
                 tick.fused if tick else None,
                 tick.guidance if tick else member.config.guidance,
                 self.engine.spec,
+                tuple((0, 0) if slot.request is None else (slot.step, slot.request.steps) for slot in slots),
             )
 
     def _check_open(self) -> None:

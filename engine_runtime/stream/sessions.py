@@ -94,13 +94,20 @@ class Runtime:
             with self._lock:
                 del self._opening[name]
 
+    @property
+    def names(self) -> list[str]:
+        """List the ids of the open sessions, sorted."""
+        with self._lock:
+            return sorted(self._sessions)
+
     def session(self, name: str) -> Session:
         """Return an open session; raises `SessionError` for an unknown id."""
         with self._lock:
-            if name not in self._sessions:
-                known = ", ".join(sorted(self._sessions)) or "none"
-                raise SessionError(f"there is no session {name!r}", f"open are: {known}", "open it first")
-            return self._sessions[name]
+            found = self._sessions.get(name)
+        if found is None:
+            known = ", ".join(self.names) or "none"
+            raise SessionError(f"there is no session {name!r}", f"open are: {known}", "open it first")
+        return found
 
     def plays(self, engine: Engine) -> bool:
         """Return true where an open session, or one being opened, plays on this engine."""

@@ -31,6 +31,7 @@ class Stats:
             step.
         guidance: the ring's negative rows, as in `StreamConfig`.
         spec: of the engine's model.
+        slots: steps done, and steps in all, of each slot; (0, 0) of a free one.
     """
 
     ticks: int
@@ -45,6 +46,7 @@ class Stats:
     fused: bool | None
     guidance: str = "off"
     spec: ModelSpec = ACE_STEP
+    slots: tuple[tuple[int, int], ...] = ()
 
     @property
     def ms_per_tick(self) -> float:

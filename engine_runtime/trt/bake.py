@@ -16,7 +16,7 @@ from ..lora.stack import Mix, label, merged
 from ..models.loading import Model
 from ..registry import registry
 from ..stream.sessions import runtime
-from .loader import Place, busy, drop, turned
+from .loader import Place, busy, count_change, drop
 from .play.engine import TrtEngine
 from .play.refit import Refit, Source
 from .play.room import MakeRoom
@@ -87,7 +87,7 @@ def bake(who: str, name: str, place: Place, model: Model, mix: Mix) -> TrtEngine
     if held.has(mix):
         return engine
     if held.mix is not None:  # the engine that was returned before changes
-        turned(who, name)
+        count_change(who, name)
     try:
         with busy(engine):
             held.refit.apply(mix, lambda: _check(engine, model, mix, place.make_room))

@@ -28,7 +28,8 @@ from .files.folder import plans
 from .files.plan import read_plan
 from .files.sidecar import Expect, Sidecar, check_fit, read_sidecar
 from .files.spec import is_name
-from .health.state import Health, check_here, expects, health, here
+from .health import state as health_state
+from .health.state import Health, check_here, health
 from .play.engine import TrtEngine
 from .play.refit import check_refittable
 from .play.room import MakeRoom
@@ -43,7 +44,7 @@ class OpenEngines:
 
     Attributes:
         held: by caller: the engine's name, and the engine.
-        turns: changes seen, by caller and name.
+        changes: how many were seen, by caller and name.
         busy: being changed or compared now; not to be closed.
         digests: hashes of weights, by the model's identity, its part and the precision.
     """
@@ -51,7 +52,7 @@ class OpenEngines:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.held: dict[str, tuple[str, TrtEngine]] = {}
-        self.turns: Counter[tuple[str, str]] = Counter()
+        self.changes: Counter[tuple[str, str]] = Counter()
         self.busy: list[TrtEngine] = []
         self.digests: dict[tuple[str, str, str], str] = {}
 
@@ -97,7 +98,7 @@ class Place:
     def survey(self) -> list[Health]:
         """Judge every plan in the folders, by name, without opening any."""
         found = {plan.name: plan for folder in reversed(self.folders) for plan in plans(folder)}
-        known = expects(_gpu_of(self.model)) if found else {}
+        known = health_state.expects(_gpu_of(self.model)) if found else {}
         return [self.judge(found[name], known) for name in sorted(found)]
 
     def judge(self, plan: Path, known: Known) -> Health:
@@ -135,7 +136,7 @@ class Place:
         if not plan.exists():
             raise missing(name, self.folders)
         device = gpu(self.model)
-        state = self.judge(plan, expects(device))
+        state = self.judge(plan, health_state.expects(device))
         if alone and state.sidecar is not None:
             check_refittable(state.sidecar.refittable)
         if state.sidecar is None or state.error is not None:
@@ -192,7 +193,8 @@ def _read(plan: Path, wanted: Sidecar, device: torch.device, parsed: bool = Fals
         EngineFileError: where it was rebuilt since `wanted` was read, and as `read_plan`.
     """
     library = tensorrt(wanted.flavor)
-    expect = replace(here(wanted.flavor, library.flavor.version, device), header_problem=library.header_problem)
+    here = health_state.here(wanted.flavor, library.flavor.version, device)
+    expect = replace(here, header_problem=library.header_problem)
     try:
         data, sidecar = read_plan(plan, expect, sidecar=wanted if parsed else None)
     except EngineFileError as error:
@@ -239,22 +241,22 @@ def drop(who: str) -> None:
     with engines.lock:
         name, engine = engines.held.pop(who, ("", None))
     if engine is not None:
-        turned(who, name)
+        count_change(who, name)
         tensorrt(engine.flavor.name).release(engine)
 
 
-def turned(who: str, name: str) -> None:
+def count_change(who: str, name: str) -> None:
     """Count a change: the engine that this caller got under this name has changed, or may be available now."""
     engines = _engines()
     with engines.lock:
-        engines.turns[who, name] += 1
+        engines.changes[who, name] += 1
 
 
-def turns(who: str, name: str | None = None) -> int:
+def changes(who: str, name: str | None = None) -> int:
     """Return the number of such changes; with `name` None, under any name."""
     engines = _engines()
     with engines.lock:
-        return sum(count for (one, of), count in engines.turns.items() if one == who and name in (None, of))
+        return sum(count for (one, of), count in engines.changes.items() if one == who and name in (None, of))
 
 
 @contextmanager

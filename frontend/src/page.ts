@@ -1,119 +1,131 @@
 // The page of `ostinato live`: the graph's widgets, the player, and what it costs to turn a knob.
 
-import { Latencies } from "./latency.ts";
-import { Player } from "./player.ts";
-import type { FromServer, Value, Widget } from "./protocol.ts";
+import type { Link } from "./link.ts";
+import { type Choice, openMenu } from "./menu.ts";
+import type { Missing, Settings, Value, Widget } from "./protocol.ts";
+import { readWhen } from "./quantise.ts";
+import { described, Signals } from "./signals.ts";
 import { control } from "./widgets.ts";
 
-const COSTS: Record<string, string> = {
-  nothing: "already so",
-  tick: "next tick",
-  slot: "next generation",
-  ring: "a new ring; the old music goes on",
-};
+const CAPTURE_SECONDS = 30;
+const ROUTES = "/ostinato/live";
 
 function element<T extends HTMLElement>(id: string): T {
   return document.getElementById(id) as T;
 }
 
 export class Page {
-  readonly latencies = new Latencies();
-  readonly player: Player;
-  figures: Record<string, number | string | null> = {};
-  underruns = 0;
-  state = "";
-  private next = 1;
+  private readonly signals: Signals;
   private readonly shown = new Map<string, { set: (value: Value) => void; note: HTMLElement }>();
-  private session = "";
 
-  constructor(url: string) {
-    this.player = new Player(url, {
-      message: (message) => this.receive(message),
-      closed: (reason) => this.say(`Connecting again${reason ? ` (${reason})` : ""} …`),
-      heard: (heard) => this.latencies.heard(heard),
-      at: (at) => {
-        this.underruns = at.underruns;
-      },
+  constructor(
+    private readonly link: Link,
+    root: HTMLElement,
+  ) {
+    const { player } = link;
+    link.views.add({
+      listed: (widgets) => this.list(widgets),
+      noted: (place, text, wrong) => this.note(place, text, wrong),
+      said: (text) => this.say(text),
+      opened: (settings, missing) => this.opened(settings, missing),
+      figures: () => this.show(),
     });
-    this.latencies.told = (place, milliseconds, kind) =>
-      this.note(place, `${COSTS[kind]}: ${Math.round(milliseconds)} ms`);
-    element("play").onclick = () => void this.start();
-    element("pause").onclick = () => this.player.pause();
-    element("stop").onclick = () => this.player.stop();
-    element("capture").onclick = () => this.player.send({ type: "capture", id: this.next++, seconds: 30 });
-    const volume = element<HTMLInputElement>("volume");
-    volume.value = String(this.player.volume);
-    volume.oninput = () => {
-      this.player.volume = Number(volume.value);
+    element("play").onclick = () => {
+      void link.start();
+      void this.signals.wake();
     };
-    if (this.player.plain) {
+    element("pause").onclick = () => player.pause();
+    element("stop").onclick = () => player.stop();
+    element("capture").onclick = () => link.capture(CAPTURE_SECONDS);
+    element("record").onclick = () => link.record(!link.figures?.recording);
+    element("save").onclick = () => {
+      location.href = `${ROUTES}/${encodeURIComponent(root.dataset.session ?? "live")}/workflow`;
+    };
+    const when = element<HTMLSelectElement>("when");
+    when.onchange = () => {
+      link.when = readWhen(when.value);
+      this.share();
+    };
+    this.signals = new Signals(
+      link,
+      (widget, value) => {
+        this.shown.get(`${widget.node} ${widget.input}`)?.set(value);
+        link.turn(widget, value);
+      },
+      () => this.share(),
+      (text) => this.say(text),
+    );
+    element("widgets").addEventListener("contextmenu", (event) => this.menu(event));
+    addEventListener("keydown", ({ key, code, altKey, shiftKey }) => {
+      if (key === "Escape") this.signals.cancel();
+      if (altKey && shiftKey && code === "KeyC") link.capture(CAPTURE_SECONDS); // as in ComfyUI
+    });
+    setInterval(() => {
+      element("queue").textContent = link.queue.text(link.position);
+    }, 100);
+    const volume = element<HTMLInputElement>("volume");
+    volume.value = String(player.volume);
+    volume.oninput = () => {
+      player.volume = Number(volume.value);
+    };
+    if (player.plain) {
       element("plain").textContent =
         "This address is not a secure one, so the page plays without an AudioWorklet and with more delay; open it as http://localhost.";
     }
-    if (Player.wasPlaying) void this.resume();
-  }
-
-  async start(): Promise<void> {
-    if (!(await this.player.start())) this.say("The browser waits for a click before it sounds.");
-  }
-
-  /** Goes on after a reload; browsers that want a click first get it from the next one. */
-  private async resume(): Promise<void> {
-    if (await this.player.start()) return;
-    this.say("Click anywhere to go on.");
-    const go = () => void this.start();
-    for (const kind of ["pointerdown", "keydown"]) addEventListener(kind, go, { once: true });
-  }
-
-  /** Turns a widget, and returns the id that `latencies` knows it by. */
-  turn(widget: Pick<Widget, "node" | "input">, value: Value): number {
-    const id = this.next++;
-    const { node, input } = widget;
-    this.latencies.turned(id, `${node} ${input}`);
-    this.player.send({ type: "set", id, node, input, value });
-    return id;
-  }
-
-  private receive(message: FromServer): void {
-    if (message.type === "welcome") {
-      this.say("");
-      this.list(message.widgets);
-      if (this.session !== message.session) this.latencies.forget();
-      this.session = message.session;
-      this.state = message.state;
-      if (Player.wasPlaying && message.state !== "playing") this.player.send({ type: "start" });
-    } else if (message.type === "taken") {
-      const place = this.latencies.taken(message.id, message.change, message.cost);
-      if (place) this.note(place, message.error ?? COSTS[message.cost] ?? message.cost, message.error !== null);
-    } else if (message.type === "captured") {
-      this.say(message.error ?? `Kept: ${message.files.join(", ")}`);
-    } else if (message.type === "figures") {
-      this.figures = message;
-      this.state = message.state;
-      this.show();
-    } else {
-      this.say(message.error);
-    }
-  }
-
-  private show(): void {
-    const { figures } = this;
-    const parts = [
-      this.state,
-      `${Number(figures.tick ?? 0).toFixed(0)} ms a tick`,
-      `${(1000 * Number(figures.ahead ?? 0)).toFixed(0)} ms ahead`,
-      `${Number(figures.loudness ?? 0).toFixed(1)} LUFS ${Number(figures.gain ?? 0).toFixed(1)} dB`,
-      `${this.underruns} underruns`,
-    ];
-    element("figures").textContent = parts.join(" · ");
-    if (figures.error) this.say(figures.error as string);
+    void link.resume();
   }
 
   private say(text: string): void {
     element("message").textContent = text;
   }
 
-  private note(place: string, text: string, wrong = false): void {
+  private opened({ when, midi }: Settings, missing: Missing[]): void {
+    this.link.when = when;
+    element<HTMLSelectElement>("when").value = when;
+    void this.signals.use(midi);
+    const list = element("missing");
+    const line = ({ kind, title, reason }: Missing) =>
+      Object.assign(document.createElement("li"), { textContent: `${title} (${kind}): ${reason}` });
+    list.replaceChildren(...missing.map(line));
+    list.hidden = !missing.length;
+  }
+
+  /** The settings of the set have changed: the server keeps them, for a reload and for the saved workflow. */
+  private share(): void {
+    this.link.share({ when: this.link.when, midi: this.signals.midi.map });
+  }
+
+  /** The menu of a widget: its controller. Fields of text keep the browser's own. */
+  private menu(event: MouseEvent): void {
+    const place = (event.target as HTMLElement).closest<HTMLElement>("[data-place]")?.dataset.place;
+    const widget = this.link.widgets.find(({ node, input }) => `${node} ${input}` === place);
+    if (!widget || widget.kind === "text" || widget.kind === "curve") return;
+    event.preventDefault();
+    const bound = this.signals.bindingOf(widget);
+    const choices: Choice[] = [{ text: "Learn a controller", act: () => void this.signals.learn(widget) }];
+    if (bound) {
+      const forget = () => this.signals.midi.forget(widget.node, widget.input);
+      choices.push({ text: `Forget ${described(bound)}`, act: forget });
+    }
+    openMenu(event.clientX, event.clientY, choices);
+  }
+
+  private show(): void {
+    const { figures, state, underruns } = this.link;
+    const parts = [
+      state,
+      `${(figures?.tick ?? 0).toFixed(0)} ms a tick`,
+      `${(1000 * (figures?.ahead ?? 0)).toFixed(0)} ms ahead`,
+      `${(figures?.loudness ?? 0).toFixed(1)} LUFS ${(figures?.gain ?? 0).toFixed(1)} dB`,
+      `${underruns} underruns`,
+    ];
+    const recording = figures?.recording;
+    element("record").setAttribute("aria-pressed", String(Boolean(recording)));
+    element("record").textContent = recording ? `End recording (${recording[1].toFixed(0)} s)` : "Record";
+    element("figures").textContent = parts.join(" · ");
+  }
+
+  private note(place: string, text: string, wrong: boolean): void {
     const note = this.shown.get(place)?.note;
     if (!note) return;
     note.textContent = text;
@@ -138,16 +150,9 @@ export class Page {
         group.append(Object.assign(document.createElement("legend"), { textContent: widget.title }));
         root.append(group);
       }
-      const made = control(widget, (value) => this.turn(widget, value));
+      const made = control(widget, (value) => void this.link.turn(widget, value));
       group.append(made.row);
       this.shown.set(`${widget.node} ${widget.input}`, made);
     }
   }
-}
-
-const root = document.getElementById("ostinato-live");
-if (root) {
-  const name = root.dataset.session ?? "live";
-  const page = new Page(`${location.origin.replace(/^http/, "ws")}/ostinato/live/${encodeURIComponent(name)}/socket`);
-  Object.assign(window, { ostinato: page });
 }

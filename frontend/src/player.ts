@@ -2,12 +2,13 @@
 
 import { type At, type FromServer, RATE, readBlock } from "./protocol.ts";
 import { type Mark, Ring } from "./ring.ts";
+import type { Peaks } from "./waveform.ts";
 
 declare const WORKLET_SOURCE: string;
 declare const WORKER_SOURCE: string;
 
 const VOLUME = "ostinato.volume"; // keys of the page's storage
-const PLAYING = "ostinato.playing";
+const PLAYING = "ostinato.playing "; // and the address
 const PIECE = 2048; // samples of one buffer of the fallback
 
 export type Heard = Mark & { when: number }; // performance time in milliseconds at which it left the speaker
@@ -17,6 +18,17 @@ export interface Listeners {
   closed: (reason: string) => void;
   heard: (heard: Heard) => void;
   at: (at: At, ahead: number) => void;
+  peaks: (peaks: Peaks) => void;
+}
+
+/** The volume of every session, which the browser remembers. */
+export function readVolume(): number {
+  const kept = Number(localStorage.getItem(VOLUME) ?? "0.8");
+  return Number.isFinite(kept) ? Math.min(1, Math.max(0, kept)) : 0.8;
+}
+
+export function writeVolume(value: number): void {
+  localStorage.setItem(VOLUME, String(value));
 }
 
 function blobUrl(source: string): string {
@@ -32,9 +44,10 @@ export class Player {
   private ring: Ring | null = null;
   private until = 0; // context time up to which buffers are laid
   private opening: Promise<void> | null = null;
+  private laying: ReturnType<typeof setInterval> | undefined;
 
   constructor(
-    url: string,
+    private readonly url: string,
     private readonly listeners: Listeners,
   ) {
     this.worker.onmessage = ({ data }) => this.receive(data);
@@ -42,17 +55,16 @@ export class Player {
   }
 
   /** Whether it played when the page was left. */
-  static get wasPlaying(): boolean {
-    return sessionStorage.getItem(PLAYING) === "yes";
+  get wasPlaying(): boolean {
+    return sessionStorage.getItem(PLAYING + this.url) === "yes";
   }
 
   get volume(): number {
-    const kept = Number(localStorage.getItem(VOLUME) ?? "0.8");
-    return Number.isFinite(kept) ? Math.min(1, Math.max(0, kept)) : 0.8;
+    return readVolume();
   }
 
   set volume(value: number) {
-    localStorage.setItem(VOLUME, String(value));
+    writeVolume(value);
     this.fade(value);
   }
 
@@ -67,7 +79,7 @@ export class Player {
     const context = this.context!;
     await Promise.race([context.resume(), new Promise((done) => setTimeout(done, 500))]);
     if (context.state !== "running") return false;
-    sessionStorage.setItem(PLAYING, "yes");
+    sessionStorage.setItem(PLAYING + this.url, "yes");
     this.fade(this.volume);
     this.play(true);
     this.send({ type: "start" });
@@ -82,12 +94,19 @@ export class Player {
     this.end({ type: "stop" });
   }
 
+  /** Ends the connection and the sound; what the page knows of whether it played stays. */
+  close(): void {
+    this.worker.terminate();
+    clearInterval(this.laying);
+    void this.context?.close();
+  }
+
   send(message: Record<string, unknown>): void {
     this.worker.postMessage({ type: "send", message });
   }
 
   private end(message: Record<string, unknown>): void {
-    sessionStorage.removeItem(PLAYING);
+    sessionStorage.removeItem(PLAYING + this.url);
     this.fade(0);
     this.play(false);
     this.send(message);
@@ -111,7 +130,7 @@ export class Player {
     if (this.plain) {
       this.ring = new Ring();
       this.worker.postMessage({ type: "page" });
-      setInterval(() => this.lay(), 10);
+      this.laying = setInterval(() => this.lay(), 10);
       return;
     }
     await context.audioWorklet.addModule(blobUrl(WORKLET_SOURCE));
@@ -135,8 +154,15 @@ export class Player {
     return performanceTime + 1000 * (time - contextTime);
   }
 
-  private receive(data: FromServer | { type: "closed"; reason: string } | { type: "sound"; data: unknown }): void {
+  private receive(
+    data:
+      | FromServer
+      | { type: "closed"; reason: string }
+      | { type: "sound"; data: unknown }
+      | { type: "peaks"; peaks: Peaks },
+  ): void {
     if (data.type === "closed") this.listeners.closed(data.reason);
+    else if (data.type === "peaks") this.listeners.peaks(data.peaks);
     else if (data.type === "sound") this.sound(data.data as ArrayBuffer | { epoch: number; position: number });
     else this.listeners.message(data);
   }

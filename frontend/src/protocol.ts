@@ -1,5 +1,8 @@
 // The wire format of a live connection; engine_runtime/serve/messages.py says what each message means.
 
+import type { Binding } from "./midi.ts";
+import type { When } from "./quantise.ts";
+
 export const VERSION = 1;
 export const RATE = 48_000;
 export const HEADER = 40; // bytes
@@ -30,6 +33,21 @@ export interface Widget {
   multiline?: boolean;
 }
 
+/** What belongs to a set beside its values. */
+export interface Settings {
+  when: When;
+  midi: Binding[];
+}
+
+/** A thing that the workflow names and the server's machine does not have. */
+export interface Missing {
+  node: string;
+  title: string;
+  kind: string;
+  name: string;
+  reason: string;
+}
+
 export type FromServer =
   | {
       type: "welcome";
@@ -39,11 +57,40 @@ export type FromServer =
       position: number;
       resumed: boolean;
       widgets: Widget[];
+      settings?: Settings; // where the server has the workflow's file
+      missing?: Missing[];
     }
   | { type: "taken"; id: number; change: number; cost: string; error: string | null }
   | { type: "refused" | "failed"; error: string }
   | { type: "captured"; id: number; files: string[]; error?: string }
-  | ({ type: "figures"; state: string; error: string | null } & Record<string, number | string | null>);
+  | { type: "queued"; id: number; node: string; input: string; position: number }
+  | { type: "recording"; id: number; on: boolean; file: string; error?: string }
+  | Figures;
+
+/** What the session tells four times a second; tick, finished, depth and slots come once its ring is open. */
+export interface Figures {
+  type: "figures";
+  state: string;
+  mode: string;
+  error: string | null;
+  ahead: number; // seconds
+  decode: number;
+  window: number;
+  loudness: number; // LUFS
+  gain: number; // dB
+  limited: number;
+  dry: number;
+  resting: boolean; // the memory is given back; it goes on with the next start
+  length: number; // seconds of one generation
+  budget: number; // milliseconds
+  recording: [file: string, seconds: number] | null;
+  dropped: number;
+  underruns: number;
+  tick?: number; // milliseconds
+  finished?: number;
+  depth?: number;
+  slots?: [done: number, steps: number][];
+}
 
 /** Where the listener is. `moving` is false while it waits for sound. */
 export interface At {

@@ -19,6 +19,7 @@ export function control(widget: Widget, turned: (value: Value) => void): Control
   fields[0]!.id = id;
   label.htmlFor = id;
   row.append(label, ...fields, note);
+  row.dataset.place = `${widget.node} ${widget.input}`;
   set(widget.value);
   return { row, note, set };
 }

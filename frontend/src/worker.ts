@@ -1,6 +1,7 @@
 // The connection, in a thread of its own: a busy page holds up neither sound nor knobs.
 
-import { type At, VERSION } from "./protocol.ts";
+import { type At, readBlock, VERSION } from "./protocol.ts";
+import { peaksOf } from "./waveform.ts";
 
 const PAUSES = [250, 500, 1000, 2000, 4000]; // milliseconds before another try
 
@@ -45,6 +46,8 @@ function connect(): void {
     if (typeof data === "string") receive(JSON.parse(data));
     else {
       bytes += data.byteLength;
+      const block = readBlock(data);
+      if (block) tell({ type: "peaks", peaks: peaksOf(block) });
       toPlayer(data);
     }
   };
@@ -81,7 +84,8 @@ function receive(message: {
 function send(message: Record<string, unknown>): void {
   const text = JSON.stringify(message);
   if (socket?.readyState === WebSocket.OPEN && session) socket.send(text);
-  else waiting.set(message.type === "set" ? `${message.node} ${message.input}` : "command", text);
+  else if (message.type === "set") waiting.set(`${message.node} ${message.input}`, text);
+  else waiting.set(message.type === "settings" ? "settings" : "command", text);
 }
 
 function report(now: At): void {

@@ -5,7 +5,7 @@ They stay unresolved until the stream node knows how long the music is, because 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...engine_runtime.config import Guidance
@@ -55,18 +55,37 @@ def add_channel_gain(before: Fields | None, gain: Curve | float, first: int, las
     return {**(before or {}), GAIN: (*(before or {}).get(GAIN, ()), (gain, first, last))}
 
 
-def sample_knobs(wanted: Fields | None, frames: int, spec: ModelSpec = ACE_STEP) -> Knobs:
-    """Sample the knobs for `frames` latent frames. Knobs set on the command line override those of the nodes."""
+def sample_knobs(wanted: Fields | None, frames: int, spec: ModelSpec = ACE_STEP, start: int | None = None) -> Knobs:
+    """Sample the knobs for `frames` latent frames. Knobs set on the command line override those of the nodes.
+
+    Args:
+        start: the frame of play that is the first of them; None for the length alone.
+    """
     given = {**(wanted or {}), **host.knobs()}
     gains = given.pop(GAIN, ())
     gains = gains if isinstance(gains, tuple) else ((gains, 0, spec.channels - 1),)
     drawn: dict[str, Any] = {
-        name: to_value(value, frames, name, spec.frame_rate) if is_curve(value) else value
+        name: to_value(value, frames, name, spec.frame_rate, start) if is_curve(value) else value
         for name, value in given.items()
     }
     if gains:
-        drawn[GAIN] = _gain(gains, frames, spec)
+        drawn[GAIN] = _gain(gains, frames, spec, start)
     return Knobs(**drawn)
+
+
+def moving_knobs(wanted: Fields | None, frames: int, spec: ModelSpec) -> dict[str, Callable[[int], Tensor]]:
+    """Return, for each knob that has a curve, a function from the frame of play to its values from there on:
+    `[frames]`, of the channel gain `[frames, C]`.
+    """
+
+    def at(name: str, value: Any) -> Callable[[int], Tensor]:
+        return lambda start: getattr(sample_knobs({name: value}, frames, spec, start), name)
+
+    given = {name: value for name, value in (wanted or {}).items() if name not in host.knobs()}
+    curved = {name: value for name, value in given.items() if is_curve(value)}
+    if any(is_curve(gain) for gain, _, _ in given.get(GAIN, ())):
+        curved[GAIN] = given[GAIN]
+    return {name: at(name, value) for name, value in curved.items()}
 
 
 def check_used(
@@ -172,14 +191,14 @@ def as_parts(
     return tuple(replace(part, weight=part.weight * factor) for part in condition)
 
 
-def _gain(gains: tuple[tuple[Curve | float, int, int], ...], frames: int, spec: ModelSpec) -> Tensor:
+def _gain(gains: tuple[tuple[Curve | float, int, int], ...], frames: int, spec: ModelSpec, start: int | None) -> Tensor:
     """Multiply the gains: float32 `[T, C]`, or `[C]` where none of them is a curve."""
     import torch
 
     curved = any(is_curve(gain) for gain, _, _ in gains)
     total = torch.ones(frames if curved else 1, spec.channels)
     for gain, first, last in gains:
-        value = to_value(gain, frames, "channel gain", spec.frame_rate)
+        value = to_value(gain, frames, "channel gain", spec.frame_rate, start)
         total[:, first : last + 1] *= value if isinstance(value, float) else value[:, None]
     return total if curved else total[0]
 

@@ -36,10 +36,10 @@ def message_for(who: str, name: str, error: OstinatoError) -> str:
 
     After a memory shortage, which may pass, the node is marked so that the next run tries again.
     """
-    from ...engine_runtime.trt.loader import turned
+    from ...engine_runtime.trt.loader import count_change
 
     if isinstance(error, MemoryShortage):
-        turned(who, name)
+        count_change(who, name)
     return str(error)
 
 
@@ -51,11 +51,11 @@ def fingerprint(who: str, engine: str | None) -> str:
     """
     from ...engine_runtime.trt.files.spec import is_name
     from ...engine_runtime.trt.files.stamp import stamp
-    from ...engine_runtime.trt.loader import Place, turns
+    from ...engine_runtime.trt.loader import Place, changes
 
     find = Place(folders.roots(folders.ENGINES)).find
     names = folders.engine_names() if engine is None else [engine]
-    return " ".join([str(turns(who, engine)), *(stamp(find(name)) for name in names if is_name(name))])
+    return " ".join([str(changes(who, engine)), *(stamp(find(name)) for name in names if is_name(name))])
 
 
 def torch_engine(who: str, other: Engine | Model) -> Engine:

@@ -124,12 +124,12 @@ def _describe_engines() -> str:
     found = engine_plans()
     files = found[:MAX_LISTED]
     beside = [*map(sidecar_path, files), data_home() / MANIFEST]
-    text = _states(tuple(files), tuple(file_stamp(path) for path in (*files, *beside)))
+    text = states_of(tuple(files), tuple(file_stamp(path) for path in (*files, *beside)))
     return text + (f"\nand {len(found) - len(files)} more" if found[MAX_LISTED:] else "")
 
 
 @lru_cache(maxsize=1)
-def _states(plans: tuple[Path, ...], stamps: tuple[str, ...]) -> str:
+def states_of(plans: tuple[Path, ...], stamps: tuple[str, ...]) -> str:
     """Describe the engines. Cached until a file changes: ComfyUI asks for a node's schema many times a run."""
     from ...engine_runtime.trt.health.state import health, here
     from ...engine_runtime.trt.library.preflight import install, wheels

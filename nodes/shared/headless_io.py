@@ -41,6 +41,7 @@ class Schema:
     not_idempotent: bool = False
     essentials_category: str | None = None
     has_intermediate_output: bool = False
+    accept_all_inputs: bool = False
 
     def validate(self) -> None:
         """Raise ValueError for repeated ids, which ComfyUI refuses when it loads the pack."""

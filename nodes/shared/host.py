@@ -12,7 +12,8 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .comfy import io
 
 MAX_PREFIX = 200  # characters
+TEXT_EVENT = "ostinato.text"  # of ComfyUI's WebSocket: `node` and `text`
 MIN_INTERVAL = 0.1  # seconds between two progress messages of a node; each costs ComfyUI a thread and an event loop
 
 
@@ -50,6 +52,10 @@ def _open(engine: Any, open_again: Callable[[], None]) -> None:
     open_again()
 
 
+def _no_folders() -> list[Path]:
+    return []
+
+
 def _no_folder(prefix: str, suffix: str) -> Path:
     raise InputError(f"{prefix}{suffix} has nowhere to go", "whoever runs the nodes has the folder", "run a workflow")
 
@@ -64,6 +70,7 @@ class Host:
         text: shows a line under a node.
         device: auto, cpu or cuda.
         next_file: returns the path of a new file in the output folder, from a prefix and a suffix.
+        output_folders: returns the folders in which files that were written are found again.
         knobs: override those of the graph.
         make_room: frees that many bytes on the GPU where it can.
         bring: loads a built engine onto the GPU before it plays, with a function that reopens it where it was closed.
@@ -75,6 +82,7 @@ class Host:
     text: Callable[[str, str | None], None] = _ignore_text
     device: str = "auto"
     next_file: Callable[[str, str], Path] = _no_folder
+    output_folders: Callable[[], list[Path]] = _no_folders
     knobs: Mapping[str, Any] = field(default_factory=dict)
     make_room: Callable[[int], None] = _no_room
     bring: Callable[[Any, Callable[[], None]], None] = _open
@@ -83,6 +91,19 @@ class Host:
 
 # a module global and not a contextvar: a node may call from a thread it started
 _installed: Host | None = None
+_aside: ContextVar[bool] = ContextVar("_aside", default=False)
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Run nodes beside the host's own run, for the length of a block: they show no progress, and the user's Cancel is
+    for others.
+    """
+    token = _aside.set(True)
+    try:
+        yield
+    finally:
+        _aside.reset(token)
 
 
 @contextmanager
@@ -97,7 +118,8 @@ def use(host: Host) -> Iterator[Host]:
 
 
 def current() -> Host:
-    return _installed or _default_host()
+    host = _installed or _default_host()
+    return replace(host, progress=_ignore_progress, cancelled=_never_cancelled) if _aside.get() else host
 
 
 def progress(done: int, total: int, node_id: str | None = None) -> None:
@@ -154,6 +176,11 @@ def next_file(prefix: str, suffix: str) -> Path:
     return current().next_file(prefix, suffix)
 
 
+def output_folders() -> list[Path]:
+    """Return the folders in which files that were written are found again."""
+    return current().output_folders()
+
+
 def check_prefix(prefix: str) -> None:
     """Raise `InputError` for a file name prefix that is too long or has control or surrogate characters."""
     if len(prefix) > MAX_PREFIX or any(unicodedata.category(c) in ("Cc", "Cs") for c in prefix):
@@ -174,20 +201,27 @@ def _default_host() -> Host:
 def _comfyui_host() -> Host:
     import comfy.model_management
     from comfy_api.latest import ComfyAPISync
-    from server import PromptServer
 
     from .managed import bring
 
     execution = ComfyAPISync().execution
     return Host(
-        progress=_throttled(lambda done, total, node_id: execution.set_progress(done, total, node_id=node_id)),
+        progress=throttled(lambda done, total, node_id: execution.set_progress(done, total, node_id=node_id)),
         cancelled=comfy.model_management.throw_exception_if_processing_interrupted,
-        text=PromptServer.instance.send_progress_text,
-        next_file=_comfyui_file,
+        text=_show_text,
+        next_file=comfyui_file,
+        output_folders=_comfyui_folders,
         make_room=lambda size: comfy.model_management.free_memory(size, comfy.model_management.get_torch_device()),
         bring=bring,
         ran_last=_in_latest_prompt,
     )
+
+
+def _show_text(text: str, node_id: str | None) -> None:
+    """Send a line to the pack's own extension, for the frontends take their own progress text away after the job."""
+    from server import PromptServer
+
+    PromptServer.instance.send_sync(TEXT_EVENT, {"node": node_id, "text": text})
 
 
 def _in_latest_prompt(node_id: str | None, node_type: str) -> bool:
@@ -197,7 +231,7 @@ def _in_latest_prompt(node_id: str | None, node_type: str) -> bool:
     return prompt.has_node(node_id) and prompt.get_node(node_id)["class_type"] == node_type
 
 
-def _comfyui_file(prefix: str, suffix: str) -> Path:
+def comfyui_file(prefix: str, suffix: str) -> Path:
     check_prefix(prefix)
 
     import folder_paths
@@ -206,7 +240,13 @@ def _comfyui_file(prefix: str, suffix: str) -> Path:
     return Path(folder) / f"{name}_{number:05}_{suffix}"
 
 
-def _throttled(send: Callable[[int, int, str | None], Any]) -> Callable[[int, int, str | None], None]:
+def _comfyui_folders() -> list[Path]:
+    import folder_paths
+
+    return [Path(folder_paths.get_output_directory())]
+
+
+def throttled(send: Callable[[int, int, str | None], Any]) -> Callable[[int, int, str | None], None]:
     sent: dict[str | None, tuple[float, int]] = {}  # node -> time and count of its last message
 
     def throttled(done: int, total: int, node_id: str | None) -> None:

@@ -7,18 +7,21 @@ some of them again, outside the queue, gives what a whole run would.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...engine_runtime.constants import LIVE_MODES
 from ...engine_runtime.errors import InputError
+from ...engine_runtime.live.beat import Tempo
+from . import host
 from .comfy import io
 from .live_score import Scorer
 from .run import checker_arguments, run_node, widget_of
 
 Place = tuple[str, str]  # node id and input
 SESSION = "session"  # the id under which the session's own widgets are found
-MODES = ("loop", "endless")
 MAX_TEXT = 20_000  # characters
 # Widgets that name files or load weights are turned in the graph and not from afar.
 FIXED = ("OstinatoLoadModel", "OstinatoEngine", "OstinatoLoadEngine", "OstinatoBuildEngine", "OstinatoRefitLora")
@@ -40,14 +43,14 @@ class Cell:
     Attributes:
         cls: its class; None for a node of ComfyUI or another pack, which keeps the values of its last run.
         inputs: constants and `From`, by name.
-        values: its outputs.
+        values: its outputs by slot, as far as the graph uses them; a cell that comes with some has run already.
     """
 
     id: str
     title: str
     cls: type[io.ComfyNode] | None
     inputs: dict[str, Any]
-    values: tuple[Any, ...] = ()
+    values: dict[int, Any] = field(default_factory=dict)
     hidden: dict[io.Hidden, Any] = field(default_factory=dict)
 
     def sources(self) -> Iterable[str]:
@@ -60,37 +63,46 @@ class LiveGraph:
     Args:
         cells: all that `target` needs and itself, each after those it takes from.
         target: the node whose inputs are what the session plays.
-        vae: returns the decoder of the sound for the values of all cells.
+        model: returns the model whose VAE makes the sound, of the values of all cells; without it the target has it.
+        mode: of a target that has no widget for it.
         started: told the title of each node before it runs the first time.
+        before: the graph whose place this one takes: what was made of the same inputs is not made again.
     """
 
     def __init__(
         self,
         cells: Iterable[Cell],
         target: str,
-        vae: Callable[[Mapping[str, Cell]], Any],
-        mode: str = MODES[0],
+        model: Callable[[Mapping[str, Cell]], Any] | None = None,
+        mode: str = LIVE_MODES[0],
         started: Callable[[str], None] = lambda title: None,
+        before: LiveGraph | None = None,
     ) -> None:
         self._cells = {cell.id: cell for cell in cells}
-        self._target, self._vae, self.mode = self._cells[target], vae, mode
-        self._scorer = Scorer()
+        self._target, self._model, self.mode = self._cells[target], model, mode
+        self._scorer: Scorer = Scorer() if before is None else before._scorer
         for cell in self._cells.values():
-            if cell is not self._target and cell.cls is not None:
+            if cell is not self._target and cell.cls is not None and not cell.values:
                 started(cell.title)
                 cell.values = self._run(cell)
         self.score = self._scored()
 
     @property
-    def bpm(self) -> float:
-        """Return the tempo that the first prompt of the graph asks for; 0 where none does."""
-        given = (cell.inputs.get("bpm") for cell in self._cells.values())
-        return next((float(bpm) for bpm in given if isinstance(bpm, int | float) and bpm), 0.0)
+    def tempo(self) -> Tempo:
+        """Return the tempo and the beats of a bar that the first prompt with a tempo asks for."""
+        for cell in self._cells.values():
+            bpm, beats = (self._value(cell.inputs.get(name)) for name in ("bpm", "time_signature"))
+            if isinstance(bpm, int | float) and bpm:
+                number = re.match(r"\s*([1-9]\d?)(?!\d)", beats) if isinstance(beats, str) else None
+                return Tempo(float(bpm), int(number[1])) if number else Tempo(float(bpm))
+        return Tempo()
 
     def widgets(self) -> list[dict[str, Any]]:
         """Describe what can be turned, in the order of the graph, with the values of now."""
-        mode = {"node": SESSION, "input": "mode", "title": "Session", "kind": "choice", "options": list(MODES)}
-        found = [mode | {"value": self.mode, "help": "loop goes round; endless goes on from what was heard."}]
+        found: list[dict[str, Any]] = []
+        if "mode" not in self._target.inputs:
+            mode = {"node": SESSION, "input": "mode", "title": "Session", "kind": "choice", "options": list(LIVE_MODES)}
+            found.append(mode | {"value": self.mode, "help": "loop goes round; endless goes on from what was heard."})
         for cell in self._cells.values():
             for spec in _widgets(cell):
                 found.append({"node": cell.id, "title": cell.title, **_described(spec, cell.inputs[spec.id])})
@@ -102,8 +114,8 @@ class LiveGraph:
         Raises:
             InputError: for a widget that is not among `widgets`, or a value that it does not take.
         """
-        if place == (SESSION, "mode"):
-            return _checked("the mode", io.Combo.Input("mode", options=list(MODES)), value)
+        if place == (SESSION, "mode") and "mode" not in self._target.inputs:
+            return _checked("the mode", io.Combo.Input("mode", options=list(LIVE_MODES)), value)
         cell = self._cells.get(place[0])
         spec = None if cell is None else next((spec for spec in _widgets(cell) if spec.id == place[1]), None)
         if cell is None or spec is None:
@@ -122,6 +134,8 @@ class LiveGraph:
             for (node, name), value in changes.items():
                 if node == SESSION:
                     self.mode = value
+                elif node not in self._cells:  # it was turned in a graph of before
+                    raise InputError(f"node {node!r} plays no more", "allowed are those that play", "queue it again")
                 else:
                     self._cells[node].inputs[name] = value
                     reached.add(node)
@@ -130,7 +144,8 @@ class LiveGraph:
                     continue
                 if cell.id in reached or reached.intersection(cell.sources()):
                     reached.add(cell.id)
-                    cell.values = self._run(cell)
+                    with host.aside():
+                        cell.values = self._run(cell)
             self.score = self._scored()
         except BaseException:
             self.mode, kept = before
@@ -140,19 +155,20 @@ class LiveGraph:
         return self.score
 
     def _given(self, cell: Cell) -> dict[str, Any]:
-        return {
-            name: self._cells[value.node].values[value.slot] if isinstance(value, From) else value
-            for name, value in cell.inputs.items()
-        }
+        return {name: self._value(value) for name, value in cell.inputs.items()}
 
-    def _run(self, cell: Cell) -> tuple[Any, ...]:
+    def _value(self, value: Any) -> Any:
+        return self._cells[value.node].values[value.slot] if isinstance(value, From) else value
+
+    def _run(self, cell: Cell) -> dict[int, Any]:
         assert cell.cls is not None
         constants = {name: value for name, value in cell.inputs.items() if not isinstance(value, From)}
         self._ask(cell, constants)
         import torch
 
         with torch.inference_mode():
-            return tuple(run_node(cell.cls, self._given(cell), cell.hidden | {io.Hidden.unique_id: cell.id}).args)
+            output = run_node(cell.cls, self._given(cell), cell.hidden | {io.Hidden.unique_id: cell.id})
+        return dict(enumerate(output.args))
 
     @staticmethod
     def _ask(cell: Cell, constants: dict[str, Any]) -> None:
@@ -168,8 +184,10 @@ class LiveGraph:
     def _scored(self) -> Any:
         import torch
 
+        given = self._given(self._target)
+        model = given["model"] if self._model is None else self._model(self._cells)
         with torch.inference_mode():
-            return self._scorer.score(self._given(self._target), self._vae(self._cells), self.mode)
+            return self._scorer.score(given, model, given.get("mode", self.mode))
 
 
 def _widgets(cell: Cell) -> list[io.Input]:

@@ -12,16 +12,18 @@ from . import control_values, from_comfy, layout
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ...engine_runtime.audio.decode import Vae
+    from ...engine_runtime.audio.live_vae import LiveVae
     from ...engine_runtime.live.score import Score
+    from ...engine_runtime.models.loading import Model
     from ...engine_runtime.spec import ModelSpec
     from .given import Latent
 
+LIVE = "OstinatoLiveSession"  # the id of that node
 SAMPLING = ("steps", "shift", "denoise", "seed", "solver")
 
 
 class Scorer:
-    """Makes scores of the inputs of Stream Denoise.
+    """Makes scores of the inputs of Live Session, or of Stream Denoise.
 
     What was made of an input is kept until that input is another object: a score counts a tensor as changed where it is
     another one.
@@ -30,8 +32,11 @@ class Scorer:
     def __init__(self) -> None:
         self._made: dict[str, tuple[tuple[Any, ...], Any]] = {}
 
-    def score(self, given: Mapping[str, Any], vae: Vae, mode: str) -> Score:
+    def score(self, given: Mapping[str, Any], model: Model, mode: str) -> Score:
         """Make the score of inputs by name.
+
+        Args:
+            model: whose VAE makes the sound.
 
         Raises:
             InputError: for inputs that do not fit each other, as in Stream Denoise, or that cannot be played live.
@@ -50,6 +55,7 @@ class Scorer:
         more = dict(once("shape", (shape, frames), lambda: control_values.sample_shape(shape, frames, spec)))
         mask = masks[0] if masks is not None else more.pop("mask", None)
         hot = once("knobs", (knobs, frames), lambda: control_values.sample_knobs(knobs, frames, spec))
+        moving = once("moving", (knobs, frames), lambda: control_values.moving_knobs(knobs, frames, spec))
         guide = once("guidance", (guided, frames), lambda: control_values.sample_guidance(guided, frames, spec))
         walk = Sampling(**{name: given[name] for name in SAMPLING if name in given})
         parts = len(what) if isinstance(what, tuple) else 1
@@ -58,7 +64,7 @@ class Scorer:
         schedule = from_comfy.schedule_of(engine, walk)
         return Score(
             engine,
-            vae,
+            once("vae", (model,), lambda: _voice(model)),
             what,
             walk,
             given.get("seed_step", 0),
@@ -71,6 +77,7 @@ class Scorer:
             tuple(mix),
             given["depth"],
             mode,
+            moving=moving,
         )
 
     def _once(self, name: str, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
@@ -81,6 +88,12 @@ class Scorer:
         made = make()
         self._made[name] = key, made
         return made
+
+
+def _voice(model: Model) -> LiveVae:
+    from ...engine_runtime.audio.live_vae import LiveVae
+
+    return LiveVae(model.pipe.vae, model.ready)
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -1,4 +1,9 @@
-"""Puts TensorRT engines under ComfyUI's memory management. Imported inside ComfyUI only."""
+"""Puts models and TensorRT engines under ComfyUI's memory management. Imported inside ComfyUI only.
+
+ComfyUI's manager works in the thread of the queue, and takes weights away when it likes. Live sessions play in threads
+of their own: each is asked to rest before the weights that it plays on are taken, and what is loaded already is not
+brought again from there.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +13,59 @@ from typing import Any
 
 import comfy.model_management
 from comfy.model_patcher import ModelPatcher
+from comfy_execution.utils import get_executing_context
 from torch import nn
 
+from ...engine_runtime.device.player import PLAYER, Player
+from ...engine_runtime.models.comfy_queue import is_idle, job_runs, wait_for_job
 from ...engine_runtime.trt.loader import put_away, room_of
 
 _patchers: weakref.WeakKeyDictionary[Any, EnginePatcher] = weakref.WeakKeyDictionary()  # weak, as the manager's are
 
 
-class EnginePatcher(ModelPatcher):
+class Played(ModelPatcher):
+    """Weights that may be played on beside the queue."""
+
+    def __init__(self, model: nn.Module, device: Any, size: int = 0) -> None:
+        super().__init__(model, device, comfy.model_management.unet_offload_device(), size=size)
+        self._players: weakref.WeakSet[Player] = weakref.WeakSet()
+
+    def bring(self, **how: Any) -> None:
+        """Load them through ComfyUI's manager, which frees memory and marks them as used last.
+
+        Raises:
+            MemoryShortage: beside the queue, where they are not loaded and a job does not end.
+        """
+        if (player := PLAYER.get()) is not None:
+            self._players.add(player)
+        if get_executing_context() is None:
+            if self.loaded_size() >= self.model_size():
+                return
+            wait_for_job()
+        comfy.model_management.load_models_gpu([self], **how)
+
+    def partially_unload(self, device_to: Any, memory_to_free: float = 0, force_patch_weights: bool = False) -> int:
+        self._rest()
+        freed: int = super().partially_unload(device_to, memory_to_free, force_patch_weights)
+        return freed
+
+    def detach(self, unpatch_all: bool = True) -> Any:
+        if unpatch_all:
+            self._rest()
+        return super().detach(unpatch_all)
+
+    def _rest(self) -> None:
+        """Ask who plays on them to rest: until the queue is empty where a job needs the memory, else until started."""
+        players, self._players = list(self._players), weakref.WeakSet()
+        for player in players:
+            player.rest(is_idle if job_runs() else None)
+
+
+class EnginePatcher(Played):
     """An open engine as ComfyUI's memory manager sees it: wholly on the device, or closed until it is next used."""
 
     def __init__(self, engine: Any) -> None:
-        offload = comfy.model_management.unet_offload_device()
-        super().__init__(nn.Module(), engine.device, offload, size=room_of(engine))
+        super().__init__(nn.Module(), engine.device, room_of(engine))
         self.model.device = engine.device
         self.engine = weakref.ref(engine)
         self.open_again: Callable[[], None] | None = None
@@ -41,6 +86,7 @@ class EnginePatcher(ModelPatcher):
     def detach(self, unpatch_all: bool = True) -> Any:
         engine = self.engine()
         if unpatch_all and engine is not None:
+            self._rest()
             put_away(engine)
         return self.model
 
@@ -52,6 +98,14 @@ def bring(engine: Any, open_again: Callable[[], None]) -> None:
     patcher = _patchers[engine]
     patcher.open_again = open_again
     try:
-        comfy.model_management.load_models_gpu([patcher])
+        patcher.bring()
     finally:
         patcher.open_again = None  # it holds the engine and would keep it alive
+
+
+def manage(parts: dict[str, nn.Module], device: Any) -> Callable[[], None]:
+    """Put a model's parts under ComfyUI's memory management, which moves them to the device for use and away when asked
+    to; returns the function that brings them.
+    """
+    patcher = Played(nn.ModuleDict(parts), device)
+    return lambda: patcher.bring(force_full_load=True)

@@ -38,7 +38,7 @@ def widget_of(spec: io.Input) -> io.Input:
 
 def checker_arguments(cls: type[io.ComfyNode]) -> tuple[bool, list[str]]:
     """Return whether a node's own `validate_inputs` takes all inputs, and the names it takes; none without one."""
-    if all(owner is io.ComfyNode for owner in cls.__mro__ if "validate_inputs" in vars(owner)):
+    if all(owner in io.ComfyNode.__mro__ for owner in cls.__mro__ if "validate_inputs" in vars(owner)):
         return False, []
     spec = inspect.getfullargspec(cls.validate_inputs)
     return spec.varkw is not None, spec.args[1:]

@@ -49,11 +49,14 @@ def share_input(id: str, default: float, tooltip: str, advanced: bool | None = N
     return io.Float.Input(id, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip, advanced=advanced)
 
 
-def to_value(value: Any, frames: int, name: str = "the value", rate: float = ACE_STEP.frame_rate) -> float | Tensor:
+def to_value(
+    value: Any, frames: int, name: str = "the value", rate: float = ACE_STEP.frame_rate, start: int | None = None
+) -> float | Tensor:
     """Return the value of such an input for `frames` latent frames: a float, or float32 `[frames]` on the CPU.
 
     Args:
         rate: frames a second, Hz.
+        start: the frame of play that is the first of them; None for the length alone.
 
     Raises:
         InputError: for a curve of another length, or a value that is neither a number nor a curve.
@@ -63,7 +66,7 @@ def to_value(value: Any, frames: int, name: str = "the value", rate: float = ACE
     if isinstance(value, curves.Curve):
         import torch
 
-        return torch.from_numpy(value.values(frames, rate))
+        return torch.from_numpy(value.values(frames, rate, start))
     if isinstance(value, bool) or not isinstance(value, Real):
         raise InputError(f"{name} is a {type(value).__name__}", "allowed is a number or a curve", "connect one of them")
     return float(value)

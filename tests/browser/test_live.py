@@ -139,8 +139,8 @@ def test_a_capture_is_kept(page: Any, server: Server) -> None:
     time.sleep(1.0)
     page.click("#capture")
     page.wait_for_function("() => document.querySelector('#message').textContent.includes('.flac')", timeout=PATIENCE)
-    kept = sorted(path.name for path in (server.folder / "out").iterdir())
-    assert "live_00001_.flac" in kept and "live_00001_.safetensors" in kept
+    kept = sorted(path.name for path in (server.folder / "out" / "live").iterdir())
+    assert {"capture_00001_.flac", "capture_00001_.latent", "capture_00001_.safetensors"} <= set(kept)
 
 
 def test_endless_goes_on(page: Any, server: Server) -> None:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import struct
 import threading
 import time
 import urllib.error
@@ -120,10 +119,7 @@ def finished(prompt_id: str, entry: dict) -> Result:
 
 
 class Events:
-    """The socket of one client, read in a thread from entering to leaving the block. Previews (binary) are dropped.
-
-    A text under a node is binary too; it is kept as an event "text" of `{"node", "text"}`.
-    """
+    """The socket of one client, read in a thread from entering to leaving the block. Previews (binary) are dropped."""
 
     def __init__(self, address: str, client_id: str) -> None:
         self.url = f"ws://{address}/ws?clientId={client_id}"
@@ -152,10 +148,9 @@ class Events:
                 return
             if not message:
                 return
-            event = json.loads(message) if isinstance(message, str) else _text_event(message)
-            if event is not None:
+            if isinstance(message, str):
                 with self.changed:
-                    self.seen.append(event)
+                    self.seen.append(json.loads(message))
                     self.changed.notify_all()
 
     def of(self, kind: str) -> list[dict]:
@@ -182,12 +177,3 @@ class Events:
         self.socket.abort()
         self.thread.join(5)
         self.socket.shutdown()
-
-
-def _text_event(message: bytes) -> dict[str, Any] | None:
-    """Of ComfyUI's binary messages: kind 3 is text, with the length of the node's id before it."""
-    kind, length = struct.unpack_from(">II", message) if len(message) >= 8 else (0, 0)
-    if kind != 3:
-        return None
-    node, text = message[8 : 8 + length], message[8 + length :]
-    return {"type": "text", "data": {"node": node.decode(), "text": text.decode()}}

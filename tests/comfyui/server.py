@@ -51,7 +51,8 @@ print(json.dumps({"missing": missing, "pip": importlib.util.find_spec("pip") is 
 LEASH = """
 import os, runpy, sys, threading
 def leash():
-    sys.stdin.buffer.read()
+    while os.read(0, 4096):  # not through sys.stdin, whose lock Python wants when it ends
+        pass
     os._exit(0)
 threading.Thread(target=leash, daemon=True).start()
 del sys.argv[0]
@@ -186,6 +187,7 @@ class Server:
     pack: Path
     base: Path
     port: int = field(default_factory=free_port)
+    arguments: tuple[str, ...] = ()  # more of the command line
     started_in: float = 0.0
     process: subprocess.Popen | None = None
 
@@ -205,7 +207,7 @@ class Server:
         started = time.monotonic()
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
-                command(self.install, self.base, self.port),
+                [*command(self.install, self.base, self.port), *self.arguments],
                 cwd=self.install.root,
                 env={**environment(), "OSTINATO_DATA": str(self.base / "data")},
                 stdin=subprocess.PIPE,

@@ -5,6 +5,7 @@ import time
 import pytest
 from ostinato.engine_runtime.trt.files.spec import DEFAULT_PROFILE, make_spec
 from ostinato.engine_runtime.trt.files.trust import Trust
+from ostinato.nodes.shared.host import TEXT_EVENT
 
 from ..engine_files import made_up, put
 from .client import PromptError
@@ -60,18 +61,18 @@ def test_the_music_plays_while_the_engine_is_built(comfy, builds):
         started = time.monotonic()
         said = play(comfy, graph)
         assert said.startswith("live: exporting, 25 %\n\nplaying on eager") and time.monotonic() - started < 60
-        events.wait_for("text", lambda data: data["node"] == "engine" and data["text"] == said)
+        events.wait_for(TEXT_EVENT, lambda data: data["node"] == "engine" and data["text"] == said)
         again = comfy.client.run(graph | {"told": builds("report", "building live")})
-        events.wait_for("text", lambda data: data == {"node": "engine", "text": "live: building live, 25 %"})
+        events.wait_for(TEXT_EVENT, lambda data: data == {"node": "engine", "text": "live: building live, 25 %"})
         assert ran(events, again.prompt_id) == {"told"}, "there is nothing new to play on"
         comfy.client.run(
             {"told": builds("report", "elsewhere"), "engine": {"class_type": "PreviewAny", "inputs": {"source": 1}}}
         )
         play(comfy, graph)
-        assert {"node": "engine", "text": "live: elsewhere, 25 %"} not in events.of("text"), "another graph's node"
+        assert {"node": "engine", "text": "live: elsewhere, 25 %"} not in events.of(TEXT_EVENT), "another graph's node"
         built = put(data / "engines", *made_up("live", 1, spec=spec), Trust(data))
         finish = comfy.client.run(graph | {"told": builds("finish", "built")})
-        events.wait_for("text", lambda data: "live is built; run the graph again" in data["text"])
+        events.wait_for(TEXT_EVENT, lambda data: "live is built; run the graph again" in data["text"])
         after = comfy.client.run(graph)
         # the file is there before the build is said to be done, so either prompt may be the one that takes it
         assert {"engine", "stream"} <= ran(events, finish.prompt_id) | ran(events, after.prompt_id)

@@ -1,6 +1,7 @@
 """The pack in a real ComfyUI: it loads, says what it is, plays its examples, fails in words and can be cancelled."""
 
 import importlib
+import json
 import math
 import re
 import shutil
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from ostinato.engine_runtime.models.presets import preset_folder
 
+from ..browser.object_info import node_info
 from .client import PromptError
 
 # What /object_info calls an option, and the headless schema's name for it.
@@ -94,6 +96,19 @@ def test_headless_flags_equal_the_real_ones(headless, ours):
     flags |= {"is_output_node": "output_node", "is_experimental": "experimental", "is_deprecated": "deprecated"}
     for name, schema in headless.items():
         assert {k: getattr(schema, k) for k in flags} == {k: ours[name][v] for k, v in flags.items()}, name
+
+
+def test_the_browser_tests_host_says_the_same(headless, ours):
+    """Its `/object_info` is made of the headless schemas."""
+    for name, schema in headless.items():
+        mine = json.loads(json.dumps(node_info(schema, ours[name]["python_module"])))
+        assert mine == ours[name], name
+
+
+def test_the_extension_is_served_and_imported_once(comfy):
+    listed = [path for path in comfy.client.get("/extensions") if "/ostinato/" in path]
+    assert listed == ["/extensions/ostinato/ostinato.js"]
+    assert comfy.client.request(listed[0]) == (comfy.pack / "web" / "ostinato.js").read_bytes()
 
 
 def test_templates_list_the_examples(comfy):

@@ -56,9 +56,9 @@ def test_a_row_depends_on_itself_alone(hopper_gpu, dtype):
 def test_a_kernel_is_compiled_once_on_a_machine(monkeypatch, tmp_path):
     monkeypatch.setenv("OSTINATO_CACHE", str(tmp_path))
     torch.zeros(1, device="cuda")
-    made = driver._compiled
+    made = driver.compiled
     compiled, make = [], driver.kernel.__wrapped__
-    monkeypatch.setattr(driver, "_compiled", lambda *given: compiled.append(given[1]) or made(*given))
+    monkeypatch.setattr(driver, "compiled", lambda *given: compiled.append(given[1]) or made(*given))
     for _ in range(2):
         make(driver.CLEAR, "fill", 0, 32)
     assert compiled == ["fill"]

@@ -15,11 +15,10 @@ from ostinato.engine_runtime.stream.request import Request
 from ostinato.engine_runtime.stream.sessions import runtime
 
 from ..adapters import made_adapter
-from ..helpers import made_up
+from ..helpers import SPIN, made_up, spin
 
 pytestmark = pytest.mark.gpu
 FRAMES = 125
-SPIN = 200_000_000  # cycles, about 0.1 s
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +109,7 @@ def test_factors_that_are_still_being_copied_are_waited_for(engine, lane, mix):
     want = played(engine, [mine], factors_of(engine, lane, mix))[id(mine)]
     with runtime().playing("gpu lora", engine, config_of()) as session:
         with torch.cuda.stream(torch.cuda.Stream()):
-            torch.cuda._sleep(SPIN)
+            spin(SPIN)
             session.adapt(factors_of(engine, lane, mix))
         session.submit(mine)
         got = [f.take() for f in session.play([])][0]
@@ -125,7 +124,7 @@ def test_factors_in_use_outlive_their_swap(engine, lane, mix):
         session.adapt(factors_of(engine, lane, mix))
         session.submit(mine)
         with lane.use():
-            torch.cuda._sleep(SPIN)
+            spin(SPIN)
         done = session.step()
         session.adapt(None)
         session.step()

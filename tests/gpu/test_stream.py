@@ -15,9 +15,10 @@ from ostinato.engine_runtime.models.prompt import Prompt
 from ostinato.engine_runtime.stream.request import Condition, Request
 from ostinato.engine_runtime.stream.sessions import runtime
 
+from ..helpers import SPIN, spin
+
 pytestmark = pytest.mark.gpu
 FRAMES = 125
-SPIN = 200_000_000  # cycles, about 0.1 s
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,7 @@ def test_admission_and_finish_do_not_join_the_host(condition, engine):
         torch.cuda.synchronize()
         marker = torch.cuda.Event()
         with session.lane.use():
-            torch.cuda._sleep(20 * SPIN)
+            spin(20 * SPIN)
             marker.record()
         finished = session.step()
         assert not marker.query(), "the host waited for the lane"
@@ -124,7 +125,7 @@ def test_late_inputs_are_waited_for(condition, engine):
     stream = torch.cuda.Stream()
     with runtime().playing("gpu test", engine, StreamConfig()) as session:
         with torch.cuda.stream(stream):
-            torch.cuda._sleep(SPIN)
+            spin(SPIN)
             late.fill_(0.5)
             session.submit(slow)
         got = [f.take() for f in session.play([])][0]
@@ -138,7 +139,7 @@ def test_a_latent_is_whole_when_it_is_taken(condition, engine):
     with runtime().playing("gpu test", engine, StreamConfig()) as session:
         session.submit(request)
         with session.lane.use():
-            torch.cuda._sleep(SPIN)
+            spin(SPIN)
         finished = session.step()
         with torch.cuda.stream(torch.cuda.Stream()):
             got = finished[0].take().clone()

@@ -24,11 +24,10 @@ from ostinato.engine_runtime.trt.play.executor import Executor
 from ostinato.engine_runtime.trt.play.keeper import Keeper
 
 from .. import trt_stand_in as stand_in
-from ..helpers import keeps_outputs
+from ..helpers import SPIN, keeps_outputs, spin
 
 pytestmark = pytest.mark.gpu
 FRAMES, TOKENS = 26, 64
-SPIN = 200_000_000  # cycles, about 0.1 s
 WIDE = Profile(Span(1, 8, 16), Span(2, 26, 40), Span(1, 64, 512))
 NARROW = Profile(Span(1, 2, 4), Span(2, 26, 40), Span(1, 64, 512))  # a guided ring of 4 runs in two passes
 HELD = pytest.mark.parametrize("held", [True, False], ids=["the rule holds", "without the rule"])
@@ -156,11 +155,11 @@ def test_the_execute_runs_behind_what_wrote_its_rows(eager, plan, lane, monkeypa
     fresh = torch.randn_like(rows.hidden_states)
     torch.cuda.synchronize()
     with lane.use():
-        torch.cuda._sleep(SPIN)
+        spin(SPIN)
         rows.hidden_states.copy_(fresh)
         engine(rows)
     torch.cuda.synchronize()
-    got = engine.executor._buffers["velocity"][: fresh.numel()].view_as(fresh).clone()
+    got = engine.executor.buffers["velocity"][: fresh.numel()].view_as(fresh).clone()
     assert close(got, answer(eager, rows)) == held
 
 
@@ -230,7 +229,7 @@ def test_a_buffer_that_is_freed_in_flight_is_not_reused(eager, plan, lane, monke
     junk = [torch.full(shape, torch.nan, device="cuda") for _ in range(200) for shape in places.values()]
     reused = {tensor.data_ptr() for tensor in junk} & places.keys()
     torch.cuda.synchronize()
-    got = engine.executor._buffers["velocity"][: want.numel()].view(want.shape)
+    got = engine.executor.buffers["velocity"][: want.numel()].view(want.shape)
     assert bool(reused) != held, "the allocator did not do what this test is about"
     assert close(got, want) == held
 
@@ -263,7 +262,7 @@ def test_the_next_execute_waits_for_whoever_reads_the_last_output(eager, plan, l
         monkeypatch.setattr(Keeper, "enter", lambda self: None)
     with lane.use():
         made = engine(first)
-        torch.cuda._sleep(SPIN)
+        spin(SPIN)
         got = made.clone()
     with other.use():
         engine(second)
@@ -366,7 +365,7 @@ def test_a_steady_tick_does_not_join_the_host(condition, plan):
         torch.cuda.synchronize()
         marker = torch.cuda.Event()
         with session.lane.use():
-            torch.cuda._sleep(10 * SPIN)
+            spin(10 * SPIN)
             marker.record()
         session.step()
         assert not marker.query(), "the host waited for the lane"

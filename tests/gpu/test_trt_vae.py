@@ -8,10 +8,10 @@ from ostinato.engine_runtime.models.loading import load
 from ostinato.engine_runtime.trt.play.vae import TrtVae
 
 from .. import trt_stand_in as stand_in
+from ..helpers import SPIN, spin
 from ..trt_plan import VaeHalf
 
 pytestmark = pytest.mark.gpu
-SPIN = 200_000_000  # cycles, about 0.1 s
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_a_decode_lies_between_what_its_caller_does(vae, monkeypatch, held, stre
     plan.before = plan.after = SPIN
     caller = torch.cuda.default_stream() if stream == "default" else torch.cuda.Stream()
     with torch.cuda.stream(caller):
-        torch.cuda._sleep(SPIN // 4)
+        spin(SPIN // 4)
         latents = given.mT.contiguous()
         audio = engine(latents)
         got = audio.clone()

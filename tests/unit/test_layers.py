@@ -26,7 +26,7 @@ from ostinato.nodes.stream_denoise import StreamDenoise
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("cli", "nodes", "engine_runtime")
-BORDER = {"engine_runtime/models/comfy_model.py", "engine_runtime/models/comfy_condition.py"}
+BORDER = {f"engine_runtime/models/comfy_{name}.py" for name in ("model", "condition", "queue")}
 PACK = {"engine_runtime", "nodes", "cli", "ostinato"}
 COMFYUI = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "execution", "folder_paths", "server", "nodes"}
 FILES = sorted(path.relative_to(ROOT).as_posix() for top in FOLDERS for path in (ROOT / top).rglob("*.py"))

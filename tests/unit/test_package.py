@@ -36,16 +36,26 @@ def test_every_package_is_installed():
     assert listed == found | {"ostinato"}
 
 
-def test_sources_of_kernels_are_installed():
+def installed_data():
     data = project()["tool"]["setuptools"]["package-data"]
-    found = {
+    return {
         path
         for package, patterns in data.items()
         for pattern in patterns
         for path in ROOT.joinpath(*package.split(".")[1:]).glob(pattern)
     }
+
+
+def test_sources_of_kernels_are_installed():
     kernels = set((ROOT / "engine_runtime").rglob("*.cu"))
-    assert kernels and kernels <= found
+    assert kernels and kernels <= installed_data()
+
+
+def test_all_that_comfyui_reads_is_installed():
+    """Templates, the extension, help pages and translations."""
+    for folder in ("example_workflows", "locales", "web"):
+        files = {path for path in (ROOT / folder).rglob("*") if path.is_file()}
+        assert files and files <= installed_data()
 
 
 def test_importing_the_pack_loads_nothing():

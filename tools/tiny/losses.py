@@ -77,12 +77,14 @@ class FineLoss(nn.Module):
 LOCK = 192  # samples: the decoder's first upsampling makes 250 Hz of 25, and what it adds at every step is a tone
 
 
-def locked(y: Tensor, x: Tensor, steps: int) -> Tensor:
-    """What y has more than x at each place of the decoder's step of 4 ms, over `steps` of them, `[..., n, LOCK]`.
+def locked(y: Tensor, x: Tensor) -> Tensor:
+    """What y has more than x at each place of the decoder's step of 4 ms, over all of them: `[..., LOCK]`.
 
     Sounds are off that grid and vanish in the mean; a tone at a multiple of 250 Hz, in phase with the frames, stays.
+    What does not vanish of an error e dB under the music is e - 10 log10(steps) dB: over 80 steps that hides tones at
+    -30 dB, over the 2,560 of a clip those at -45 dB.
     """
-    return (y - x).unflatten(-1, (-1, steps, LOCK)).mean(-2)
+    return (y - x).unflatten(-1, (-1, LOCK)).mean(-2)
 
 
 class ScaleD(nn.Module):

@@ -1,8 +1,10 @@
 """Pictures: python -m tools.tiny.sheets sheet OUT.png CLIP... | curves OUT.png LOG.json... | vae OUT.jpg VAE SOUNDFONT
+| tones OUT.png VAE SOUNDFONT
 
 A sheet has a spectrogram of each clip with the tempo, key and style that the detectors hear; a text file of the clip's
 name, `CLIP.txt`, is its title. Curves are the figures of the trainings' logs over their time. `vae` shows the first
-twelve held-out pieces beside what the VAE makes of them. Needs matplotlib.
+twelve held-out pieces beside what the VAE makes of them, `tones` their spectra over 10 s at 0.1 Hz, with the multiples
+of 250 Hz that stand out. Needs matplotlib.
 """
 
 from __future__ import annotations
@@ -79,6 +81,38 @@ def vae(out: Path, given: list[Path], pieces: int = 12, seconds: int = 6) -> Non
     plt.savefig(out, dpi=70, pil_kwargs={"quality": 72})
 
 
+def tones(out: Path, given: list[Path], pieces: int = 12, stands_out: float = 20.0) -> None:
+    import torch
+
+    from .even import FRAMES, HOP, rendered
+    from .losses import LOCK
+    from .shards import HELD_OUT
+    from .vae import load_vae
+
+    coder, truth = load_vae(str(given[0]), "cpu"), rendered(str(given[1]), HELD_OUT, pieces).cpu()
+    window = np.hanning(FRAMES * HOP)
+    step = FRAMES * HOP // LOCK  # bins between the multiples
+    fig, axes = plt.subplots(pieces // 2, 2, figsize=(16, 1.6 * pieces // 2), sharex=True, squeeze=False)
+    for ax, x in zip(axes.flat, truth.split(1), strict=True):
+        with torch.no_grad():
+            y = coder.decode(coder.encode(x)[0])
+        for clip, name in ((x, "rendered"), (y, "decoded")):
+            spectrum = np.abs(np.fft.rfft(clip[0].mean(0).numpy() * window)) / window.sum() * 2
+            db = 20 * np.log10(spectrum + 1e-9)
+            at = np.arange(step, 49 * step, step)
+            peaks = np.array([db[a - 2 : a + 3].max() for a in at])
+            found = peaks - [np.median(db[a - 60 : a + 61]) for a in at] > stands_out
+            loudest = f", loudest {peaks[found].max():.0f} dB" if found.any() else ""
+            told = f"{name}: {found.sum()} multiples of 250 Hz stand out{loudest}"
+            ax.plot(np.arange(len(db))[: 50 * step] / step / 4, db[: 50 * step], lw=0.3, label=told)
+        ax.set_ylim(-120, -20)
+        ax.legend(fontsize=6, loc="upper right")
+        ax.tick_params(labelsize=6)
+    plt.xlabel("kHz")
+    plt.tight_layout()
+    plt.savefig(out, dpi=60)
+
+
 def curves(out: Path, logs: list[Path]) -> None:
     """One row of panels a log; of the held-out losses the mean is drawn."""
     rows = [(path.stem, json.loads(path.read_text(encoding="utf-8"))) for path in logs]
@@ -98,4 +132,6 @@ def curves(out: Path, logs: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    {"sheet": sheet, "curves": curves, "vae": vae}[sys.argv[1]](Path(sys.argv[2]), [Path(p) for p in sys.argv[3:]])
+    {"sheet": sheet, "curves": curves, "vae": vae, "tones": tones}[sys.argv[1]](
+        Path(sys.argv[2]), [Path(p) for p in sys.argv[3:]]
+    )

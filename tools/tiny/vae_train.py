@@ -35,10 +35,9 @@ from .vae import LATENT, Vae
 HOP = 1920  # samples of a frame
 FREE, RATE_FROM, RATE_DONE = 400.0, 0.12, 0.5  # nats a frame at first; shares of the run between which they fall
 BOTH = {"mel": 2.0, "high": 4.0, "wave": 150.0, "complex": 4.0, "tones": 0.0, "roll": 10.0}  # loss weights
-DECODER = {"mel": 10.0, "high": 6.0, "wave": 60.0, "complex": 2.0, "tones": 400.0, "adversarial": 0.3, "features": 2.0}
+DECODER = {"mel": 10.0, "high": 6.0, "wave": 60.0, "complex": 2.0, "adversarial": 0.3, "features": 2.0}
 RATE_D, WINDOWS = 3e-4, (2048, 1024, 512)  # of the discriminators
 WARM_UP, AVERAGE = 300, 0.999
-TONE_STEPS = 80  # a third of a second, in which a tone of the decoder's own keeps its phase
 
 
 class Pieces:
@@ -130,7 +129,7 @@ class Trainer:
         ys, xs = sides(y), sides(x)
         high, cplx = self.fine(ys, xs)
         found = {"mel": self.mel(ys, xs), "wave": (y - x).abs().mean(), "high": high, "complex": cplx}
-        found["tones"] = locked(y, x, TONE_STEPS).abs().mean()
+        found["tones"] = locked(y, x).mean(0).abs().mean()  # they have one phase in all pieces
         self.meter(**found)
         return sum(weights[name] * loss for name, loss in found.items())
 
@@ -161,7 +160,7 @@ class Trainer:
             y = self.decode(z)
         adversarial, features = self.judged(x[..., : x.shape[-1] // 2], y[..., : y.shape[-1] // 2])
         extra = DECODER["adversarial"] * adversarial + DECODER["features"] * features
-        self.finish(self.spectra(y, x, DECODER) + self.ramp * extra)
+        self.finish(self.spectra(y, x, DECODER | {"tones": self.args.tones}) + self.ramp * extra)
 
     def judged(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Train the discriminators by a step; what they say of y, and how far its features are from x's."""
@@ -265,7 +264,7 @@ class Trainer:
         for v in (self.truth, y):
             z = torch.stft(v.flatten(0, 1), 2048, 512, window=self.mel.w2048, return_complex=True).abs()
             mels.append(20 * (self.mel.m2048 @ z).clamp(min=FLOOR).log10())
-        own = locked(y, self.truth, TONE_STEPS).square().mean((1, 2, 3)) / self.truth.square().mean((1, 2))
+        own = locked(y, self.truth).square().mean((1, 2)) / self.truth.square().mean((1, 2))
         found = {"si_sdr": sdr.mean(), "si_sdr_low": sdr.quantile(0.1), "mel_db": (mels[0] - mels[1]).abs().mean()}
         found["tones_db"] = 10 * own.log10().mean()
         return {name: round(v.item(), 3) for name, v in found.items()}
@@ -300,6 +299,7 @@ def main() -> None:
     parser.add_argument("--nats", type=float, default=160, help="rate a frame in the end")
     parser.add_argument("--freeze", type=float, default=0.78, help="share of the run after which the encoder is frozen")
     parser.add_argument("--rate", type=float, default=8e-4, help="learning rate; 4e-4 for the decoder alone")
+    parser.add_argument("--tones", type=float, default=1000, help="weight of the decoder's own tones")
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--frames", type=int, default=32, help="of a row, 25 a second")
     parser.add_argument("--most", type=int, default=7000, help="pieces kept on the device")

@@ -38,28 +38,28 @@ class Decoder:
         self.heads, self.kv_heads, self.head_dim = attention.heads, attention.kv_heads, attention.head_dim
         self.eps = model.norm_out.eps
         self.widths = {kind: out for kind, (_, out) in Targets.of(model).kinds.items()}
-        self._weights: Weights | None = None
+        self.bound: Weights | None = None  # of the last `bind`, until `release`
         self._places: list[int] = []
 
     @property
     def weights(self) -> Weights:
-        if self._weights is None:
+        if self.bound is None:
             self.bind()
-        assert self._weights is not None
-        return self._weights
+        assert self.bound is not None
+        return self.bound
 
     def bind(self) -> None:
         """Read the weights at their present addresses; where none has moved, captured passes stay valid."""
-        if self._weights is None or self._places != places(self.model):
+        if self.bound is None or self._places != places(self.model):
             with torch.no_grad():
-                self._weights = bind(self.model, self.fp8)
+                self.bound = bind(self.model, self.fp8)
             self._places = places(self.model)
-            if self._weights.cross_kv.is_cuda:  # a lane may read them next, on another stream
-                torch.cuda.synchronize(self._weights.cross_kv.device)
+            if self.bound.cross_kv.is_cuda:  # a lane may read them next, on another stream
+                torch.cuda.synchronize(self.bound.cross_kv.device)
 
     def release(self) -> None:
         """Release the weights until they are needed again."""
-        self._weights = None
+        self.bound = None
 
     def tables(self, tokens: int, device: torch.device) -> Tables:
         """Compute the rotary tables, `[N, D / 2]` cosine and sine in float32."""

@@ -34,7 +34,7 @@ def swiglu(x: Tensor, weight: Tensor) -> Tensor | None:
     k, inner = x.shape[-1], weight.shape[0] // 2
     if x.dtype not in TYPES or inner % COLUMNS or k % 8:
         return None
-    if (x.data_ptr() | weight.data_ptr()) % ALIGNED or (found := _kernel(x.device.index, x.dtype)) is None:
+    if (x.data_ptr() | weight.data_ptr()) % ALIGNED or (found := product_kernel(x.device.index, x.dtype)) is None:
         return None
     return _launched(*found, x, weight)
 
@@ -57,7 +57,7 @@ def _launched(kernel: driver.Kernel, clusters: int, x: Tensor, weight: Tensor) -
 
 
 @functools.cache
-def _kernel(device: int, dtype: torch.dtype) -> tuple[driver.Kernel, int] | None:
+def product_kernel(device: int, dtype: torch.dtype) -> tuple[driver.Kernel, int] | None:
     """Compile and try the kernel; returns it with the number of clusters that the device holds at once, or None."""
     if torch.cuda.get_device_capability(device)[0] != 9:
         return None

@@ -26,8 +26,8 @@ def operations(model: AceStepTransformer1DModel, fp8: bool) -> ModuleType:
         EngineError: naming the first thing that is missing.
     """
     kind = "fp8" if fp8 else "compiled"
-    _check_device(kind, model.device, model.dtype, CAPABILITY[fp8])
-    _check_sizes(kind, model)
+    check_device(kind, model.device, model.dtype, CAPABILITY[fp8])
+    check_sizes(kind, model)
     try:
         fused = importlib.import_module(".fused", __package__)
     except ImportError as error:
@@ -51,7 +51,7 @@ def operations(model: AceStepTransformer1DModel, fp8: bool) -> ModuleType:
     return fused
 
 
-def _check_device(kind: str, device: torch.device, dtype: torch.dtype, least: tuple[int, int]) -> None:
+def check_device(kind: str, device: torch.device, dtype: torch.dtype, least: tuple[int, int]) -> None:
     if device.type != "cuda":
         raise EngineError(f"the {kind} engine was asked for on {device.type}", "it runs on CUDA", "use eager there")
     found = torch.cuda.get_device_capability(device)
@@ -69,7 +69,7 @@ def _check_device(kind: str, device: torch.device, dtype: torch.dtype, least: tu
         )
 
 
-def _check_sizes(kind: str, model: AceStepTransformer1DModel) -> None:
+def check_sizes(kind: str, model: AceStepTransformer1DModel) -> None:
     attention, config = model.layers[0].self_attn, model.config
     group, rest = divmod(attention.heads, attention.kv_heads)
     powers = (attention.head_dim, group)

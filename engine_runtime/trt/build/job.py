@@ -128,6 +128,11 @@ class Job:
         return self._over.is_set()
 
     @property
+    def pid(self) -> int | None:
+        """Return the number of the child process, which is that of its group too; None before it is started."""
+        return None if self._process is None else self._process.pid
+
+    @property
     def tail(self) -> str:
         """Return the last lines of the child's stderr."""
         return "\n".join(self._tail)
@@ -161,6 +166,7 @@ class Job:
             # stdin stays open: its end tells the child that this process is gone
             self._process.stdin.write(json.dumps({**task, "work": self._work.name}) + "\n")
             self._process.stdin.flush()
+        log.info("%s is built in process %d", self.spec.name, self.pid)
         threading.Thread(target=self._follow, args=(self._process,), name="ostinato-build", daemon=True).start()
 
     def _follow(self, process: subprocess.Popen[str]) -> None:

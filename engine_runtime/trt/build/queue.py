@@ -12,7 +12,8 @@ from ...errors import EngineBuildError, OstinatoError
 from ...registry import registry
 from ..files.spec import BuildSpec
 from ..files.stamp import stamp
-from ..health.state import READY, Health, expects, health
+from ..health import state as health_state
+from ..health.state import READY, Health, health
 from ..library import preflight
 from .job import Job, State
 
@@ -41,7 +42,7 @@ class Wanted:
         """Judge the engine that is there now against the wanted one."""
         known = {
             flavor: expect if isinstance(expect, OstinatoError) else replace(expect, weights=self.weights)
-            for flavor, expect in expects().items()
+            for flavor, expect in health_state.expects().items()
         }
         return health(self.plan, known, folder=self.folder)
 
@@ -162,7 +163,7 @@ def _is_done(job: Job | None) -> bool:
     return job is not None and job.state is State.done
 
 
-def told(job: Job) -> str:
+def progress_line(job: Job) -> str:
     """Describe the state of a build in one line."""
     if job.state is State.done:
         return f"{job.spec.name} is built"

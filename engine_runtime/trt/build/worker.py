@@ -31,7 +31,7 @@ from ..files.folder import claim, commit, forget, ready_folder, refused_write, w
 from ..files.sidecar import Expect, Sidecar, check_fit, parse, rewritten, sidecar_path
 from ..files.spec import BuildSpec
 from ..files.trust import Trust
-from ..health.state import here
+from ..health import state
 from ..library import preflight
 from ..library.process import child_command, ended, revived
 from .assemble import check_io, make_sidecar, read_record, read_written, write_plan
@@ -54,7 +54,7 @@ def run(what: str) -> int:
         work = Path(task["folder"]) / task["work"]
         threading.Thread(target=_watch, args=(work,), daemon=True).start()
     try:
-        tell(_TASKS[what](task, tell))
+        tell(TASKS[what](task, tell))
     except OstinatoError as error:
         tell({"error": _packed(error)})
         return 3
@@ -146,20 +146,20 @@ def _build(task: dict[str, Any], tell: Tell) -> dict[str, Any]:
         work = folder / task["work"]
         work.mkdir()
         try:
-            return _in_order({**task, "library": library}, spec, folder, work, say)
+            return build_in_order({**task, "library": library}, spec, folder, work, say)
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
 
-def _in_order(task: dict[str, Any], spec: BuildSpec, folder: Path, work: Path, say: Say) -> dict[str, Any]:
+def build_in_order(task: dict[str, Any], spec: BuildSpec, folder: Path, work: Path, say: Say) -> dict[str, Any]:
     start = time.monotonic()
-    exported = _exported(task, spec, work, say)
+    exported = exported_graph(task, spec, work, say)
     stages = {"export": round(time.monotonic() - start, 1)}
     plan = work / f"{spec.name}.plan"
     sidecar = _built(Path(exported["onnx"]), spec, folder, plan, exported["peak_bytes"], stages, say)
     say(State.checking, BUILT, "checking the engine")
     begin = time.monotonic()
-    proof, unverified = _proven(task, sidecar, plan, folder, say)
+    proof, unverified = prove(task, sidecar, plan, folder, say)
     stages = {**sidecar.stages, "check": round(time.monotonic() - begin, 1)}
     sidecar = replace(sidecar, proof=proof, stages=stages, seconds=round(time.monotonic() - start, 1))
     write_whole(sidecar_path(plan), rewritten(sidecar))
@@ -172,12 +172,12 @@ def _in_order(task: dict[str, Any], spec: BuildSpec, folder: Path, work: Path, s
     return {"plan": str(plan), "unverified": unverified}
 
 
-def _exported(task: dict[str, Any], spec: BuildSpec, work: Path, say: Say) -> dict[str, Any]:
+def exported_graph(task: dict[str, Any], spec: BuildSpec, work: Path, say: Say) -> dict[str, Any]:
     """Return `{"onnx", "peak_bytes"}` of an export in its own process, or of the given graph."""
     if spec.onnx is not None:
         return {"onnx": spec.onnx, "peak_bytes": None}
     say(State.exporting, 0.0, f"exporting {spec.model or spec.size}")
-    return _child("export", task, lambda share, what: say(State.exporting, share * EXPORTED, what))
+    return run_child("export", task, lambda share, what: say(State.exporting, share * EXPORTED, what))
 
 
 def _built(
@@ -188,13 +188,13 @@ def _built(
     weights = sum(f.stat().st_size for f in (onnx, onnx.with_name(onnx.name + ".data")) if f.exists())
     preflight.check_room(folder, int(weights * preflight.PLAN_FACTOR * len(spec.profiles)), "the engine")
     preflight.check_memory(preflight.build_memory(weights, len(spec.profiles)))
-    begin = told = 0.0 if spec.onnx else EXPORTED
+    begin = reported = 0.0 if spec.onnx else EXPORTED
     say(State.building, begin, f"building {spec.name}")
 
     def progress(fraction: float) -> None:
-        nonlocal told
-        if (now := begin + fraction * (BUILT - begin)) - told >= STEP:
-            told = now
+        nonlocal reported
+        if (now := begin + fraction * (BUILT - begin)) - reported >= STEP:
+            reported = now
             say(State.building, now, f"building {spec.name}")
 
     built = build(onnx, record, spec, folder / f".timing-{spec.flavor}.cache", progress)
@@ -205,7 +205,7 @@ def _built(
     return sidecar
 
 
-def _proven(
+def prove(
     task: dict[str, Any], sidecar: Sidecar, plan: Path, folder: Path, say: Say
 ) -> tuple[dict[str, Any] | None, str]:
     """Check a plan that is not in place yet; returns (figures, why there are none).
@@ -220,7 +220,7 @@ def _proven(
         return None, "no NVIDIA driver answers on this machine"
     asked = {**task, "sidecar": sidecar.as_json(), "plan": str(plan)}
     try:
-        said = _child("check", asked, lambda _, what: say(State.checking, BUILT, what))
+        said = run_child("check", asked, lambda _, what: say(State.checking, BUILT, what))
     except MemoryShortage as error:
         if (folder / plan.name).exists():
             raise
@@ -228,7 +228,7 @@ def _proven(
     return said.get("proof"), said.get("unverified", "")
 
 
-def _child(what: str, task: dict[str, Any], hear: Callable[[float, str], None]) -> dict[str, Any]:
+def run_child(what: str, task: dict[str, Any], hear: Callable[[float, str], None]) -> dict[str, Any]:
     """Run a task in its own process, whose memory is freed with it, and return its last message. Raises its error."""
     process = subprocess.Popen(
         child_command(what), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
@@ -267,13 +267,13 @@ def _export(task: dict[str, Any], tell: Tell) -> dict[str, Any]:
     return {"onnx": str(onnx), "peak_bytes": _peak()}
 
 
-def _check(task: dict[str, Any], tell: Tell) -> dict[str, Any]:
+def check(task: dict[str, Any], tell: Tell) -> dict[str, Any]:
     """Return `{"proof"}` of a plan that was just written, or `{"unverified"}` with why it cannot be checked here."""
     from ..health.check import compare, this_gpu
     from ..play.tensorrt import tensorrt
 
     sidecar, plan = parse(task["sidecar"]), Path(task["plan"])
-    place = here(sidecar.flavor, sidecar.library)
+    place = state.here(sidecar.flavor, sidecar.library)
     if place.capability is None:
         return {"unverified": "this PyTorch sees no CUDA device"}
     try:
@@ -298,4 +298,4 @@ def _probe(task: dict[str, Any], tell: Tell) -> dict[str, Any]:
     return {"version": probe(task["flavor"]).version}
 
 
-_TASKS = {"build": _build, "export": _export, "check": _check, "probe": _probe}
+TASKS = {"build": _build, "export": _export, "check": check, "probe": _probe}

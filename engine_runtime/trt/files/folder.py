@@ -123,16 +123,16 @@ def claim(
     """
     from filelock import FileLock
 
-    lock, told = FileLock(folder / LOCK), ""
+    lock, last = FileLock(folder / LOCK), ""
     while not _acquired(lock, 0.3 if wait else 0):
         who = holder(folder)
         if not wait:
             raise EngineBuildError(
                 f"{who} runs in {folder}", "one build at a time runs in a folder", "wait for it, or cancel it"
             )
-        if who != told:
+        if who != last:
             waiting(who)
-            told = who
+            last = who
     try:
         note = {"name": name, "pid": os.getpid(), "since": time.strftime("%H:%M:%S")}
         write_whole(folder / HOLDER, json.dumps(note).encode())

@@ -15,9 +15,11 @@ from ...errors import LONGEST, EngineBuildError, EngineFileError, OstinatoError,
 from ..files.folder import claim, dead_builds, plans
 from ..files.sidecar import Expect
 from ..files.trust import Trust
+from ..library import flavor as library_flavor
 from ..library import preflight
-from ..library.flavor import mapped, owner
-from .state import Health, expects, health
+from ..library.flavor import owner
+from . import state
+from .state import Health, health
 
 GOOD, NOTE, PROBLEM = "ok", "note", "problem"
 
@@ -46,7 +48,7 @@ def examine_all(
         model: replaces the models that the engines were built from; None looks for those.
     """
     trust = trust or Trust()
-    known = expects()
+    known = state.expects()
     found = [*_foreign(), *_packages(), *_libraries(known), *_key(trust)]
     engines = [only] if only is not None else plans(folder)
     if only is None:
@@ -65,7 +67,7 @@ def _foreign() -> list[Finding]:
             f"{path} ({name}) is loaded in this process, by {owner(path)}",
             "a process holds one TensorRT: switch off the pack that loads it, or play on the compiled or eager engine",
         )
-        for name, path in mapped()
+        for name, path in library_flavor.mapped()
     ]
 
 
@@ -141,7 +143,7 @@ def _folder(folder: Path, engines: list[Path], trust: Trust) -> list[Finding]:
 def _engine(state: Health, model: str | None) -> list[Finding]:
     name = state.plan.name
     if state.error is None:
-        found = [Finding(GOOD, f"{name} is {state.told()}")]
+        found = [Finding(GOOD, f"{name} is {state.readiness()}")]
     else:
         what = f"{name} is {state.state}: {state.error.given}; {state.error.allowed}"
         found = [Finding(PROBLEM, what, state.error.remedy)]

@@ -57,9 +57,9 @@ class Health:
 
     def text(self) -> str:
         """Describe the engine in one line."""
-        return f"{plain(self.plan.stem)}: {self.told() if self.error is None else f'{self.state}: {self.error}'}"
+        return f"{plain(self.plan.stem)}: {self.readiness() if self.error is None else f'{self.state}: {self.error}'}"
 
-    def told(self) -> str:
+    def readiness(self) -> str:
         """Describe how far a ready engine was checked."""
         return f"{READY}{'' if self.whole else ' by its size'}{'' if self.verified else ', unverified on this GPU'}"
 

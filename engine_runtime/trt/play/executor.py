@@ -51,6 +51,8 @@ class Executor:
         graphs: whether CUDA graphs may be captured.
 
     Attributes:
+        keeper: of the memory that running executes use.
+        buffers: flat, by name, of the largest size so far: outputs, and copies of inputs.
         capture: of executes with the same profile, shapes and addresses; the caller's own capture includes them as
             they are. A context must have run once with its shapes, so it is the second execute that is captured.
     """
@@ -75,16 +77,16 @@ class Executor:
             if engine.get_tensor_mode(name) == flavor.module.TensorIOMode.OUTPUT:
                 self.outputs.append(name)
         self._errors, self._make = errors, make
-        self._keeper = Keeper(device)
+        self.keeper = Keeper(device)
         self.capture = Capture(
             device,
             graphs and not flavor.own_graphs,
             pool=OwnPools(),  # the library's workspace is its own
             name="executes of the engine",
-            release=self._keeper.later,
+            release=self.keeper.later,
         )
         self._context: trt.IExecutionContext | None = None
-        self._buffers: dict[str, Tensor] = {}  # flat, of the largest size so far: outputs, copies of inputs
+        self.buffers: dict[str, Tensor] = {}
         self._forget()
 
     def _forget(self) -> None:
@@ -94,7 +96,7 @@ class Executor:
         self._results: dict[str, tuple[int, ...]] = {}  # shapes of the outputs
         self._addresses: dict[str, int] = {}
         self.capture.clear()
-        self._keeper.retire()
+        self.keeper.retire()
 
     @property
     def inputs(self) -> list[str]:
@@ -133,17 +135,17 @@ class Executor:
         with self.lock, on(self.device), torch.inference_mode(False), torch.no_grad():
             context, stream = self.context, self._stream()
             self._check(inputs)
-            self._keeper.enter()
+            self.keeper.enter()
             try:
                 self._fit(context, inputs, profile, stream)
                 outputs = {name: self._buffer(name, shape) for name, shape in self._results.items()}
                 self._bind(context, inputs, outputs)
                 self._launch(context, stream)
             except BaseException:
-                self._keeper.mark()
+                self.keeper.mark()
                 self._forget()
                 raise
-            self._keeper.mark()
+            self.keeper.mark()
             return outputs
 
     def _stream(self) -> int:
@@ -196,9 +198,9 @@ class Executor:
     def _buffer(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Return the head of a buffer, which grows for a larger shape."""
         count = torch.Size(shape).numel()
-        flat = self._buffers.get(name)
+        flat = self.buffers.get(name)
         if flat is None or flat.numel() < count:
-            flat = self._buffers[name] = aligned(count, self.dtypes[name], self.device)
+            flat = self.buffers[name] = aligned(count, self.dtypes[name], self.device)
         return flat[:count].view(shape)
 
     def _bind(
@@ -207,10 +209,10 @@ class Executor:
         """Copy unaligned inputs and set changed addresses; every tensor is kept until the run is over."""
         for name in self.dtypes:
             tensor = outputs[name] if name in outputs else inputs[name]
-            self._keeper.hold(name, tensor)
+            self.keeper.hold(name, tensor)
             if tensor.data_ptr() % ALIGNMENT:
                 tensor = self._buffer(name, tuple(tensor.shape)).copy_(tensor, non_blocking=True)
-                self._keeper.hold(f"copy of {name}", tensor)
+                self.keeper.hold(f"copy of {name}", tensor)
             address = tensor.data_ptr()
             if self._addresses.get(name) != address:
                 done = context.set_tensor_address(name, address)
@@ -239,20 +241,20 @@ class Executor:
         """Release inputs, and graphs over them, once their last run is over. Does not wait."""
         with self.lock:
             self.capture.clear()
-            self._keeper.retire()
-            self._keeper.release()
+            self.keeper.retire()
+            self.keeper.release()
 
     def drain(self) -> None:
         """Wait until every run is over."""
         with self.lock:
-            self._keeper.drain()
+            self.keeper.drain()
 
     @contextmanager
     def paused(self) -> Iterator[trt.ICudaEngine]:
         """Yield the engine with nothing running, to change its weights; captured graphs and bindings are dropped."""
         with self.lock:
             self._forget()
-            self._keeper.drain()
+            self.keeper.drain()
             if self.engine is None:
                 raise EngineError("the engine is closed", "only an open one can be changed", "load it again")
             yield self.engine
@@ -261,9 +263,9 @@ class Executor:
         """Wait for every run, then free the workspace and all buffers; the next run allocates them again."""
         with self.lock, on(self.device):
             self._forget()
-            self._keeper.drain()
+            self.keeper.drain()
             self._context = None
-            self._buffers.clear()
+            self.buffers.clear()
 
     def close(self) -> None:
         """Free what `shed` frees, and the engine with its weights. Closing twice is allowed."""

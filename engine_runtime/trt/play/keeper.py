@@ -15,6 +15,9 @@ class Keeper:
 
     Args:
         device: where the executes run.
+
+    Attributes:
+        retired: what is released once its event has passed, the oldest first.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -23,7 +26,7 @@ class Keeper:
         self._stream: torch.cuda.Stream | None = None  # of the last execute
         self._held: dict[str, Tensor] = {}  # in use, by the name it is bound to
         self._stale: list[Any] = []  # last used by the last execute
-        self._retired: deque[tuple[torch.cuda.Event, list[Any]]] = deque()
+        self.retired: deque[tuple[torch.cuda.Event, list[Any]]] = deque()
 
     def enter(self) -> None:
         """Make the current stream wait for the last execute's stream where they differ, and release finished memory.
@@ -66,18 +69,18 @@ class Keeper:
     def _set_aside(self) -> None:
         """Tie stale memory to the last execute's event, which is not recorded again; later executes get a new one."""
         if self._stale and self._done is not None:
-            self._retired.append((self._done, self._stale))
+            self.retired.append((self._done, self._stale))
             self._done = torch.cuda.Event()
         self._stale = []
 
     def release(self) -> None:
         """Drop memory whose event has passed. Does not wait."""
-        while self._retired and self._retired[0][0].query():
-            self._retired.popleft()
+        while self.retired and self.retired[0][0].query():
+            self.retired.popleft()
 
     def drain(self) -> None:
         """Wait on the host until every execute is over, and release everything. Not for use in a tick."""
         self.retire()
         if self._done is not None:
             self._done.synchronize()
-        self._retired.clear()
+        self.retired.clear()

@@ -196,9 +196,9 @@ def check_refittable(refittable: bool) -> None:
 
 
 def _cannot(names: list[str]) -> EngineError:
-    told = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+    listed = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
     return EngineError(
-        f"{len(names)} weights cannot be refitted ({told})",
+        f"{len(names)} weights cannot be refitted ({listed})",
         "the engine must know each of them by its own name",
         "play the adapter on an engine with LoRA inputs, or build the engine again",
     )

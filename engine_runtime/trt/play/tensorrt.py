@@ -41,6 +41,10 @@ class TensorRT:
 
     Args:
         flavor: from `probe`.
+
+    Attributes:
+        runtime: the library's own; it runs no host code of a plan.
+        open_engines: those that somebody uses, by library, hash of the plan, device and sole user.
     """
 
     def __init__(self, flavor: Flavor) -> None:
@@ -48,11 +52,11 @@ class TensorRT:
         self.errors = Errors()
         self.opening = threading.RLock()  # one plan at a time; held for seconds, so no tick takes it
         self._lock = threading.RLock()
-        self._engines: dict[tuple[str, str, str, str], _Held] = {}
+        self.open_engines: dict[tuple[str, str, str, str], _Held] = {}
         self._logger, self._recorder = logger(flavor), recorder(flavor, self.errors)  # the library holds no reference
-        self._runtime: trt.Runtime = checked("Runtime", flavor.module.Runtime(self._logger), self.errors)
-        self._runtime.error_recorder = self._recorder
-        self._runtime.engine_host_code_allowed = False
+        self.runtime: trt.Runtime = checked("Runtime", flavor.module.Runtime(self._logger), self.errors)
+        self.runtime.error_recorder = self._recorder
+        self.runtime.engine_host_code_allowed = False
 
     def header_problem(self, head: bytes) -> str | None:
         """Return what is wrong with the first bytes of a plan, or None; only TensorRT-RTX can tell before opening
@@ -60,7 +64,7 @@ class TensorRT:
         if not self.flavor.validity:
             return None
         with self._lock:
-            runtime: Any = self._runtime  # only TensorRT-RTX has these members
+            runtime: Any = self.runtime  # only TensorRT-RTX has these members
             validity, why = runtime.get_engine_validity(head[: runtime.engine_header_size])
             said = self.errors.text()
             self.errors.clear()
@@ -101,13 +105,13 @@ class TensorRT:
                 return found
             engine = TrtEngine(self._open(data, sidecar, device, make_room, graphs), self.flavor, sidecar)
             with self._lock:
-                self._engines[key] = _Held(engine, 1)
+                self.open_engines[key] = _Held(engine, 1)
             return engine
 
     def _shared(self, key: tuple[str, str, str, str]) -> TrtEngine | None:
         """Take a share of an engine if it is open, else return None."""
         with self._lock:
-            held = self._engines.get(key)
+            held = self.open_engines.get(key)
             if held is None:
                 return None
             held.users += 1
@@ -136,11 +140,11 @@ class TensorRT:
     def release(self, engine: TrtEngine) -> None:
         """Give back one share; the last one closes the engine once nothing runs. The engine may be closed already."""
         with self._lock:
-            for key, held in list(self._engines.items()):
+            for key, held in list(self.open_engines.items()):
                 if held.engine is engine:
                     held.users -= 1
                     if held.users == 0:
-                        del self._engines[key]
+                        del self.open_engines[key]
                         engine.close()
 
     def swap(self, old: TrtEngine, load: Callable[[], TrtEngine], switch: Switch) -> TrtEngine:
@@ -181,7 +185,7 @@ class TensorRT:
 
         with on(device):
             engine: trt.ICudaEngine = room.found(
-                "deserialize_cuda_engine", len(data), partial(self._runtime.deserialize_cuda_engine, data)
+                "deserialize_cuda_engine", len(data), partial(self.runtime.deserialize_cuda_engine, data)
             )
             check_io(engine, sidecar)
             return Executor(engine, self.flavor, self.errors, device, make, graphs)

@@ -1,9 +1,11 @@
-"""Test-only nodes: seeded CONDITIONING and LATENT, a LATENT's exact tensor to disk, and guidance written anew."""
+"""Test-only nodes: seeded CONDITIONING and LATENT, a LATENT's exact tensor to disk, guidance written anew, a job that
+needs all memory."""
 
 import importlib
 import os
 import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import comfy.model_management
@@ -141,5 +143,25 @@ class BorderBuilds:
         return job
 
 
-OURS = (BorderConditioning, BorderLatent, BorderSave, BorderGuided, BorderBuilds)
+class BorderNeedsAll:
+    """Has ComfyUI take every model away, as a large one does, and works on for some seconds."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "test", "work", (), True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"seconds": ("FLOAT", {"default": 1.0}), "seed": SEED}}
+
+    def work(self, seconds, seed):
+        manager = comfy.model_management
+        manager.free_memory(1e30, manager.get_torch_device())
+        loaded = [type(one.model).__name__ for one in manager.current_loaded_models]
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            manager.throw_exception_if_processing_interrupted()
+            time.sleep(0.05)
+        return {"ui": {"loaded": loaded}}
+
+
+OURS = (BorderConditioning, BorderLatent, BorderSave, BorderGuided, BorderBuilds, BorderNeedsAll)
 NODE_CLASS_MAPPINGS = {node.__name__: node for node in OURS}

@@ -113,7 +113,7 @@ def test_the_ring_is_full_at_every_tick_and_its_slots_are_apart(name):
         assert not any(session.stats().dropped for session in played.drive.sessions)
         with pytest.raises(ValueError, match="1 ticks more"):
             played.run(1)
-    assert not runtime()._sessions
+    assert not runtime().names
 
 
 def test_identical_arguments_are_identical_work(engine):
@@ -149,7 +149,7 @@ def test_a_latent_without_numbers_is_an_error(monkeypatch):
     monkeypatch.setattr(StandIn, "__call__", lambda self, rows: torch.full_like(rows.hidden_states, torch.nan))
     with pytest.raises(EngineError, match="NaN"), steady(engine, SMALL, 2):
         pass
-    assert not runtime()._sessions
+    assert not runtime().names
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_case_out_of_range_is_refused(wrong):
 def test_a_case_that_does_not_fit_is_refused(engine, wrong):
     with pytest.raises(InputError), steady(engine, Case(**{"seconds": 1.0, **wrong}), 1):
         pass
-    assert not runtime()._sessions
+    assert not runtime().names
 
 
 # --- the report ------------------------------------------------------------------------------------------------------
@@ -206,13 +206,13 @@ def test_the_json_has_the_fields_that_it_must(found, tmp_path):
 def test_references_take_turns_with_the_engine(tiny, monkeypatch):
     """A B A B, the reference without CUDA graphs."""
     order = []
-    timed = run_module._Bench._timed
+    timed = run_module.Bench.timed
 
     def spy(self, engine, case, times, captured):
         order.append((engine is self.engine, captured))
         return timed(self, engine, case, times, captured)
 
-    monkeypatch.setattr(run_module._Bench, "_timed", spy)
+    monkeypatch.setattr(run_module.Bench, "timed", spy)
     run(Plan(("eager",), (SMALL,), 2, ("eager",)), tiny)
     assert order == [(True, True), (False, False)] * 2
 
@@ -245,7 +245,7 @@ def test_one_engine_is_gone_before_the_next_is_opened(tiny, monkeypatch):
 def test_calls_are_counted_after_the_times(tiny):
     """A GPU's run adds them to what it has timed; on the CPU there are none."""
     case, engine = SMALL, EagerEngine(tiny.transformer(), "x")
-    bench = run_module._Bench(Plan(("eager",), (case,), 2), tiny, "eager", engine, {}, 0)
+    bench = run_module.Bench(Plan(("eager",), (case,), 2), tiny, "eager", engine, {}, 0)
     timed, calls = bench.measure(case), bench.calls(case)
     assert all(timed[name] is None for name in calls)
     assert calls["joins_per_tick"] == calls["launches_per_tick"] == 0 and calls["calls_per_tick"] == {}
@@ -451,7 +451,7 @@ def test_the_picture_has_a_dot_for_every_time(found):
 def test_a_soak_ends_with_the_work_it_began_with(monkeypatch):
     """By the seeds of the requests and the knobs that were turned; what lies between is other work."""
     blocks, told = [], []
-    block = soak_module._Player.block
+    block = soak_module.Player.block
 
     def spy(self, drive, seed, ticks):
         blocks.append([])
@@ -468,24 +468,24 @@ def test_a_soak_ends_with_the_work_it_began_with(monkeypatch):
             )
         )
 
-    plain = soak_module._Player._act
-    monkeypatch.setattr(soak_module._Player, "block", spy)
-    monkeypatch.setattr(soak_module._Player, "_act", act)
+    plain = soak_module.Player._act
+    monkeypatch.setattr(soak_module.Player, "block", spy)
+    monkeypatch.setattr(soak_module.Player, "_act", act)
     made = soak(StandIn(), 190, 1.0, seed=3, on_tick=lambda *t: told.append(t), block=30)
     assert [len(b) for b in blocks] == [30, 30, 30, 30, 10, 30, 30] and made.ticks == 190
     assert blocks[0] == blocks[1] == blocks[5] != blocks[2] == blocks[6] != blocks[3]
     assert made.finished > 30 and made.dropped == 0 and told[-1] == (190, 190)
     assert [len(made.first_ms), len(made.between_ms), len(made.last_ms)] == [2, 2, 2] and min(made.first_ms) > 0
-    assert made.device_bytes is made.device_used is None and not runtime()._sessions
+    assert made.device_bytes is made.device_used is None and not runtime().names
     json.dumps(made.as_json())
 
 
 def test_every_knob_can_be_turned_in_a_soak():
     player = SimpleNamespace(_random=random.Random(0), frames=25)
-    player._generator = partial(soak_module._Player._generator, player)
+    player._generator = partial(soak_module.Player._generator, player)
     for knob in KNOBS.values():
         for _ in range(20):
-            knob.check(soak_module._Player._value(player, knob))
+            knob.check(soak_module.Player._value(player, knob))
 
 
 def test_a_soak_says_what_is_not_flat():

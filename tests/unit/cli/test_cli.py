@@ -271,7 +271,7 @@ def shown():
 
 def test_progress_in_comfyui_is_not_sent_for_every_tick():
     sent = []
-    progress = host._throttled(lambda done, total, node_id: sent.append(done))
+    progress = host.throttled(lambda done, total, node_id: sent.append(done))
     for done in range(1001):
         progress(done, 1000, "1")
     assert sent[0] == 0 and sent[-1] == 1000 and len(sent) < 100

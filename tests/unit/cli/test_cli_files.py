@@ -87,7 +87,7 @@ def test_prefixes_that_no_file_should_have(tmp_path, prefix):
 def test_comfyui_gets_no_such_prefix(monkeypatch, prefix):
     monkeypatch.setitem(sys.modules, "folder_paths", None)  # it is not asked
     with pytest.raises(InputError, match="prefix"):
-        host._comfyui_file(prefix, ".flac")
+        host.comfyui_file(prefix, ".flac")
 
 
 def test_a_name_that_the_system_refuses(tmp_path):

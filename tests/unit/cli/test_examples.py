@@ -12,7 +12,7 @@ from ostinato.cli.workflow import parse
 from typer.testing import CliRunner
 
 FOLDER = Path(__file__).parents[3] / "example_workflows"
-PLAYED = sorted(p for p in FOLDER.glob("*.json") if not p.stem.startswith("native_"))
+PLAYED = sorted(p for p in FOLDER.glob("*.json") if not p.stem.startswith(("native_", "live")))
 NATIVE = sorted(FOLDER.glob("native_*.json"))
 SHORT = {
     "text_to_music": ["OstinatoEncodePrompt.seconds=1.0"],

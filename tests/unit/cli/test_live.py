@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import numpy as np
 import pytest
-import soundfile
-import torch
 from aiohttp import web
 from ostinato.cli import live
 from ostinato.cli.core_nodes import Folders, next_file, use_folders
 from ostinato.cli.graph import WorkflowError
-from ostinato.cli.main import all_types
+from ostinato.cli.main import all_types, app
 from ostinato.cli.settings import apply_settings
 from ostinato.cli.workflow import load_json, parse
-from ostinato.engine_runtime.controls.knobs import Knobs
 from ostinato.engine_runtime.errors import InputError
 from ostinato.engine_runtime.live.score import Cost, cost
-from ostinato.engine_runtime.live.session import Capture
-from ostinato.engine_runtime.takes.take import Log
 from ostinato.nodes.shared import host, live_graph
 from ostinato.nodes.shared.live_graph import LiveGraph
 
@@ -148,23 +143,62 @@ def test_a_value_that_a_widget_does_not_take(instrument: Callable[..., LiveGraph
         graph.check(place(graph, name), wrong)
 
 
+def with_session(tmp_path: Path, *, denoise: bool = True) -> Path:
+    """`gain_and_dcw`'s ring as a Live Session, beside its Stream Denoise or in its place, as ComfyUI saves it."""
+    types = all_types()
+    prompt = parse(load_json(EXAMPLES / "gain_and_dcw.json"), types).to_api()
+    number, ring = next((n, node) for n, node in prompt.items() if node["class_type"] == "OstinatoStreamDenoise")
+    model = next(n for n, node in prompt.items() if node["class_type"] == "OstinatoLoadModel")
+    prompt[model]["inputs"]["model"] = "random"
+    prompt[number]["inputs"] |= {"count": 1, "depth": 1, "steps": 2}
+    inputs = {name: value for name, value in ring["inputs"].items() if name != "count"}
+    more = {"model": [model, 0], "mode": "endless", "given.77.0": ["77", 0], "given_at": 1.0}
+    prompt["99"] = {"class_type": "OstinatoLiveSession", "inputs": inputs | more}
+    if not denoise:
+        later = {number}
+        for n, node in prompt.items():
+            if any(isinstance(value, list) and value[0] in later for value in node["inputs"].values()):
+                later.add(n)
+        prompt = {n: node for n, node in prompt.items() if n not in later}
+    path = tmp_path / "session.json"
+    path.write_text(json.dumps(prompt), encoding="utf-8")
+    return path
+
+
+def test_a_live_session_goes_before_a_ring_and_has_its_own_mode(
+    instrument: Callable[..., LiveGraph], tmp_path: Path
+) -> None:
+    types = all_types()
+    for node, mode, playing, wanted in (
+        (None, None, "99", "endless"),
+        ("OstinatoLiveSession", "loop", "99", "loop"),
+        ("OstinatoStreamDenoise", None, "session", "loop"),
+        ("OstinatoStreamDenoise", "endless", "session", "endless"),
+    ):
+        graph = live.live_graph(parse(load_json(with_session(tmp_path)), types), types, node, mode, lambda title: None)
+        assert graph.score.mode == wanted
+        modes = [widget for widget in graph.widgets() if widget["input"] == "mode"]
+        assert [(widget["node"], widget["value"]) for widget in modes] == [(playing, wanted)]
+        other = "loop" if wanted == "endless" else "endless"
+        assert graph.turn({(playing, "mode"): graph.check((playing, "mode"), other)}).mode == other
+        with pytest.raises(InputError, match="no live widget"):
+            graph.check(("99" if playing == "session" else "session", "mode"), "loop")
+
+
+def test_run_says_what_plays_a_live_session_and_runs_the_rest(cache: None, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    for denoise in (True, False):
+        out = tmp_path / str(denoise)
+        done = CliRunner().invoke(app, ["run", str(with_session(tmp_path, denoise=denoise)), "--out", str(out)])
+        assert done.exit_code == 0, done.output
+        assert "ostinato live" in done.output
+        assert bool(list(out.glob("**/*.flac"))) is denoise
+
+
 def test_a_workflow_without_a_ring_is_refused(instrument: Callable[..., LiveGraph]) -> None:
     with pytest.raises(WorkflowError, match="no node that plays"):
         instrument("text_to_music", node="OstinatoLoadModel")
-
-
-def test_a_capture_becomes_a_flac_and_a_take(tmp_path: Path, turbo: Any) -> None:
-    from ostinato.engine_runtime.config import StreamConfig
-    from ostinato.engine_runtime.models.engines import eager_engine
-
-    audio = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 9600)).astype(np.float32)
-    take = Log.of(eager_engine(turbo), StreamConfig(), Knobs())
-    names = live.write_capture(Capture(audio, torch.zeros(5, 64), take), tmp_path)
-    assert names == ["live_00001_.flac", "live_00001_.safetensors"]
-    back, rate = soundfile.read(tmp_path / names[0], dtype="float32")
-    assert rate == 48_000 and np.abs(back.T - audio).max() < 1e-4
-    assert Log.load(tmp_path / names[1]).engine == take.engine
-    assert live.write_capture(Capture(audio, torch.zeros(5, 64), take), tmp_path)[0] == "live_00002_.flac"
 
 
 def test_the_page_is_served_to_itself_alone() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ostinato.engine_runtime.controls import curves, points
+from ostinato.engine_runtime.controls import curves, from_audio, points
 from ostinato.engine_runtime.controls.curves import Curve
 from ostinato.engine_runtime.errors import InputError
 from ostinato.engine_runtime.plots.curve import plot_curve, ticks
@@ -49,6 +49,9 @@ def test_a_ramp():
     same(curves.ramp(1, 0, begin=0.4), [1.0] * 10 + [1 - k / 10 for k in range(11)])
     same(curves.ramp(1, 0, begin=5), [1.0] * 20)
     refuses("from 2 to 1 s", lambda: curves.ramp(0, 1, 2, 1))
+    refuses("from 1 to 1 s", lambda: curves.ramp(0, 1, 1, 1))
+    refuses("the end of a ramp is -1", lambda: curves.ramp(0, 1, 0, -1))
+    refuses("the end of a ramp is 601", lambda: curves.ramp(0, 1, 0, 601))
     refuses("the beginning of a ramp is -1", lambda: curves.ramp(0, 1, -1))
     refuses("the start is nan", lambda: curves.ramp(math.nan, 1))
 
@@ -111,7 +114,13 @@ def test_a_random_walk_is_the_same_everywhere():
 
 def test_an_lfo_refuses():
     refuses("the rate is 13", lambda: curves.lfo("sine", 13))
-    refuses("6 cycles are asked of 11 frames", lambda: curves.lfo("sine", 6, "cycles").values(11))
+    refuses("asked of 11 frames; allowed are 5;", lambda: curves.lfo("sine", 6, "cycles").values(11))
+    assert curves.lfo("sine", 7500, "cycles").values(15000).shape == (15000,)
+    refuses("the rate is 7500.5", lambda: curves.lfo("sine", 7500.5, "cycles"))
+    refuses("the rate is -0.5", lambda: curves.lfo("sine", -0.5))
+    refuses("the phase is 1.5", lambda: curves.lfo("sine", 1, phase=1.5))
+    assert curves.lfo("random", 1, phase=1, seed=2**64 - 1).values(3).shape == (3,)
+    refuses("the seed is 18446744073709551616", lambda: curves.lfo("random", 1, seed=2**64))
     same(curves.lfo("square", 6, "cycles"), [1.0, 0.0] * 6)
     refuses("the phase is -0.1", lambda: curves.lfo("sine", 1, phase=-0.1))
     refuses("the shape is 'saw'", lambda: curves.lfo("saw", 1))
@@ -160,6 +169,37 @@ def test_a_monotone_cubic_by_hand():
     same(points.through([[0, 0], [0.5, 0.1], [1, 1]]), [*first, *second[1:]])
 
 
+def test_a_monotone_cubic_over_a_knee_is_flat_behind_it():
+    """A slope of 0 at the knee. Secants 4.5, 0.5 and 0; 2.5 in the middle is shortened to three of the second's."""
+    knee = [[0, 0], [0.1, 0.45], [0.2, 0.5], [1, 0.5]]
+    first = CubicHermiteSpline([0, 0.1], [0, 0.45], [4.5, 1.5])(np.linspace(0, 0.1, 11))
+    second = CubicHermiteSpline([0.1, 0.2], [0.45, 0.5], [1.5, 0])(np.linspace(0.1, 0.2, 11))
+    same(points.through(knee), [*first, *second[1:], *[0.5] * 80], atol=1e-7)
+
+
+def test_a_jump_between_slopes_breaks_neither():
+    jump = points.through([[0, 0], [0.5, 0.2], [0.5, 0.8], [1, 1]]).values(100)
+    at = np.linspace(0, 1, 100)
+    first = CubicHermiteSpline([0, 0.5], [0, 0.2], [0.4, 0])(at[:50])
+    second = CubicHermiteSpline([0.5, 1], [0.8, 1], [0, 0.4])(at[50:])
+    np.testing.assert_allclose(jump, [*first, *second], atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", points.INTERPOLATIONS)
+def test_a_jump_at_an_end_is_seen_there(mode):
+    edges = [[0, 0.2], [0, 0.8], [1, 0.8], [1, 0.1]]
+    made = points.through(edges, mode).values(9)
+    np.testing.assert_allclose(made[1:-1], [0.8] * 7, atol=1e-6)
+    assert made[-1] == np.float32(0.1) and (mode == "linear" or made[0] == np.float32(0.2))
+
+
+def test_seconds_are_whole_frames():
+    assert [curves.frames_in(s) for s in (0, 0.001, 0.04, 0.061, 2, 600)] == [0, 1, 1, 2, 50, 15_000]
+    assert curves.frames_in(2, rate=10.0) == 20
+    refuses("the length is -1", lambda: curves.frames_in(-1))
+    refuses("the length is 601", lambda: curves.frames_in(601))
+
+
 def test_few_and_odd_points():
     for mode in points.INTERPOLATIONS:
         same(points.through([[0.3, 0.7]], mode), [0.7] * 5)
@@ -169,6 +209,9 @@ def test_few_and_odd_points():
         refuses("not pairs", lambda mode=mode: points.through([], mode))
         refuses("outside the frame", lambda mode=mode: points.through([[0, 0], [1, 1.5]], mode))
         refuses("outside the frame", lambda mode=mode: points.through([[math.nan, 0]], mode))
+        refuses("outside the frame", lambda mode=mode: points.through([[-0.5, 0]], mode))
+        refuses("has 15001 points", lambda mode=mode: points.through([[0.5, 0.5]] * 15_001, mode))
+        same(points.through([[0.5, 0.5]] * 15_000, mode), [0.5] * 3)
     for odd in ("ab", None, [1, 2], [[1, 2, 3]], [["a", "b"]], [[0, 0], [1]], {"x": 1}):
         refuses("not pairs", lambda odd=odd: points.through(odd))
     refuses("the interpolation is 'cubic'", lambda: points.through([[0, 0]], "cubic"))
@@ -209,6 +252,7 @@ def test_arithmetic_refuses():
     refuses("the operation is 'power'", lambda: curves.arithmetic(1, 2, "power"))
     two = curves.fixed([1, 2]), curves.fixed([1, 2, 3])
     refuses("the curves have 2 and 3 frames", lambda: curves.arithmetic(*two, "add"))
+    refuses("2 and 4 frames", lambda: curves.arithmetic(*two, "mix", curves.fixed([1, 2, 3, 4])))
     refuses("the value is nan", lambda: curves.arithmetic(1, math.nan, "add"))
 
 
@@ -218,7 +262,9 @@ def test_a_fixed_curve_has_one_length(values):
     same(curve, values)
     assert curve.frames == len(values)
     n = len(values)
-    with pytest.raises(InputError, match=rf"{n} frames .*{n + 1} frames .*Curve Resample"):
+    with pytest.raises(
+        InputError, match=rf"{n} frames \({n / 25:g} s\).*{n + 1} frames \({(n + 1) / 25:g} s\).*Curve Resample"
+    ):
         curve.values(n + 1)
 
 
@@ -233,6 +279,8 @@ def test_a_fixed_curve_is_not_changed_from_outside():
 def test_fixed_refuses():
     refuses("shape [2, 2]", lambda: curves.fixed(np.ones((2, 2))))
     refuses("shape [0]", lambda: curves.fixed([]))
+    refuses("shape [15001]", lambda: curves.fixed(np.zeros(15_001)))
+    assert curves.fixed(np.zeros(15_000)).frames == 15_000
     refuses("NaN or infinity", lambda: curves.fixed([0, math.inf]))
 
 
@@ -359,3 +407,49 @@ def test_no_pulse_is_lost_in_a_long_curve():
     values = np.zeros(15000, dtype=np.float32)
     values[7321] = 1
     assert pixels(plot_curve(values), LINE)[TOP : TOP + 20].any()
+
+
+TIMED = {
+    "constant": lambda: curves.constant(2.0),
+    "sine in Hz": lambda: curves.lfo("sine", 0.37, phase=0.2),
+    "random in Hz": lambda: curves.lfo("random", 1.3, seed=4),
+    "ramp in seconds": lambda: curves.ramp(1.0, 3.0, 2.0, 9.0),
+    "beats": lambda: from_audio.beat_grid(97.0, 3, 0.5, 300.0),
+    "sum": lambda: curves.arithmetic(curves.lfo("square", 0.7), curves.lfo("triangle", 0.1), "add"),
+}
+WHOLE = {
+    "drawn": lambda: points.through([[0, 0.2], [0.5, 0.9], [1, 0.1]]),
+    "cycles": lambda: curves.lfo("sine", 3, "cycles", 0.1),
+    "ramp to the end": lambda: curves.ramp(0.0, 1.0, 0.5),
+    "measured": lambda: curves.fixed(np.linspace(0.0, 1.0, 50) ** 2),
+    "stretched": lambda: curves.resample(curves.fixed(np.linspace(0.0, 1.0, 20) ** 2)),
+    "product": lambda: curves.arithmetic(curves.lfo("sine", 2, "cycles"), curves.ramp(1.0, 2.0), "multiply"),
+}
+
+
+@pytest.mark.parametrize("name", TIMED)
+@given(start=st.integers(0, 400))
+def test_what_is_told_in_time_goes_on_while_music_plays(name, start):
+    """A later window is a piece of one long curve."""
+    curve = TIMED[name]()
+    np.testing.assert_allclose(curve.values(50, start=start), curve.values(450)[start : start + 50], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@given(start=st.integers(0, 400))
+def test_what_is_told_over_the_whole_length_comes_again(name, start):
+    curve = WHOLE[name]()
+    np.testing.assert_allclose(curve.values(50, start=start), np.roll(curve.values(50), -start % 50), atol=1e-6)
+
+
+@pytest.mark.parametrize("seconds", [0.4, 1.03, -0.7])
+def test_a_shift_has_no_edges_while_music_plays(seconds):
+    moved, plain = curves.shift(curves.lfo("sine", 0.37), seconds), curves.lfo("sine", 0.37)
+    want = np.interp(np.arange(200, 250) - seconds * 25, np.arange(450), plain.values(450))
+    np.testing.assert_allclose(moved.values(50, start=200)[:-1], want[:-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*TIMED, *WHOLE])
+def test_play_begins_with_the_curve_itself(name):
+    curve = (TIMED | WHOLE)[name]()
+    np.testing.assert_array_equal(curve.values(50, start=0), curve.values(50))

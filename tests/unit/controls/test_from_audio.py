@@ -124,6 +124,35 @@ def test_no_beat_is_counted_into_silence():
     np.testing.assert_allclose(found.times, times + 3, atol=FRAME / 2)
 
 
+def add_click(audio, at, rate=22050):
+    tone = clicks(60, seconds=1.0, rate=rate)[0][:, int(0.3 * rate) : int(0.33 * rate)]
+    audio[:, round(at * rate) : round(at * rate) + tone.shape[1]] += tone
+
+
+def test_a_lone_onset_is_one_beat():
+    audio = np.zeros((1, 3 * 22050), dtype=np.float32)
+    add_click(audio, 1.0)
+    found = from_audio.find_beats(audio, 22050)
+    np.testing.assert_allclose(found.times, [1.0], atol=0.005)
+    assert from_audio.MIN_BPM <= found.bpm <= from_audio.MAX_BPM
+
+
+def test_an_onset_off_the_tempo_before_or_after_the_beats_is_none():
+    """Sound begins and ends somewhere. Nearer than a sixth of a beat to where a beat would be, it may be one."""
+    audio, times = clicks(120, first=1.0)
+    audio[:, round((times[-1] + 0.25) * 22050) :] = 0
+    add_click(audio, times[0] - 0.41)
+    add_click(audio, times[-1] + 0.41)
+    np.testing.assert_allclose(from_audio.find_beats(audio, 22050).times, times, atol=0.005)
+
+
+@pytest.mark.parametrize(("bpm", "found"), [(30, 40), (45, 45), (97, 97), (133.7, 133.7), (230, 115), (480, 120)])
+def test_a_tempo_is_found_between_40_and_240(bpm, found):
+    """Of what is faster or slower, a tempo that people tap."""
+    audio, _ = clicks(bpm, seconds=12)
+    assert from_audio.find_beats(audio, 22050).bpm == pytest.approx(found, rel=0.001)
+
+
 def test_a_given_tempo_is_kept():
     audio, times = clicks(160)
     half = from_audio.find_beats(audio, 22050, bpm=80)
@@ -145,6 +174,9 @@ def test_pulses_fall_by_e_each_decay():
     np.testing.assert_allclose(made, expected)
     np.testing.assert_array_equal(np.flatnonzero(from_audio.pulses(np.array([0.39, 0.8]), 30, decay=0)), [10, 20])
     assert not from_audio.pulses(np.array([]), 5).any()
+    np.testing.assert_allclose(from_audio.pulses(np.array([1.0]), 30, decay=100, rate=10)[10:12], [1, np.exp(-1)])
+    refuses(InputError, "the decay is -1", lambda: from_audio.pulses(np.array([0.4]), 5, decay=-1))
+    refuses(InputError, "the decay is 60001", lambda: from_audio.pulses(np.array([0.4]), 5, decay=60_001))
 
 
 def test_a_grid_of_beats():
@@ -156,6 +188,9 @@ def test_a_grid_of_beats():
     assert peaks(grid(120, every=2, decay=0), 60) == [0, 25, 50]
     assert peaks(grid(60, offset=0.2, decay=0), 60) == [5, 30, 55]
     assert peaks(grid(60, offset=-0.2, decay=0), 60) == [20, 45]
+    assert peaks(grid(100, offset=-0.72, decay=0), 60) == [12, 27, 42, 57], "the first two lie before the start"
+    assert peaks(grid(60, offset=-1.0, decay=0), 60) == [0, 25, 50]
+    assert peaks(grid(60, offset=0.2, every=64, decay=0), 60) == [5]
     assert peaks(grid(60, offset=9, decay=0), 60) == []
     assert grid(120).frames is None
     early = grid(60, offset=-0.2, decay=1000).values(60)
@@ -169,6 +204,9 @@ def test_a_curve_of_found_beats():
     assert np.flatnonzero(from_audio.beat_curve(beats, 75, every=2, decay=0).values(75)).tolist() == [10, 60]
     assert np.flatnonzero(from_audio.beat_curve(beats, 75, offset=-0.6, decay=0).values(75)).tolist() == [20, 45]
     assert np.flatnonzero(from_audio.beat_curve(beats, 75, offset=0.8, decay=0).values(75)).tolist() == [30, 55]
+    assert np.flatnonzero(from_audio.beat_curve(beats, 75, offset=-0.4, decay=0).values(75)).tolist() == [0, 25, 50]
+    early = from_audio.beat_curve(beats, 75, offset=-0.6, decay=1000).values(75)
+    assert early[:20].max() == 0, "a beat before the start is skipped, its fall too"
 
 
 def test_what_is_no_audio():
@@ -177,15 +215,31 @@ def test_what_is_no_audio():
         refuses(AudioError, "shape [9]", lambda call=call: call(np.zeros(9), 48000))
         refuses(AudioError, "500 Hz", lambda call=call: call(np.zeros((1, 9)), 500))
         refuses(AudioError, "NaN", lambda call=call: call(np.full((1, 9), np.nan), 48000))
+        refuses(AudioError, "NaN", lambda call=call: call(np.array([[0.0, 0.5, math.inf]]), 48000))
+        refuses(AudioError, "768001 Hz", lambda call=call: call(np.zeros((1, 9)), 768_001))
         refuses(AudioError, "601 s", lambda call=call: call(np.zeros((1, 601_000), np.float32), 1000))
 
 
 def test_beats_refuse():
     refuses(InputError, "no beat was found", lambda: from_audio.find_beats(np.zeros((2, 96000)), 48000))
     refuses(InputError, "0.5 s", lambda: from_audio.find_beats(np.ones((1, 24000)), 48000))
+    refuses(InputError, "1.9 s", lambda: from_audio.find_beats(clicks(120, seconds=1.9)[0], 22050))
+    assert len(from_audio.find_beats(clicks(120, seconds=2.0, first=0.1)[0], 22050).times) == 4
     audio, _ = clicks(120, seconds=3)
     refuses(InputError, "the tempo is 30", lambda: from_audio.find_beats(audio, 22050, 30))
     refuses(InputError, "the tempo is 0", lambda: from_audio.beat_grid(0))
-    refuses(InputError, "every is 0", lambda: from_audio.beat_grid(120, every=0))
+    refuses(InputError, "the tempo is 241", lambda: from_audio.beat_grid(241))
+    beats = from_audio.Beats(60.0, np.array([0.4]))
+    for make in (lambda **given: from_audio.beat_grid(120, **given), lambda **g: from_audio.beat_curve(beats, 9, **g)):
+        refuses(InputError, "every is 0", lambda make=make: make(every=0))
+        refuses(InputError, "every is 65", lambda make=make: make(every=65))
+        refuses(InputError, "the offset is -601", lambda make=make: make(offset=-601))
+        refuses(InputError, "the offset is 601", lambda make=make: make(offset=601))
     refuses(InputError, "the decay is -1", lambda: from_audio.beat_grid(120, decay=-1))
     refuses(InputError, "the attack is nan", lambda: from_audio.envelope(audio, 22050, attack=math.nan))
+    refuses(InputError, "the release is -1", lambda: from_audio.envelope(audio, 22050, release=-1))
+
+
+def test_silence_has_no_onset_however_long():
+    assert from_audio.onset_strength(np.zeros((2, 48_000)), 48_000).tolist() == [0.0] * 100
+    assert from_audio.onset_strength(np.zeros((1, 100)), 48_000).tolist() == [0.0]

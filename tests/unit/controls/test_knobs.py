@@ -81,6 +81,59 @@ def test_a_value_out_of_range_is_refused_and_changes_nothing(knob):
     assert getattr(knobs, knob.name) == knob.default
 
 
+@pytest.mark.parametrize("knob", [knob for knob in KNOBS.values() if knob.takes_curve], ids=lambda knob: knob.name)
+def test_a_curve_is_refused_for_one_bad_number(knob):
+    good = torch.full((T,), another(knob))
+    for bad in (knob.low - 0.01, knob.high + 0.01):
+        curve = good.clone()
+        curve[2] = bad
+        with pytest.raises(InputError, match=f"{knob.label} is"):
+            Knobs(**{knob.name: curve})
+    curve[2] = float("nan")
+    with pytest.raises(InputError, match="holds NaN or infinite"):
+        Knobs(**{knob.name: curve})
+
+
+@pytest.mark.parametrize("shape", [(0,), (T, 1), (T, C + 1), (1, T, C)])
+def test_a_curve_of_another_shape_is_refused(shape):
+    wide = {"velocity_scale": r"\[frames\];", "channel_gain": rf"\[frames\], \[{C}\] or \[frames, {C}\];"}
+    for name, allowed in wide.items():
+        with pytest.raises(InputError, match=f"has shape .*allowed is {allowed}"):
+            Knobs.check({name: torch.ones(shape)}, C)
+    assert Knobs(velocity_scale=torch.ones(1)).velocity_scale.shape == (1,)
+    with pytest.raises(InputError, match=f"channel gain has {T} frames"):
+        Knobs(channel_gain=torch.ones(T, C)).check_frames(T + 1, C)
+
+
+def test_a_table_that_is_made_whole_is_checked_too():
+    for wrong in ({"velocity_scale": 99.0}, {"dcw_mode": "all"}, {"dcw": 1.0}, {"velocity_scale": None}):
+        with pytest.raises(InputError):
+            Knobs(**wrong)
+    with pytest.raises(InputError, match="no knob 'speed'"):
+        Knobs.check({"speed": 1.0})
+
+
+def test_a_row_in_words():
+    words = {name: (KNOBS[name].default_text, KNOBS[name].range_text) for name in ("guidance_scale", "dcw", "dcw_mode")}
+    scale = KNOBS["guidance_scale"]
+    assert words["guidance_scale"] == ("the request's", f"{scale.low:g} to {scale.high:g}")
+    assert words["dcw"] == ("off", "on, off") and words["dcw_mode"] == (
+        KNOBS["dcw_mode"].default,
+        ", ".join(DCW_FACTORS),
+    )
+    low, high, remedy = scale.limits
+    assert (low, high) == (scale.low, scale.high) and remedy[0].islower() and f"{remedy}.".lower() == scale.help.lower()
+
+
+def test_a_text_is_a_value_in_range():
+    switch = {"on": True, "true": True, "ON": True, "off": False, "False": False}
+    assert {text: KNOBS["dcw"].parse(text) for text in switch} == switch
+    assert KNOBS["velocity_scale"].parse("0.5") == 0.5
+    for name, text in (("dcw", "1"), ("velocity_scale", "99"), ("velocity_scale", "much"), ("dcw_mode", "all")):
+        with pytest.raises(InputError):
+            KNOBS[name].parse(text)
+
+
 @pytest.mark.parametrize("knob", KNOBS.values(), ids=KNOBS)
 def test_a_knob_reaches_its_buffer(knob):
     value, coefficients = another(knob), filters("haar").coefficients(T)

@@ -154,7 +154,7 @@ def test_a_capture_that_fails_ends_and_all_goes_on_plainly(noted, error, caplog)
 
 
 @pytest.mark.parametrize("within", [False, True], ids=["at the end", "before a part outside"])
-def test_a_capture_that_cannot_be_ended_is_put_right(noted, monkeypatch, within):
+def test_a_capture_that_cannot_be_ended_is_put_right(noted, cuda, monkeypatch, within):
     """As where a call of the body was not allowed: PyTorch says so at the end, and still believes that it captures."""
     repaired, spoilt = [], [False]
 
@@ -164,7 +164,7 @@ def test_a_capture_that_cannot_be_ended_is_put_right(noted, monkeypatch, within)
             if spoilt[0]:
                 raise RuntimeError("operation failed due to a previous error during capture")
 
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Spoilt)
+    cuda(CUDAGraph=Spoilt)
     monkeypatch.setattr(capture_module, "end", lambda graph, pool: repaired.append((graph, pool)))
     capture = Capture(CUDA)
     handle = capture.pool.handle
@@ -182,7 +182,7 @@ def test_a_capture_that_cannot_be_ended_is_put_right(noted, monkeypatch, within)
 
 
 @pytest.mark.parametrize("taken", [True, False], ids=["still taken", "given back"])
-def test_a_pool_is_let_go_of_once(noted, monkeypatch, taken):
+def test_a_pool_is_let_go_of_once(noted, cuda, monkeypatch, taken):
     """A capture that failed after it gave its pool back lets go of it with its graph; twice would end the process."""
     calls = []
 
@@ -191,7 +191,7 @@ def test_a_pool_is_let_go_of_once(noted, monkeypatch, taken):
         if not taken:
             raise RuntimeError("not currently recording to mempool")
 
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    cuda(current_device=lambda: 0)
     monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", give_back, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda device, pool: calls.append("release"), raising=False)
     graph = Graph()
@@ -219,7 +219,7 @@ class Kept(Graph):
 
 
 @pytest.fixture
-def edited(noted, monkeypatch):
+def edited(noted, cuda, monkeypatch):
     """Calls of the editor, which first fails as often as is asked."""
     calls, failures = [], []
 
@@ -228,8 +228,7 @@ def edited(noted, monkeypatch):
         if failures:
             raise failures.pop()
 
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Kept)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    cuda(CUDAGraph=Kept, current_device=lambda: 0)
     monkeypatch.setattr(capture_module, "_editable", lambda: True)
     monkeypatch.setattr(capture_module.driver, "memsets_to_kernels", edit)
     with registry.fresh(Edits):

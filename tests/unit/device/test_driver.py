@@ -10,12 +10,12 @@ from ostinato.engine_runtime.engines.compiled import hopper
 from ostinato.engine_runtime.errors import EngineError
 
 
-def bindings(monkeypatch, version="13.0.3", load=lambda: (0, 13000)):
+def bindings(cuda, monkeypatch, version="13.0.3", load=lambda: (0, 13000)):
     """Stand in for the package."""
     package = SimpleNamespace(__version__=version)
     package.driver = SimpleNamespace(cuDriverGetVersion=load)
     package.nvrtc = SimpleNamespace(nvrtcVersion=lambda: (0, 13, 0))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cuda(is_available=lambda: True)
     monkeypatch.setitem(sys.modules, "cuda", SimpleNamespace(bindings=package))
     for name, module in (("", package), (".driver", package.driver), (".nvrtc", package.nvrtc)):
         monkeypatch.setitem(sys.modules, f"cuda.bindings{name}", module)
@@ -25,19 +25,19 @@ def unloaded():
     raise RuntimeError("Failed to dlopen libcuda.so.1")
 
 
-def test_what_is_missing_is_said(monkeypatch):
+def test_what_is_missing_is_said(cuda, monkeypatch):
     missing = driver.missing.__wrapped__
-    bindings(monkeypatch)
+    bindings(cuda, monkeypatch)
     assert missing() == ""
-    bindings(monkeypatch, "12.9.4")
+    bindings(cuda, monkeypatch, "12.9.4")
     assert "12.9.4" in missing()
-    bindings(monkeypatch, load=unloaded)
+    bindings(cuda, monkeypatch, load=unloaded)
     assert "Failed to dlopen" in missing()
-    bindings(monkeypatch, load=lambda: (35, 0))
+    bindings(cuda, monkeypatch, load=lambda: (35, 0))
     assert "35" in missing()
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     assert "cuda-bindings" in missing()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    cuda(is_available=lambda: False)
     assert "no CUDA device" in missing()
 
 
@@ -130,17 +130,17 @@ def test_more_edges_than_are_read_are_refused(monkeypatch):
 
 
 @pytest.mark.parametrize("clusters", [0, EngineError("no compiler", "one is needed", "install it")])
-def test_the_gates_product_goes_without_the_kernel(monkeypatch, caplog, clusters):
+def test_the_gates_product_goes_without_the_kernel(cuda, monkeypatch, caplog, clusters):
     def kernel(*_):
         if isinstance(clusters, EngineError):
             raise clusters
         return SimpleNamespace(clusters=lambda size: clusters)
 
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    cuda(get_device_capability=lambda device: (9, 0))
     monkeypatch.setattr(driver, "missing", lambda: "")
     monkeypatch.setattr(driver, "kernel", kernel)
-    hopper._kernel.cache_clear()
+    hopper.product_kernel.cache_clear()
     x, weight = torch.ones(4, 64, dtype=torch.bfloat16), torch.ones(256, 64, dtype=torch.bfloat16)
     assert hopper.swiglu(x, weight) is None and hopper.swiglu(x, weight) is None
     assert len(caplog.records) == 1 and "slower" in caplog.text
-    hopper._kernel.cache_clear()
+    hopper.product_kernel.cache_clear()

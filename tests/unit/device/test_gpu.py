@@ -126,7 +126,7 @@ CPU, SECOND = torch.device("cpu"), torch.device("cuda", 1)
 
 
 @pytest.fixture
-def current(monkeypatch):
+def current(cuda, monkeypatch):
     """The devices that blocks made the current one, innermost last, in place of CUDA's own record."""
     inside: list[torch.device] = []
 
@@ -138,14 +138,14 @@ def current(monkeypatch):
         finally:
             inside.pop()
 
-    monkeypatch.setattr(torch.cuda, "device", on)
+    cuda(device=on)
     for module in (decoder, needs, executor, tensorrt):
         monkeypatch.setattr(module, "on", on)
     return inside
 
 
-def test_a_block_runs_on_its_device(current, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+def test_a_block_runs_on_its_device(current, cuda):
+    cuda(current_device=lambda: 3)
     with gpu.on(SECOND):
         assert current == [SECOND]
     with gpu.on(CPU):
@@ -154,8 +154,8 @@ def test_a_block_runs_on_its_device(current, monkeypatch):
     assert [gpu.numbered(device) for device in (SECOND, CPU)] == [SECOND, CPU]
 
 
-def test_bfloat16_is_asked_of_the_device(current, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: current == [SECOND])
+def test_bfloat16_is_asked_of_the_device(current, cuda):
+    cuda(is_bf16_supported=lambda including_emulation: current == [SECOND])
     assert gpu.computes_in_bfloat16(SECOND)
     assert not gpu.computes_in_bfloat16(torch.device("cuda", 0)) and not gpu.computes_in_bfloat16(CPU)
 
@@ -190,14 +190,14 @@ def test_the_compiled_engines_kernels_run_on_its_device(current, base):
 
 def test_kernels_are_tried_on_the_models_device(current, base, monkeypatch):
     where = []
-    monkeypatch.setattr(needs, "_check_device", lambda *given: None)
+    monkeypatch.setattr(needs, "check_device", lambda *given: None)
     monkeypatch.setattr(needs.importlib, "import_module", lambda *given: plain)
     monkeypatch.setattr(needs, "_try", lambda *given: where.append(list(current)))
     needs.operations(base.pipe.transformer, False)
     assert where == [[CPU]]
 
 
-def test_a_kernel_is_launched_on_its_own_device(current, monkeypatch):
+def test_a_kernel_is_launched_on_its_own_device(current, cuda, monkeypatch):
     calls = []
 
     def launch(function, *given):
@@ -205,7 +205,7 @@ def test_a_kernel_is_launched_on_its_own_device(current, monkeypatch):
         return (0,)
 
     monkeypatch.setattr(driver, "_driver", lambda: SimpleNamespace(cuLaunchKernel=launch))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: SimpleNamespace(cuda_stream=f"of {device}"))
+    cuda(current_stream=lambda device=None: SimpleNamespace(cuda_stream=f"of {device}"))
     driver.Kernel("fill", 1, 32, 0).launch(4)
     assert calls == [("fill", "of 1", SECOND)]
 
@@ -234,12 +234,14 @@ def test_tensorrt_runs_on_the_engines_device(current, base, monkeypatch):
     assert all(device == CPU for _, device, *_ in where)
 
 
-def test_an_engine_is_judged_for_the_gpu_of_its_model(current, monkeypatch):
+def test_an_engine_is_judged_for_the_gpu_of_its_model(current, cuda, monkeypatch):
     """Of two cards of different kinds, the one that the model is on."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, device.index))
-    monkeypatch.setattr(torch.cuda, "get_device_name", str)
+    cuda(
+        is_available=lambda: True,
+        current_device=lambda: 0,
+        get_device_capability=lambda device: (8, device.index),
+        get_device_name=str,
+    )
     monkeypatch.setattr(state, "library_of", lambda flavor: "1.0")
     assert loader.gpu(SimpleNamespace(device=SECOND)) == SECOND
     assert [loader.gpu(model) for model in (None, SimpleNamespace(device=CPU))] == [torch.device("cuda", 0)] * 2

@@ -41,7 +41,7 @@ class Tensor:
 
 
 @pytest.fixture
-def streams(monkeypatch):
+def streams(cuda):
     """The caller's own stream of each device."""
     of, used = {device: Stream(device) for device in (CUDA, torch.device("cuda", 0))}, []
 
@@ -51,10 +51,7 @@ def streams(monkeypatch):
         yield
         used.pop()
 
-    monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "stream", use)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: of[device])
+    cuda(Stream=Stream, Event=Event, stream=use, current_stream=lambda device: of[device])
     of["used"] = used
     return of
 

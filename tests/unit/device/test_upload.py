@@ -1,10 +1,9 @@
 """Numbers on their way to a device, on a stand-in for its pinned memory: none is overwritten before it is copied."""
 
-from collections import deque
-
 import numpy as np
 import pytest
 import torch
+from ostinato.engine_runtime.device import upload as module
 from ostinato.engine_runtime.device.upload import SPARE, Upload
 
 
@@ -22,15 +21,19 @@ class Event:
         self.passed = False
 
 
+class Pinned:
+    """Memory that is not pinned, with an event moved by hand."""
+
+    def __init__(self, like):
+        self.host = torch.empty(like.shape)
+        self.cells, self.copied = self.host.numpy(), Event()
+
+
 @pytest.fixture
 def upload(monkeypatch):
-    def made(self):
-        host = torch.empty(self._target.shape)
-        return host, host.numpy(), Event()
-
-    monkeypatch.setattr(Upload, "_made", made)
+    monkeypatch.setattr(module, "Pinned", Pinned)
     one = Upload(torch.zeros(2, 3), "lane")
-    one._spare = deque(one._made() for _ in range(SPARE))
+    one.spare.extend(Pinned(one.target) for _ in range(SPARE))
     return one
 
 
@@ -38,16 +41,16 @@ def test_what_is_being_copied_is_not_written(upload):
     """However far ahead the host is: what it wrote lies where it was."""
     for n in range(3 * SPARE):
         upload.put([(n, n, n), (n, n, n)])
-    found = sorted(int(host[0, 0]) for host, _, _ in upload._spare)
-    assert found == list(range(3 * SPARE)) and all((host == host[0, 0]).all() for host, _, _ in upload._spare)
+    found = [int(one.host[0, 0]) for one in upload.spare]
+    assert found == list(range(3 * SPARE)) and all((one.host == one.host[0, 0]).all() for one in upload.spare)
 
 
 def test_what_is_copied_is_used_again(upload):
     for n in range(5 * SPARE):
         upload.put([(n, n, n), (n, n, n)])
-        for _, _, event in upload._spare:
-            event.passed = True
-    assert len(upload._spare) == SPARE and (upload._target == 5 * SPARE - 1).all()
+        for one in upload.spare:
+            one.copied.passed = True
+    assert len(upload.spare) == SPARE and (upload.target == 5 * SPARE - 1).all()
 
 
 @pytest.mark.parametrize("numbers", [[(1.0, 2.0, 3.0)], [1.0], [(1.0, 2.0), (3.0, 4.0)]])

@@ -212,7 +212,7 @@ def test_weights_that_a_host_moved_are_found_again(transformer):
         model.layers[0].self_attn.to_k.weight.mul_(2.0)
     assert not torch.equal(engine(rows_of(engine)), want), "the engine plays on what the model no longer holds"
     engine.rest()
-    assert engine.decoder._weights is None
+    assert engine.decoder.bound is None
     engine.ready()
     assert len(moves) == 2 and engine.decoder.weights is not weights
 
@@ -225,29 +225,25 @@ def test_a_second_session_moves_nothing(transformer):
     engine.rest()
     assert engine.decoder.weights is weights
     engine.rest()
-    assert engine.decoder._weights is None
+    assert engine.decoder.bound is None
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
-def test_what_a_machine_lacks_is_named(transformer, kind, monkeypatch):
+def test_what_a_machine_lacks_is_named(transformer, kind, cuda, monkeypatch):
     with pytest.raises(EngineError, match=f"the {kind} engine was asked for on cpu"):
         make_engine(kind, transformer, "unit-test")
-    cuda = monkeypatch.context
-    with cuda() as patch:
-        patch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-        patch.setattr(torch.cuda, "get_device_name", lambda device: "Old GPU")
-        with pytest.raises(EngineError, match=r"Old GPU has compute capability 7.5; the \w+ engine needs 8\.[09]"):
-            needs._check_device(kind, torch.device("cuda", 0), torch.bfloat16, needs.CAPABILITY[kind == "fp8"])
-    with cuda() as patch:
-        patch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-        with pytest.raises(EngineError, match="the weights are torch.float32"):
-            needs._check_device(kind, torch.device("cuda", 0), torch.float32, needs.CAPABILITY[kind == "fp8"])
-    with cuda() as patch:
-        patch.setattr(needs, "_check_device", lambda *given: None)
-        patch.setitem(sys.modules, "triton", None)
-        patch.delitem(sys.modules, f"{needs.__package__}.fused", raising=False)
-        with pytest.raises(EngineError, match="needs Triton.*triton-windows"):
-            make_engine(kind, transformer, "unit-test")
+    gpu, least = torch.device("cuda", 0), needs.CAPABILITY[kind == "fp8"]
+    cuda(get_device_capability=lambda device: (7, 5), get_device_name=lambda device: "Old GPU")
+    with pytest.raises(EngineError, match=r"Old GPU has compute capability 7.5; the \w+ engine needs 8\.[09]"):
+        needs.check_device(kind, gpu, torch.bfloat16, least)
+    cuda(get_device_capability=lambda device: (9, 0))
+    with pytest.raises(EngineError, match="the weights are torch.float32"):
+        needs.check_device(kind, gpu, torch.float32, least)
+    monkeypatch.setattr(needs, "check_device", lambda *given: None)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, f"{needs.__package__}.fused", raising=False)
+    with pytest.raises(EngineError, match="needs Triton.*triton-windows"):
+        make_engine(kind, transformer, "unit-test")
 
 
 def test_a_kernel_that_cannot_be_made_is_named(transformer, monkeypatch):
@@ -256,7 +252,7 @@ def test_a_kernel_that_cannot_be_made_is_named(transformer, monkeypatch):
         def silu(h, fp8):
             raise RuntimeError("Failed to find C compiler")
 
-    monkeypatch.setattr(needs, "_check_device", lambda *given: None)
+    monkeypatch.setattr(needs, "check_device", lambda *given: None)
     monkeypatch.setattr(needs.importlib, "import_module", lambda *given: Fused)
     with pytest.raises(EngineError, match=r"cannot make its kernels here \(Failed to find C compiler\)"):
         make_engine("compiled", transformer, "unit-test")
@@ -266,8 +262,8 @@ def test_a_kernel_that_cannot_be_made_is_named(transformer, monkeypatch):
 def test_a_model_of_other_sizes_is_refused(transformer, sizes):
     other = type(transformer)(**{**transformer.config, **sizes})
     with pytest.raises(EngineError, match="head widths of 16 to 128"):
-        needs._check_sizes("compiled", other)
-    needs._check_sizes("compiled", transformer)
+        needs.check_sizes("compiled", other)
+    needs.check_sizes("compiled", transformer)
 
 
 def test_another_kind_is_refused(transformer):
@@ -318,7 +314,7 @@ def test_an_engine_is_proven_before_it_plays(cache, kind, monkeypatch):
     monkeypatch.setattr(kinds, "operations", lambda model, fp8: plain)
     model = load("random-base", torch.device("cpu"), torch.bfloat16)
     engine = torch_engine(model, kind, 4)
-    assert "within" in engine.summary() and engine.recipe["kind"] == kind and engine.decoder._weights is None
+    assert "within" in engine.summary() and engine.recipe["kind"] == kind and engine.decoder.bound is None
     broken = type("Broken", (), {**vars(plain), "silu": staticmethod(broken_silu)})
     monkeypatch.setattr(kinds, "operations", lambda model, fp8: broken)
     with pytest.raises(EngineError, match="the engine is not the reference"):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from ostinato.engine_runtime.live.line import Endless, Heard, Loop
+from ostinato.engine_runtime.live.line import BACK, Endless, Heard, Loop
 
 
 def frames(first: int, count: int) -> torch.Tensor:
@@ -56,9 +56,9 @@ def test_what_was_heard_goes_and_the_tail_stays() -> None:
     line.add(frames(0, 10), 0, 0, 0, Heard())
     for i in range(1, 50):
         line.add(frames(100 * i, 10), 4, line.end, line.end - 1, Heard(i, i))
-    assert line.frames.shape[0] <= 4 + 1 + 6
+    assert line.frames.shape[0] <= BACK + 1 + 6
     assert numbers(line.tail(line.end)) == [4906, 4907, 4908, 4909]
-    assert len(line._joints) <= 3 and line.changes_at(line.end - 1) == Heard(49, 49)
+    assert len(line._joints) <= BACK // 6 + 3 and line.changes_at(line.end - 1) == Heard(49, 49)
 
 
 def test_margins_end_where_the_music_does() -> None:
@@ -67,3 +67,36 @@ def test_margins_end_where_the_music_does() -> None:
     latents, before, behind = line.window(0, 5, 3)
     assert (numbers(latents), before, behind) == ([0, 1, 2, 3, 4], 0, 0)
     assert line.window(2, 3, 1)[1:] == (1, 1)
+
+
+def test_a_loop_changes_where_it_is_told_to() -> None:
+    loop = Loop()
+    loop.add(frames(0, 10), Heard())
+    loop.add(frames(100, 10), Heard(1, 0), 14)
+    assert numbers(loop.window(11, 16, 1)[0]) == [0, 1, 2, 3, 104, 105, 106]
+    assert loop.changes(11, 17) == [(11, Heard()), (14, Heard(1, 0))] and loop.changes(14, 17) == [(14, Heard(1, 0))]
+    loop.add(frames(200, 10), Heard(2, 0), 18)  # a later one leaves it
+    assert numbers(loop.window(13, 19, 0)[0]) == [3, 104, 105, 106, 107, 208]
+    loop.add(frames(300, 10), Heard(3, 0), 14)  # an earlier one takes the place of both
+    assert numbers(loop.window(13, 19, 0)[0]) == [3, 304, 305, 306, 307, 308]
+    loop.add(frames(400, 10), Heard(4, 0))
+    assert numbers(loop.window(13, 15, 0)[0]) == [403, 404] and loop.changes_at(0) == Heard(4, 0)
+
+
+def test_a_loop_forgets_what_is_long_past() -> None:
+    loop = Loop()
+    for i in range(200):
+        loop.add(frames(100 * i, 10), Heard(i, 0), 10 * i)
+        loop.window(10 * i, 10 * i + 4, 2)
+    assert len(loop._layers) <= 12
+    assert numbers(loop.window(1985, 1992, 0)[0]) == [19805, 19806, 19807, 19808, 19809, 19900, 19901]
+
+
+def test_a_stretch_that_is_held_leaves_the_music_before_it() -> None:
+    line = Endless(4, 64)
+    line.add(frames(0, 20), 0, 0, 0, Heard())
+    line.add(frames(100, 20), 4, 8, 5, Heard(3, 3), hold=12)
+    assert numbers(line.window(10, 14, 0)[0]) == [10, 11, 108, 109]
+    assert line.changes(8, 14) == [(8, Heard()), (12, Heard(3, 3))]
+    line.add(frames(200, 40), 4, 14, 13, Heard(4, 4), hold=99)  # there is no other music up to there
+    assert numbers(line.window(23, 25, 0)[0]) == [119, 214]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -14,63 +14,21 @@ from ostinato.engine_runtime.config import Sampling
 from ostinato.engine_runtime.device.workers import Workers
 from ostinato.engine_runtime.errors import EngineError, InputError, SessionError
 from ostinato.engine_runtime.live import sound
+from ostinato.engine_runtime.live.beat import Tempo
 from ostinato.engine_runtime.live.score import Cost, Score, cost
 from ostinato.engine_runtime.live.session import LiveSession, State
-from ostinato.engine_runtime.live.sound import Block
 from ostinato.engine_runtime.models.loading import Model
 from ostinato.engine_runtime.registry import registry
 from ostinato.engine_runtime.spec import ACE_STEP
 from ostinato.engine_runtime.stream.sessions import runtime
 from ostinato.engine_runtime.takes.replay import replay
 
+from ...ear import LEAD, PATIENCE, Ear
 from ...helpers import StandIn, made_up
 
 HOP, SAMPLE_RATE = ACE_STEP.hop, ACE_STEP.sample_rate
 
-LEAD = 2400  # samples, 50 ms
 FRAMES = 50
-PATIENCE = 60.0  # seconds: the cores are shared
-
-
-class Ear:
-    """A listener that takes what comes, joins it as a player does, and moves on when told."""
-
-    def __init__(self, session: LiveSession) -> None:
-        self.session, self.blocks, self.errors, self.position = session, list[Block](), list[Exception](), 0
-        session.attach(self)
-
-    def block(self, block: Block) -> None:
-        self.blocks.append(block)
-
-    def changed(self) -> None:
-        pass
-
-    def failed(self, error: Exception) -> None:
-        self.errors.append(error)
-
-    def until(self, done: Callable[[], bool], moving: bool = True) -> None:
-        """Listen until something is so."""
-        end = time.monotonic() + PATIENCE
-        while not done():
-            assert time.monotonic() < end, (self.errors, len(self.blocks), self.session.figures())
-            if moving and self.blocks:
-                self.position = max(self.position, self.blocks[-1].end - LEAD)
-            self.session.report(self.session.epoch, self.position, LEAD, False)
-            time.sleep(0.002)
-
-    def heard(self, change: int) -> Callable[[], bool]:
-        return lambda: any(block.heard.hot >= change for block in list(self.blocks))
-
-    def played(self, seconds: float) -> Callable[[], bool]:
-        return lambda: self.position >= seconds * SAMPLE_RATE
-
-    @property
-    def sound(self) -> np.ndarray:
-        """What a player makes of it: a block takes the place of what lies there."""
-        pcm = np.zeros((max(block.end for block in self.blocks), 2), np.int16)
-        for block in self.blocks:
-            pcm[block.position : block.end] = np.frombuffer(block.pcm, "<i2").reshape(-1, 2)
-        return pcm
 
 
 def loudness(ear: Ear) -> np.ndarray:
@@ -93,7 +51,7 @@ def session(score: Score, request: pytest.FixtureRequest) -> Iterator[LiveSessio
     live.close()
     left = set(threading.enumerate()) - before
     assert left <= set(registry.one(Workers)._alone._threads)  # which are the process's
-    assert not [name for name in runtime()._sessions if name.startswith("test ")]
+    assert not [name for name in runtime().names if name.startswith("test ")]
 
 
 @pytest.mark.parametrize("session", [{"mode": "loop"}, {"mode": "endless"}], indirect=True)
@@ -270,7 +228,7 @@ def test_a_capture_is_what_was_heard_and_its_take_plays_again(session: LiveSessi
         session.turn(change, velocity_scale=1.0 - 0.05 * change)
     ear.until(ear.played(7.0))
     session.pause()
-    got = session.capture(bars=1, bpm=120.0)
+    got = session.capture(bars=1, tempo=Tempo(120.0))
     assert got.audio.shape == (2, 2 * SAMPLE_RATE) and got.latent.shape == (FRAMES, 64)
     sound = ear.sound
     end = next(e for e in range(sound.shape[0], 0, -HOP) if np.array_equal(sound[e - 96000 : e], _int16(got.audio)))
@@ -286,7 +244,8 @@ def _int16(audio: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{}, {"seconds": 1.0, "bars": 1, "bpm": 120.0}, {"bars": 2}, {"seconds": 61.0}, {"seconds": float("nan")}]
+    "wrong",
+    [{}, {"seconds": 1.0, "bars": 1, "tempo": Tempo(120.0)}, {"bars": 2}, {"seconds": 61.0}, {"seconds": float("nan")}],
 )
 def test_a_capture_says_what_it_needs(session: LiveSession, wrong: dict) -> None:
     with pytest.raises(InputError):

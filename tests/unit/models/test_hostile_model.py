@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -514,14 +515,13 @@ def test_metadata_that_is_deep_says_nothing() -> None:
 
 
 @pytest.fixture
-def comfyui(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: None) -> Path:
+def comfyui(monkeypatch: pytest.MonkeyPatch, in_comfyui: Callable[..., None], tmp_path: Path, cache: None) -> Path:
     """A ComfyUI whose folder of models is the only one; uploads lie beside it, and the working folder is its own."""
     root = tmp_path / "ComfyUI"
     for name in ("models/diffusers/mine", "input/evil"):
         shutil.copytree(preset_folder("random"), root / name, copy_function=link_weights)
     (root / "models" / "checkpoints").mkdir()
-    monkeypatch.setattr(folders, "HEADLESS", False)
-    monkeypatch.setattr(folders, "roots", lambda kind: [root / "models" / kind])
+    in_comfyui({kind: [root / "models" / kind] for kind in folders.MODELS})
     monkeypatch.delenv("OSTINATO_MODELS", raising=False)
     monkeypatch.chdir(root)
     return root

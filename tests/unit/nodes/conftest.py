@@ -14,12 +14,13 @@ from ostinato.engine_runtime.trt import bake, loader
 from ostinato.engine_runtime.trt.build import queue
 from ostinato.engine_runtime.trt.files.sidecar import Expect
 from ostinato.engine_runtime.trt.files.trust import Trust
+from ostinato.engine_runtime.trt.health import state
 from ostinato.nodes.shared import host
 
 from ... import trt_stand_in as stand_in
 from ...adapters import written
 from ...engine_files import LIBRARY, put
-from .engine_nodes import FakeJob
+from .engine_nodes import FakeJob, passes
 
 CPU = torch.device("cpu")
 
@@ -35,11 +36,11 @@ def folder(tmp_path, monkeypatch, cache):
 
 
 @pytest.fixture
-def jobs(monkeypatch):
+def jobs(monkeypatch, on_machine):
     monkeypatch.setattr(FakeJob, "started", [])
     monkeypatch.setattr(queue, "Job", FakeJob)
     monkeypatch.setattr(queue.preflight, "check_packages", lambda names, flavor: None)
-    monkeypatch.setattr(queue, "expects", dict)
+    on_machine({})
     return FakeJob.started
 
 
@@ -52,38 +53,37 @@ def shown():
 
 
 @pytest.fixture
-def known(monkeypatch):
+def known(on_machine):
     """A machine with TensorRT-RTX and an Ada GPU, as far as sidecars are compared."""
-    ada = {"tensorrt_rtx": Expect("tensorrt_rtx", LIBRARY, (8, 9), "A GPU")}
-    for module in (loader, queue):
-        monkeypatch.setattr(module, "expects", lambda *_: ada)
+    on_machine({"tensorrt_rtx": Expect("tensorrt_rtx", LIBRARY, (8, 9), "A GPU")})
 
 
 @pytest.fixture
-def player(turbo, folder, monkeypatch):
-    """`player(name, ...)` writes a trusted plan that the stand-in library opens on the CPU."""
+def player(turbo, folder, on_machine, monkeypatch):
+    """`player.make(name, ...)` writes a trusted plan that the stand-in library opens on the CPU; `player.check` is what
+    checks it, and `player.checks` has the names of those that were checked."""
     library, checks = stand_in.library(), []
     monkeypatch.setattr(loader, "gpu", lambda model: CPU)
-    monkeypatch.setattr(loader, "tensorrt", lambda name: library)
-    monkeypatch.setattr(bake, "tensorrt", lambda name: library)
-    monkeypatch.setattr(loader, "here", lambda flavor, version, device: Expect(flavor, version))
-    monkeypatch.setattr(loader, "expects", lambda device: {})
+    monkeypatch.setattr(state, "here", lambda flavor, version, device: Expect(flavor, version))
+    on_machine({})
 
     def check(plan, **given):
         checks.append(plan.stem)
-        return SimpleNamespace(proof=None)
+        return made.check(plan, **given)
 
     monkeypatch.setattr(loader, "check_here", check)
 
     def make(name, decoder=None, lora=False, **changes):
-        made = stand_in.make(decoder or eager_engine(turbo), lora=lora, label=name)
+        plan = stand_in.make(decoder or eager_engine(turbo), lora=lora, label=name)
         weights = loader.digest_of(turbo, "decoder", "fp32")
-        changes = {"spec": replace(made.sidecar.spec, name=name), **changes}
-        made.sidecar = replace(made.sidecar, export=made.sidecar.export | {"weights": weights}, **changes)
-        put(folder, made.data, made.sidecar, Trust())
-        return made
+        changes = {"spec": replace(plan.sidecar.spec, name=name), **changes}
+        plan.sidecar = replace(plan.sidecar, export=plan.sidecar.export | {"weights": weights}, **changes)
+        put(folder, plan.data, plan.sidecar, Trust())
+        return plan
 
-    return SimpleNamespace(make=make, library=library, checks=checks)
+    made = SimpleNamespace(make=make, library=library, checks=checks, check=passes)
+    with stand_in.loaded(library):
+        yield made
 
 
 @pytest.fixture

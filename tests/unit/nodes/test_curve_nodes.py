@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,10 +24,12 @@ from ostinato.nodes import NODES
 from ostinato.nodes import curves as nodes
 from ostinato.nodes.curve_audio import CurveBeats, CurveEnvelope
 from ostinato.nodes.curve_preview import CurvePreview
+from ostinato.nodes.encode_prompt import EncodePrompt
 from ostinato.nodes.shared.comfy import io
 from ostinato.nodes.shared.run import widget_of
 from ostinato.nodes.shared.sockets import Curve
 from ostinato.nodes.shared.values import to_value, value_input
+from ostinato.nodes.stream_denoise import StreamDenoise
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -55,6 +58,7 @@ class Taker(io.ComfyNode):
         return io.NodeOutput(curves.constant(1), ui={"text": (text,)})
 
 
+PROMPT = {spec.id: widget_default(spec) for spec in EncodePrompt.define_schema().inputs if is_widget(spec)}
 TYPES = catalogue([*NODES, Taker], CORE_NODES)
 
 
@@ -145,6 +149,42 @@ def test_the_envelope_node():
         out[0].values(26)
     with pytest.raises(InputError, match="one clip"):
         made(CurveEnvelope, audio={"waveform": torch.zeros(2, 1, RATE), "sample_rate": RATE})
+
+
+def test_a_found_tempo_goes_into_encode_prompt(monkeypatch):
+    """It is a fraction, and a prompt's tempo is whole."""
+    told = []
+    monkeypatch.setattr(
+        "ostinato.engine_runtime.models.conditioning.encode_prompt", lambda *given: told.append(given[1])
+    )
+    beats = {"bpm": 104.4, "every": 1, "offset": 0.0, "decay": 1.0, "low": 0.0, "high": 1.0}
+    model = {"model": "tiny", "precision": "auto", "device": "cpu", "download": False}
+    denoise = {spec.id: widget_default(spec) for spec in StreamDenoise.define_schema().inputs if is_widget(spec)}
+    checked(
+        api(
+            n1=("OstinatoCurveBeats", beats),
+            n2=("OstinatoLoadModel", model),
+            n3=("OstinatoEncodePrompt", {**PROMPT, "model": ["2", 0], "bpm": ["1", 1]}),
+            n4=("OstinatoEngine", {"model": ["2", 0], "kind": "eager", "max_rows": 16}),
+            n5=("OstinatoStreamDenoise", {**denoise, "engine": ["4", 0], "condition": ["3", 0]}),
+            n6=("OstinatoStreamStats", {"stats": ["5", 1]}),
+        )
+    )
+    model = SimpleNamespace(spec=None)
+    for bpm, whole in ((104.4, 104), (90, 90), (119.7, 120)):
+        EncodePrompt.execute(model, **{**PROMPT, "bpm": bpm})
+        assert told.pop().bpm == whole
+    with pytest.raises(InputError, match="bpm is nan"):
+        EncodePrompt.execute(model, **{**PROMPT, "bpm": math.nan})
+
+
+def test_no_beat_is_told_by_the_node():
+    """One stroke was a traceback; a tone had one beat at 215 a minute."""
+    stroke = np.zeros((1, 4 * RATE))
+    stroke[0, 3 * RATE :] = np.exp(-np.arange(RATE) / 400) * np.sin(np.arange(RATE))
+    for sound in (stroke, 0.3 * np.sin(2 * np.pi * 440 * np.arange(5 * RATE) / RATE)[None]):
+        with pytest.raises(InputError, match="no beat was found"):
+            made(CurveBeats, audio=audio(sound))
 
 
 def test_the_beats_node():

@@ -130,8 +130,8 @@ def test_waiting_shows_progress_and_lets_cancel_through(turbo, jobs, monkeypatch
         run(BuildEngine, model=turbo, **ASKED | {"wait": True, "name": "other"})
 
 
-def test_missing_packages_leave_the_torch_engine_and_the_pip_line(turbo, monkeypatch):
-    monkeypatch.setattr(queue, "expects", dict)
+def test_missing_packages_leave_the_torch_engine_and_the_pip_line(turbo, on_machine, monkeypatch):
+    on_machine({})
     monkeypatch.setattr(queue.preflight.importlib.util, "find_spec", lambda name: None)
     before = fingerprint(BuildEngine, **ASKED)
     made = run(BuildEngine, model=turbo, **ASKED)
@@ -246,10 +246,10 @@ def test_an_engine_that_fails_its_check_is_closed(turbo, player, monkeypatch):
     def refuse(plan, **given):
         raise EngineError("the engine is not the reference", "it must be", "build it again")
 
-    monkeypatch.setattr(loader, "check_here", refuse)
+    player.check = refuse
     made = run(LoadEngine, engine="one", otherwise=TORCH, model=turbo)
     assert isinstance(made[0], EagerEngine) and "not the reference" in made[1]
-    assert not player.library._engines and not registry.one(loader.OpenEngines).held
+    assert not player.library.open_engines and not registry.one(loader.OpenEngines).held
 
 
 def test_an_engine_of_other_weights_is_stale(turbo, base, player):
@@ -343,7 +343,7 @@ def test_a_refit_is_refused_before_anything_is_opened(turbo, player, monkeypatch
         run(RefitLora, engine="fixed", model=turbo)
     with pytest.raises(EngineFileError, match="there is no engine 'gone'"):
         run(RefitLora, engine="gone", model=turbo)
-    assert not player.library._engines
+    assert not player.library.open_engines
 
 
 WORK = {"depth": 2, "seconds": 0.4, "steps": 2, "guidance": "off", "tokens": 4, "ticks": 2}

@@ -20,14 +20,16 @@ from ostinato.engine_runtime.trt.build.job import State
 from ostinato.engine_runtime.trt.files.plan import accept
 from ostinato.engine_runtime.trt.files.sidecar import read_sidecar, sidecar_path
 from ostinato.engine_runtime.trt.files.trust import Trust
+from ostinato.engine_runtime.trt.health import state
 from ostinato.nodes.build_engine import BuildEngine
 from ostinato.nodes.load_engine import STOP, TORCH, LoadEngine
 from ostinato.nodes.lora import Lora
 from ostinato.nodes.refit_lora import RefitLora
 from ostinato.nodes.shared import engine_owner, folders, host
 
+from ... import trt_stand_in as stand_in
 from ...engine_files import LIBRARY, made_up, put
-from .engine_nodes import ASKED, FakeRefit, fingerprint, run
+from .engine_nodes import ASKED, FakeRefit, fingerprint, passes, run
 
 pytestmark = pytest.mark.usefixtures("folder")
 CORNER = Corner("smallest", 1, 2, 1, None, max_abs=0.0, relative=0.0, peak=1.0)
@@ -92,7 +94,7 @@ def test_an_engine_that_was_swapped_after_the_look_does_not_play(turbo, jobs, pl
     player.make("x")
     made = run(BuildEngine, model=turbo, **ASKED | {"name": "x", "precision": "fp32"})
     assert "x has other settings by now: ostinato build --name x" in made[1] and isinstance(made[0], EagerEngine)
-    assert not player.library._engines
+    assert not player.library.open_engines
 
 
 def test_the_engine_comes_from_the_folder_it_was_built_into(turbo, jobs, player, tmp_path, folder):
@@ -178,7 +180,7 @@ def test_a_fallback_lets_go_of_what_played_before(turbo, player):
     play = Cache(LoadEngine, engine="one", otherwise=TORCH, model=turbo)
     one = play()[0]
     assert isinstance(play(engine="gone")[0], EagerEngine)
-    assert not is_open(one) and not registry.one(loader.OpenEngines).held and not player.library._engines
+    assert not is_open(one) and not registry.one(loader.OpenEngines).held and not player.library.open_engines
     assert is_open(play()[0])
 
 
@@ -188,7 +190,7 @@ def test_what_a_node_writes_itself_is_no_change(turbo, player, folder, monkeypat
     def check(plan, **given):
         return Trust().write_proof(plan, {"gpu": "cpu"})
 
-    monkeypatch.setattr(loader, "check_here", check)
+    player.check = check
     play = Cache(LoadEngine, engine="one", otherwise=TORCH, model=turbo)
     play(), play()
     assert play.runs == 1 and read_sidecar(folder / "one.plan").proof is not None
@@ -215,16 +217,16 @@ def test_an_engine_that_was_verified_is_opened_with_its_sidecar_read_once(turbo,
 def test_an_engine_that_is_built_anew_while_it_is_opened_is_told(turbo, player, monkeypatch):
     """The sidecar that was read is no longer that of the plan."""
     player.make("one")
-    library, here = player.library, loader.here
+    library, here = player.library, state.here
 
     def meanwhile(*where):  # before the bytes are read
         player.make("one", EagerEngine(turbo.pipe.transformer, "another"))
         return here(*where)
 
-    monkeypatch.setattr(loader, "here", meanwhile)
+    monkeypatch.setattr(state, "here", meanwhile)
     with pytest.raises(EngineFileError, match="one.plan was built anew meanwhile"):
         run(LoadEngine, engine="one", otherwise=STOP, model=turbo)
-    assert not library._engines
+    assert not library.open_engines
 
 
 def test_a_check_that_failed_is_not_made_again_with_every_run(turbo, player, monkeypatch):
@@ -234,7 +236,7 @@ def test_a_check_that_failed_is_not_made_again_with_every_run(turbo, player, mon
         Trust().write_proof(plan, None)
         raise EngineError("the engine is not the reference", "it must be", "build it again")
 
-    monkeypatch.setattr(loader, "check_here", check)
+    player.check = check
     play = Cache(LoadEngine, engine="one", otherwise=TORCH, model=turbo)
     play(), play()
     assert play.runs == 1
@@ -257,11 +259,11 @@ def test_a_shortage_plays_on_torch_and_is_tried_again(turbo, player, monkeypatch
     def check(plan, **given):
         if failing:
             raise failing.pop()
-        return SimpleNamespace(proof=None)
+        return passes(plan)
 
-    monkeypatch.setattr(loader, "check_here", check)
+    player.check = check
     play = Cache(LoadEngine, engine="one", otherwise=TORCH, model=turbo)
-    assert isinstance(play()[0], EagerEngine) and not player.library._engines
+    assert isinstance(play()[0], EagerEngine) and not player.library.open_engines
     assert is_open(play()[0]) and is_open(play()[0]) and play.runs == 2
 
 
@@ -271,10 +273,10 @@ def test_a_shortage_is_tried_again_by_build_engine_too(turbo, jobs, player, monk
     made = player.make("x", spec=jobs[0].spec)
     jobs[0].state = State.done
     made.faults["context_no_room"] = 2
-    monkeypatch.setattr(loader, "check_here", lambda plan, engine, **given: engine.ready())
+    player.check = lambda plan, engine, **given: engine.ready()
     play = Cache(BuildEngine, model=turbo, **asked)
     assert isinstance(play()[0], EagerEngine)
-    monkeypatch.setattr(loader, "check_here", lambda plan, **given: SimpleNamespace(proof=None))
+    player.check = passes
     assert is_open(play()[0]) and is_open(play()[0]) and play.runs == 2
 
 
@@ -298,12 +300,11 @@ def test_names_do_not_leave_the_folders(turbo, player, folder):
 
 @pytest.mark.parametrize("changes", [{}, {"library": "1.4.0.1"}])
 def test_a_plan_that_may_not_play_brings_no_library_in(turbo, known, folder, monkeypatch, changes):
-    asked = []
     monkeypatch.setattr(loader, "gpu", lambda model: torch.device("cpu"))
-    monkeypatch.setattr(loader, "tensorrt", asked.append)
     put(folder, *made_up("one", **changes), Trust() if changes else None)
-    said = run(LoadEngine, engine="one", otherwise=TORCH, fallback=StandInEngine)[1]
-    assert not asked and ("1.4.0.1" in said if changes else "not built by this installation" in said)
+    with stand_in.loaded(None) as process:
+        said = run(LoadEngine, engine="one", otherwise=TORCH, fallback=StandInEngine)[1]
+    assert process.library is None and ("1.4.0.1" in said if changes else "not built by this installation" in said)
 
 
 StandInEngine = SimpleNamespace(name="another")
@@ -318,27 +319,25 @@ def test_a_rebuild_for_other_weights_is_of_the_model_that_is_asked_for(base, pla
     assert [line for line in said.splitlines() if line.startswith("- one: stale: ") and "--model random-base" in line]
 
 
-def test_the_drop_down_tells_every_state(folder, monkeypatch):
-    from ostinato.engine_runtime.trt.health import state as health_module
+def test_the_drop_down_tells_every_state(folder, in_comfyui, monkeypatch):
     from ostinato.engine_runtime.trt.library import preflight
 
     def tooltip():
         return LoadEngine.define_schema().inputs[0].tooltip
 
-    monkeypatch.setattr(folders, "roots", lambda kind: [folder])
     put(folder, *made_up("good"), Trust())
     put(folder, *made_up("old", 1, library="1.4.0.1"), Trust())
     assert "good" not in tooltip(), "nobody sees it on the command line"
-    monkeypatch.setattr(folders, "HEADLESS", False)
+    in_comfyui({folders.ENGINES: [folder]})
     monkeypatch.setattr(preflight, "wheels", lambda flavor: {"x": LIBRARY} if flavor == "tensorrt_rtx" else {})
-    monkeypatch.setattr(health_module, "library_of", lambda flavor: pytest.fail("a process was started"))
-    folders._states.cache_clear()
+    monkeypatch.setattr(state, "library_of", lambda flavor: pytest.fail("a process was started"))
+    folders.states_of.cache_clear()
     lines = tooltip().splitlines()
     assert lines[1] == "good: ready by its size, unverified on this GPU"
     assert lines[2].startswith("old: stale: the engine was built with tensorrt_rtx version 1.4.0.1; here it is")
     (folder / "old.plan").unlink()
     assert len(tooltip().splitlines()) == 2
-    folders._states.cache_clear()
+    folders.states_of.cache_clear()
     monkeypatch.setattr(preflight, "wheels", lambda flavor: {})
     assert "good: stale: tensorrt_rtx is not installed" in tooltip()
 
@@ -444,14 +443,12 @@ def test_a_file_that_was_overwritten_is_heard(files, turbo):
     assert play.runs == 2 and fingerprint(Lora, strength=1.0) == ""
 
 
-def test_in_comfyui_an_adapter_is_one_of_its_folder(files, monkeypatch):
-    monkeypatch.setattr(folders, "roots", lambda kind: [files.parent])
-    monkeypatch.setattr(folders, "HEADLESS", False)
-    monkeypatch.setattr(folders, "adapter_names", lambda: ["mine/a.safetensors"])
+def test_in_comfyui_an_adapter_is_one_of_its_folder(files, in_comfyui):
+    in_comfyui({"loras": [files.parent]})
     assert folders.adapter_path("mine/a.safetensors") == files / "a.safetensors"
     for name in (str(files / "a.safetensors"), "../loras/mine/a.safetensors", "mine", ""):
         with pytest.raises(InputError, match="is not there"):
             folders.adapter_path(name)
-    monkeypatch.setattr(folders, "HEADLESS", True)
+    in_comfyui(None)
     with pytest.raises(InputError, match="is not there"):
         folders.adapter_path(str(files))

@@ -16,16 +16,16 @@ TIME, NEXT = torch.tensor([0.9, 0.5, 0.25]).view(D, 1, 1), torch.tensor([0.8, 0.
 ON = torch.tensor([True, False, True]).view(D, 1, 1)
 KEPT = TIME * EPS + (1 - TIME) * OTHER
 
-# what is computed, the formula, what a slot has where it is off
+# how it is computed, the formula, what a slot has where it is off
 FORMULAS = {
-    "toward": (steps.toward(X0, OTHER, SHARE, ON), (1 - SHARE) * X0 + SHARE * OTHER, X0),
-    "velocity_to": (steps.velocity_to(X0, X, V, TIME, ON), (X - X0) / TIME, V),
-    "injected": (steps.injected(X, EPS, SHARE, NEXT, ON), X + NEXT * SHARE * EPS, X),
-    "renoised": (steps.renoised(X, X0, EPS, NEXT, ON), NEXT * EPS + (1 - NEXT) * X0, X),
-    "masked_input": (steps.masked_input(X, MASK, OTHER, EPS, TIME, ON), MASK * X + (1 - MASK) * KEPT, X),
-    "masked_clean": (steps.masked_clean(X0, MASK, OTHER, ON), MASK * X0 + (1 - MASK) * OTHER, X0),
+    "toward": (lambda: steps.toward(X0, OTHER, SHARE, ON), (1 - SHARE) * X0 + SHARE * OTHER, X0),
+    "velocity_to": (lambda: steps.velocity_to(X0, X, V, TIME, ON), (X - X0) / TIME, V),
+    "injected": (lambda: steps.injected(X, EPS, SHARE, NEXT, ON), X + NEXT * SHARE * EPS, X),
+    "renoised": (lambda: steps.renoised(X, X0, EPS, NEXT, ON), NEXT * EPS + (1 - NEXT) * X0, X),
+    "masked_input": (lambda: steps.masked_input(X, MASK, OTHER, EPS, TIME, ON), MASK * X + (1 - MASK) * KEPT, X),
+    "masked_clean": (lambda: steps.masked_clean(X0, MASK, OTHER, ON), MASK * X0 + (1 - MASK) * OTHER, X0),
     "rescaled": (
-        guidance.rescaled(V, X, SHARE, ON),
+        lambda: guidance.rescaled(V, X, SHARE, ON),
         SHARE * V * X.norm(dim=1, keepdim=True) / V.norm(dim=1, keepdim=True) + (1 - SHARE) * V,
         V,
     ),
@@ -34,7 +34,8 @@ FORMULAS = {
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_a_formula_is_of_the_slots_that_are_on(name):
-    got, want, off = FORMULAS[name]
+    compute, want, off = FORMULAS[name]
+    got = compute()
     torch.testing.assert_close(got[::2], want[::2], atol=1e-6, rtol=1e-5)
     assert torch.equal(got[1], off[1]) and (want - off).abs().max() > 0.1
 
@@ -84,3 +85,18 @@ def test_what_is_parallel_is_kept_by_its_share():
     for eta in (0.0, 0.25, 1.0):
         made = guidance.apg(X[:1], 0.01 * X[:1], 3 * one, eta * one, 100 * one, on)
         torch.testing.assert_close(made, X[:1] * (1 + 2 * 0.01 * eta))
+
+
+def test_a_quiet_velocity_has_a_direction_too():
+    """Norms are kept from 0, not at most that small."""
+    quiet, one, on = torch.full((1, T, C), 1e-3), torch.ones(1, 1, 1), torch.ones(1, 1, 1, dtype=torch.bool)
+    torch.testing.assert_close(guidance.rescaled(2 * quiet, quiet, one, on), quiet)
+    torch.testing.assert_close(guidance.apg(quiet, 3 * quiet, 2 * one, 0 * one, 9 * one, on), quiet)
+
+
+def test_where_a_request_starts():
+    noise, source = X[0], OTHER[0]
+    assert steps.start(noise, None, 0.5, 0.5) is noise and steps.start(noise, source, 1.0) is noise
+    torch.testing.assert_close(steps.start(noise, source, 0.5), 0.5 * noise + 0.5 * source)
+    for share in (0.25, SHARE[0]):  # it counts, whatever the first sigma is
+        torch.testing.assert_close(steps.start(noise, source, 1.0, share), share * noise + (1 - share) * source)

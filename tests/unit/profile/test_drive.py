@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import contextmanager
 
 import pytest
-import torch
 from ostinato.engine_runtime.config import Sampling, StreamConfig
 from ostinato.engine_runtime.engines.contract import Engine
 from ostinato.engine_runtime.profile.drive import awake, driven
@@ -58,7 +57,7 @@ def test_a_tick_alone_counts_its_step_and_what_takes_its_latents(watch):
 
     with drive(watch) as found:
         before, told = watch.after(100.0, "before", said), watch.after(1000.0, "told", said)
-        laps = found.play(3, before=before, around=around, after=watch.after(2.0, "after", said), told=told)
+        laps = found.play(3, before=before, around=around, after=watch.after(2.0, "after", said), after_tick=told)
     assert laps.ms == [3000.0] * 3 and laps.host_ms == [1000.0] * 3
     assert said == ["before", "enter", "leave", "after", "told"] * 3
 
@@ -78,7 +77,7 @@ def test_it_keeps_the_ring_full_and_says_who_finished(watch):
         assert not session.room and session.stats().dropped == 0
         assert laps.finished == [session.stats().finished] and laps.finished[0] == 6
         assert len(laps.quiet) == 6 and not laps.quiet[0]
-    assert not runtime()._sessions
+    assert not runtime().names
 
 
 def test_sessions_of_one_ring_get_requests_in_turn(watch):
@@ -89,10 +88,10 @@ def test_sessions_of_one_ring_get_requests_in_turn(watch):
         found.fill()
         assert not any(session.room for session in found.sessions)
         assert found.play(3).finished == [1, 1, 1] and len({session.stage for session in found.sessions}) == 1
-    assert not runtime()._sessions
+    assert not runtime().names
 
 
-def test_a_device_is_idle_around_every_tick_alone_and_waited_for_when_it_is_far_behind(watch, monkeypatch):
+def test_a_device_is_idle_around_every_tick_alone_and_waited_for_when_it_is_far_behind(watch, cuda):
     """By the calls of a pretended device."""
     calls = []
 
@@ -109,10 +108,9 @@ def test_a_device_is_idle_around_every_tick_alone_and_waited_for_when_it_is_far_
         def elapsed_time(self, other):
             return float(other.n - self.n)
 
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: calls.append("idle"))
+    cuda(Event=Event, synchronize=lambda device: calls.append("idle"))
     with drive(watch) as found:
-        found._cuda = True
+        found.cuda = True
         assert len(found.play(2, before=lambda: calls.append("before")).ms) == 2
         assert calls == ["before", "idle", "idle", "before", "idle", "idle", "idle"]
         calls.clear()
@@ -133,4 +131,4 @@ def test_an_engine_rests_whatever_happens(watch):
     engine: Engine = Sleepy()
     with pytest.raises(ZeroDivisionError), awake(engine), drive(watch, engine):
         raise ZeroDivisionError
-    assert said == ["ready", "rest"] and not runtime()._sessions
+    assert said == ["ready", "rest"] and not runtime().names

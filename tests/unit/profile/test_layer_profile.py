@@ -99,7 +99,7 @@ def test_the_wall_time_is_taken_before_anything_is_profiled(measured, found):
 def test_nothing_is_left_behind(measured):
     """No hook on the model, no session."""
     hooks = [m for m in measured.engine.decoder.modules() if m._forward_hooks or m._forward_pre_hooks]
-    assert not hooks and not runtime()._sessions
+    assert not hooks and not runtime().names
 
 
 def test_an_engine_that_fails_leaves_nothing_behind_either(turbo):
@@ -111,7 +111,7 @@ def test_an_engine_that_fails_leaves_nothing_behind_either(turbo):
 
     with pytest.raises(KeyboardInterrupt):
         profile_engine(engine, SMALL, ticks=2, on_tick=stop)
-    assert not any(m._forward_hooks for m in engine.decoder.modules()) and not runtime()._sessions
+    assert not any(m._forward_hooks for m in engine.decoder.modules()) and not runtime().names
 
 
 def test_any_engine_has_a_table():
@@ -135,7 +135,7 @@ def test_any_engine_has_a_table():
 def test_a_workload_out_of_range_is_refused(turbo, workload, ticks):
     with pytest.raises(InputError):
         profile_engine(eager_engine(turbo), workload, ticks)
-    assert not runtime()._sessions
+    assert not runtime().names
 
 
 OPERATORS = {
@@ -261,7 +261,7 @@ def test_a_profiler_that_reports_nothing_is_an_error(trt_engine):
     plan.faults["report_to_profiler"] = 1
     with pytest.raises(OstinatoError, match="reported no layer times"):
         profile_engine(engine, SMALL, ticks=1)
-    assert engine.executor.context.profiler is None and not runtime()._sessions
+    assert engine.executor.context.profiler is None and not runtime().names
     assert profile_engine(engine, SMALL, ticks=1).total_ms == 7.0
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from ostinato.engine_runtime.errors import InputError
+from ostinato.engine_runtime.live.beat import Tempo, check_tempo
 from ostinato.engine_runtime.live.score import Cost
 from ostinato.engine_runtime.serve.control import Control, Taken
 
@@ -22,16 +23,26 @@ class Session:
 
     def __init__(self) -> None:
         self.played: list[tuple[dict[tuple[str, str], Any], int]] = []
+        self.positions: list[int] = []
+        self.heard_until, self.listening = 0, True
 
-    def play(self, score: dict[tuple[str, str], Any], change: int) -> Cost:
+    def play(self, score: dict[tuple[str, str], Any], change: int, at: int = 0) -> Cost:
         self.played.append((dict(score), change))
+        self.positions.append(at)
         return Cost.TICK
+
+    def reach(self, cost: Cost) -> float:
+        return 0.5
+
+    def next_beat(self, unit: str, tempo: Tempo, reach: float) -> int:
+        check_tempo(tempo.bpm)
+        return 480_000 if unit == "beat" else 960_000
 
 
 class Graph:
     """Widgets a to j of one node take numbers up to 10; what is made of them must not be 7."""
 
-    bpm = 0.0
+    tempo = Tempo(100.0)
 
     def __init__(self, hold: threading.Event | None = None) -> None:
         self.values: dict[tuple[str, str], Any] = {}
@@ -137,3 +148,46 @@ def test_an_unknown_widget_is_refused_at_once(made: Any) -> None:
         with pytest.raises(InputError):
             control.set(place, value, "sender", lambda taken: None)
     assert session.played == []
+
+
+def test_a_change_waits_for_its_beat_and_the_last_value_counts(made: Any) -> None:
+    graph = Graph()
+    control, session = made(graph)
+    told: list[Taken] = []
+    for value in (1, 2, 3):
+        assert control.set(("n", "a"), value, "sender", told.append, "beat") == 480_000
+    assert control.set(("n", "b"), 4, "sender", told.append, "bar") == 960_000
+    assert control.set(("n", "c"), 5, "sender", told.append) == 0
+    until(lambda: len(told) == 1)
+    assert graph.values == {("n", "c"): 5}
+    session.heard_until = 480_000 - 48_000  # a second before it: a widget that was never turned may take 0.8
+    time.sleep(0.1)
+    assert len(told) == 1
+    session.heard_until = 480_000 - 30_000
+    until(lambda: len(told) == 2)
+    assert graph.values == {("n", "c"): 5, ("n", "a"): 3} and session.positions == [0, 480_000]
+    assert control.set(("n", "b"), 6, "sender", told.append) == 0  # now, in place of the bar
+    until(lambda: len(told) == 3)
+    session.heard_until = 10**7
+    time.sleep(0.1)
+    assert graph.values[("n", "b")] == 6 and len(told) == 3
+
+
+def test_what_waits_for_a_beat_is_not_lost_when_nobody_hears_it(made: Any) -> None:
+    graph = Graph()
+    control, session = made(graph)
+    told: list[Taken] = []
+    control.set(("n", "a"), 1, "sender", told.append, "bar")
+    session.listening = False
+    assert control.set(("n", "b"), 2, "sender", told.append, "bar") == 0
+    until(lambda: len(told) == 2)
+    assert graph.values == {("n", "a"): 1, ("n", "b"): 2}
+
+
+def test_a_beat_of_an_open_tempo_is_refused(made: Any) -> None:
+    graph = Graph()
+    graph.tempo = Tempo()
+    control, session = made(graph)
+    with pytest.raises(InputError, match="tempo"):
+        control.set(("n", "a"), 1, "sender", lambda taken: None, "beat")
+    assert session.played == [] and not control._waiting

@@ -22,12 +22,26 @@ CURVE = st.builds(
     messages.Curve, st.lists(st.tuples(NUMBER, NUMBER), min_size=1, max_size=256), st.sampled_from(["linear", "hold"])
 )
 VALUE = st.one_of(st.booleans(), st.integers(-(2**53), 2**53), NUMBER, st.text(max_size=200), CURVE)
+BINDING = st.builds(
+    messages.Binding,
+    NAME,
+    NAME,
+    NAME,
+    st.sampled_from(["cc", "note", "axis", "button"]),
+    st.integers(0, 127),
+    st.integers(0, 127),
+    st.sampled_from(["absolute", "14 bit", "twos complement", "offset", "sign"]),
+    NUMBER,
+    NUMBER,
+)
 MESSAGES = st.one_of(
     st.builds(messages.Hello, COUNT, NAME, COUNT, COUNT),
     st.just(messages.Start()),
     st.just(messages.Pause()),
     st.just(messages.Stop()),
-    st.builds(messages.Set, COUNT, NAME, NAME, VALUE),
+    st.builds(messages.Set, COUNT, NAME, NAME, VALUE, st.sampled_from(["now", "beat", "bar"])),
+    st.builds(messages.Record, COUNT, st.booleans()),
+    st.builds(messages.Settings, st.sampled_from(["now", "beat", "bar"]), st.lists(BINDING, max_size=3)),
     st.builds(messages.At, COUNT, COUNT, COUNT, COUNT, st.booleans(), COUNT),
     st.builds(messages.Capture, COUNT, st.floats(0, 3600), st.integers(0, 1000)),
 )
@@ -48,7 +62,7 @@ def test_a_message_with_one_thing_wrong_is_refused(message: Message, data: st.Da
     """A field more, a field of another type, or a number that does not fit."""
     plain = msgspec.to_builtins(message)
     name = data.draw(st.sampled_from([*sorted(set(plain) - {"type"}), "surplus"]))
-    wrong: Any = {"surplus": 1, "interpolation": 3}.get(name, [])
+    wrong: Any = {"surplus": 1, "interpolation": 3, "midi": {}}.get(name, [])
     with pytest.raises(InputError):
         read(json.dumps(plain | {name: wrong}))
 
@@ -82,6 +96,11 @@ def test_any_bytes_are_a_message_or_refused(data: bytes) -> None:
         '{"type":"set","id":1,"node":"4","input":"x","value":"%s"}' % ("a" * 20_001),
         '{"type":"set","id":1,"node":"4","input":"x","value":{"points":[],"interpolation":"linear"}}',
         '{"type":"set","id":1,"node":"4","input":"x","value":{"points":%s}}' % ([[0, 0]] * 257),
+        '{"type":"set","id":1,"node":"4","input":"x","value":1,"when":"later"}',
+        '{"type":"record","id":1,"on":1}',
+        '{"type":"settings","midi":%s}' % ([{}] * 257),
+        '{"type":"settings","midi":[{"node":"1"}]}',
+        '{"type":"record","id":1,"on":true,"file":"/etc/passwd"}',
         '{"type":"run","command":"rm"}',
         '{"node":"4"}',
         "[" * 60_000,

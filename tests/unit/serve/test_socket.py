@@ -12,13 +12,17 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import aiohttp
+import numpy as np
 import pytest
+import soundfile
 from aiohttp import WSMsgType, web
 from ostinato.engine_runtime.config import Sampling
 from ostinato.engine_runtime.errors import InputError
+from ostinato.engine_runtime.live.beat import Tempo
 from ostinato.engine_runtime.live.line import Heard
 from ostinato.engine_runtime.live.score import Score
 from ostinato.engine_runtime.live.session import Capture, LiveSession
@@ -26,8 +30,11 @@ from ostinato.engine_runtime.live.sound import Block
 from ostinato.engine_runtime.models.loading import Model
 from ostinato.engine_runtime.serve import connection
 from ostinato.engine_runtime.serve.control import Control
-from ostinato.engine_runtime.serve.messages import HEADER, MAX_BYTES, VERSION
-from ostinato.engine_runtime.serve.routes import MOST, PREFIX, Live, Routes
+from ostinato.engine_runtime.serve.keep import Keep
+from ostinato.engine_runtime.serve.messages import HEADER, MAX_BYTES, VERSION, Settings
+from ostinato.engine_runtime.serve.routes import MOST, PREFIX, Routes
+from ostinato.engine_runtime.serve.sessions import Live
+from ostinato.engine_runtime.serve.share import Share
 
 from ...helpers import StandIn, made_up
 
@@ -38,7 +45,7 @@ HELLO = {"type": "hello", "version": VERSION}
 class Graph:
     """One hot knob, and a text that takes a moment."""
 
-    bpm = 120.0
+    tempo = Tempo(120.0)
 
     def __init__(self, score: Score) -> None:
         self.score, self.texts = score, list[str]()
@@ -60,19 +67,23 @@ class Graph:
 class Served:
     """The server and what it plays, for the length of one test."""
 
-    def __init__(self, score: Score) -> None:
+    def __init__(self, score: Score, folder: Path) -> None:
         self.session = LiveSession(f"served {random.random()}", score)
         self.graph = Graph(score)
         self.control = Control(self.session, self.graph)
         self.kept: list[Capture] = []
+        self.folder = folder
+        self.share: Share | None = None
+        self.keep = Keep(self.session, self.write, lambda: folder / "recording.flac")
         self.port = 0
 
-    def keep(self, capture: Capture) -> list[str]:
+    def write(self, capture: Capture) -> list[str]:
         self.kept.append(capture)
         return ["live_00001_.flac"]
 
     async def run(self, test: Callable[[Served], Awaitable[None]]) -> None:
-        made = Routes({"live": Live(self.session, self.control, self.keep)}, loopback=True)
+        live = Live(self.session, self.control, self.keep, share=self.share)
+        made = Routes({"live": live}, loopback=True, missing=lambda prompt: [{"name": name} for name in prompt])
         app = web.Application()
         app.add_routes(made.table())
         runner = web.AppRunner(app, shutdown_timeout=1.0)
@@ -95,11 +106,12 @@ class Served:
 
 
 @pytest.fixture
-def served(turbo: Model) -> Iterator[Served]:
+def served(turbo: Model, tmp_path: Path) -> Iterator[Served]:
     before = set(threading.enumerate())
     score = Score(StandIn(), turbo.pipe.vae, made_up(0, 50, guided=False), Sampling(4), depth=2)
-    made = Served(score)
+    made = Served(score, tmp_path)
     yield made
+    made.keep.close()
     made.control.close()
     made.session.close()
     assert {t for t in set(threading.enumerate()) - before if t.name.startswith("ostinato")} == set()
@@ -160,16 +172,97 @@ def test_a_client_hears_turns_and_captures(served: Served) -> None:
             assert (taken["id"], taken["cost"], taken["error"]) == (9, "tick", None)
             while client.hot < taken["change"]:
                 await client.next()
+            curve = {"points": [[0, 0], [1, 0.5]], "interpolation": "linear"}
+            await socket.send_json({"type": "set", "id": 10, "node": "4", "input": "points", "value": curve})
+            refused = await client.until(lambda m: m["type"] == "taken" and m["id"] == 10)
+            assert "is {'points': [(0.0, 0.0), (1.0, 0.5)], 'interpolation': 'linear'}" in refused["error"]
             await socket.send_json({"type": "capture", "id": 1, "bars": 1})
             captured = await client.until(lambda m: m["type"] == "captured")
             assert captured == {"type": "captured", "id": 1, "files": ["live_00001_.flac"]}
             figures = await client.until(lambda m: m["type"] == "figures" and m["state"] == "playing")
             assert figures["error"] is None and figures["tick"] > 0
+            assert figures["mode"] == "loop" and len(figures["slots"]) == figures["depth"]
+            steps = max(steps for _, steps in figures["slots"])
+            assert all(0 <= done <= steps for done, steps in figures["slots"]) and steps > 0
+            assert figures["budget"] == pytest.approx(1e3 * figures["length"] * figures["depth"] / steps)
             await socket.send_json({"type": "pause"})
             await client.until(lambda m: m["type"] == "figures" and m["state"] == "paused")
 
     asyncio.run(served.run(test))
     assert len(served.kept) == 1
+
+
+def test_a_change_waits_for_a_beat_and_a_recording_holds_it(served: Served) -> None:
+    async def test(served: Served) -> None:
+        async with served.connect() as socket:
+            client = Client(socket)
+            await client.hello()
+            await socket.send_json({"type": "start"})
+            await client.sound()
+            await socket.send_json({"type": "record", "id": 1, "on": True})
+            began = await client.until(lambda m: m["type"] == "recording")
+            assert (began["on"], began["file"]) == (True, "recording.flac")
+            await socket.send_json({"type": "record", "id": 2, "on": True})
+            again = await client.until(lambda m: m["type"] == "recording" and m["id"] == 2)
+            assert "one recording runs" in again["error"]
+            turn = {"type": "set", "id": 9, "node": "4", "input": "velocity_scale", "value": 0.5, "when": "beat"}
+            await socket.send_json(turn)
+            queued = await client.until(lambda m: m["type"] == "queued")
+            assert (queued["id"], queued["node"], queued["input"]) == (9, "4", "velocity_scale")
+            assert queued["position"] > client.end - 2400
+            taken = await client.until(lambda m: m["type"] == "taken")
+            assert (taken["id"], taken["error"]) == (9, None)
+            while client.hot < taken["change"] or client.end < queued["position"]:
+                await client.next()
+            await client.until(lambda m: m["type"] == "figures" and m["recording"] is not None)
+            await socket.send_json({"type": "record", "id": 3, "on": False})
+            ended = await client.until(lambda m: m["type"] == "recording" and m["id"] == 3)
+            assert (ended["on"], ended["file"]) == (False, "recording.flac")
+
+    asyncio.run(served.run(test))
+    samples, rate = soundfile.read(served.folder / "recording.flac", dtype="int16")
+    assert rate == 48_000 and len(samples) > 4800 and np.abs(samples).max() > 100
+
+
+def test_a_set_is_changed_and_saved(served: Served) -> None:
+    played = {"when": "bar", "midi": []}
+    served.share = Share(Settings(), [{"name": "gone"}], lambda widgets, made: {"when": made.when, "of": widgets})
+
+    async def test(served: Served) -> None:
+        async with served.connect() as socket:
+            client = Client(socket)
+            welcome = await client.hello()
+            assert welcome["settings"]["when"] == "now" and welcome["missing"] == [{"name": "gone"}]
+            await socket.send_json({"type": "settings", **played})
+            await socket.send_json({"type": "settings", "when": "later"})
+            await client.until(lambda m: m["type"] == "refused")
+        async with served.connect() as socket:
+            assert (await Client(socket).hello())["settings"]["when"] == "bar"
+        base = f"http://127.0.0.1:{served.port}{PREFIX}"
+        saved = await served.client.get(f"{base}/live/workflow")
+        assert await saved.json() == {"when": "bar", "of": served.graph.widgets()}
+        assert (await served.client.get(f"{base}/other/workflow")).status == 404
+        foreign = {"Origin": "http://evil.example"}
+        assert (await served.client.get(f"{base}/live/workflow", headers=foreign)).status == 403
+        listed = await served.client.post(f"{base}/missing", json={"3": {}, "4": {}})
+        assert await listed.json() == [{"name": "3"}, {"name": "4"}]
+        assert (await served.client.post(f"{base}/missing", json={}, headers=foreign)).status == 403
+        for wrong in (b"[]", b"{", b'{"a": NaN}'):
+            assert (await served.client.post(f"{base}/missing", data=wrong)).status == 400
+
+    asyncio.run(served.run(test))
+
+
+def test_a_session_without_a_file_keeps_no_settings(served: Served) -> None:
+    async def test(served: Served) -> None:
+        async with served.connect() as socket:
+            client = Client(socket)
+            assert "settings" not in await client.hello()
+            await socket.send_json({"type": "settings"})
+            assert "node" in (await client.until(lambda m: m["type"] == "refused"))["error"]
+        assert (await served.client.get(f"http://127.0.0.1:{served.port}{PREFIX}/live/workflow")).status == 404
+
+    asyncio.run(served.run(test))
 
 
 def test_who_comes_back_goes_on_where_it_was(served: Served) -> None:
@@ -267,7 +360,7 @@ def test_a_client_that_never_reads_holds_nothing_up(
 
 def test_sound_that_is_not_acknowledged_is_dropped_and_counted(served: Served) -> None:
     async def test() -> None:
-        made = connection.Connection(None, served.session, served.control, served.keep)  # type: ignore[arg-type]
+        made = connection.Connection(None, Live(served.session, served.control, served.keep))  # type: ignore[arg-type]
         for i in range(200):
             made._queue(Block(1, 7680 * i, Heard(), 0, b"\0" * 30_720))
             assert sum(len(block.pcm) for block in made._sound) <= connection.IN_FLIGHT
@@ -451,7 +544,7 @@ def test_an_error_of_the_session_reaches_the_page(served: Served) -> None:
         async with served.connect() as socket:
             client = Client(socket)
             await client.hello()
-            served.session._fail(OSError(13, "Permission denied", "models/secret"))
+            served.session.fail(OSError(13, "Permission denied", "models/secret"))
             failed = await client.until(lambda m: m["type"] == "failed")
             assert "secret" not in failed["error"] and "PermissionError" in failed["error"]
 

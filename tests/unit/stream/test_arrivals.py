@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from ostinato.engine_runtime.controls.automation import Track
 from ostinato.engine_runtime.controls.knobs import Knobs
 from ostinato.engine_runtime.engines.contract import Limits
 from ostinato.engine_runtime.errors import EngineLimitError, InputError, MemoryShortage
+from ostinato.engine_runtime.stream.inbox import Arrivals
 from ostinato.engine_runtime.stream.request import Request
 from ostinato.engine_runtime.stream.sessions import runtime
 from ostinato.engine_runtime.stream.tick import Tick
@@ -20,6 +22,33 @@ from ostinato.engine_runtime.takes.take import Log
 
 from ...helpers import Fragile, StandIn, drawn, made_up, no_reads, play
 from ...live import CLOSE, expected
+
+
+class Heard:
+    """Notes what a listener is told."""
+
+    def __init__(self):
+        self.words = []
+
+    def __getattr__(self, name):
+        return lambda *told: self.words.append((name, *told))
+
+
+def test_a_listener_hears_of_everything_in_the_order_of_the_step():
+    """Adapters too: a take without them replays other music."""
+    heard, lora, values = Heard(), object(), {"sde": 0.5}
+    turns = [SimpleNamespace(values=values), SimpleNamespace(values={"dcw": 1.0})]
+    Arrivals({"depth": 3}, True, lora, turns, [SimpleNamespace(request="r")]).report(heard, 7)
+    assert heard.words == [
+        ("configured", 7, {"depth": 3}),
+        ("adapted", 7, lora),
+        ("knobs_set", 7, {"sde": 0.5}),
+        ("knobs_set", 7, {"dcw": 1.0}),
+        ("submitted", 7, "r"),
+    ]
+    assert heard.words[2][2] is not values, "a listener keeps it, and a step may change it"
+    Arrivals({}, False, lora, [], []).report(heard, 8)
+    assert len(heard.words) == 5, "nothing is told where nothing came"
 
 
 def test_a_guidance_that_nothing_answers_to_is_refused():

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -59,6 +63,76 @@ def test_the_clock_forgets_the_oldest(clock: SimpleNamespace) -> None:
         ticking.stop()
     assert (len(ticking.tick_ms()), ticking.ticks) == (KEPT, KEPT + 10)
     assert ticking.tick_ms()[0] == pytest.approx(10_000.0)
+
+
+class Device:
+    """A stream on which work takes milliseconds: until `enqueued` it has been given, until `over` it has come."""
+
+    enqueued = over = 0.0
+
+    def plays(self, ticking: TickClock, *ms: float, between: float = 5.0) -> None:
+        for one in ms:
+            ticking.start()
+            self.enqueued += one
+            ticking.stop()
+            self.enqueued += between
+
+
+class Event:
+    """Stands in for `torch.cuda.Event`."""
+
+    alive: ClassVar[weakref.WeakSet[Event]] = weakref.WeakSet()
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        assert enable_timing
+        Event.alive.add(self)
+
+    def record(self, device: Device) -> None:
+        self.device, self.at = device, device.enqueued
+
+    def query(self) -> bool:
+        return self.device.over >= self.at
+
+    def synchronize(self) -> None:
+        self.device.over = max(self.device.over, self.at)
+
+    def elapsed_time(self, other: Event) -> float:
+        assert self.query() and other.query(), "PyTorch refuses it"
+        return other.at - self.at
+
+
+@pytest.fixture
+def device(cuda: Callable[..., None]) -> Device:
+    cuda(Event=Event)
+    return Device()
+
+
+def test_on_a_gpu_a_tick_is_timed_once_it_is_over(device: Device) -> None:
+    """By events on the stream, not by the host, which is far ahead; what still runs is not waited for."""
+    ticking: Any = TickClock(device)  # type: ignore[arg-type]
+    assert (ticking.tick_ms(), ticking.seconds) == ((), 0.0)
+    device.plays(ticking, 10.0, 30.0, 20.0)
+    assert (ticking.tick_ms(), ticking.seconds, ticking.ticks) == ((), 0.0, 3)
+    device.over = 10.0
+    assert (ticking.tick_ms(), ticking.seconds) == ((10.0,), 0.01)
+    device.over = 46.0  # in the third tick
+    assert (ticking.tick_ms(), ticking.seconds) == ((10.0, 30.0), 0.045)
+    ticking.settle()
+    assert (ticking.tick_ms(), ticking.seconds) == ((10.0, 30.0, 20.0), 0.07) and device.over == 70.0
+    ticking.settle()
+    device.plays(ticking, 40.0)
+    assert device.over == 70.0, "nothing waits for the device"
+
+
+def test_a_gpus_clock_keeps_no_event_of_a_tick_that_is_over(device: Device) -> None:
+    """Though nobody asks for figures while music plays."""
+    ticking: Any = TickClock(device)  # type: ignore[arg-type]
+    for _ in range(50):
+        device.plays(ticking, 10.0)
+        device.over = device.enqueued
+    gc.collect()
+    assert len(Event.alive) <= 5
+    assert ticking.tick_ms() == (10.0,) * 50
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 300, KEPT])

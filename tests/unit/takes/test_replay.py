@@ -246,7 +246,7 @@ def test_an_interrupt_ends_a_replay() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         replay(log, StandIn(), stop)
-    assert not runtime()._sessions
+    assert not runtime().names
 
 
 # --- the command

@@ -223,7 +223,7 @@ def test_how_the_exporting_process_ended_is_told(tmp_path, monkeypatch, code, ki
     monkeypatch.setattr(worker, "child_command", lambda _: [sys.executable, "-c", "input()\n" + code])
     spec = make_spec("rtx", "decoder", {"model": "random"}, DYNAMIC)
     with pytest.raises(kind) as caught:
-        worker._exported({"spec": spec.as_json()}, spec, tmp_path, lambda *_: None)
+        worker.exported_graph({"spec": spec.as_json()}, spec, tmp_path, lambda *_: None)
     assert type(caught.value) is kind and given in caught.value.given
 
 
@@ -261,10 +261,10 @@ def place(tmp_path):
 @POSIX
 def test_cancel_while_exporting_leaves_nothing(place):
     job = start(place, make_spec("rtx", "decoder", {"model": "random"}, DYNAMIC, "old"))
-    until(lambda: len(group(job._process.pid)) == 2)  # the builder, and the exporter it started
+    until(lambda: len(group(job.pid)) == 2)  # the builder, and the exporter it started
     begin = time.monotonic()
     assert job.cancel() is State.cancelled and time.monotonic() - begin < 5
-    until(lambda: not group(job._process.pid), 5)
+    until(lambda: not group(job.pid), 5)
     check_old(place)
     assert job.error is None and job.plan is None
     with pytest.raises(EngineBuildError, match="cancelled"):
@@ -288,11 +288,11 @@ def test_a_killed_process_is_told_as_such(place, graph, who):
     if who == "builder":
         job = start(place, of(graph, DYNAMIC, "old"))
         until(lambda: (place / HOLDER).exists())
-        os.kill(job._process.pid, signal.SIGKILL)
+        os.kill(job.pid, signal.SIGKILL)
     else:
         job = start(place, make_spec("rtx", "decoder", {"model": "random"}, DYNAMIC, "old"))
-        until(lambda: len(group(job._process.pid)) == 2)
-        os.kill(next(int(p) for p in group(job._process.pid) if int(p) != job._process.pid), signal.SIGKILL)
+        until(lambda: len(group(job.pid)) == 2)
+        os.kill(next(int(p) for p in group(job.pid) if int(p) != job.pid), signal.SIGKILL)
     assert job.wait(30) is State.failed
     assert "killed (signal 9)" in job.error.given and "memory" in job.error.allowed
     check_sentence(job.error)
@@ -304,7 +304,7 @@ def test_a_killed_process_is_told_as_such(place, graph, who):
 def test_a_crash_is_told_with_its_last_words(place, graph):
     job = start(place, of(graph, DYNAMIC, "old"))
     until(lambda: (place / HOLDER).exists())
-    os.kill(job._process.pid, signal.SIGSEGV)
+    os.kill(job.pid, signal.SIGSEGV)
     assert job.wait(30) is State.failed and "SIGSEGV" in job.error.given
     check_sentence(job.error)
     check_old(place)
@@ -324,7 +324,7 @@ def test_a_disk_that_takes_no_more_is_told_and_the_old_engine_stays(place, graph
         pytest.skip("no limits for another process on this system")
     job = start(place, of(graph, DYNAMIC, "old"))
     until(lambda: (place / HOLDER).exists())
-    resource.prlimit(job._process.pid, resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+    resource.prlimit(job.pid, resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
     assert job.wait(60) is State.failed and type(job.error) is EngineFileError
     assert "old.plan cannot be written" in job.error.given and job.error.reason == "folder"
     check_sentence(job.error)
@@ -384,7 +384,7 @@ def test_a_build_ends_with_the_process_that_asked(place, graph):
         "spec = BuildSpec.of(json.loads(sys.argv[1])); place = Path(sys.argv[2])\n"
         "job = Job.start(spec, place, place.parent / 'home')\n"
         "while not list(place.glob('.build-*/')): time.sleep(0.01)\n"
-        "print(job._process.pid, flush=True); os._exit(0)"
+        "print(job.pid, flush=True); os._exit(0)"
     )
     spec = json.dumps(make_spec("rtx", "decoder", {"model": "random"}, DYNAMIC, "old").as_json())
     done = subprocess.run([sys.executable, "-c", code, spec, str(place)], capture_output=True, text=True, check=True)

@@ -26,7 +26,6 @@ from ostinato.engine_runtime.trt.files.spec import BuildSpec, make_spec
 from ostinato.engine_runtime.trt.files.stamp import stamp
 from ostinato.engine_runtime.trt.files.trust import KEY, MANIFEST, Trust
 from ostinato.engine_runtime.trt.files.trust import LOCK as LIST_LOCK
-from ostinato.engine_runtime.trt.health import doctor
 from ostinato.engine_runtime.trt.health.doctor import GOOD, PROBLEM, examine_all
 from ostinato.engine_runtime.trt.health.state import READY, UNUSABLE, health
 from ostinato.nodes.load_engine import LoadEngine
@@ -53,11 +52,10 @@ def engine(tmp_path, trust):
 
 
 @pytest.fixture
-def listed(engine, monkeypatch):
+def listed(engine, in_comfyui):
     """The options and the tooltip of the nodes that play engines, as ComfyUI asks for them."""
-    monkeypatch.setattr(folders, "HEADLESS", False)
-    monkeypatch.setattr(folders, "roots", lambda kind: [engine.parent])
-    folders._states.cache_clear()
+    in_comfyui({folders.ENGINES: [engine.parent]})
+    folders.states_of.cache_clear()
 
     def ask() -> tuple[list[str], str]:
         shown = [node.define_schema().inputs[0] for node in (LoadEngine, RefitLora)]
@@ -68,10 +66,9 @@ def listed(engine, monkeypatch):
 
 
 @pytest.fixture
-def quick_doctor(monkeypatch):
+def quick_doctor(on_machine):
     """Without the libraries, which other tests may have loaded."""
-    monkeypatch.setattr(doctor, "expects", lambda: KNOWN)
-    monkeypatch.setattr(doctor, "mapped", lambda: [])
+    on_machine(KNOWN)
 
 
 def within(call: Callable[[], object], seconds: float = 10) -> object:
@@ -208,14 +205,14 @@ def test_a_tooltip_tells_of_no_more_than_it_has_room_for(engine, listed):
     assert len(options) == 61 and told.count("\n") == 51 and told.endswith("and 11 more")
 
 
-@pytest.mark.parametrize("broken", ["roots", "_states"])
+@pytest.mark.parametrize("broken", ["roots", "states_of"])
 def test_what_nobody_foresaw_takes_no_node_away(broken, engine, listed, monkeypatch, caplog):
     def fails(*_):
         raise RuntimeError("the driver is gone")
 
     monkeypatch.setattr(folders, broken, fails)
     options, told = listed()
-    assert options == (["one"] if broken == "_states" else [folders.NOTHING])
+    assert options == (["one"] if broken == "states_of" else [folders.NOTHING])
     assert "cannot be told: the driver is gone" in told and "the driver is gone" in caplog.text
 
 
@@ -223,7 +220,6 @@ def test_what_nobody_foresaw_takes_no_node_away(broken, engine, listed, monkeypa
 
 
 def test_a_command_that_is_asked_about_an_engine_reads_it_whole(engine, monkeypatch, quick_doctor, tmp_path):
-    monkeypatch.setattr("ostinato.engine_runtime.trt.health.state.expects", lambda: KNOWN)
     data = bytearray(engine.read_bytes())
     data[len(data) // 2] ^= 1
     engine.write_bytes(data)
@@ -236,7 +232,6 @@ def test_a_command_that_is_asked_about_an_engine_reads_it_whole(engine, monkeypa
 
 
 def test_what_a_sidecar_says_sends_a_terminal_no_commands(tmp_path, trust, quick_doctor, monkeypatch):
-    monkeypatch.setattr("ostinato.engine_runtime.trt.health.state.expects", lambda: KNOWN)
     evil = "a/\x1b]0;owned\x07\x1b[2J\u202e\r\n$(x)"
     plan, sidecar = made_up()
     spec = replace(sidecar.spec, model=evil)
@@ -356,8 +351,7 @@ def test_what_is_accepted_is_the_engine_with_its_sidecar(tmp_path, trust):
         accept(path, sidecar.identity(), trust)
 
 
-def test_inspect_tells_what_to_accept(tmp_path, trust, monkeypatch):
-    monkeypatch.setattr("ostinato.engine_runtime.trt.health.state.expects", lambda: KNOWN)
+def test_inspect_tells_what_to_accept(tmp_path, trust, quick_doctor):
     path = put(tmp_path / "engines", *made_up())
     seen = json.loads(CliRunner().invoke(main.app, ["inspect", str(path), "--json"]).output)
     assert seen["state"] == UNUSABLE and seen["reason"] == "untrusted"

@@ -190,7 +190,7 @@ def test_what_was_accepted_is_the_file_and_not_its_name(tmp_path, trust):
     refused(trust, plan, "untrusted")
 
 
-def test_the_command_accepts_by_hash(tmp_path, trust, monkeypatch):
+def test_the_command_accepts_by_hash(tmp_path, trust, on_machine, monkeypatch):
     monkeypatch.setenv("OSTINATO_DATA", str(trust.home))
     plan = put(tmp_path / "engines", *made_up())
     sha = made_up()[1].identity()
@@ -199,10 +199,7 @@ def test_the_command_accepts_by_hash(tmp_path, trust, monkeypatch):
     alone = CliRunner().invoke(main.app, ["doctor", "--accept", sha])
     assert alone.exit_code == 2 and "--engine" in alone.stderr
     refused(trust, plan, "untrusted")
-    monkeypatch.setattr("ostinato.engine_runtime.trt.health.doctor.expects", lambda: {"tensorrt_rtx": ADA})
-    monkeypatch.setattr(
-        "ostinato.engine_runtime.trt.health.doctor.mapped", lambda: []
-    )  # other tests have loaded the library
+    on_machine({"tensorrt_rtx": ADA})
     right = CliRunner().invoke(main.app, ["doctor", "--accept", sha, "--engine", str(plan)])
     assert "one.plan is ready, unverified on this GPU" in re.sub(r"\s+", " ", right.stdout)
     assert right.exit_code == 0 and read_plan(plan, ADA, trust) == made_up()

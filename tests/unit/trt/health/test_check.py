@@ -21,7 +21,7 @@ from ostinato.engine_runtime.trt.export import record, source
 from ostinato.engine_runtime.trt.files.plan import read_plan
 from ostinato.engine_runtime.trt.files.sidecar import Expect
 from ostinato.engine_runtime.trt.files.trust import Trust
-from ostinato.engine_runtime.trt.health import check
+from ostinato.engine_runtime.trt.health import check, state
 from ostinato.engine_runtime.trt.library import preflight, process
 from ostinato.engine_runtime.trt.play import tensorrt
 
@@ -46,9 +46,8 @@ def machine(plan, base, monkeypatch):
     library = stand_in.library(rtx=True)
     monkeypatch.setattr(this_machine, "driver_cuda", lambda: (13, 0))
     monkeypatch.setattr(preflight, "check_room", lambda *_: None)
-    monkeypatch.setattr(worker, "here", lambda *_: HERE)
+    monkeypatch.setattr(state, "here", lambda *_: HERE)
     monkeypatch.setattr(check, "this_gpu", lambda: torch.device("cpu"))
-    monkeypatch.setattr(tensorrt, "tensorrt", lambda _: library)
     monkeypatch.setattr(source, "part_of", lambda _: base.pipe.transformer)
     monkeypatch.setattr(record, "weights_digest", lambda *_: plan.sidecar.export["weights"])
 
@@ -57,16 +56,15 @@ def machine(plan, base, monkeypatch):
         if what == "export":
             return {"onnx": str(worker.Path(task["folder"]) / "graph.onnx"), "peak_bytes": 7}
         said.append(what)
-        return worker._check(
-            json.loads(json.dumps(task)), lambda message: hear(message["fraction"], message["message"])
-        )
+        return worker.check(json.loads(json.dumps(task)), lambda message: hear(message["fraction"], message["message"]))
 
     side = plan.sidecar
     built = Built(memoryview(plan.data), LIBRARY, side.target, {"refit": False}, side.io, 1.0)
-    monkeypatch.setattr(worker, "_child", child)
+    monkeypatch.setattr(worker, "run_child", child)
     monkeypatch.setattr(worker, "read_record", lambda *_: side.export)
     monkeypatch.setattr(worker, "build", lambda *_: built)
-    return said
+    with stand_in.loaded(library):
+        yield said
 
 
 @pytest.fixture
@@ -84,7 +82,7 @@ def built(plan, place, **changes):
     work.mkdir()
     task = {"spec": spec.as_json(), "folder": str(place), "home": str(place.parent / "home"), "work": work.name}
     try:
-        return worker._in_order(task, spec, place, work, lambda *words: heard.append(words)), heard
+        return worker.build_in_order(task, spec, place, work, lambda *words: heard.append(words)), heard
     finally:
         worker.shutil.rmtree(work)
 
@@ -142,13 +140,13 @@ def test_weights_that_changed_meanwhile_leave_the_older_one(plan, machine, place
 
 
 def test_bytes_that_changed_meanwhile_are_not_opened(plan, machine, place, monkeypatch):
-    real = worker._proven
+    real = worker.prove
 
     def swapped(task, sidecar, path, *rest):
         path.write_bytes(plan.data[::-1])
         return real(task, sidecar, path, *rest)
 
-    monkeypatch.setattr(worker, "_proven", swapped)
+    monkeypatch.setattr(worker, "prove", swapped)
     with pytest.raises(EngineBuildError, match="gave back other bytes"):
         built(plan, place)
     assert not plan.calls
@@ -159,9 +157,9 @@ CANNOT = {
     "no driver": ("no NVIDIA driver answers", (this_machine, "driver_cuda", lambda: None)),
     "no CUDA in PyTorch": (
         "this PyTorch sees no CUDA device",
-        (worker, "here", lambda *_: Expect("tensorrt_rtx", LIBRARY)),
+        (state, "here", lambda *_: Expect("tensorrt_rtx", LIBRARY)),
     ),
-    "a GPU it does not run on": ("this GPU has 9.0", (worker, "here", lambda *_: replace(HERE, capability=(9, 0)))),
+    "a GPU it does not run on": ("this GPU has 9.0", (state, "here", lambda *_: replace(HERE, capability=(9, 0)))),
 }
 
 
@@ -221,7 +219,7 @@ def test_a_task_that_finds_no_memory_says_so_in_its_own_type(monkeypatch):
     told = []
     monkeypatch.setattr(worker, "_channel", lambda: told.append)
     monkeypatch.setattr(worker.sys, "stdin", io.StringIO("{}\n"))
-    monkeypatch.setitem(worker._TASKS, "check", fails)
+    monkeypatch.setitem(worker.TASKS, "check", fails)
     assert worker.run("check") == 3
     error = process.revived(told[0])
     assert type(error) is MemoryShortage and error.given == "the check found no memory"
@@ -236,7 +234,7 @@ def test_a_checking_process_is_heard_and_its_refusal_is_the_builds(tmp_path, mon
     def answers(*words):
         lines = "\n".join(json.dumps(word) for word in words)
         monkeypatch.setattr(worker, "child_command", lambda _: [sys.executable, "-c", f"input(); print({lines!r})"])
-        return worker._child("check", {}, lambda *words: heard.append(words))
+        return worker.run_child("check", {}, lambda *words: heard.append(words))
 
     assert answers(*said, {"proof": {"a": 1}}) == {"proof": {"a": 1}} and heard == [(0.95, "comparing with eager")]
     with pytest.raises(EngineBuildError, match="is not the reference: minimum; a; r"):

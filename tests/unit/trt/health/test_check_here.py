@@ -19,10 +19,9 @@ from ostinato.engine_runtime.trt.export.record import weights_digest
 from ostinato.engine_runtime.trt.files.plan import read_plan
 from ostinato.engine_runtime.trt.files.sidecar import Expect, read_sidecar, sidecar_path
 from ostinato.engine_runtime.trt.files.trust import Trust
-from ostinato.engine_runtime.trt.health import check, doctor
+from ostinato.engine_runtime.trt.health import check
 from ostinato.engine_runtime.trt.health import state as health_module
 from ostinato.engine_runtime.trt.health.state import check_here, health
-from ostinato.engine_runtime.trt.play import tensorrt
 from typer.testing import CliRunner
 
 from .... import trt_stand_in as stand_in
@@ -38,13 +37,13 @@ THEIRS = "/their/computer/model"
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A machine whose library is the stand-in, and whose GPU is the CPU; which library was asked for."""
-    library, asked = stand_in.library(rtx=True), []
+    """A machine whose library is the stand-in, and whose GPU is the CPU; the library that the process has."""
+    library = stand_in.library(rtx=True)
     monkeypatch.setattr(health_module, "library_of", lambda _: LIBRARY)
     monkeypatch.setattr(health_module, "here", lambda flavor, version, _: replace(HERE, flavor=flavor, library=version))
     monkeypatch.setattr(check, "this_gpu", lambda: CPU)
-    monkeypatch.setattr(tensorrt, "tensorrt", lambda name: asked.append(name) or library)
-    return SimpleNamespace(library=library, asked=asked)
+    with stand_in.loaded(library) as process:
+        yield SimpleNamespace(library=library, process=process)
 
 
 @pytest.fixture
@@ -78,7 +77,7 @@ def test_a_passed_check_makes_the_engine_verified(make, machine):
     assert not verified(path)
     proof = Proof.of(check_here(path).proof)
     assert [corner.name for corner in proof.corners] == ["minimum", "optimum", "maximum"] and proof.gpu == "cpu"
-    assert verified(path) and not machine.library._engines
+    assert verified(path) and not machine.library.open_engines
     there = health(path, {"tensorrt_rtx": replace(HERE, device="Another GPU")})
     assert there.text() == "stand-in: ready by its size, unverified on this GPU"
     assert Proof.of(read_plan(path, HERE)[1].proof) == proof
@@ -97,7 +96,7 @@ def test_a_failed_check_takes_the_older_proof_away(make, machine):
     plan.bend = lambda out: 1.5 * out
     with pytest.raises(Refused):
         check_here(path)
-    assert not machine.library._engines and not verified(path)
+    assert not machine.library.open_engines and not verified(path)
     before = sidecar_path(path).stat()
     with pytest.raises(Refused):
         check_here(path)
@@ -110,9 +109,11 @@ def test_a_failed_check_takes_the_older_proof_away(make, machine):
 @pytest.mark.parametrize("spec", [{"model": THEIRS}, {"model": None, "onnx": "/their/graph.onnx"}])
 def test_an_engine_built_elsewhere_is_checked_with_a_model_of_the_same_weights(make, machine, base, spec):
     _, path = make(**spec)
+    machine.process.library = None
     with pytest.raises((InputError, ModelError)):
         check_here(path)
-    assert not machine.asked and not verified(path)
+    assert machine.process.library is None and not verified(path)
+    machine.process.library = machine.library
     before = {name: (id(p), p.data_ptr(), p.requires_grad) for name, p in base.pipe.transformer.named_parameters()}
     check_here(path, model=base)
     assert verified(path)
@@ -122,9 +123,10 @@ def test_an_engine_built_elsewhere_is_checked_with_a_model_of_the_same_weights(m
 
 def test_a_model_of_other_weights_is_refused_before_anything_is_opened(make, machine, turbo):
     plan, path = make()
+    machine.process.library = None
     with pytest.raises(EngineFileError) as caught:
         check_here(path, model=turbo)
-    assert caught.value.reason == "weights" and not machine.asked and not plan.calls
+    assert caught.value.reason == "weights" and machine.process.library is None and not plan.calls
     check_sentence(caught.value)
 
 
@@ -188,6 +190,7 @@ def test_a_vae_can_be_a_reference_too(base):
 
 def test_a_plan_that_may_not_be_opened_loads_no_library(make, machine, trust, tmp_path, monkeypatch):
     plan, path = make()
+    machine.process.library = None
     untrusted = put(tmp_path / "others", *made_up("other", 3))
     with pytest.raises(EngineFileError) as caught:
         check_here(untrusted)
@@ -196,7 +199,7 @@ def test_a_plan_that_may_not_be_opened_loads_no_library(make, machine, trust, tm
     said = []
     with pytest.raises(EngineFileError) as caught:
         check_here(path, tell=said.append)
-    assert caught.value.reason == "version" and not machine.asked and not plan.calls
+    assert caught.value.reason == "version" and machine.process.library is None and not plan.calls
     assert not said, "nor is a model loaded for it"
 
 
@@ -216,7 +219,7 @@ def test_a_shortage_is_told_and_closes_the_engine(make, machine, monkeypatch, wh
         with pytest.raises(MemoryShortage, match="the check of stand-in found no room") as caught:
             check_here(path)
     check_sentence(caught.value)
-    assert not machine.library._engines and verified(path), "it says nothing of the engine"
+    assert not machine.library.open_engines and verified(path), "it says nothing of the engine"
 
 
 def test_the_host_is_asked_for_room(make, machine, monkeypatch):
@@ -232,17 +235,16 @@ def test_another_failure_stays_what_it_is(make, machine):
     plan.faults["execute_async_v3"] = 1
     with pytest.raises(EngineError, match="execute_async_v3"):
         check_here(path)
-    assert not machine.library._engines
+    assert not machine.library.open_engines
 
 
 # -- the command line
 
 
-def test_the_doctor_checks_with_the_model_that_is_named(make, machine, cache, monkeypatch):
+def test_the_doctor_checks_with_the_model_that_is_named(make, machine, on_machine, cache, cuda):
     _, path = make(model=THEIRS)
-    monkeypatch.setattr(doctor, "expects", lambda: {"tensorrt_rtx": HERE})
-    monkeypatch.setattr(doctor, "mapped", lambda: [])
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    on_machine({"tensorrt_rtx": HERE})
+    cuda(is_available=lambda: True)
 
     def run(*words):
         done = CliRunner().invoke(main.app, ["doctor", *map(str, words)])

@@ -21,7 +21,7 @@ def plan(turbo):
 def engine(plan, monkeypatch):
     """An engine whose executes are noted by number; `engine.noted.done` has those that ran."""
     engine = stand_in.load(plan)
-    keeper, real = engine.executor._keeper, stand_in.IExecutionContext.execute_async_v3
+    keeper, real = engine.executor.keeper, stand_in.IExecutionContext.execute_async_v3
     engine.noted, engine.released = noting(monkeypatch), []
     monkeypatch.setattr(keeper, "later", lambda *things: engine.released.extend(things))
     engine.executor.capture = Capture(CUDA, pool=OwnPools(), name="executes", release=keeper.later)

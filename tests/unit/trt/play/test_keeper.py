@@ -37,10 +37,9 @@ class Event:
 
 
 @pytest.fixture
-def stream(monkeypatch):
+def stream(cuda):
     lane = Stream()
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: lane)
+    cuda(Event=Event, current_stream=lambda device: lane)
     return lane
 
 
@@ -81,7 +80,7 @@ def test_views_of_one_buffer_are_no_change(keeper, stream):
     rows = torch.zeros(4, 4)
     for i in range(40):
         execute(keeper, stream, x=rows[i % 2])
-    assert not keeper._retired
+    assert not keeper.retired
 
 
 def test_a_steady_stream_of_new_tensors_is_let_go_of(keeper, stream):
@@ -89,7 +88,7 @@ def test_a_steady_stream_of_new_tensors_is_let_go_of(keeper, stream):
     for i in range(50):
         execute(keeper, stream, x=torch.zeros(4))
         stream.over = i
-    assert len(keeper._retired) <= 3
+    assert len(keeper.retired) <= 3
 
 
 def test_what_is_retired_waits_for_the_last_execute(keeper, stream):
@@ -109,14 +108,14 @@ def test_draining_waits_for_all_of_it(keeper, stream):
     for _ in range(3):
         execute(keeper, stream, x=torch.zeros(4))
     keeper.drain()
-    assert stream.over == 3 and not keeper._retired
+    assert stream.over == 3 and not keeper.retired
     keeper.drain()
 
 
-def test_another_stream_waits_for_all_of_the_first(keeper, stream, monkeypatch):
+def test_another_stream_waits_for_all_of_the_first(keeper, stream, cuda):
     execute(keeper, stream, x=torch.zeros(4))
     other = Stream()
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: other)
+    cuda(current_stream=lambda device: other)
     execute(keeper, other, x=torch.zeros(4))
     execute(keeper, other, x=torch.zeros(4))
     assert other.waited == [stream] and not stream.waited

@@ -78,7 +78,7 @@ def test_one_library_a_process(monkeypatch):
 
 def test_host_code_stays_off_and_the_log_arrives(plan, caplog):
     library = stand_in.library()
-    assert library._runtime.engine_host_code_allowed is False  # the stand-in opens no plan where it is on
+    assert library.runtime.engine_host_code_allowed is False  # the stand-in opens no plan where it is on
     with caplog.at_level(logging.DEBUG, "ostinato.tensorrt"):
         load(library, plan)
     assert [(r.levelname, r.name) for r in caplog.records] == [("INFO", "ostinato.tensorrt")]
@@ -205,7 +205,7 @@ def test_a_failed_swap_leaves_the_old_playing(base, conditions, plan, other, whe
         got = [f.take() for f in session.play([])]
     assert torch.equal(got[0], want[0])
     assert len(switched) == (where == "switch")
-    assert len(library._engines) == 1
+    assert len(library.open_engines) == 1
 
 
 def test_what_rtx_is_told(eager):
@@ -218,7 +218,7 @@ def test_what_rtx_is_told(eager):
     first, second = plan.configs
     assert first.cuda_graph_strategy.name == "WHOLE_GRAPH_CAPTURE"
     assert first.dynamic_shapes_kernel_specialization_strategy.name == "EAGER"
-    assert first._cache is second._cache is not None
+    assert first.cache is second.cache is not None
     engine = stand_in.load(plan, graphs=False)
     assert plays(engine) and plan.configs[-1].cuda_graph_strategy.name == "DISABLED"
 
@@ -242,7 +242,7 @@ def test_the_real_library_refuses_and_stays_usable(real, plan):
         with pytest.raises(EngineError, match=r"deserialize_cuda_engine failed \(.*magicTag"):
             real.load(b"x" * 1000, sidecar, CPU)
     assert real.errors.count == 0
-    assert real._runtime.engine_host_code_allowed is False
+    assert real.runtime.engine_host_code_allowed is False
 
 
 def test_the_real_library_reads_a_header(real):

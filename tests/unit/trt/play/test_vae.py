@@ -10,7 +10,6 @@ from ostinato.engine_runtime.engines.prove import Proof, Refused
 from ostinato.engine_runtime.errors import EngineError, EngineLimitError, InputError
 from ostinato.engine_runtime.trt.files.sidecar import Expect
 from ostinato.engine_runtime.trt.health.check import compare
-from ostinato.engine_runtime.trt.play import tensorrt
 
 from .... import trt_stand_in as stand_in
 from ....helpers import drawn
@@ -113,10 +112,10 @@ PROVEN, FIXED = Profile(Span(1, 2, 2), Span(2, 5, 9)), Profile(Span(1, 1, 1), Sp
 BAD = {"louder": lambda out: 1.01 * out, "not finite": lambda out: out / 0, "silent": torch.zeros_like}
 
 
-def checked(plan, monkeypatch):
+def checked(plan):
     expects = []
-    monkeypatch.setattr(tensorrt, "tensorrt", lambda _: stand_in.library())
-    proof = compare(plan.sidecar, Expect(), CPU, lambda expect: expects.append(expect) or plan.data)
+    with stand_in.loaded(stand_in.library()):
+        proof = compare(plan.sidecar, Expect(), CPU, lambda expect: expects.append(expect) or plan.data)
     assert len(expects[0].weights) == 64
     return proof
 
@@ -124,7 +123,7 @@ def checked(plan, monkeypatch):
 @pytest.mark.parametrize("kind", ["vae_decoder", "vae_encoder"])
 def test_a_faithful_engine_passes_at_every_corner(vae, kind, monkeypatch):
     plan = stand_in.make_vae(VaeHalf(vae, kind), PROVEN, FIXED)
-    proof = Proof.of(checked(plan, monkeypatch))
+    proof = Proof.of(checked(plan))
     sizes = [(c.name, c.batch, c.frames) for c in proof.corners]
     assert sizes == [("minimum", 1, 2), ("optimum", 2, 5), ("maximum", 2, 9), ("minimum", 1, 3)]
     assert all(c.relative < 1e-5 and c.peak > 0.01 for c in proof.corners)
@@ -137,5 +136,5 @@ def test_an_engine_that_differs_is_refused_with_its_figures(vae, kind, bad, monk
     plan = stand_in.make_vae(VaeHalf(vae, kind), PROVEN)
     plan.bend = BAD[bad]
     with pytest.raises(Refused, match=r"minimum \(1 rows, 2 frames\)") as error:
-        checked(plan, monkeypatch)
+        checked(plan)
     assert not error.value.proof.passed

@@ -1,0 +1,68 @@
+"""What a live session leaves behind: captures of its last moments, and recordings."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import InputError
+from ..live.beat import Tempo
+from ..live.recorder import Recorder
+from ..live.session import Capture, LiveSession
+
+Write = Callable[[Capture], list[str]]  # writes a capture, returns the names of its files
+
+
+class Keep:
+    """Writes what clients ask to keep. One recording runs at a time, whoever began it. From any thread.
+
+    Args:
+        write: writes a capture.
+        new_file: returns the path of a new recording.
+
+    Attributes:
+        recorder: of the recording that runs or ran last.
+    """
+
+    def __init__(self, session: LiveSession, write: Write, new_file: Callable[[], Path]) -> None:
+        self.session, self._write, self._new_file = session, write, new_file
+        self.recorder: Recorder | None = None
+        self._lock = threading.Lock()
+
+    def capture(self, seconds: float, bars: int, tempo: Tempo) -> list[str]:
+        """Write the last seconds or bars; raises as `LiveSession.capture`, and `FileError`."""
+        return self._write(self.session.capture(seconds, bars, tempo))
+
+    def record(self) -> str:
+        """Begin a recording; returns the name of its file.
+
+        Raises:
+            InputError: where one runs.
+            FileError: where its file cannot be made.
+        """
+        with self._lock:
+            if self.recorder is not None and self.recorder.running:
+                raise InputError(
+                    f"{self.recorder.path.name} is being recorded", "one recording runs at a time", "end it first"
+                )
+            self.recorder = Recorder(self.session, self._new_file(), self.session.fail)
+            return self.recorder.path.name
+
+    def end(self) -> str:
+        """End the recording, which is whole then; returns the name of its file, or nothing where none was begun."""
+        with self._lock:
+            if self.recorder is None:
+                return ""
+            self.recorder.close()
+            return self.recorder.path.name
+
+    @property
+    def recording(self) -> tuple[str, float] | None:
+        """Return the name of the file that is being written and its seconds; None where none is."""
+        recorder = self.recorder
+        if recorder is None or not recorder.running:
+            return None
+        return recorder.path.name, recorder.seconds
+
+    close = end

@@ -1,0 +1,73 @@
+// Settings, commands and keys of the extension.
+
+import type { Comfy, Node } from "./comfy.ts";
+import type { Sessions } from "./sessions.ts";
+
+const SELECTED_FIRST = "Select one of the Live Session nodes, for there are several.";
+
+/** The Live Session that a command means: the only one, one that plays, or the selected. */
+function meant(comfy: Comfy, sessions: Sessions): Node | null {
+  const all = [...sessions.nodes()];
+  const chosen = all.filter(([node]) => comfy.selected(node));
+  const playing = all.filter(([, link]) => link?.playing);
+  const found = [all, chosen, playing].find((some) => some.length === 1)?.[0]?.[0];
+  if (!found) comfy.tell(all.length ? SELECTED_FIRST : "The workflow has no Live Session node.", true);
+  return found ?? null;
+}
+
+export function commandsOf(comfy: Comfy, sessions: Sessions): Record<string, unknown> {
+  const act = (call: (node: Node) => unknown) => () => {
+    const node = meant(comfy, sessions);
+    if (node) void call(node);
+  };
+  const commands = [
+    {
+      id: "Ostinato.Play",
+      label: "Ostinato: play or pause",
+      icon: "pi pi-play",
+      function: act((node) =>
+        sessions.link(node)?.playing ? sessions.link(node)!.player.pause() : sessions.start(node),
+      ),
+    },
+    { id: "Ostinato.Stop", label: "Ostinato: stop", icon: "pi pi-stop", function: act((node) => sessions.stop(node)) },
+    {
+      id: "Ostinato.Panic",
+      label: "Ostinato: silence everything",
+      icon: "pi pi-volume-off",
+      function: () => sessions.panic(),
+    },
+    {
+      id: "Ostinato.Capture",
+      label: "Ostinato: capture what was heard",
+      icon: "pi pi-save",
+      function: act((node) => sessions.capture(node)),
+    },
+  ];
+  const keys = { Play: "p", Stop: "s", Panic: "x", Capture: "c" };
+  return {
+    commands,
+    keybindings: Object.entries(keys).map(([name, key]) => ({
+      commandId: `Ostinato.${name}`,
+      combo: { key, alt: true, shift: true },
+    })),
+    menuCommands: [{ path: ["Extensions", "Ostinato"], commands: commands.map(({ id }) => id) }],
+    settings: [
+      {
+        id: "Ostinato.LiveKnobs",
+        category: ["Ostinato", "Live", "Knobs"],
+        name: "Widgets above a Live Session act at once",
+        tooltip: "Without it the next run takes them in.",
+        type: "boolean",
+        defaultValue: true,
+      },
+      {
+        id: "Ostinato.CaptureSeconds",
+        category: ["Ostinato", "Live", "Capture"],
+        name: "Seconds that Capture keeps",
+        type: "slider",
+        attrs: { min: 5, max: 60, step: 5 },
+        defaultValue: 30,
+      },
+    ],
+  };
+}

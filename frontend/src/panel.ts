@@ -1,0 +1,124 @@
+// What a Live Session shows in its node: buttons, volume, figures, the sound that was heard, and the ring.
+
+import { whileShown } from "./clock.ts";
+import { drawRing, drawWaveform, ringText } from "./draw.ts";
+import type { Link, View } from "./link.ts";
+import { RATE } from "./protocol.ts";
+
+export const PANEL_HEIGHT = 216; // pixels
+
+/** What the buttons do; `start` may have to run the graph first. */
+export interface Actions {
+  start(): void;
+  pause(): void;
+  stop(): void;
+  capture(): void;
+  volume(value: number): void;
+}
+
+function make<K extends keyof HTMLElementTagNameMap>(
+  kind: K,
+  owner: HTMLElement,
+  more: Partial<HTMLElementTagNameMap[K]> = {},
+): HTMLElementTagNameMap[K] {
+  const made = Object.assign(document.createElement(kind), more);
+  owner.append(made);
+  return made;
+}
+
+export class Panel implements View {
+  readonly root = Object.assign(document.createElement("div"), { className: "ostinato ostinato-panel" });
+  private readonly wave: HTMLCanvasElement;
+  private readonly ring: HTMLCanvasElement;
+  private readonly status: HTMLElement;
+  private readonly turned: HTMLElement;
+  private readonly message: HTMLElement;
+  private readonly playing: HTMLButtonElement;
+  private link: Link | null = null;
+  private readonly end: () => void;
+
+  constructor(actions: Actions, volume: number) {
+    const { root } = this;
+    root.setAttribute("role", "group");
+    root.setAttribute("aria-label", "Live session");
+    root.style.minHeight = `${PANEL_HEIGHT}px`;
+    const buttons = make("div", root, { className: "ostinato-row" });
+    const button = (textContent: string, title: string, onclick: () => void) =>
+      make("button", buttons, { textContent, title, onclick, type: "button" });
+    this.playing = button("Play", "Play, or go on; the graph runs first where it has not yet", () => actions.start());
+    button("Pause", "Make nothing more, until Play", () => actions.pause());
+    button("Stop", "Pause, and drop what was not heard yet", () => actions.stop());
+    button("Capture", "Keep what was heard last", () => actions.capture());
+    const label = make("label", buttons, { textContent: "Volume " });
+    const slider = make("input", label, { type: "range", min: "0", max: "1", step: "0.01", value: String(volume) });
+    slider.oninput = () => actions.volume(Number(slider.value));
+    this.wave = make("canvas", root, { className: "ostinato-wave" });
+    this.ring = make("canvas", root, { className: "ostinato-ring" });
+    for (const canvas of [this.wave, this.ring]) canvas.setAttribute("role", "img");
+    this.wave.setAttribute("aria-label", "The sound of one round, and where it plays");
+    this.status = make("div", root, { className: "ostinato-status", textContent: "Not started" });
+    this.turned = make("div", root, { className: "ostinato-status" });
+    this.message = make("div", root, { className: "ostinato-message ostinato-wrong" });
+    this.message.setAttribute("role", "alert");
+    root.addEventListener("keydown", keepKeys);
+    this.end = whileShown(root, (now) => this.draw(now));
+  }
+
+  /** Shows a session, or none. */
+  attach(link: Link | null): void {
+    this.link?.views.delete(this);
+    this.link = link;
+    link?.views.add(this);
+    this.said("");
+    this.figures();
+    if (link?.player.plain) {
+      this.said("This address is no secure one: the sound comes later here than at http://localhost or over https.");
+    }
+  }
+
+  close(): void {
+    this.attach(null);
+    this.end();
+  }
+
+  said(text: string): void {
+    this.message.textContent = text;
+  }
+
+  noted(place: string, text: string, wrong: boolean): void {
+    this.turned.textContent = `${place.split(" ").slice(1).join(" ")}: ${text}`;
+    this.turned.classList.toggle("ostinato-wrong", wrong);
+  }
+
+  figures(): void {
+    const { link } = this;
+    this.playing.setAttribute("aria-pressed", String(Boolean(link?.playing)));
+    if (!link?.figures) {
+      this.status.textContent = link ? "Connecting …" : "Not started";
+      return;
+    }
+    const { tick, budget, loudness, dropped, slots } = link.figures;
+    const parts = [
+      link.figures.resting ? `${link.state}, resting` : link.state,
+      `${(tick ?? 0).toFixed(0)} of ${budget.toFixed(0)} ms a tick`,
+      `${((1000 * link.ahead) / RATE).toFixed(0)} ms ahead, lead ${((1000 * link.lead) / RATE).toFixed(0)}`,
+      `${link.underruns} underruns`,
+      `${loudness.toFixed(1)} LUFS`,
+    ];
+    if (dropped) parts.push(`${dropped} blocks dropped`);
+    this.status.textContent = parts.join(" · ");
+    this.ring.setAttribute("aria-label", ringText(slots ?? []));
+  }
+
+  private draw(now: number): void {
+    const { link } = this;
+    if (!link) return;
+    drawWaveform(this.wave, link.waveform, link.position, now);
+    drawRing(this.ring, link.figures?.slots ?? []);
+  }
+}
+
+/** Keeps plain keys from the editor, which would take them for its own; with Ctrl or Alt they are commands. */
+export function keepKeys(event: KeyboardEvent): void {
+  if (!event.ctrlKey && !event.altKey && !event.metaKey && event.key !== "Escape") event.stopPropagation();
+}

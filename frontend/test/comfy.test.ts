@@ -1,0 +1,86 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+import { fromPack, type Graph, type Node, valueAt } from "../src/comfy.ts";
+
+/** A node with widgets, each with a socket beside it, in a graph. */
+function node(graph: Graph, id: number, type: string, values: Record<string, unknown>, more: Partial<Node> = {}): Node {
+  const made = {
+    id,
+    type,
+    graph,
+    inputs: Object.keys(values).map((name) => ({ name, type: "FLOAT", widget: { name } })),
+    widgets: Object.entries(values).map(([name, value]) => ({ name, value, type: "number", options: {} })),
+    isInputConnected: (slot: number) => made.link(slot) !== null,
+    // as the editor does: a subgraph's node looks inside, and fails where there is nothing
+    getInputLink: (slot: number) => {
+      if (made.subgraph) throw new TypeError("no such output");
+      return made.link(slot);
+    },
+    link: (slot: number) =>
+      [...graph.links.values()].find((wire) => wire.target_id === id && wire.target_slot === slot) ?? null,
+    getWidgetFromSlot: (slot: { name: string }) => made.widgets.find((widget) => widget.name === slot.name),
+    ...more,
+  };
+  graph.nodes.push(made as unknown as Node);
+  return made as unknown as Node;
+}
+
+function graph(): Graph {
+  const nodes: Node[] = [];
+  return {
+    id: "g",
+    nodes,
+    links: new Map(),
+    getNodeById: (id) => nodes.find((one) => one.id === id),
+    setDirtyCanvas: () => {},
+  };
+}
+
+function wire(to: Graph, from: [number, number], target: [number, number]): void {
+  const [[origin_id, origin_slot], [target_id, target_slot]] = [from, target];
+  to.links.set(to.links.size, { origin_id, origin_slot, target_id, target_slot });
+}
+
+test("a widget's value, and that of a primitive linked to it; of another link there is none", () => {
+  const root = graph();
+  const knobs = node(root, 1, "OstinatoKnobs", { a: 1, b: 2, c: 3 });
+  node(root, 2, "PrimitiveNode", { value: 7 });
+  node(root, 3, "OstinatoCurveRamp", { start: 0 });
+  wire(root, [2, 0], [1, 1]);
+  wire(root, [3, 0], [1, 2]);
+  assert.deepEqual(
+    ["a", "b", "c", "d"].map((name) => valueAt([knobs], name)),
+    [1, 7, undefined, undefined],
+  );
+});
+
+test("inside a subgraph, its node's own widgets count, and what those are linked to, however deep", () => {
+  const [root, middle, inner] = [graph(), graph(), graph()];
+  const outer = node(root, 1, "subgraph", { x: 10, y: 20 }, { subgraph: middle });
+  const host = node(middle, 2, "subgraph", { p: 1, q: 2, r: 3 }, { subgraph: inner });
+  const knobs = node(inner, 3, "OstinatoKnobs", { a: 0, b: 0, c: 0, d: 4 });
+  for (const slot of [0, 1, 2]) wire(inner, [-10, slot], [3, slot]);
+  wire(middle, [-10, 1], [2, 1]);
+  node(root, 9, "PrimitiveNode", { value: 30 });
+  wire(root, [9, 0], [1, 0]);
+  wire(middle, [-10, 0], [2, 2]);
+  assert.deepEqual(
+    ["a", "b", "c", "d"].map((name) => valueAt([outer, host, knobs], name)),
+    [1, 20, 30, 4],
+  );
+});
+
+test("what comes from the pack is found behind other nodes, and a circle ends", () => {
+  const root = graph();
+  const save = node(root, 1, "SaveAudio", { audio: 0 });
+  node(root, 2, "Reroute", { in: 0 });
+  wire(root, [2, 0], [1, 0]);
+  assert.equal(fromPack(save), false);
+  wire(root, [1, 0], [2, 0]);
+  assert.equal(fromPack(save), false);
+  root.links.clear();
+  wire(root, [2, 0], [1, 0]);
+  node(root, 3, "OstinatoStreamDecode", {});
+  wire(root, [3, 0], [2, 0]);
+  assert.equal(fromPack(save), true);
+});

@@ -1,0 +1,154 @@
+"""Captures of live sessions in the output folder: FLAC, latent and take, side by side under one name."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...engine_runtime.errors import AudioError, InputError
+from . import host, layout
+
+if TYPE_CHECKING:
+    from ...engine_runtime.live.session import Capture, LiveSession
+    from ...engine_runtime.serve.keep import Keep
+    from ...engine_runtime.takes.take import Log
+    from .given import Audio, Latent
+
+log = logging.getLogger(__name__)
+FOLDER = "live"  # below the output folder
+AUDIO, LATENT, TAKE = ".flac", ".latent", ".safetensors"
+MAX_SECONDS = 61  # that are read; a session keeps 60
+MAX_LATENT = 64 << 20  # bytes of a file; a minute has 0.4 MB
+VALUES = "latent_tensor"  # the entry of ComfyUI's own .latent files, `[B, C, T]`
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A capture that was read; the frames of its latent are frames of latents that its take makes again."""
+
+    audio: Audio
+    latent: Latent
+    take: Log
+
+
+def keep_of(session: LiveSession) -> Keep:
+    """Return what writes the captures and recordings of a session into the output folder of who runs the nodes."""
+    from ...engine_runtime.serve.keep import Keep
+
+    return Keep(session, write_capture, lambda: host.next_file(f"{FOLDER}/recording", AUDIO))
+
+
+def write_capture(capture: Capture) -> list[str]:
+    """Write a capture; returns the names of its files, the sound first.
+
+    Raises:
+        FileError, TakeError: where a file cannot be written.
+    """
+    from io import BytesIO
+
+    import soundfile
+    import torch
+    from safetensors.torch import save
+
+    from ...engine_runtime.files import write_whole
+    from ...engine_runtime.live.level import SAMPLE_RATE
+
+    path, made = host.next_file(f"{FOLDER}/capture", AUDIO), BytesIO()
+    soundfile.write(made, capture.audio.T, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    samples = layout.to_latent([capture.latent])["samples"]
+    capture.take.save(path.with_suffix(TAKE))
+    version = {"latent_format_version_0": torch.zeros(0)}  # without it ComfyUI takes the values for those of images
+    write_whole(path.with_suffix(LATENT), save({VALUES: samples, **version}))
+    write_whole(path, made.getvalue())  # the last: a name is offered by its sound
+    return [path.name, path.with_suffix(LATENT).name, path.with_suffix(TAKE).name]
+
+
+def capture_names() -> list[str]:
+    """List the captures, the newest first. Never raises, because a schema calls it."""
+    try:
+        found = _found()
+        return sorted(found, key=lambda name: _stamp(found[name]), reverse=True)
+    except Exception:  # whatever a folder does, it must not take the nodes away
+        log.exception("the captures cannot be listed")
+        return []
+
+
+def capture_path(name: str) -> Path:
+    """Return the path of a capture's sound; its other files lie beside it.
+
+    Raises:
+        InputError: for a name that is not among `capture_names`.
+    """
+    path = _found().get(name)
+    if path is None:
+        raise InputError(
+            f"the capture {name!r} is not there",
+            f"allowed are those in the folder {FOLDER} of the output folder, each with its latent and its take",
+            "keep the last moments of a live session, or choose another",
+        )
+    return path
+
+
+def read_capture(name: str) -> Kept:
+    """Read a capture.
+
+    Raises:
+        InputError: for one that is not there, or whose latent cannot be read.
+        AudioError, TakeError: for a file that is damaged or too large.
+    """
+    from ...engine_runtime.takes.take import Log
+
+    path = capture_path(name)
+    return Kept(_audio(path), _latent(path.with_suffix(LATENT)), Log.load(path.with_suffix(TAKE)))
+
+
+def _found() -> dict[str, Path]:
+    """Find the captures by name; folders named first go before others."""
+    found: dict[str, Path] = {}
+    for root in host.output_folders():
+        for path in (root / FOLDER).glob(f"*{AUDIO}"):
+            if path.with_suffix(LATENT).is_file() and path.with_suffix(TAKE).is_file():
+                found.setdefault(path.stem, path)
+    return found
+
+
+def _stamp(path: Path) -> tuple[float, str]:
+    return path.stat().st_mtime, path.name
+
+
+def _audio(path: Path) -> Audio:
+    import soundfile
+    import torch
+
+    from ...engine_runtime.files import open_file
+
+    try:
+        with os.fdopen(open_file(path), "rb") as raw, soundfile.SoundFile(raw) as file:
+            most = MAX_SECONDS * int(file.samplerate)
+            samples, rate = file.read(most + 1, dtype="float32", always_2d=True), int(file.samplerate)
+    except soundfile.SoundFileError as error:
+        raise AudioError(
+            f"{path} cannot be read as audio ({error})", "allowed is the FLAC file of a capture", "copy it again"
+        ) from None
+    if len(samples) > most:
+        raise AudioError(f"{path} is longer than {MAX_SECONDS} s", "a capture is at most 60 s", "load it as audio")
+    return layout.to_audio(torch.from_numpy(samples.T.copy())[None], rate)
+
+
+def _latent(path: Path) -> Latent:
+    from ...engine_runtime.tensor_file import open_tensors
+
+    file = open_tensors(path, most=MAX_LATENT)
+    if VALUES not in file.keys():
+        raise InputError(f"{path} holds no latent", f"its entry is {VALUES}", "copy it again")
+    samples = file.get_tensor(VALUES).clone()
+    if samples.ndim != 3 or samples.shape[0] != 1 or 0 in samples.shape or not samples.isfinite().all():
+        raise InputError(
+            f"the latent in {path} has shape {list(samples.shape)} or is not finite",
+            "a capture's is [1, channels, frames]",
+            "copy it again",
+        )
+    return layout.to_latent([samples[0].T])

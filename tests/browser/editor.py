@@ -1,0 +1,222 @@
+"""ComfyUI's editor in a browser: opened with a workflow, its nodes found and turned as a user would."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import threading
+import urllib.request
+import uuid
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+TEMPLATES = HERE.parents[1] / "example_workflows"
+CANVASES = {"classic": False, "nodes2": True}
+PATIENCE = 60_000  # milliseconds; the cores are shared
+START_SECONDS = 180
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.InstalledVersion": "1.43.18", "Comfy.Minimap.Visible": False}
+# What the editors themselves write to the console, here as in ComfyUI.
+THEIRS = (
+    *("status of 404", "ERR_NAME_NOT_RESOLVED", "ERR_INTERNET_DISCONNECTED", "MaskEditor", "legacy queue/history menu"),
+    *("Layout normalization", "graph accessed before initialization", "input.link is deprecated"),
+    *("Connecting to 'https://", "Fetch API cannot load https://"),
+    *("WebGL", "GPU stall", "GroupMarkerNotSet"),
+)
+
+
+def frontends() -> list[Path]:
+    """List the frontends to test: the folders of OSTINATO_FRONTENDS, else that of the installed package."""
+    if given := os.environ.get("OSTINATO_FRONTENDS"):
+        return [Path(folder) for folder in given.split(os.pathsep)]
+    spec = importlib.util.find_spec("comfyui_frontend_package")
+    return [] if spec is None or spec.origin is None else [Path(spec.origin).parent / "static"]
+
+
+def version(frontend: Path) -> str:
+    """Return a frontend's version, or the name of its folder."""
+    found = sorted(frontend.parent.parent.glob("comfyui_frontend_package-*.dist-info"))
+    return found[-1].name.split("-")[1].removesuffix(".dist") if found else frontend.name
+
+
+class Host:
+    """`host.py` in a process of its own, which ends with this one."""
+
+    def __init__(self, frontend: Path, folder: Path) -> None:
+        self.folder, self.lines, self.address = folder, list[str](), ""
+        arguments = ["--frontend", str(frontend), "--out", str(folder), "--settings", json.dumps(SETTINGS)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "host.py"), *arguments],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        ready = threading.Event()
+        threading.Thread(target=self._read, args=(ready,), daemon=True).start()
+        assert ready.wait(START_SECONDS) and self.address, "\n".join(self.lines)
+
+    def _read(self, ready: threading.Event) -> None:
+        for line in self.process.stdout or ():
+            self.lines.append(line.rstrip())
+            if "Playing at" in line:
+                self.address = line.split("Playing at ")[1].strip()
+                ready.set()
+        ready.set()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+
+
+class ComfyUI:
+    """A real ComfyUI with this frontend, in place of `Host`."""
+
+    def __init__(self, frontend: Path, folder: Path) -> None:
+        from ..comfyui.server import Server, find_install
+
+        self.server = Server(find_install(), HERE.parents[1], folder, arguments=("--front-end-root", str(frontend)))
+        self.server.__enter__()
+        self.address, self.folder = f"http://localhost:{self.server.port}/", folder / "output"
+        for name, value in SETTINGS.items():
+            url, body = f"{self.address}settings/{name}", json.dumps(value).encode()
+            urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": "application/json"})).close()
+
+    @property
+    def lines(self) -> list[str]:
+        return self.server.log().splitlines()
+
+    def stop(self) -> None:
+        self.server.stop()
+
+
+def sessions(host: Host | ComfyUI) -> dict[str, str]:
+    """Return the states of the live sessions, by name."""
+    with urllib.request.urlopen(f"{host.address}ostinato/live", timeout=30) as reply:
+        return json.loads(reply.read())
+
+
+def template(name: str, **widgets: dict[str, Any]) -> dict[str, Any]:
+    """Read a template under an id of its own; `widgets` are values by node type and place among the stored ones."""
+    workflow = json.loads((TEMPLATES / f"{name}.json").read_text("utf-8")) | {"id": str(uuid.uuid4())}
+    for node in workflow["nodes"]:
+        for place, value in widgets.get(node["type"], {}).items():
+            node["widgets_values"][place] = value
+    return workflow
+
+
+def live(seconds: float = 4.0) -> dict[str, Any]:
+    """The live template with a short loop and a ring of one."""
+    return template("live", OstinatoEncodePrompt={2: seconds}, OstinatoLiveSession={1: 1})
+
+
+class Editor:
+    """A page with the editor.
+
+    Attributes:
+        prompts: prompts that were queued.
+        problems: what the console said and is none of `THEIRS`, and errors that nothing caught.
+    """
+
+    def __init__(self, page: Any, host: Host | ComfyUI, nodes2: bool) -> None:
+        self.page, self.host, self.nodes2 = page, host, nodes2
+        self.problems, self.prompts = list[str](), 0
+        page.on("console", self._console)
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.on("request", self._request)
+
+    def _console(self, message: Any) -> None:
+        if message.type in ("error", "warning") and not any(text in message.text for text in THEIRS):
+            self.problems.append(message.text)
+
+    def _request(self, request: Any) -> None:
+        self.prompts += request.method == "POST" and request.url.endswith("/prompt")
+
+    def open(self, workflow: dict[str, Any] | None = None) -> None:
+        """Load the page, and a workflow where one is given."""
+        self.page.goto(self.host.address)
+        self.ready()
+        setting = "(on) => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)"
+        self.page.evaluate(setting, self.nodes2)
+        if workflow is not None:
+            self.load(workflow)
+
+    def ready(self) -> None:
+        self.page.wait_for_function("() => window.app?.vueAppReady && window.ostinato", timeout=PATIENCE)
+
+    def load(self, workflow: dict[str, Any]) -> None:
+        self.page.evaluate("(workflow) => window.app.loadGraphData(workflow, true, true)", workflow)
+        self.page.wait_for_selector(".ostinato-panel", timeout=PATIENCE)
+
+    def node(self, kind: str) -> int:
+        """Return the id of the first node of a type."""
+        return self.page.evaluate("(kind) => window.app.graph.nodes.find((n) => n.type === kind).id", kind)
+
+    def value(self, kind: str, name: str) -> Any:
+        """Return a widget's value."""
+        find = "([kind, name]) => window.app.graph.nodes.find((n) => n.type === kind).widgets"
+        return self.page.evaluate(f"{find}.find((w) => w.name === name).value", [kind, name])
+
+    def step_up(self, kind: str, name: str) -> None:
+        """Click the arrow of a number that is one step more."""
+        if self.nodes2:
+            row = self.page.locator(f'[data-node-id="{self.node(kind)}"] [node-type]').filter(has_text=name)
+            row.get_by_label("Increment").or_(row.get_by_test_id("increment")).first.click(force=True)
+            return
+        x, y = self.page.evaluate(
+            """([kind, name]) => {
+              const node = window.app.graph.nodes.find((n) => n.type === kind);
+              const widget = node.widgets.find((w) => w.name === name);
+              const { left, top } = window.app.canvas.canvas.getBoundingClientRect();
+              const at = [node.pos[0] + node.size[0] - 24, node.pos[1] + widget.y + 10];
+              const [x, y] = window.app.canvas.ds.convertOffsetToCanvas(at);
+              return [left + x, top + y];
+            }""",
+            [kind, name],
+        )
+        self.page.mouse.click(x, y)
+
+    def wait(self, condition: str) -> None:
+        """Wait until an expression of the page's first live link is true."""
+        self.page.wait_for_function(f"() => {{ {LINK}; return link && ({condition}) }}", timeout=PATIENCE)
+
+    def link(self, expression: str) -> Any:
+        """Evaluate an expression of the page's first live link."""
+        return self.page.evaluate(f"() => {{ {LINK}; return {expression} }}")
+
+    def play(self) -> None:
+        """Press Play, and wait until it sounds."""
+        self.button("Play").click()
+        self.wait("link.state === 'playing' && link.player.gain")
+        self.sounds()
+
+    def button(self, name: str) -> Any:
+        return self.page.locator(".ostinato-panel").get_by_role("button", name=name)
+
+    def sounds(self) -> None:
+        """Wait for sound at the speaker from now on."""
+        self.page.evaluate(LISTEN)
+        self.page.wait_for_function("() => window.peak() > 0.02", timeout=PATIENCE)
+
+    def turned(self, act: Any) -> float:
+        """Do something and wait until its change is heard; milliseconds to the ear, as the page measured them."""
+        count = f"() => {{ {LINK}; return Object.values(link.latencies.times).flat() }}"
+        before = len(self.page.evaluate(count))
+        act()
+        self.page.wait_for_function(f"(before) => ({count})().length > before", arg=before, timeout=PATIENCE)
+        return self.page.evaluate(count)[-1]
+
+
+LINK = "const link = [...window.ostinato.open.values()][0]?.link"
+LISTEN = """() => {
+  const { player } = [...window.ostinato.open.values()][0].link;
+  const analyser = player.context.createAnalyser();
+  player.gain.connect(analyser);
+  const data = new Float32Array(analyser.fftSize);
+  window.peak = () => { analyser.getFloatTimeDomainData(data); return Math.max(...data.map(Math.abs)); };
+}"""

@@ -1,0 +1,145 @@
+"""A session that gives its memory back: when asked, when nobody listens, and how it goes on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from ostinato.engine_runtime.audio.live_vae import LiveVae
+from ostinato.engine_runtime.config import Sampling
+from ostinato.engine_runtime.device.player import PLAYER
+from ostinato.engine_runtime.live import session as session_module
+from ostinato.engine_runtime.live.score import Score
+from ostinato.engine_runtime.live.session import LiveSession, State
+from ostinato.engine_runtime.models.loading import Model
+from ostinato.engine_runtime.stream.sessions import runtime
+
+from ...helpers import StandIn, made_up
+from .test_session import Ear, loudness
+
+
+class Counted(StandIn):
+    """Counts who brings it and who lets go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.players, self.brought = 0, 0
+
+    def ready(self) -> None:
+        self.players += 1
+        self.brought += 1
+
+    def rest(self) -> None:
+        self.players -= 1
+
+
+@pytest.fixture(params=["loop", "endless"])
+def live(turbo: Model, request: pytest.FixtureRequest) -> Iterator[LiveSession]:
+    vae = LiveVae(turbo.pipe.vae)
+    made = LiveSession(
+        "resting", Score(Counted(), vae, made_up(0, 50, guided=False), Sampling(4), depth=2, mode=request.param)
+    )
+    yield made
+    made.close()
+    assert made.score.engine.players == 0  # type: ignore[attr-defined]
+    assert not [thread for thread in threading.enumerate() if "resting" in thread.name]
+
+
+def holds_nothing(live: LiveSession) -> bool:
+    vae = live.score.vae
+    assert isinstance(vae, LiveVae)
+    nothing = live.score.engine.players == 0 and vae._made_layers is None  # type: ignore[attr-defined]
+    return nothing and not [name for name in runtime()._sessions if name.startswith("resting")]
+
+
+def test_a_session_that_was_asked_to_rest_holds_nothing_and_start_goes_on_from_there(live: LiveSession) -> None:
+    ear = Ear(live)
+    live.start()
+    ear.until(ear.played(1.0))
+    line, epoch = live._maker.line, live.epoch
+    live.rest()
+    assert holds_nothing(live) and live.state is State.PAUSED and live.figures().resting
+    made = len(ear.blocks)
+    time.sleep(0.2)
+    assert len(ear.blocks) == made and holds_nothing(live)
+    live.start()
+    ear.until(ear.played(3.0))
+    assert live.epoch == epoch and live._maker.line is line and not ear.errors
+    assert (loudness(ear)[2:] > 100).all() and not live.figures().resting
+
+
+def test_it_goes_on_by_itself_when_there_is_room_again(live: LiveSession) -> None:
+    ear, room = Ear(live), threading.Event()
+    live.start()
+    ear.until(ear.played(1.0))
+    live.rest(room.is_set)
+    assert holds_nothing(live) and live.state is State.PLAYING
+    made, end = len(ear.blocks), time.monotonic() + 0.7  # more than one look
+    ear.until(lambda: time.monotonic() > end)
+    assert len(ear.blocks) == made and holds_nothing(live)
+    room.set()
+    ear.until(ear.played(3.0))
+    assert (loudness(ear)[2:] > 100).all() and not ear.errors
+
+
+def test_a_pause_while_it_waits_for_room_is_kept(live: LiveSession) -> None:
+    ear, room = Ear(live), threading.Event()
+    live.start()
+    ear.until(ear.played(0.5))
+    live.rest(room.is_set)
+    live.pause()
+    room.set()
+    end = time.monotonic() + 0.7
+    ear.until(lambda: time.monotonic() > end)
+    assert holds_nothing(live)
+    live.start()
+    ear.until(ear.played(1.5))
+
+
+def test_it_may_be_asked_at_any_moment(live: LiveSession) -> None:
+    ear = Ear(live)
+    live.start()
+    for i in range(12):
+        ear.until(ear.played(0.05 * i))
+        live.rest(lambda: True)
+    ear.until(ear.played(4.0))
+    assert not ear.errors and live.score.engine.brought >= 3  # type: ignore[attr-defined]
+    assert live.score.engine.players == 1  # type: ignore[attr-defined]
+
+
+def test_nobody_hears_it_for_long(live: LiveSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "UNHEARD", 0.5)
+    ear = Ear(live)
+    live.start()
+    ear.until(ear.played(1.0))
+    end = time.monotonic() + 20
+    while not (live.state is State.PAUSED and holds_nothing(live)):
+        assert time.monotonic() < end, live.figures()
+        time.sleep(0.05)
+    live.start()
+    ear.until(ear.played(2.0))
+    assert not ear.errors
+
+
+def test_a_thread_of_the_session_that_asks_for_rest_does_not_wait_for_itself(turbo: Model) -> None:
+    class Asks(Counted):
+        def ready(self) -> None:
+            super().ready()
+            player = PLAYER.get()
+            assert player is not None
+            began = time.monotonic()
+            if self.brought == 1:
+                player.rest(lambda: True)
+            self.took = time.monotonic() - began
+
+    engine = Asks()
+    made = LiveSession("resting itself", Score(engine, turbo.pipe.vae, made_up(0, 50, guided=False), Sampling(4)))
+    try:
+        ear = Ear(made)
+        made.start()
+        ear.until(ear.played(1.0))
+        assert engine.took < 5 and not ear.errors
+    finally:
+        made.close()
