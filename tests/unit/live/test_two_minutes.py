@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -89,7 +90,10 @@ def music(cache: None) -> Music:
 
     # what is decoded ends a second before what is made, as if somebody listened
     second: Callable[[], int] = lambda: max(0, len(frames) - ACE_STEP.frame_rate)  # noqa: E731
-    maker = Maker("two minutes", score, lock, second, lambda: not done.is_set(), made, failed)
+    nothing: Callable[[], None] = lambda: None  # noqa: E731
+    player = SimpleNamespace(rest=lambda room: None)
+    needed = lambda: not done.is_set()  # noqa: E731
+    maker = Maker("two minutes", score, lock, second, needed, nothing, nothing, made, failed, player)
     try:
         assert done.wait(PATIENCE) and not errors, errors
     finally:
