@@ -105,7 +105,7 @@ def workflow(name: str, note: str, columns: list) -> dict:
         "links": links,
         "groups": [],
         "config": {},
-        "extra": {"ds": {"scale": 0.7, "offset": [70, 80]}},
+        "extra": {"ds": {"scale": 0.7, "offset": [70, 150]}},
         "version": 0.4,
     }
 

@@ -29,6 +29,7 @@ from ..audio.live_vae import LiveVae
 from ..config import Sampling
 from ..engines.contract import Engine
 from ..errors import InputError, check_whole
+from ..live.beat import Tempo
 from ..live.score import Cost, Score
 from ..live.session import LiveSession
 from ..models.conditioning import encode_prompt
@@ -77,7 +78,7 @@ class Case:
 class Instrument:
     """The graph of the benchmark: a hot knob, a seed and a prompt."""
 
-    bpm = 96.0
+    tempo = Tempo(96.0)
 
     def __init__(self, engine: Engine, model: Model, case: Case) -> None:
         self._model, self._seconds = model, case.seconds
@@ -103,7 +104,7 @@ class Instrument:
         return self.score
 
     def _encoded(self, tags: str) -> Any:
-        prompt = Prompt(tags, "[instrumental]", self._seconds, int(self.bpm), time_signature="4")
+        prompt = Prompt(tags, "[instrumental]", self._seconds, int(self.tempo.bpm), time_signature="4")
         return encode_prompt(self._model, prompt)
 
 

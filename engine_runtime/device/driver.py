@@ -93,9 +93,7 @@ class Kernel:
         pointers = (ctypes.c_void_p * len(places))(*places)
         stream, at = torch.cuda.current_stream(self.device).cuda_stream, ctypes.addressof(pointers)
         with torch.cuda.device(self.device):
-            _check(
-                driver.cuLaunchKernel(self.function, blocks, 1, 1, self.threads, 1, 1, self.shared, stream, at, 0)
-            )
+            _check(driver.cuLaunchKernel(self.function, blocks, 1, 1, self.threads, 1, 1, self.shared, stream, at, 0))
 
     @_typed
     def clusters(self, size: int) -> int:

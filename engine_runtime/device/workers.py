@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import TypeVar
 
 import torch
@@ -156,13 +157,14 @@ def is_large(network: nn.Module) -> bool:
 
 
 def _as_here(body: Callable[[], T]) -> Callable[[], T]:
-    """Have a body run elsewhere under this thread's modes of autograd, and with its workers."""
+    """Have a body run elsewhere under this thread's modes of autograd, with its context variables and its workers."""
+    context = copy_context()
     inference, grad, own = torch.is_inference_mode_enabled(), torch.is_grad_enabled(), _here.workers
 
     def run() -> T:
         _here.workers = own
         with torch.inference_mode(inference), torch.set_grad_enabled(grad):
-            return body()
+            return context.run(body)
 
     return run
 

@@ -168,8 +168,8 @@ def _repaint(patcher: Any, entry: Entry, context: Tensor, given: References, fra
             "move it",
         )
     bare = {k: v for k, v in entry[1].items() if k not in (_REFERENCE, "audio_codes")}
-    silence = _capture(patcher, (entry[0], bare), frames)[1][:, :ACE_STEP.channels]
+    silence = _capture(patcher, (entry[0], bare), frames)[1][:, : ACE_STEP.channels]
     mask = torch.zeros_like(silence)
     mask[first:last] = 1.0
-    inside = context[:, :ACE_STEP.channels] if given.structure is not None else silence
+    inside = context[:, : ACE_STEP.channels] if given.structure is not None else silence
     return torch.cat([torch.where(mask > 0.5, inside, given.repaint.to(silence)), mask], dim=-1)

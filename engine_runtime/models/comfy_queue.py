@@ -50,7 +50,7 @@ def unloads() -> bool:
     import comfy.model_management
 
     loaded = list(comfy.model_management.current_loaded_models)
-    return registry.one(_Leaving).count > 0 or any(one.real_model is None for one in loaded)
+    return registry.one(_Leaving).count > 0 or any(getattr(one, "real_model", one) is None for one in loaded)
 
 
 def wait_for_manager() -> None:
