@@ -8,7 +8,7 @@ the number of processors.
 
 How many threads an operation takes belongs to the thread that calls it (OpenMP's and MKL's settings are of a thread).
 `torch.set_num_threads` sets it there, and also what threads begin with that are new to PyTorch; that part is set back
-at once, so that no other thread of the process notices.
+at once, within microseconds: only a thread that computes its very first operation in that moment would keep one.
 """
 
 from __future__ import annotations
@@ -123,10 +123,17 @@ def workers() -> Workers:
 def leave_team() -> None:
     """Have the calling thread compute alone from now on."""
     with _beginning:
-        _here.usual = torch.get_num_threads()
-        torch.set_num_threads(1)
-        restored = threading.Thread(target=torch.set_num_threads, args=(_here.usual,))
+        usual = _here.usual = torch.get_num_threads()
+        left = threading.Event()
+
+        def restore() -> None:
+            left.wait()
+            torch.set_num_threads(usual)
+
+        restored = threading.Thread(target=restore)
         restored.start()
+        torch.set_num_threads(1)
+        left.set()
         restored.join()
 
 

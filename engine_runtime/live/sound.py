@@ -195,7 +195,7 @@ class Sound:
     def use(self, vae: Vae) -> None:
         """Decode with another VAE from the next window on."""
         if vae is not self._vae:
-            self._vae, self._windows = vae, Windows(vae)
+            self._vae, self._windows, self._sizes = vae, Windows(vae), set()
 
     def blocks_since(self, epoch: int, position: int) -> list[Block] | None:
         """List the blocks that hold the sound from a position on; None where some of it is no longer here."""
