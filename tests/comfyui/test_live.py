@@ -11,7 +11,6 @@ import pytest
 from .client import PromptError
 from .live import Listener, loudness, workflow
 
-
 SECOND, LOOP = 48_000, 96_000  # samples; of the workflow's two seconds
 
 
@@ -39,7 +38,7 @@ def ended(comfy):
 
 
 def alike(listener: Listener, at: int, other: int) -> float:
-    """The correlation of two seconds of sound, whatever their loudness."""
+    """The correlation of one second of sound with another, whatever their loudness."""
     first, second = (listener.sound[place : place + SECOND].astype(float).ravel() for place in (at, other))
     return float(first @ second / np.sqrt((first @ first) * (second @ second)))
 
