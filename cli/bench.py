@@ -275,7 +275,7 @@ def _command(context: typer.Context, *under: str) -> str:
         if value is True and name != "as_json":
             words.append(f"--{name}")
         elif name not in ("plot", "keep") and not isinstance(value, bool) and value not in (None, ""):
-            words += [f"--{name}", f"{value}"]
+            words += [f"--{name.replace('_', '-')}", f"{value}"]
     return shlex.join([*words, "--json"])
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ..engine_runtime.errors import AudioError, InputError
 from ..engine_runtime.files import open_file, refused_write, write_whole
 from ..nodes.shared.comfy import io
+from ..nodes.shared.file_names import fill_in
 from ..nodes.shared.host import check_prefix
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ class SaveAudio(io.ComfyNode):
 
     @classmethod
     def execute(cls, audio: Audio, filename_prefix: str) -> io.NodeOutput:
-        return io.NodeOutput(ui={"files": write_audio(audio, filename_prefix)})
+        return io.NodeOutput(ui={"files": write_audio(audio, fill_in(filename_prefix, cls.hidden))})
 
 
 class PreviewAudio(io.ComfyNode):

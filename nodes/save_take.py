@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .shared import host, sockets
+from .shared import file_names, host, sockets
 from .shared.comfy import io
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class SaveTake(io.ComfyNode):
 
     @classmethod
     def execute(cls, take: Log, filename_prefix: str) -> io.NodeOutput:
-        path = host.next_file(filename_prefix, ".safetensors")
+        path = host.next_file(file_names.fill_in(filename_prefix, cls.hidden), ".safetensors")
         take.save(path)
         host.show_text(path.name, cls.hidden.unique_id)
         return io.NodeOutput(ui={"files": [str(path)]})

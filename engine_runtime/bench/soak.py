@@ -65,7 +65,7 @@ class Soak:
         """Describe what grew or slowed down; empty where nothing did."""
         found = [
             f"{name} grew by {(pair[1] - pair[0]) / 2**20:.1f} MiB"
-            for name, pair, most in self._memory()
+            for name, pair, most in self.memory()
             if pair[1] - pair[0] > most
         ]
         if self.drift > DRIFT:
@@ -91,10 +91,10 @@ class Soak:
             f"a step took (medians of blocks) {said(self.first_ms)} ms at the start, {said(self.between_ms) or 'none'} "
             f"between, and {said(self.last_ms)} ms in the first blocks again: {self.drift:+.1%}",
         ]
-        lines += [f"{name}: {pair[0] / 2**20:.1f} and {pair[1] / 2**20:.1f} MiB" for name, pair, _ in self._memory()]
+        lines += [f"{name}: {pair[0] / 2**20:.1f} and {pair[1] / 2**20:.1f} MiB" for name, pair, _ in self.memory()]
         return "\n".join([*lines, *(f"NOT FLAT: {what}" for what in self.wrong)])
 
-    def _memory(self) -> list[tuple[str, tuple[int, int], int]]:
+    def memory(self) -> list[tuple[str, tuple[int, int], int]]:
         """List the known figures: name, bytes at both ends, and allowed growth."""
         of = "memory of the "
         all_of_it = [
@@ -174,19 +174,19 @@ class Player:
         session.set(**{name: getattr(Knobs(), name) for name in KNOBS})
         session.configure(depth=max(DEPTHS))
         session.step()
-        laps = drive.play(ticks, before=lambda: self._act(drive), after=_taken, after_tick=self._tell)
+        laps = drive.play(ticks, before=lambda: self.act(drive), after=_taken, after_tick=self._tell)
         return _Block(statistics.median(laps.ms), *self._device_bytes(), host_bytes())
 
     def _tell(self) -> None:
         self.ticks += 1
         self._on_tick(self.ticks, self._total)
 
-    def _act(self, drive: Drive) -> None:
+    def act(self, drive: Drive) -> None:
         r, (session,) = self._random, drive.sessions
         drive.fill()
         if r.random() < TURNS:
             knob = r.choice(list(KNOBS.values()))
-            session.set(**{knob.name: self._value(knob)})
+            session.set(**{knob.name: self.value(knob)})
         if r.random() < RESIZES:
             session.configure(depth=r.choice(DEPTHS))
 
@@ -210,7 +210,7 @@ class Player:
             shape["target"] = Target(self._drawn(self.frames, self.engine.spec.channels))
         return Request(condition, sampling, guidance, **shape)
 
-    def _value(self, knob: Knob) -> Any:
+    def value(self, knob: Knob) -> Any:
         """Draw a value that the knob takes; small ones for a wide range, so that latents stay finite."""
         r = self._random
         if knob.default is None and r.random() < 0.5:
@@ -222,12 +222,12 @@ class Player:
         low, high = max(knob.low, -0.2), min(knob.high, 1.5)
         if r.random() < 0.5:
             return r.uniform(low, high)
-        return low + (high - low) * torch.rand(self.frames, generator=self._generator())
+        return low + (high - low) * torch.rand(self.frames, generator=self.generator())
 
     def _drawn(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self._generator())
+        return torch.randn(shape, generator=self.generator())
 
-    def _generator(self) -> torch.Generator:
+    def generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self._random.randrange(2**32))
 
     def _device_bytes(self) -> tuple[int | None, int | None]:

@@ -219,7 +219,7 @@ def _wander(cycles: Array, seed: int) -> Array:
     return places[at] + (places[at + 1] - places[at]) * t * t * (3.0 - 2.0 * t)
 
 
-def drawn(shape: Callable[[Array], Array], low: float = 0.0, high: float = 1.0) -> Curve:
+def drawn(shape: Callable[[Array], Array], low: float, high: float) -> Curve:
     """Make a curve from a function of the place in the whole, 0 to 1, whose value 0 means `low` and 1 means `high`."""
     return between(Curve(lambda times: shape(np.linspace(0.0, 1.0, times.frames)[times.places])), low, high)
 

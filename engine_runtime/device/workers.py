@@ -8,7 +8,7 @@ the number of processors.
 
 How many threads an operation takes belongs to the thread that calls it (OpenMP's and MKL's settings are of a thread).
 `torch.set_num_threads` sets it there, and also what threads begin with that are new to PyTorch; that part is set back
-at once, so that no other thread of the process notices.
+at once, within microseconds: only a thread that computes its very first operation in that moment would keep one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import TypeVar
 
 import torch
@@ -122,10 +123,17 @@ def workers() -> Workers:
 def leave_team() -> None:
     """Have the calling thread compute alone from now on."""
     with _beginning:
-        _here.usual = torch.get_num_threads()
-        torch.set_num_threads(1)
-        restored = threading.Thread(target=torch.set_num_threads, args=(_here.usual,))
+        usual = _here.usual = torch.get_num_threads()
+        left = threading.Event()
+
+        def restore() -> None:
+            left.wait()
+            torch.set_num_threads(usual)
+
+        restored = threading.Thread(target=restore)
         restored.start()
+        torch.set_num_threads(1)
+        left.set()
         restored.join()
 
 
@@ -156,13 +164,14 @@ def is_large(network: nn.Module) -> bool:
 
 
 def _as_here(body: Callable[[], T]) -> Callable[[], T]:
-    """Have a body run elsewhere under this thread's modes of autograd, and with its workers."""
+    """Have a body run elsewhere under this thread's modes of autograd, with its context variables and its workers."""
+    context = copy_context()
     inference, grad, own = torch.is_inference_mode_enabled(), torch.is_grad_enabled(), _here.workers
 
     def run() -> T:
         _here.workers = own
         with torch.inference_mode(inference), torch.set_grad_enabled(grad):
-            return body()
+            return context.run(body)
 
     return run
 

@@ -134,7 +134,7 @@ class Profile:
 
     @property
     def cost(self) -> int:
-        """Estimate the cost of the largest shape, for choosing the cheapest fit: attended pairs of frames and tokens."""
+        """Estimate the largest shape's cost, for choosing the cheapest fit: attended pairs of frames and tokens."""
         frames, tokens = self.frames.max, self.tokens.max if self.tokens else 0
         return self.batch.max * frames * (frames + tokens)
 

@@ -44,11 +44,6 @@ class Line(Protocol):
         """Return the first moment that has no music yet; None where there is music for all time."""
         ...
 
-    @property
-    def latest(self) -> Heard:
-        """Return the changes in the music that was added last."""
-        ...
-
     def window(self, start: int, stop: int, margin: int) -> tuple[Tensor, int, int]:
         """Return the latents of `start` to `stop` with up to `margin` more on each side: `[frames, C]`, and the number
         of those before and behind.
@@ -95,10 +90,6 @@ class Loop:
         """
         before = [layer for layer in self._layers if layer.at < at]
         self._layers = [*before, _Layer(at if before else 0, latent, heard)]
-
-    @property
-    def latest(self) -> Heard:
-        return self._layers[-1].heard if self._layers else Heard()
 
     def changes_at(self, start: int) -> Heard:
         return next((layer.heard for layer in reversed(self._layers) if layer.at <= start), Heard())
@@ -170,10 +161,6 @@ class Endless:
             self.frames, self.start = self.frames[spare:], self.start + spare
             while len(self._joints) > 1 and self._joints[1][0] <= self.start:
                 self._joints.pop(0)
-
-    @property
-    def latest(self) -> Heard:
-        return self._joints[-1][1] if self._joints else Heard()
 
     def changes_at(self, start: int) -> Heard:
         return next((heard for moment, heard in reversed(self._joints) if moment <= start), Heard())

@@ -177,7 +177,7 @@ class LiveSession:
     @property
     def made(self) -> Heard:
         """Return the changes in the music that was made last, whether or not it is decoded."""
-        return self._maker.line.latest
+        return self._maker.line.changes_at(1 << 62)
 
     @property
     def epoch(self) -> int:

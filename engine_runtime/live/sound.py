@@ -147,6 +147,7 @@ class Sound:
         self.decoded, self.epoch, self.listener = 0, 1, Listener()
         self.level, self.dry, self.size = Level(), 0, SIZES[1]
         self.spent = self.usual = 0.0
+        self._sizes = set(SIZES[:4])  # that were decoded before
         self.playing, self._closed = False, False
         self.resting, self.holds, self.reported = False, True, time.monotonic()
         self._vae, self._windows, self._heard = vae, Windows(vae), Heard()
@@ -194,7 +195,7 @@ class Sound:
     def use(self, vae: Vae) -> None:
         """Decode with another VAE from the next window on."""
         if vae is not self._vae:
-            self._vae, self._windows = vae, Windows(vae)
+            self._vae, self._windows, self._sizes = vae, Windows(vae), set()
 
     def blocks_since(self, epoch: int, position: int) -> list[Block] | None:
         """List the blocks that hold the sound from a position on; None where some of it is no longer here."""
@@ -341,7 +342,13 @@ class Sound:
         return size if end is None else min(size, end - self.decoded)
 
     def _pace(self, seconds: float, count: int) -> None:
-        """Learn how long a decode takes, and choose the size of the next windows by it."""
+        """Learn how long a decode takes, and choose the size of the next windows by it.
+
+        The first of a size is passed over: on a GPU kernels are tried in it, which took half a second.
+        """
+        if count not in self._sizes:
+            self._sizes.add(count)
+            return
         seconds *= self._windows.frames(self.size) / self._windows.frames(count)  # as a whole window's
         self.usual += 0.2 * (seconds - self.usual)
         self.spent = max(seconds, self.spent + FORGET * (seconds - self.spent))

@@ -17,7 +17,7 @@ from ..engines.eager import EagerEngine
 from ..errors import InputError, ModelError
 from . import names
 from .checkpoint import on_meta
-from .comfy_queue import is_idle, job_runs
+from .comfy_queue import is_idle, job_runs, leaving, wait_for_manager
 from .sizes import config_from
 
 
@@ -69,8 +69,10 @@ class CoreEngine(EagerEngine):
             self._players += 1
             if self._players > 1:  # another stream plays on them already
                 return
-            # beside the queue the manager is left alone where there is nothing to load
-            if get_executing_context() is not None or self.patcher.loaded_size() < self.patcher.model_size():
+            beside = get_executing_context() is None  # there the manager is left alone where there is nothing to load
+            if not beside or self.patcher.loaded_size() < self.patcher.model_size():
+                if beside:
+                    wait_for_manager()
                 comfy.model_management.load_models_gpu([self.patcher], force_full_load=True)
             for ours, key in decoder_keys(self.patcher.model).items():
                 self._put(ours, nn.Parameter(self._merged(key), requires_grad=False))
@@ -113,7 +115,8 @@ def _asks(player: Player) -> Callable[[Any, bool], None]:
 
     def ask(patcher: Any, unpatch_all: bool) -> None:
         if unpatch_all and (found := who()) is not None:
-            found.rest(is_idle if job_runs() else None)
+            with leaving():
+                found.rest(is_idle if job_runs() else None)
 
     return ask
 

@@ -1,15 +1,37 @@
-"""What ComfyUI's queue does now: its memory manager belongs to the job that runs. ComfyUI is imported only inside
-functions.
+"""What ComfyUI's queue does now: its memory manager belongs to the thread of the queue and has no locks. ComfyUI is
+imported only inside functions.
 """
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..errors import MemoryShortage
+from ..registry import registry
 
-WAIT_SECONDS = 10.0  # for a job's end, where weights are wanted beside the queue
+# Until a job ends, where weights are wanted beside the queue; longer than the queue waits for a player that is to rest.
+WAIT_SECONDS = 30.0
+
+
+class _Leaving:
+    """Counts the models that the manager takes away now."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+@contextmanager
+def leaving() -> Iterator[None]:
+    """Tell that the manager takes a model away, for the length of a block."""
+    registry.one(_Leaving).count += 1
+    try:
+        yield
+    finally:
+        registry.one(_Leaving).count -= 1
 
 
 def job_runs() -> bool:
@@ -23,17 +45,27 @@ def is_idle() -> bool:
     return queue is None or not queue.get_tasks_remaining()
 
 
-def wait_for_job() -> None:
-    """Wait until no job runs. Raises `MemoryShortage` where it does not end."""
+def unloads() -> bool:
+    """Return whether the manager is taking models away; those that are gone leave its list together, at the end."""
+    import comfy.model_management
+
+    loaded = list(comfy.model_management.current_loaded_models)
+    return registry.one(_Leaving).count > 0 or any(getattr(one, "real_model", one) is None for one in loaded)
+
+
+def wait_for_manager() -> None:
+    """Wait, in a thread beside the queue, until no job runs and the manager takes nothing away.
+
+    Raises:
+        MemoryShortage: where that does not end.
+    """
     end = time.monotonic() + WAIT_SECONDS
-    while job_runs():
+    while job_runs() or unloads():
         if time.monotonic() > end:
             raise MemoryShortage("ComfyUI's job has the memory", "the music needs some of it", "wait for its end")
         time.sleep(0.05)
 
 
 def _queue() -> Any:
-    from server import PromptServer
-
-    server = getattr(PromptServer, "instance", None)  # there is none where the nodes run in a script
-    return None if server is None else server.prompt_queue
+    server = getattr(sys.modules.get("server"), "PromptServer", None)  # there is none where the nodes run in a script
+    return getattr(getattr(server, "instance", None), "prompt_queue", None)

@@ -32,7 +32,7 @@ def total_steps(sampling: Sampling) -> int:
 
 
 def shifted(t: float, shift: float) -> float:
-    """Compute `s * t / (1 + (s - 1) * t)` (SD3, arXiv 2403.03206, equation 23), in a form that is exactly 1 at `t = 1`."""
+    """Compute `s * t / (1 + (s - 1) * t)` (SD3, arXiv 2403.03206, equation 23), exactly 1 at `t = 1`."""
     return shift * t / (shift * t + (1.0 - t))
 
 

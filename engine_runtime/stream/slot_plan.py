@@ -177,5 +177,5 @@ def numbers_of(plans: Sequence[SlotPlan], conditions: int) -> list[tuple[float, 
 
 
 def noise_seed(seed: int, step: int) -> int:
-    """Compute the seed of a step's fresh noise from the request's seed and the step alone, so that a request repeats."""
+    """Compute the seed of a step's fresh noise from the request's seed and the step alone: a request repeats."""
     return (seed * 1_000_003 + step + 1) % 2**63

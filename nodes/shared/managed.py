@@ -17,7 +17,7 @@ from comfy_execution.utils import get_executing_context
 from torch import nn
 
 from ...engine_runtime.device.player import PLAYER, Player
-from ...engine_runtime.models.comfy_queue import is_idle, job_runs, wait_for_job
+from ...engine_runtime.models.comfy_queue import is_idle, job_runs, leaving, wait_for_manager
 from ...engine_runtime.trt.loader import put_away, room_of
 
 _patchers: weakref.WeakKeyDictionary[Any, EnginePatcher] = weakref.WeakKeyDictionary()  # weak, as the manager's are
@@ -41,7 +41,7 @@ class Played(ModelPatcher):
         if get_executing_context() is None:
             if self.loaded_size() >= self.model_size():
                 return
-            wait_for_job()
+            wait_for_manager()
         comfy.model_management.load_models_gpu([self], **how)
 
     def partially_unload(self, device_to: Any, memory_to_free: float = 0, force_patch_weights: bool = False) -> int:
@@ -50,9 +50,10 @@ class Played(ModelPatcher):
         return freed
 
     def detach(self, unpatch_all: bool = True) -> Any:
-        if unpatch_all:
-            self._rest()
-        return super().detach(unpatch_all)
+        with leaving():
+            if unpatch_all:
+                self._rest()
+            return super().detach(unpatch_all)
 
     def _rest(self) -> None:
         """Ask who plays on them to rest: until the queue is empty where a job needs the memory, else until started."""
@@ -86,8 +87,9 @@ class EnginePatcher(Played):
     def detach(self, unpatch_all: bool = True) -> Any:
         engine = self.engine()
         if unpatch_all and engine is not None:
-            self._rest()
-            put_away(engine)
+            with leaving():
+                self._rest()
+                put_away(engine)
         return self.model
 
 

@@ -10,6 +10,7 @@ from enum import Enum
 import numpy as np
 import pytest
 from ostinato.engine_runtime.models.presets import preset_folder
+from ostinato.tools.help.pages import CORE
 
 from ..browser.object_info import node_info
 from .client import PromptError
@@ -120,11 +121,27 @@ def test_templates_list_the_examples(comfy):
 
 
 def test_translations_name_nodes_that_exist(comfy, ours):
-    if not (comfy.pack / "locales").is_dir():
-        pytest.skip("the pack has no translations")
-    for language, texts in comfy.client.get("/i18n").items():
+    translated = comfy.client.get("/i18n")
+    assert "zh" in translated
+    for language, texts in translated.items():
         named = {name for name in texts.get("nodeDefs", {}) if name.startswith("Ostinato")}
         assert named == set(ours), language
+
+
+def test_help_pages_are_served_where_the_frontend_looks(comfy, ours):
+    for name, info in ours.items():
+        folder = info["python_module"].split(".")[1]
+        for file in ("en.md", "zh.md", "picture.svg"):
+            served = comfy.client.request(f"/extensions/{folder}/docs/{name}/{file}")
+            assert served == (comfy.pack / "web" / "docs" / name / file).read_bytes()
+
+
+def test_comfyuis_own_nodes_in_help_pages_have_those_names_and_types(object_info):
+    named = {info["display_name"]: info for info in object_info.values()} | object_info
+    for name, (taken, given) in CORE.items():
+        inputs = {**named[name]["input"].get("required", {}), **named[name]["input"].get("optional", {})}
+        types = {spec[0] for spec in inputs.values() if isinstance(spec[0], str)}
+        assert set(taken) <= types and set(given) <= set(named[name]["output"]), name
 
 
 def assert_sounds(comfy, result):

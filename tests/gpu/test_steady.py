@@ -82,6 +82,6 @@ def test_a_short_soak_is_flat(engine):
     made = soak(engine, 160, 5.0, block=40)
     # of so few ticks the device itself still fills with the graphs of what comes for the first and second time, and
     # their times say nothing
-    (tensors,) = (name for name, *_ in made._memory() if name.endswith("tensors on the device"))
+    (tensors,) = (name for name, *_ in made.memory() if name.endswith("tensors on the device"))
     assert made.device_bytes is not None
     assert not [what for what in made.wrong if what.startswith((tensors, "memory of the process"))]

@@ -1,4 +1,4 @@
-"""Requirements of the kernels on machine and model. Kernels are compiled where they first run; nothing is downloaded."""
+"""Requirements of the kernels on machine and model. They are compiled where they first run; nothing is downloaded."""
 
 from __future__ import annotations
 

@@ -468,9 +468,9 @@ def test_a_soak_ends_with_the_work_it_began_with(monkeypatch):
             )
         )
 
-    plain = soak_module.Player._act
+    plain = soak_module.Player.act
     monkeypatch.setattr(soak_module.Player, "block", spy)
-    monkeypatch.setattr(soak_module.Player, "_act", act)
+    monkeypatch.setattr(soak_module.Player, "act", act)
     made = soak(StandIn(), 190, 1.0, seed=3, on_tick=lambda *t: told.append(t), block=30)
     assert [len(b) for b in blocks] == [30, 30, 30, 30, 10, 30, 30] and made.ticks == 190
     assert blocks[0] == blocks[1] == blocks[5] != blocks[2] == blocks[6] != blocks[3]
@@ -482,10 +482,10 @@ def test_a_soak_ends_with_the_work_it_began_with(monkeypatch):
 
 def test_every_knob_can_be_turned_in_a_soak():
     player = SimpleNamespace(_random=random.Random(0), frames=25)
-    player._generator = partial(soak_module.Player._generator, player)
+    player.generator = partial(soak_module.Player.generator, player)
     for knob in KNOBS.values():
         for _ in range(20):
-            knob.check(soak_module.Player._value(player, knob))
+            knob.check(soak_module.Player.value(player, knob))
 
 
 def test_a_soak_says_what_is_not_flat():

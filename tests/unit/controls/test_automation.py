@@ -111,3 +111,11 @@ def test_the_node_lays_a_curve_over_ticks() -> None:
 def test_the_node_offers_what_can_be_automated() -> None:
     knob = Automation.define_schema().inputs[0]
     assert (tuple(knob.options), knob.default) == (AUTOMATABLE, "velocity_scale")
+
+
+def test_a_track_begins_at_a_tick_of_a_session():
+    for start in (0, 1 << 53):
+        assert Track("sde", [0.5], start=start).start == start
+    for start in (-1, (1 << 53) + 1, 0.5):
+        with pytest.raises(InputError, match="the track's start is"):
+            Track("sde", [0.5], start=start)

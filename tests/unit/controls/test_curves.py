@@ -114,6 +114,7 @@ def test_a_random_walk_is_the_same_everywhere():
 
 def test_an_lfo_refuses():
     refuses("the rate is 13", lambda: curves.lfo("sine", 13))
+    same(curves.lfo("square", 12.5), [1.0, 0.0] * 6)
     refuses("asked of 11 frames; allowed are 5;", lambda: curves.lfo("sine", 6, "cycles").values(11))
     assert curves.lfo("sine", 7500, "cycles").values(15000).shape == (15000,)
     refuses("the rate is 7500.5", lambda: curves.lfo("sine", 7500.5, "cycles"))
@@ -241,6 +242,7 @@ def test_a_mix_along_a_curve():
     amount = curves.fixed([0.0, 0.5, 1.0])
     same(curves.arithmetic(2, 4, "mix", amount), [2, 3, 4])
     assert curves.arithmetic(2, 4, "mix", amount).frames == 3
+    same(curves.arithmetic(2, 4, "mix"), [3, 3])
 
 
 def test_arithmetic_refuses():

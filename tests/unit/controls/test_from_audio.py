@@ -129,12 +129,10 @@ def add_click(audio, at, rate=22050):
     audio[:, round(at * rate) : round(at * rate) + tone.shape[1]] += tone
 
 
-def test_a_lone_onset_is_one_beat():
+def test_a_lone_onset_is_no_beat():
     audio = np.zeros((1, 3 * 22050), dtype=np.float32)
     add_click(audio, 1.0)
-    found = from_audio.find_beats(audio, 22050)
-    np.testing.assert_allclose(found.times, [1.0], atol=0.005)
-    assert from_audio.MIN_BPM <= found.bpm <= from_audio.MAX_BPM
+    refuses(InputError, "no beat was found in 3 s", lambda: from_audio.find_beats(audio, 22050))
 
 
 def test_an_onset_off_the_tempo_before_or_after_the_beats_is_none():
@@ -146,11 +144,10 @@ def test_an_onset_off_the_tempo_before_or_after_the_beats_is_none():
     np.testing.assert_allclose(from_audio.find_beats(audio, 22050).times, times, atol=0.005)
 
 
-@pytest.mark.parametrize(("bpm", "found"), [(30, 40), (45, 45), (97, 97), (133.7, 133.7), (230, 115), (480, 120)])
-def test_a_tempo_is_found_between_40_and_240(bpm, found):
-    """Of what is faster or slower, a tempo that people tap."""
+@pytest.mark.parametrize("bpm", [45, 97, 133.7, 230])
+def test_a_tempo_is_found_between_40_and_240(bpm):
     audio, _ = clicks(bpm, seconds=12)
-    assert from_audio.find_beats(audio, 22050).bpm == pytest.approx(found, rel=0.001)
+    assert from_audio.find_beats(audio, 22050).bpm == pytest.approx(bpm, rel=0.001)
 
 
 def test_a_given_tempo_is_kept():
@@ -240,6 +237,14 @@ def test_beats_refuse():
     refuses(InputError, "the release is -1", lambda: from_audio.envelope(audio, 22050, release=-1))
 
 
+def test_that_a_clip_begins_tells_less_than_what_comes_later():
+    t = np.arange(3 * 22050) / 22050
+    audio = np.sin(2 * np.pi * 200 * t)[None].astype(np.float32)
+    add_click(audio, 1.5)
+    strength = from_audio.onsets(audio, 22050).flux
+    assert strength[:4].max() == strength[4:].max() / 2 and abs(int(strength.argmax()) - 150) <= 2
+
+
 def test_silence_has_no_onset_however_long():
-    assert from_audio.onset_strength(np.zeros((2, 48_000)), 48_000).tolist() == [0.0] * 100
-    assert from_audio.onset_strength(np.zeros((1, 100)), 48_000).tolist() == [0.0]
+    assert from_audio.onsets(np.zeros((2, 48_000)), 48_000).flux.tolist() == [0.0] * 100
+    assert from_audio.onsets(np.zeros((1, 100)), 48_000).flux.tolist() == [0.0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -17,9 +18,11 @@ PATIENCE = 60.0  # seconds
 
 
 def elsewhere(body: Callable[[], Any]) -> Any:
-    """Run a body in a thread that is new to PyTorch."""
+    """Run a body in a thread that is new to PyTorch, while no worker begins."""
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(body()))
+    with module._beginning:
+        pass
     thread.start()
     thread.join(PATIENCE)
     assert not thread.is_alive()
@@ -133,6 +136,17 @@ def test_modes_go_with_the_work(team: int, mode: Any) -> None:
         here = modes()
         assert workers().each([modes] * 3) == [here] * 3
         assert workers().run(modes) == here
+
+
+def test_context_variables_go_with_the_work(team: int) -> None:
+    variable: ContextVar[int] = ContextVar("variable", default=0)
+    token = variable.set(7)
+    try:
+        assert workers().each([variable.get] * 4) == [7] * 4
+        assert workers().run(variable.get) == 7
+    finally:
+        variable.reset(token)
+    assert workers().run(variable.get) == 0
 
 
 def test_wide_work_has_the_team_and_other_work_has_not(team: int) -> None:

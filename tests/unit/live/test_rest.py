@@ -132,7 +132,7 @@ def test_a_thread_of_the_session_that_asks_for_rest_does_not_wait_for_itself(tur
             began = time.monotonic()
             if self.brought == 1:
                 player.rest(lambda: True)
-            self.took = time.monotonic() - began
+                self.took = time.monotonic() - began
 
     engine = Asks()
     made = LiveSession("resting itself", Score(engine, turbo.pipe.vae, made_up(0, 50, guided=False), Sampling(4)))

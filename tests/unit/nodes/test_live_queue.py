@@ -216,6 +216,12 @@ def test_a_damaged_prompt_goes_on_to_comfyui_as_it_came(prompt: Any) -> None:
             assert got[number] == told
 
 
+def test_a_source_of_no_known_type_is_passed_over() -> None:
+    for kind in (["OstinatoKnobs"], {}, None, 3):
+        made = queued({"1": {"class_type": kind, "inputs": {}}, "5": node("OstinatoLiveSession", knobs=["1", 0])})
+        assert set(made["5"]["inputs"]) == {"knobs", "given_at"}
+
+
 def test_a_circle_does_not_hang() -> None:
     made = queued({"1": node("OstinatoKnobs", knobs=["1", 0]), "5": node("OstinatoLiveSession", knobs=["1", 0])})
     assert made["5"]["inputs"]["knobs"] == ["1", 0]

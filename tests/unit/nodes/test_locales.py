@@ -34,7 +34,7 @@ def test_every_text_of_the_schemas_is_translated_and_no_other(language):
 
 @each_language
 def test_no_text_is_empty_or_read_as_more_than_text(language):
-    for name in ("nodeDefs", "main"):
+    for name in ("nodeDefs", "main", "commands", "settings"):
         for key, text in flat(read(language, name)).items():
             assert text.strip() == text and text and not set(text) & set(FORBIDDEN), key
 
@@ -70,3 +70,17 @@ def test_options_and_numbers_stay_as_they_are(language):
             named = {o for o in options if re.search(rf"\b{o}\b", spec.tooltip or "")}
             text = mine[f"{schema.node_id}.inputs.{spec.id}.tooltip"]
             assert {o for o in named if o not in text} == set(), f"{schema.node_id}.{spec.id}"
+
+
+@each_language
+def test_commands_and_settings_of_the_extension_are_translated(language):
+    """ComfyUI writes an id's points as `_`."""
+    source = (LOCALES.parent / "frontend" / "src" / "commands.ts").read_text("utf-8")
+    commands, settings = source.split("settings: [")
+    for name, text in (("commands", commands), ("settings", settings)):
+        ids = re.findall(r'id: "(Ostinato\.\w+)"', text)
+        assert ids and {id.replace(".", "_") for id in ids} == set(read(language, name))
+    words = {word for found in re.findall(r"category: \[(.+?)\]", settings) for word in re.findall(r'"(\w+)"', found)}
+    assert words == set(read(language, "main")["settingsCategories"])
+    told = len(re.findall("tooltip:", settings))
+    assert told == sum("tooltip" in setting for setting in read(language, "settings").values())
