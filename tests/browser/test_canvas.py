@@ -135,7 +135,7 @@ def test_a_reload_goes_on_and_keys_rule(editor: Editor, host: Host | ComfyUI) ->
     message = editor.page.locator(".ostinato-message")
     editor.page.wait_for_function("() => /flac/.test(document.querySelector('.ostinato-message').textContent)")
     name = message.inner_text().removeprefix("Kept: ").split(",")[0]
-    assert (host.folder / name).is_file()
+    assert (host.folder / "live" / name).is_file()
     editor.page.keyboard.press("Alt+Shift+P")
     editor.wait("link.state === 'paused'")
     editor.page.keyboard.press("Alt+Shift+P")
