@@ -19,8 +19,10 @@ CUDA = torch.device("cuda", 0)
 
 
 def held() -> int:
+    """Return the bytes in use, without the workspaces of cuBLAS: 34 MB a stream that stay with the process."""
     gc.collect()
     torch.cuda.synchronize()
+    torch._C._cuda_clearCublasWorkspaces()
     return torch.cuda.memory_allocated()
 
 
@@ -36,7 +38,7 @@ def test_a_resting_session_holds_no_device_memory(cache, kind, mode):
         ear = Ear(live)
         live.start()
         ear.until(ear.played(2.0))
-        playing = held() - weights
+        playing = torch.cuda.memory_allocated() - weights
         for i in range(3):
             live.rest()
             # the line itself stays: two latents of a few kilobytes
