@@ -6,6 +6,7 @@ sound, reads a line; the thread of its ring adds to it. The session's lock guard
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -124,6 +125,7 @@ class Endless:
         self.first = self.start = 0  # start: the moment of the first frame that is still here
         self.frames = torch.zeros(0, channels)
         self._joints: list[tuple[int, Heard]] = []  # where a stretch begins, and what it has heard
+        self._beat = 0.0  # the moment of a beat: that on which the latest tail begins
 
     @property
     def length(self) -> int:
@@ -132,15 +134,26 @@ class Endless:
     def begin(self, moment: int) -> None:
         """Let the first stretch sound from a moment on."""
         self.first = self.start = moment
+        self._beat = float(moment)
 
     @property
     def end(self) -> int:
         return self.start + self.frames.shape[0]
 
-    def tail(self, moment: int) -> Tensor:
-        """Return the music before a moment, at most `kept` frames of it: `[K, C]`."""
+    def tail(self, moment: int, beat: float = 0.0) -> Tensor:
+        """Return the music before a moment, at most `kept` frames of it: `[K, C]`.
+
+        A model begins its music on a beat: one that goes on from a tail which begins elsewhere shifts the beats.
+
+        Args:
+            beat: frames from beat to beat, on one of which the tail begins; 0 where they are not known.
+        """
         stop = moment - self.start
-        return self.frames[max(0, stop - self.kept) : stop]
+        first = max(0, stop - self.kept)
+        if 0.0 < beat <= self.kept / 2:
+            self._beat += math.ceil((self.start + first - self._beat) / beat) * beat
+            first = min(round(self._beat) - self.start, stop)
+        return self.frames[first:stop]
 
     def add(self, latent: Tensor, kept: int, at: int, decoded: int, heard: Heard, hold: int = 0) -> None:
         """Lay a stretch in place of what was to come.

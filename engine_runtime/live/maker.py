@@ -312,7 +312,7 @@ class Maker:
             return
         with self.lock:
             at = self._due()
-            tail = None if at is None else self._sink.tail(at)
+            tail = None if at is None else self._sink.tail(at, self.score.beat)
         if at is not None and tail is not None:
             self._give(session, tail if tail.shape[0] else None, at, tail.shape[0])
 

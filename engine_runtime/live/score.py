@@ -57,7 +57,8 @@ class Score:
         mode: `loop` goes round T seconds, and each finished latent takes the place of what is about to be heard;
             `endless` continues what was heard.
         moving: for each knob that moves with the time of play, its values `[T, ...]` from a moment on.
-        kept: share of T that a stretch in mode endless takes over from the music before it.
+        kept: share of T that a stretch in mode endless takes over from the music before it, at most.
+        beat: frames from beat to beat, on one of which a stretch begins; 0 where the tempo is open.
 
     Raises:
         InputError: for a value out of range, or a mask and a source in mode endless.
@@ -79,6 +80,7 @@ class Score:
     mode: str = LIVE_MODES[0]
     kept: float = 0.5
     moving: Mapping[str, Callable[[int], Tensor]] = field(default_factory=dict)
+    beat: float = 0.0
 
     def __post_init__(self) -> None:
         check_choice("the mode", self.mode, LIVE_MODES)
@@ -176,7 +178,7 @@ def cost(before: Score, after: Score) -> Cost:
         return Cost.RING
     if (before.frames, before.mode) != (after.frames, after.mode) or _needs(before) != _needs(after):
         return Cost.RING
-    names = "condition", "sampling", "seed_step", "guidance", "source", "mask", "kept"
+    names = "condition", "sampling", "seed_step", "guidance", "source", "mask", "kept", "beat"
     if any(not _same(getattr(before, name), getattr(after, name)) for name in names):
         return Cost.SLOT
     if before.shape.keys() != after.shape.keys():

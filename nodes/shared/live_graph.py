@@ -187,7 +187,7 @@ class LiveGraph:
         given = self._given(self._target)
         model = given["model"] if self._model is None else self._model(self._cells)
         with torch.inference_mode():
-            return self._scorer.score(given, model, given.get("mode", self.mode))
+            return self._scorer.score(given, model, given.get("mode", self.mode), self.tempo.bpm)
 
 
 def _widgets(cell: Cell) -> list[io.Input]:

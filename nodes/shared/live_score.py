@@ -32,11 +32,12 @@ class Scorer:
     def __init__(self) -> None:
         self._made: dict[str, tuple[tuple[Any, ...], Any]] = {}
 
-    def score(self, given: Mapping[str, Any], model: Model, mode: str) -> Score:
+    def score(self, given: Mapping[str, Any], model: Model, mode: str, bpm: float) -> Score:
         """Make the score of inputs by name.
 
         Args:
             model: whose VAE makes the sound.
+            bpm: that the prompt asks for; 0 where it is left open.
 
         Raises:
             InputError: for inputs that do not fit each other, as in Stream Denoise, or that cannot be played live.
@@ -78,6 +79,7 @@ class Scorer:
             given["depth"],
             mode,
             moving=moving,
+            beat=60.0 * spec.frame_rate / bpm if bpm else 0.0,
         )
 
     def _once(self, name: str, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:

@@ -100,3 +100,13 @@ def test_a_stretch_that_is_held_leaves_the_music_before_it() -> None:
     assert line.changes(8, 14) == [(8, Heard()), (12, Heard(3, 3))]
     line.add(frames(200, 40), 4, 14, 13, Heard(4, 4), hold=99)  # there is no other music up to there
     assert numbers(line.window(23, 25, 0)[0]) == [119, 214]
+
+
+def test_a_tail_begins_on_a_beat() -> None:
+    line = Endless(50, 1)
+    line.begin(7)
+    line.add(torch.arange(200.0)[:, None] + 7, 0, 7, 0, Heard())
+    first = [line.tail(at, beat=11.4)[0, 0].item() for at in (90, 110, 150)]
+    assert first == [round(7 + 11.4 * beats) for beats in (3, 5, 9)]
+    assert numbers(line.tail(150))[0] == 100
+    assert line.tail(150, beat=26.0).shape[0] == 50  # half of the tail would be lost

@@ -35,6 +35,7 @@ SPAN = 10 * RATE  # samples that detectors listen to
 FIRST = Prompt("funk, drums, bass, electric piano", seconds=10.0, bpm=110, key="C major", time_signature="4")
 OTHER = replace(FIRST, bpm=125, key="F# major")
 ROOTS = {FIRST: 0, OTHER: 6}
+BEAT = 60.0 * ACE_STEP.frame_rate  # frames of a beat at one a minute
 PATIENCE = 1500.0  # seconds: cores are shared
 
 
@@ -65,7 +66,9 @@ class Music(NamedTuple):
 def music(cache: None) -> Music:
     model = load("tiny", torch.device("cpu"), torch.float32)
     first, other = (encode_prompt(model, prompt) for prompt in (FIRST, OTHER))
-    score = Score(eager_engine(model), model.pipe.vae, first, Sampling(), mode="endless", depth=1)
+    score = Score(
+        eager_engine(model), model.pipe.vae, first, Sampling(), mode="endless", depth=1, beat=BEAT / FIRST.bpm
+    )
     lock, done = threading.Condition(threading.Lock()), threading.Event()
     frames, seams, changes, errors = list[torch.Tensor](), list[int](), list[int](), list[Exception]()
 
@@ -82,7 +85,7 @@ def music(cache: None) -> Music:
         if len(frames) >= (SECONDS + MORE) * ACE_STEP.frame_rate:
             done.set()
         elif len(frames) >= SECONDS * ACE_STEP.frame_rate and not heard.slot:
-            maker.play(replace(score, condition=other), 1)
+            maker.play(replace(score, condition=other, beat=BEAT / OTHER.bpm), 1)
 
     def failed(error: Exception) -> None:
         errors.append(error)
