@@ -163,7 +163,7 @@ class RtxRuntimeConfig(IRuntimeConfig):
 
     cuda_graph_strategy = CudaGraphStrategy.DISABLED
     dynamic_shapes_kernel_specialization_strategy = DynamicShapesKernelSpecializationStrategy.LAZY
-    cache: Any = None
+    cache: Any
 
     def create_runtime_cache(self) -> Any:
         return object()

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -14,10 +15,12 @@ import pytest
 from aiohttp import WSMsgType, web
 from ostinato.engine_runtime.config import Sampling
 from ostinato.engine_runtime.errors import InputError
+from ostinato.engine_runtime.live.beat import Tempo
 from ostinato.engine_runtime.live.score import Score
-from ostinato.engine_runtime.live.session import State
+from ostinato.engine_runtime.live.session import LiveSession, State
 from ostinato.engine_runtime.models.loading import Model
 from ostinato.engine_runtime.serve import sessions as sessions_module
+from ostinato.engine_runtime.serve.keep import Keep
 from ostinato.engine_runtime.serve.messages import VERSION
 from ostinato.engine_runtime.serve.routes import PREFIX, Routes
 from ostinato.engine_runtime.serve.sessions import Sessions
@@ -28,7 +31,7 @@ from ...helpers import StandIn, made_up
 class Graph:
     """Widgets a and b that turn knobs; b of value 3 cannot be played."""
 
-    bpm = 0.0
+    tempo = Tempo()
 
     def __init__(self, score: Score, names: str = "ab") -> None:
         self.score, self.names, self.values = score, names, dict[str, float]()
@@ -66,8 +69,12 @@ def sessions() -> Iterator[Sessions]:
     assert set(threading.enumerate()) <= before and not made
 
 
+def keep(session: LiveSession) -> Keep:
+    return Keep(session, lambda capture: [], Path)
+
+
 def start(sessions: Sessions, graph: Graph, name: str = "one", since: float = 0.0) -> Any:
-    return sessions.play(name, lambda before: graph, lambda capture: [], since)
+    return sessions.play(name, lambda before: graph, keep, since)
 
 
 def test_the_session_of_a_name_is_found_again_and_gets_the_new_graph(sessions: Sessions, score: Score) -> None:
@@ -79,7 +86,7 @@ def test_the_session_of_a_name_is_found_again_and_gets_the_new_graph(sessions: S
         assert live.control.turning._is_owned()  # type: ignore[attr-defined]  # nothing turns while it is made
         return second
 
-    assert sessions.play("one", make, lambda capture: [], 0.0) is live
+    assert sessions.play("one", make, keep, 0.0) is live
     assert given == [first] and live.control.graph is second and live.session.score is second.score
     assert start(sessions, Graph(score), "two") is not live and set(sessions) == {"one", "two"}
 
@@ -90,11 +97,11 @@ def test_a_graph_that_cannot_be_made_leaves_what_plays(sessions: Sessions, score
 
     for _ in range(2):
         with pytest.raises(InputError):
-            sessions.play("one", refuse, lambda capture: [], 0.0)
+            sessions.play("one", refuse, keep, 0.0)
         assert not sessions
     live = start(sessions, Graph(score))
     with pytest.raises(InputError):
-        sessions.play("one", refuse, lambda capture: [], 0.0)
+        sessions.play("one", refuse, keep, 0.0)
     assert sessions["one"] is live and live.session.state is not State.CLOSED
     assert live.session.score is score
 
@@ -195,7 +202,7 @@ def test_a_session_of_a_program_ends_with_it_alone(score: Score) -> None:
     from ostinato.engine_runtime.serve.sessions import Live
 
     session = LiveSession("one of a program", score)
-    live = Live(session, Control(session, Graph(score)), lambda capture: [])
+    live = Live(session, Control(session, Graph(score)), keep(session))
 
     async def test() -> None:
         with pytest.raises(InputError, match="ends with its program"):

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ostinato.engine_runtime.audio.live_vae import LiveVae
 from ostinato.engine_runtime.config import StreamConfig
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.registry import LOCKS, OTHER, registry
+from ostinato.engine_runtime.serve.control import Control
+from ostinato.engine_runtime.serve.keep import Keep
+from ostinato.engine_runtime.serve.sessions import Sessions
 from ostinato.engine_runtime.stream.request import Request
 from ostinato.engine_runtime.stream.sessions import Runtime, runtime
 
@@ -110,7 +115,12 @@ def test_the_watch_sees_the_other_order(first, second, allowed):
 def test_every_lock_of_the_order_is_known_by_its_name(turbo):
     """A class that is renamed is renamed in the order too: else its lock would be watched as any other."""
     engine = stand_in.load(stand_in.make(EagerEngine(turbo.pipe.transformer, "x")))
+    control = Control(SimpleNamespace(name="locks"), None)  # whose thread waits for a change
+    control.close()
     made = {
+        "Keep": Keep(None, list, Path),
+        "Sessions": Sessions(),
+        "Control": control,
         "TensorRT": stand_in.library(),
         "Lane": runtime().lane(engine.device),
         "Stage": runtime().share(engine, StreamConfig(), 8),
