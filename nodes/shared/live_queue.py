@@ -40,10 +40,10 @@ def lacking(prompt: Mapping[str, Any]) -> list[dict[str, str]]:
     from .missing import missing
 
     nodes = [(number, node) for number, node in prompt.items() if isinstance(node, dict)]
-    told = [(number, node.get("_meta"), str(node.get("class_type")), node.get("inputs")) for number, node in nodes]
+    found = [(number, node.get("_meta"), str(node.get("class_type")), node.get("inputs")) for number, node in nodes]
     given = [
         (number, str(meta["title"]) if isinstance(meta, dict) and "title" in meta else kind, kind, inputs)
-        for number, meta, kind, inputs in told
+        for number, meta, kind, inputs in found
         if isinstance(inputs, dict)
     ]
     return [asdict(one) for one in missing(given)]
@@ -126,11 +126,12 @@ def cells_of(prompt: Mapping[str, Any], target: str, given: Mapping[str, Any]) -
     foreign = [node for node in values if node not in ours]
     hidden = {io.Hidden.prompt: prompt}
     cells = [Cell(node, node, None, {}, values[node]) for node in foreign]
-    for node, told in reversed(ours.items()):
+    for node, described in reversed(ours.items()):
         links = dict(links_of(prompt, node))
-        inputs = {name: links.get(name, value) for name, value in told["inputs"].items() if not is_given(name)}
-        cls, title = pack()[told["class_type"]], told.get("_meta", {}).get("title") or told["class_type"]
-        cells.append(Cell(node, title, cls, inputs, values.get(node, {}), dict(hidden)))
+        inputs = {name: links.get(name, value) for name, value in described["inputs"].items() if not is_given(name)}
+        kind = described["class_type"]
+        title = described.get("_meta", {}).get("title") or kind
+        cells.append(Cell(node, title, pack()[kind], inputs, values.get(node, {}), dict(hidden)))
     return cells
 
 
@@ -169,8 +170,8 @@ def _is_link(value: Any) -> bool:
 
 
 def _is_ours(prompt: Mapping[str, Any], node: str) -> bool:
-    told = prompt.get(node)
-    kind = told.get("class_type") if isinstance(told, dict) else None
+    found = prompt.get(node)
+    kind = found.get("class_type") if isinstance(found, dict) else None
     return isinstance(kind, str) and kind in pack()
 
 
