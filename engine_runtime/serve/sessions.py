@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..errors import InputError
-from ..live.session import UNHEARD, LiveSession, State
+from ..live.session import LiveSession, State
 from .control import Control, Graph
 from .keep import Keep
 from .share import Share
 
 MOST = 8  # sessions; one that nobody hears makes room for another
+LEFT = 10.0  # seconds without a listener after which it does; a page that is loaded again takes two
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Sessions(Mapping[str, Live]):
         if len(self._live) < MOST:
             return None
         name, live = max(self._live.items(), key=lambda item: item[1].session.unheard)
-        if live.session.unheard < UNHEARD:
+        if live.session.unheard < LEFT:
             raise InputError(f"{MOST} live sessions play", f"at most {MOST} do", "end one: remove its node")
         return self._live.pop(name)
 

@@ -158,8 +158,8 @@ def test_one_that_nobody_hears_makes_room_and_no_other(
     other.spec = replace(score.spec, steps=score.spec.steps + 1)
     second = start(sessions, Graph(replace(score, engine=other)), "second")  # in the place of its own name
     assert set(sessions) == {"first", "second"}
-    first.session._sound.reported -= 100.0
-    second.session._sound.reported -= 70.0
+    first.session._sound.reported -= 30.0
+    second.session._sound.reported -= 12.0
     start(sessions, Graph(score), "third")
     assert set(sessions) == {"second", "third"} and first.session.state is State.CLOSED
 
