@@ -277,15 +277,22 @@ class Sound:
         """Go back to what is about to be heard, where the music has changed since it was decoded; returns true where
         that was done. Hold the lock.
         """
-        start = self._soonest()
-        if start >= self.decoded:
-            return False
-        old = self._blocks_at(start)
-        if old is None:
+        again = self._again()
+        if again is None:
             return False
         self._windows.forget()
-        self.decoded, self._under = start, old
+        self.decoded, self._under = again
         return True
+
+    def _again(self) -> tuple[int, NDArray[np.float32]] | None:
+        """Return the frame from which sound is to be made again, and what was made for it; None where nothing is, or
+        the new music does not reach it yet. Hold the lock.
+        """
+        start, end = self._soonest(), self._line().end
+        if start >= self.decoded or end is not None and end <= start:
+            return None
+        old = self._blocks_at(start)
+        return None if old is None else (start, old)
 
     def _first(self) -> int:
         """Return the size of the first window after a change: the smallest while which the next is made."""
@@ -324,7 +331,7 @@ class Sound:
         """Return the seconds until the next window is to be decoded; 0 for now. Hold the lock."""
         if not self.playing or self.resting:
             return 0.5
-        if self._soonest() < self.decoded:
+        if self._again() is not None:
             return 0.0
         if self._count(self.size) < 1:  # the line has ended, or has no music yet; who adds to it notifies
             self.dry += self.decoded > 0 and not self._waits
