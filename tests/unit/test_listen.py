@@ -75,7 +75,7 @@ def test_tones_in_phase_with_the_frames_are_heard_under_music() -> None:
 
 def test_uneven_taps_are_evened_for_what_is_slow() -> None:
     torch = pytest.importorskip("torch")
-    from ostinato.tools.tiny.even import even, moments, taps
+    from ostinato.tools.tiny.even import even, moments
     from ostinato.tools.tiny.vae import Vae
 
     torch.manual_seed(0)
@@ -85,7 +85,7 @@ def test_uneven_taps_are_evened_for_what_is_slow() -> None:
         found = []
         for block in vae.decoder.block[1:]:
             conv = block.conv_t1
-            sums = taps(conv).double().unflatten(-1, (-1, conv.s)).sum(-2)
+            sums = conv.weight.double().unflatten(-1, (-1, conv.s)).sum(-2)
             uneven = (sums - sums.mean(-1, keepdim=True)).flatten(1)
             found.append((uneven.T @ moments(vae, conv, latents)[0] @ uneven).trace().item())
         return found

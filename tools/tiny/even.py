@@ -16,49 +16,31 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from .composer import compose
-from .factory import SECONDS
 from .graphs import DEVICE, begin, keep, log
-from .losses import FLOOR, MelLoss, locked
+from .losses import MelLoss, figures
 from .shards import HELD_OUT
 from .vae import Conv, Vae, load_vae
+from .vae_train import rendered
 
-FRAMES, HOP = 256, 1920
 SLOW = 1 / 3  # seconds over which a tone keeps its loudness
 FIRST = 5000  # the seed of the first piece whose inputs are measured
-
-
-def rendered(soundfont: str, first: int, pieces: int) -> Tensor:
-    """10.24 s of pieces, `[pieces, 2, samples]`."""
-    from .render import Renderer
-
-    renderer = Renderer(soundfont)
-    clips = [renderer.render(compose(first + i, SECONDS))[:, : FRAMES * HOP] for i in range(pieces)]
-    return torch.from_numpy(np.stack(clips)).float().to(DEVICE)
-
-
-def taps(conv: Conv) -> Tensor:
-    """The convolution's weight, its norm folded in."""
-    return conv.weight_v * (conv.weight_g / conv.weight_v.flatten(1).norm(dim=1).view(-1, 1, 1))
 
 
 @torch.no_grad()
 def even(vae: Vae, latents: Tensor, weight: float) -> None:
     """Even the taps of each upsampling after the first, from the slowest on; latents are `[pieces, 64, T]`."""
     for block in vae.decoder.block[1:]:
-        conv, w = block.conv_t1, taps(block.conv_t1).double()
+        conv, w = block.conv_t1, block.conv_t1.weight.double()
         slow, fast = moments(vae, conv, latents)
         sums = w.unflatten(-1, (-1, conv.s)).sum(-2)  # [C, out, s]
         uneven = (sums - sums.mean(-1, keepdim=True)).flatten(1)
         change = torch.linalg.solve(slow + weight * fast, slow @ uneven).view_as(sums)
         copies = w.shape[-1] // conv.s
         w -= (change / copies).repeat(1, 1, copies)
-        conv.weight_v.copy_(w)
-        conv.weight_g.copy_(w.flatten(1).norm(dim=1).view(-1, 1, 1))
+        conv.set_weight(w)
 
 
 def moments(vae: Vae, conv: Conv, latents: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,46 +67,28 @@ def _moment(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def figures(vae: Vae, truth: Tensor, mel: MelLoss) -> dict[str, float]:
-    """SI-SDR, log-mel distance and tones beside the music (mean, loudest), in dB."""
-    y = torch.cat([vae.decode(vae.encode(x)[0]) for x in truth.split(1)])
-    a, b = truth.flatten(1), y.flatten(1)
-    s = (a * b).sum(1, keepdim=True) / a.square().sum(1, keepdim=True) * a
-    sdr = 10 * torch.log10(s.square().sum(1) / (s - b).square().sum(1))
-    mels = []
-    for v in (truth, y):
-        z = torch.stft(v.flatten(0, 1), 2048, 512, window=mel.w2048, return_complex=True).abs()
-        mels.append(20 * (mel.m2048 @ z).clamp(min=FLOOR).log10())
-    own = 10 * (locked(y, truth).square().mean((1, 2)) / truth.square().mean((1, 2))).log10()
-    found = {
-        "si_sdr": sdr.mean(),
-        "mel_db": (mels[0] - mels[1]).abs().mean(),
-        "tones_db": own.mean(),
-        "worst": own.max(),
-    }
-    return {name: round(v.item(), 2) for name, v in found.items()}
+def judged(vae: Vae, truth: Tensor, mel: MelLoss) -> dict[str, float]:
+    return figures(torch.cat([vae.decode(vae.encode(x)[0]) for x in truth.split(1)]), truth, mel)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("vae", "soundfont", "out"):
         parser.add_argument(name)
-    parser.add_argument(
-        "--weight", type=float, nargs="+", default=[0.01], help="of the change; the last one is written"
-    )
+    parser.add_argument("--weight", type=float, nargs="+", default=[0.1], help="of the change; %% in OUT stands for it")
     parser.add_argument("--pieces", type=int, default=48)
     args = parser.parse_args()
     begin(0)
-    mel, truth = MelLoss().to(DEVICE), rendered(args.soundfont, HELD_OUT, 24)
-    pieces = rendered(args.soundfont, FIRST, args.pieces)
+    mel, truth = MelLoss().to(DEVICE), rendered(args.soundfont, HELD_OUT, 24).to(DEVICE)
+    pieces = rendered(args.soundfont, FIRST, args.pieces).to(DEVICE)
     vae = load_vae(args.vae, DEVICE)
     with torch.no_grad():
         latents = torch.cat([vae.encode(x)[0] for x in pieces.split(1)])
-    log.info("as given %s", figures(vae, truth, mel))
+    log.info("as given %s", judged(vae, truth, mel))
     for weight in args.weight:
         vae = load_vae(args.vae, DEVICE)
         even(vae, latents, weight)
-        log.info("%g %s", weight, figures(vae, truth, mel))
+        log.info("%g %s", weight, judged(vae, truth, mel))
         keep(Path(args.out.replace("%", f"{weight:g}")), vae.state_dict())
 
 

@@ -87,6 +87,24 @@ def locked(y: Tensor, x: Tensor) -> Tensor:
     return (y - x).unflatten(-1, (-1, LOCK)).mean(-2)
 
 
+@torch.no_grad()
+def figures(y: Tensor, truth: Tensor, mel: MelLoss) -> dict[str, float]:
+    """Compare clips `[B, 2, samples]` with the truth, in dB: SI-SDR (mean, lowest tenth), log-mel distance, and how
+    loud the decoder's own tones are beside the music (mean, loudest).
+    """
+    a, b = truth.flatten(1), y.flatten(1)
+    s = (a * b).sum(1, keepdim=True) / a.square().sum(1, keepdim=True) * a
+    sdr = 10 * torch.log10(s.square().sum(1) / (s - b).square().sum(1))
+    mels = []
+    for v in (truth, y):
+        z = torch.stft(v.flatten(0, 1), 2048, 512, window=mel.w2048, return_complex=True).abs()
+        mels.append(20 * (mel.m2048 @ z).clamp(min=FLOOR).log10())
+    own = 10 * (locked(y, truth).square().mean((1, 2)) / truth.square().mean((1, 2))).log10()
+    found = {"si_sdr": sdr.mean(), "si_sdr_low": sdr.quantile(0.1), "mel_db": (mels[0] - mels[1]).abs().mean()}
+    found |= {"tones_db": own.mean(), "tones_worst": own.max()}
+    return {name: round(v.item(), 3) for name, v in found.items()}
+
+
 class ScaleD(nn.Module):
     """Judges complex spectra of one window, compressed so that quiet highs are heard. Its features come with it."""
 

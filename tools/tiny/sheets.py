@@ -84,14 +84,14 @@ def vae(out: Path, given: list[Path], pieces: int = 12, seconds: int = 6) -> Non
 def tones(out: Path, given: list[Path], pieces: int = 12, stands_out: float = 20.0) -> None:
     import torch
 
-    from .even import FRAMES, HOP, rendered
     from .losses import LOCK
     from .shards import HELD_OUT
     from .vae import load_vae
+    from .vae_train import rendered
 
-    coder, truth = load_vae(str(given[0]), "cpu"), rendered(str(given[1]), HELD_OUT, pieces).cpu()
-    window = np.hanning(FRAMES * HOP)
-    step = FRAMES * HOP // LOCK  # bins between the multiples
+    coder, truth = load_vae(str(given[0]), "cpu"), rendered(str(given[1]), HELD_OUT, pieces)
+    window = np.hanning(truth.shape[-1])
+    step = truth.shape[-1] // LOCK  # bins between the multiples
     fig, axes = plt.subplots(pieces // 2, 2, figsize=(16, 1.6 * pieces // 2), sharex=True, squeeze=False)
     for ax, x in zip(axes.flat, truth.split(1), strict=True):
         with torch.no_grad():

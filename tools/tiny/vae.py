@@ -40,9 +40,18 @@ class Conv(nn.Module):
         self.bias = nn.Parameter(c.bias.detach().clone()) if bias else None
         self.s, self.p, self.d, self.t = stride, pad, dilation, transposed
 
+    @property
+    def weight(self) -> Tensor:
+        """Fold the norm in."""
+        return self.weight_v * (self.weight_g / self.weight_v.flatten(1).norm(dim=1).view(-1, 1, 1))
+
+    @torch.no_grad()
+    def set_weight(self, w: Tensor) -> None:
+        self.weight_v.copy_(w)
+        self.weight_g.copy_(w.flatten(1).norm(dim=1).view(-1, 1, 1))
+
     def forward(self, x: Tensor) -> Tensor:
-        w = self.weight_v * (self.weight_g / self.weight_v.flatten(1).norm(dim=1).view(-1, 1, 1))
-        w = w.unsqueeze(2)
+        w = self.weight.unsqueeze(2)
         if self.t:
             return F.conv_transpose2d(x, w, self.bias, stride=(1, self.s), padding=(0, self.p))
         return F.conv2d(x, w, self.bias, stride=(1, self.s), padding=(0, self.p), dilation=(1, self.d))
@@ -154,11 +163,9 @@ class Vae(nn.Module):
         last.weight_g[:LATENT] /= deviation[:, None, None]
         last.bias[:LATENT] = (last.bias[:LATENT] - mean) / deviation
         last.bias[LATENT:] -= deviation.log()
-        w = first.weight_v * (first.weight_g / first.weight_v.flatten(1).norm(dim=1).view(-1, 1, 1))
+        w = first.weight
         first.bias += (w.sum(2) * mean[None]).sum(1)
-        w = w * deviation[None, :, None]
-        first.weight_v.copy_(w)
-        first.weight_g.copy_(w.flatten(1).norm(dim=1).view(-1, 1, 1))
+        first.set_weight(w * deviation[None, :, None])
         return deviation
 
 

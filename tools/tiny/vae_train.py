@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from .composer import compose
 from .factory import FRAMES, ROLL, SAMPLES, SECONDS, Factory
 from .graphs import DEVICE, adamw, begin, captured, keep, log
-from .losses import FLOOR, FineLoss, MelLoss, ScaleD, locked
+from .losses import FineLoss, MelLoss, ScaleD, figures, locked
 from .shards import HELD_OUT
 from .vae import LATENT, Vae
 
@@ -82,7 +82,7 @@ class Trainer:
         self.args, self.folder, self.start = args, Path(args.folder), time.time()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.pieces = Pieces(args)
-        self.truth = held_out(args.soundfont, args.tests).to(DEVICE)
+        self.truth = rendered(args.soundfont, HELD_OUT, args.tests).to(DEVICE)
         self.vae, self.mel, self.fine = Vae().to(DEVICE), MelLoss().to(DEVICE), FineLoss().to(DEVICE)
         self.head = nn.Conv1d(LATENT, ROLL, 3, padding=1).to(DEVICE)
         self.judges = nn.ModuleList(ScaleD(n) for n in WINDOWS).to(DEVICE)
@@ -249,25 +249,13 @@ class Trainer:
 
     @torch.no_grad()
     def figures(self) -> dict[str, float]:
-        """Judge held-out pieces through the averaged model, in dB: SI-SDR (mean, lowest tenth), log-mel distance, and
-        how loud the decoder's own tones are beside the music.
-        """
+        """Judge held-out pieces through the averaged model."""
         held = {n: t.detach().clone() for n, t in self.live.items()}
         self.vae.load_state_dict(self.average)
         with torch.autocast(DEVICE, torch.bfloat16):
             y = torch.cat([self.vae.decode(self.vae.encode(x)[0]) for x in self.truth.split(4)])
         self.vae.load_state_dict(held)
-        a, b = self.truth.flatten(1), y.flatten(1)
-        s = (a * b).sum(1, keepdim=True) / a.square().sum(1, keepdim=True) * a
-        sdr = 10 * torch.log10(s.square().sum(1) / (s - b).square().sum(1))
-        mels = []
-        for v in (self.truth, y):
-            z = torch.stft(v.flatten(0, 1), 2048, 512, window=self.mel.w2048, return_complex=True).abs()
-            mels.append(20 * (self.mel.m2048 @ z).clamp(min=FLOOR).log10())
-        own = locked(y, self.truth).square().mean((1, 2)) / self.truth.square().mean((1, 2))
-        found = {"si_sdr": sdr.mean(), "si_sdr_low": sdr.quantile(0.1), "mel_db": (mels[0] - mels[1]).abs().mean()}
-        found["tones_db"] = 10 * own.log10().mean()
-        return {name: round(v.item(), 3) for name, v in found.items()}
+        return figures(y, self.truth, self.mel)
 
     def save(self, step: int, speed: float) -> None:
         """Log a row of figures, and keep all that a later run goes on from."""
@@ -281,12 +269,12 @@ class Trainer:
         (self.folder / "vae_log.json").write_text(json.dumps(self.rows), encoding="utf-8")
 
 
-def held_out(soundfont: str, pieces: int) -> Tensor:
-    """10.24 s of each of the first held-out pieces, `[pieces, 2, samples]`."""
+def rendered(soundfont: str, first: int, pieces: int) -> Tensor:
+    """Render 10.24 s of each piece from a seed on, `[pieces, 2, samples]`."""
     from .render import Renderer
 
     renderer = Renderer(soundfont)
-    clips = [renderer.render(compose(HELD_OUT + i, SECONDS))[:, : 256 * HOP] for i in range(pieces)]
+    clips = [renderer.render(compose(first + i, SECONDS))[:, : 256 * HOP] for i in range(pieces)]
     return torch.from_numpy(np.stack(clips))
 
 
