@@ -34,7 +34,7 @@ _beginning = threading.Lock()  # while what new threads begin with is changed
 
 
 class _Here(threading.local):
-    """What belongs to the calling thread.
+    """Holds what belongs to the calling thread.
 
     Attributes:
         usual: size of the team before the thread left it; 0 where it has not.

@@ -12,7 +12,7 @@ NOW, BEAT, BAR = WHEN = ("now", "beat", "bar")
 
 @dataclass(frozen=True)
 class Grid:
-    """Where beats lie, in samples from the start of a session.
+    """Tells where beats lie, in samples from the start of a session.
 
     Attributes:
         first: the position of a first beat.
@@ -39,7 +39,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Tempo:
-    """What the first prompt of a graph asks for.
+    """Names the tempo that the first prompt of a graph asks for.
 
     Attributes:
         bpm: beats a minute; 0 where it is left open.

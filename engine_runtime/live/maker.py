@@ -75,7 +75,6 @@ class Maker:
 
     Attributes:
         line: what is heard; another object after a change of mode or length.
-        taken: the changes of the score that plays.
     """
 
     def __init__(

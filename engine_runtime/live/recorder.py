@@ -22,7 +22,7 @@ EVERY = 0.25  # seconds between two looks at what was heard
 
 
 class Source(Protocol):
-    """What a recording needs of a session."""
+    """Gives a recording what it needs of a session."""
 
     @property
     def closed(self) -> bool: ...

@@ -230,7 +230,7 @@ class LiveSession:
 
     def close(self) -> None:
         """End both threads and give up the ring. Closing twice is allowed."""
-        if self.state is not State.CLOSED:
+        if not self.closed:
             self.state = State.CLOSED
             self._maker.close()
             self._sound.close()
@@ -394,7 +394,7 @@ class LiveSession:
         return self._sound.playing and self._sound.listener.here
 
     def _alive(self) -> None:
-        if self.state is State.CLOSED:
+        if self.closed:
             raise SessionError(f"the live session {self.name!r} is closed", "only an open one plays", "start another")
 
     def _block(self, block: Block) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from ..errors import InputError, OstinatoError, plain
-from ..live.session import Figures, State
+from ..live.session import Figures
 from ..live.sound import Block
 from .control import Taken
 from .messages import (
@@ -98,7 +98,7 @@ class Connection:
 
     def changed(self) -> None:
         # figures go out by the clock
-        if self.session.state is State.CLOSED:
+        if self.session.closed:
             self._call(self._begin, self._end(WSCloseCode.GOING_AWAY, "the session has ended"))
 
     def failed(self, error: Exception) -> None:

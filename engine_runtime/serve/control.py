@@ -184,9 +184,9 @@ class Control:
                 }
                 if due:
                     self._waiting = {place: one for place, one in self._waiting.items() if place not in due}
-                    told = {key: tell for key, tell in self._tell.items() if key[0] in due}
+                    answers = {key: tell for key, tell in self._tell.items() if key[0] in due}
                     self._tell = {key: tell for key, tell in self._tell.items() if key[0] not in due}
-                    return due, told
+                    return due, answers
                 if not self._closed:
                     self._lock.wait(LOOK if self._waiting else None)
         return {}, {}

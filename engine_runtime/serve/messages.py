@@ -120,7 +120,7 @@ class Binding(Struct, forbid_unknown_fields=True):
 
 
 class Settings(Struct, tag="settings", tag_field="type", forbid_unknown_fields=True):
-    """What belongs to a set beside its values: when changes act, and the controllers."""
+    """Carries what belongs to a set beside its values: when changes act, and the controllers."""
 
     when: Literal["now", "beat", "bar"] = "now"
     midi: Annotated[list[Binding], Meta(max_length=256)] = []

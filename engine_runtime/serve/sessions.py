@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..errors import InputError
-from ..live.session import LiveSession, State
+from ..live.session import LiveSession
 from .control import Control, Graph
 from .keep import Keep
 from .share import Share
@@ -73,7 +73,7 @@ class Sessions(Mapping[str, Live]):
         """
         with self.changing:
             old = self._live.get(name)
-            if old is not None and old.session.state is not State.CLOSED:
+            if old is not None and not old.session.closed:
                 with old.control.turning:
                     graph = make(old.control.graph)
                 if graph.score.spec == old.session.score.spec:
