@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+from ostinato.engine_runtime.live.block import Block
 from ostinato.engine_runtime.live.session import LiveSession
-from ostinato.engine_runtime.live.sound import Block
 from ostinato.engine_runtime.spec import ACE_STEP
 
 SAMPLE_RATE = ACE_STEP.sample_rate

@@ -7,10 +7,10 @@ import time
 from typing import NamedTuple
 
 from ..errors import EngineError
+from ..live.block import Block
 from ..live.level import SAMPLE_RATE
 from ..live.line import Heard
 from ..live.session import LiveSession
-from ..live.sound import Block
 
 QUANTUM = 128  # samples that an audio thread plays at a time
 REPORT = 1024  # samples between two reports

@@ -32,10 +32,12 @@ class Line(Protocol):
 
     Attributes:
         first: the moment that counts as its first beat.
+        start: the first moment that can be read.
         length: frames after which it begins again; 0 for music without end.
     """
 
     first: int
+    start: int
 
     @property
     def length(self) -> int: ...
@@ -72,7 +74,7 @@ class _Layer:
 class Loop:
     """T frames that go round."""
 
-    first = 0
+    first = start = 0
 
     def __init__(self) -> None:
         self._layers: list[_Layer] = []  # by their moments
@@ -122,7 +124,7 @@ class Endless:
 
     def __init__(self, kept: int, channels: int) -> None:
         self.kept = kept
-        self.first = self.start = 0  # start: the moment of the first frame that is still here
+        self.first = self.start = 0
         self.frames = torch.zeros(0, channels)
         self._joints: list[tuple[int, Heard]] = []  # where a stretch begins, and what it has heard
         self._beat = 0.0  # the moment of a beat: that on which the latest tail begins
@@ -182,6 +184,8 @@ class Endless:
         return _changes(self, self._joints, start, stop)
 
     def window(self, start: int, stop: int, margin: int) -> tuple[Tensor, int, int]:
+        if start < self.start:
+            raise LookupError(f"a window from {start} of music that begins at {self.start}")
         first, last = max(start - margin, self.start), min(stop + margin, self.end)
         return self.frames[first - self.start : last - self.start], start - first, last - stop
 

@@ -23,12 +23,13 @@ from ..errors import InputError, SessionError, check_range
 from ..stream.stats import Stats
 from ..takes.take import Log
 from .beat import Grid, Tempo, check_tempo
+from .block import Block, decoded_pcm
 from .lease import KEPT_SECONDS
 from .level import DELAY, SAMPLE_RATE
 from .line import Heard
 from .maker import HOLD, Maker
 from .score import Cost, Score, check_hot
-from .sound import Block, Sound, decoded_pcm
+from .sound import Sound
 
 UNHEARD = 60.0  # seconds without a listener after which a session rests until it is started again
 GIVE_BACK = 10.0  # seconds that may pass until a resting session holds nothing: the longest tick or decode

@@ -6,24 +6,23 @@ A position is a sample counted from the start of the session at 48 kHz.
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ..audio.decode import Vae
 from ..device.workers import leave_team
 from ..errors import OstinatoError
 from ..spec import ModelSpec
+from .block import WIDE, Block, Moment, decoded_pcm
 from .lease import put_to_rest
 from .level import DELAY, SAMPLE_RATE, Level
 from .line import Heard, Line
+from .listener import Listener
 from .window import FADE, Windows, cross_fade
 
 log = logging.getLogger(__name__)
@@ -32,80 +31,7 @@ SAFE = 1.3  # of the first decode's time, while the ring does not play yet
 FORGET = 0.03  # share by which the longest decode of late is forgotten at each window
 BUSY = 0.6  # share of a window's time that its decode may take before windows grow
 MOST_AHEAD = 2 * SAMPLE_RATE  # samples that are made ahead of the listener at most
-GONE = 3.0  # seconds without a report after which a listener is taken to have left
-GUESS = int(0.25 * SAMPLE_RATE)  # samples that a listener is taken to have moved on without a report
-WIDE = 32_767.0
 LAID = 64  # windows of which it is known with which changes they were made: more than are ahead of a listener
-
-
-@dataclass(frozen=True)
-class Block:
-    """A piece of sound.
-
-    Attributes:
-        epoch: counts the times that the sound began anew; blocks of another epoch do not join.
-        position: of its first sample.
-        heard: the changes in its music; `at` is the first position that has them.
-        pcm: int16, left and right in turn, little-endian.
-    """
-
-    epoch: int
-    position: int
-    heard: Heard
-    at: int
-    pcm: bytes
-
-    @property
-    def samples(self) -> int:
-        return len(self.pcm) // 4
-
-    @property
-    def end(self) -> int:
-        return self.position + self.samples
-
-
-def decoded_pcm(pcm: bytes) -> NDArray[np.float32]:
-    """Return the samples of a block's bytes: `[2, samples]` in [-1, 1]."""
-    return np.frombuffer(pcm, "<i2").reshape(-1, 2).T.astype(np.float32) / np.float32(WIDE)
-
-
-@dataclass(frozen=True)
-class Moment:
-    """One decoded window: its first frame, its latents `[W, C]` on the CPU, and its block."""
-
-    frame: int
-    latents: Tensor
-    block: Block
-
-    def until(self, frame: int) -> Moment:
-        """Return the part of it before a frame."""
-        count = frame - self.frame
-        if count >= self.latents.shape[0]:
-            return self
-        size = len(self.block.pcm) // self.latents.shape[0]
-        block = replace(self.block, pcm=self.block.pcm[: count * size])
-        return Moment(self.frame, self.latents[:count], block)
-
-
-class Listener:
-    """The place where a listener is, between its reports."""
-
-    def __init__(self) -> None:
-        self.position, self.lead, self._when, self.moving = 0, 0, -math.inf, False
-
-    @property
-    def here(self) -> bool:
-        """Return whether it has reported lately."""
-        return time.monotonic() - self._when < GONE
-
-    def report(self, position: int, lead: int, moving: bool) -> None:
-        """Note the position that sounds now, the samples wanted ahead of it, and whether it moves."""
-        self.position, self.lead, self.moving, self._when = position, lead, moving, time.monotonic()
-
-    def now(self) -> int:
-        """Guess the position now."""
-        passed = (time.monotonic() - self._when) * SAMPLE_RATE if self.moving else 0
-        return self.position + int(min(GUESS, passed))
 
 
 class Sound:
@@ -179,7 +105,7 @@ class Sound:
         """Begin a new epoch, at a position that was made before or where the sound is now."""
         self.epoch += 1
         if position is not None:
-            self.decoded = min(self.decoded, max(0, position // self._hop))
+            self.decoded = min(self.decoded, max(self._line().start, position // self._hop))
         self._windows.forget()
         self._under = self._silence
         self.listener = Listener()
@@ -245,12 +171,12 @@ class Sound:
         self.spent = SAFE * self.usual
         while True:
             with self.lock:
-                while not self._closed and (delay := self._delay()) > 0.0:
+                while not self._closed and (again := self._again()) is None and (delay := self._delay()) > 0.0:
                     self._yield()
                     self.lock.wait(delay)
                 if self._closed:
                     return
-                size = self._first() if self._hurry() else self.size
+                size = self.size if again is None else self._back(*again)
                 windows, start, count, epoch = self._windows, self.decoded, self._count(size), self.epoch
                 given, changes = windows.latents(self._line(), start, count), self._line().changes(start, start + count)
             try:
@@ -273,21 +199,20 @@ class Sound:
             self.holds = False
             self.lock.notify_all()
 
-    def _hurry(self) -> bool:
-        """Go back to what is about to be heard, where the music has changed since it was decoded; returns true where
-        that was done. Hold the lock.
+    def _back(self, frame: int, under: NDArray[np.float32]) -> int:
+        """Go back to a frame that was decoded, to fade there from the sound `under`; returns the size of the next
+        window. Hold the lock.
         """
-        again = self._again()
-        if again is None:
-            return False
         self._windows.forget()
-        self.decoded, self._under = again
-        return True
+        self.decoded, self._under = frame, under
+        return self._first()
 
     def _again(self) -> tuple[int, NDArray[np.float32]] | None:
         """Return the frame from which sound is to be made again, and what was made for it; None where nothing is, or
         the new music does not reach it yet. Hold the lock.
         """
+        if not self.playing or self.resting:
+            return None
         start, end = self._soonest(), self._line().end
         if start >= self.decoded or end is not None and end <= start:
             return None
@@ -312,6 +237,7 @@ class Sound:
         """
         now = self.listener.now()
         start = -(-(now + self.listener.lead // 2 + int(self._usual(self._first()) * SAMPLE_RATE)) // self._hop)
+        start = max(start, self._line().start)
         coming = self._line().changes(start, self.decoded) if start < self.decoded else []
         return next((at for at, heard in coming if heard != self._made_with(at)), self.decoded)
 
@@ -328,11 +254,9 @@ class Sound:
         return None
 
     def _delay(self) -> float:
-        """Return the seconds until the next window is to be decoded; 0 for now. Hold the lock."""
+        """Return the seconds until a window of what was not decoded yet is wanted; 0 for now. Hold the lock."""
         if not self.playing or self.resting:
             return 0.5
-        if self._again() is not None:
-            return 0.0
         if self._count(self.size) < 1:  # the line has ended, or has no music yet; who adds to it notifies
             self.dry += self.decoded > 0 and not self._waits
             self._waits = True

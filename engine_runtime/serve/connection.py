@@ -16,8 +16,8 @@ from typing import Any
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from ..errors import InputError, OstinatoError, plain
+from ..live.block import Block
 from ..live.session import Figures
-from ..live.sound import Block
 from .control import Taken
 from .messages import (
     VERSION,

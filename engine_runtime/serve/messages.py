@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ..errors import InputError
-from ..live.sound import Block
+from ..live.block import Block
 
 VERSION = 1
 MAX_BYTES = 64 << 10  # of a message from a client

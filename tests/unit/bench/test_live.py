@@ -15,8 +15,8 @@ from ostinato.engine_runtime.bench import listener, live
 from ostinato.engine_runtime.bench.case import Case
 from ostinato.engine_runtime.bench.listener import FIRST_LEAD, QUANTUM, Player
 from ostinato.engine_runtime.errors import EngineError, InputError
+from ostinato.engine_runtime.live.block import Block
 from ostinato.engine_runtime.live.line import Heard
-from ostinato.engine_runtime.live.sound import Block
 from ostinato.engine_runtime.models.engines import eager_engine
 from ostinato.engine_runtime.models.loading import Model
 

@@ -13,8 +13,9 @@ import torch
 from ostinato.engine_runtime.config import Sampling
 from ostinato.engine_runtime.device.workers import Workers
 from ostinato.engine_runtime.errors import EngineError, InputError, SessionError
-from ostinato.engine_runtime.live import sound
+from ostinato.engine_runtime.live import listener
 from ostinato.engine_runtime.live.beat import Tempo
+from ostinato.engine_runtime.live.line import Heard
 from ostinato.engine_runtime.live.score import Cost, Score, cost
 from ostinato.engine_runtime.live.session import LiveSession, State
 from ostinato.engine_runtime.models.loading import Model
@@ -83,7 +84,7 @@ def test_nothing_is_made_before_the_start_and_no_more_than_two_seconds_ahead(ses
 @pytest.mark.parametrize("session", [{"seed_step": 1}], indirect=True)
 def test_a_ring_that_nobody_hears_rests(session: LiveSession, score: Score, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the start it makes the first latent; where the listener has left, it makes no more."""
-    monkeypatch.setattr(sound, "GONE", 0.3)
+    monkeypatch.setattr(listener, "GONE", 0.3)
     calls = score.engine.calls
     time.sleep(0.5)
     assert len(calls) == score.steps
@@ -153,28 +154,50 @@ def test_the_ring_waits_for_what_is_evaluated_and_not_for_ever(session: LiveSess
         assert 0.2 < time.monotonic() - began
 
 
+def ahead(ear: Ear, seconds: float, heard: Heard) -> None:
+    """Wait, at the session's begin, until sound is made so far, with these changes."""
+    end = time.monotonic() + PATIENCE
+    while not ear.blocks or ear.blocks[-1].end < seconds * SAMPLE_RATE or ear.blocks[-1].heard != heard:
+        assert time.monotonic() < end, ear.errors
+        ear.session.report(ear.session.epoch, 0, SAMPLE_RATE, False)
+        time.sleep(0.002)
+
+
+def check_whole(session: LiveSession) -> None:
+    """Pieces that join, each with a sample for each of its frames; what was made again is left out."""
+    moments = session._sound.moments()
+    ends = [moment.frame + moment.latents.shape[0] for moment in moments]
+    assert ends[:-1] == [moment.frame for moment in moments[1:]]
+    assert all(len(moment.block.pcm) == moment.latents.shape[0] * HOP * 4 for moment in moments)
+
+
 def test_what_is_about_to_be_heard_is_made_again(session: LiveSession) -> None:
     """A listener with a second of sound ahead of it need not hear all of that before it hears a knob."""
     ear = Ear(session)
     session.start()
-    end = time.monotonic() + PATIENCE
-
-    def ahead(seconds: float, change: int = 0) -> None:
-        while not ear.blocks or ear.blocks[-1].end < seconds * SAMPLE_RATE or not ear.heard(change)():
-            assert time.monotonic() < end
-            session.report(session.epoch, 0, SAMPLE_RATE, False)
-            time.sleep(0.002)
-
-    ahead(1.0)
+    ahead(ear, 1.0, Heard())
     count = len(ear.blocks)
     session.turn(1, velocity_scale=0.5)
-    ahead(0.0, 1)
+    ahead(ear, 0.0, Heard(1))
     first = next(block for block in ear.blocks[count:] if block.heard.hot == 1)
     assert first.position < ear.blocks[count - 1].end - HOP
-    moments = session._sound.moments()  # which leave out what was made again
-    ends = [moment.frame + moment.latents.shape[0] for moment in moments]
-    assert ends[:-1] == [moment.frame for moment in moments[1:]]
-    assert all(len(moment.block.pcm) == moment.latents.shape[0] * HOP * 4 for moment in moments)
+    check_whole(session)
+
+
+def test_nothing_is_made_again_before_the_first_of_another_line(session: LiveSession, score: Score) -> None:
+    """Endless music begins where the loop's sound ends: what lies before it cannot be made from its latents."""
+    ear = Ear(session)
+    session.start()
+    session.turn(1, velocity_scale=0.5)
+    ahead(ear, 1.0, Heard(1))
+    session.play(replace(session.score, mode="endless"), 2)
+    ahead(ear, 1.2, Heard(2, 2))
+    check_whole(session)
+    assert session.resume_at(session.epoch + 1, 0) == []  # whose sound begins anew at the listener, at 0
+    count = len(ear.blocks)
+    ear.until(lambda: len(ear.blocks) > count + 2)
+    check_whole(session)
+    assert ear.blocks[count].epoch == session.epoch and not ear.errors
 
 
 def test_a_hot_knob_is_in_the_music(score: Score) -> None:

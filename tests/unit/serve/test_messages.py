@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ostinato.engine_runtime.errors import InputError
+from ostinato.engine_runtime.live.block import Block
 from ostinato.engine_runtime.live.line import Heard
-from ostinato.engine_runtime.live.sound import Block
 from ostinato.engine_runtime.serve import messages
 from ostinato.engine_runtime.serve.messages import HEADER, MAX_BYTES, Message, frame, read
 
