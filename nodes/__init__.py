@@ -15,6 +15,7 @@ from .live_capture import LiveCapture
 from .live_session import LiveSession
 from .load_engine import LoadEngine
 from .load_model import LoadModel
+from .load_vae_engine import LoadVaeEngine
 from .lora import Lora
 from .refit_lora import RefitLora
 from .save_take import SaveTake
@@ -34,6 +35,7 @@ NODES: list[type[io.ComfyNode]] = [
     Engine,
     BuildEngine,
     LoadEngine,
+    LoadVaeEngine,
     EncodePrompt,
     SourceAudio,
     Guide,

@@ -98,7 +98,8 @@ def _kinds() -> list[io.Input]:
             "what",
             options=list(KINDS),
             default=KINDS[0],
-            tooltip="The part of the model. Only a decoder plays from here; a VAE is built in float32.",
+            tooltip="The part of the model. A decoder plays from here; vae_decoder plays through Load VAE Engine. "
+            "A VAE is built in float32.",
         ),
         io.Combo.Input(
             "flavor",

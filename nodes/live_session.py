@@ -23,6 +23,9 @@ class LiveSession(io.ComfyNode):
             search_aliases=["ostinato", "live", "play", "real time", "stream"],
             inputs=ring_inputs(
                 sockets.Model.Input("model", tooltip="From Load Model; its VAE makes the sound."),
+                sockets.Vae.Input(
+                    "vae", optional=True, tooltip="From Load VAE Engine; makes the sound in place of the model's VAE."
+                ),
                 io.Combo.Input(
                     "mode",
                     options=list(LIVE_MODES),

@@ -10,6 +10,7 @@ from .shared.comfy import io
 
 if TYPE_CHECKING:
     from ..engine_runtime.models.loading import Model
+    from ..engine_runtime.trt.play.vae import TrtVae
     from .shared.given import Latent
 
 
@@ -25,6 +26,9 @@ class StreamDecode(io.ComfyNode):
             inputs=[
                 sockets.Model.Input("model", tooltip="From Load Model; its VAE is used."),
                 io.Latent.Input("latents", tooltip="From Stream Denoise."),
+                sockets.Vae.Input(
+                    "vae", optional=True, tooltip="From Load VAE Engine; decodes in place of the model's VAE."
+                ),
                 io.Float.Input(
                     "window",
                     default=0.0,
@@ -39,13 +43,13 @@ class StreamDecode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Model, latents: Latent, window: float) -> io.NodeOutput:
+    def execute(cls, model: Model, latents: Latent, window: float, vae: TrtVae | None = None) -> io.NodeOutput:
         from ..engine_runtime.audio.decode import decode_clips
         from .shared import host
 
-        model.ready()
+        (vae or model).ready()
         spec = model.spec
         clips = layout.from_latent(latents, "the latent", spec)
         frames = spec.frames_of(window) if window else 0
-        audio = decode_clips(model.pipe.vae, clips, frames, host.check_cancelled)
+        audio = decode_clips(vae or model.pipe.vae, clips, frames, host.check_cancelled)
         return io.NodeOutput(layout.to_audio(audio, spec.sample_rate))

@@ -33,7 +33,8 @@ from .health.state import Health, check_here, health
 from .play.engine import TrtEngine
 from .play.refit import check_refittable
 from .play.room import MakeRoom
-from .play.tensorrt import tensorrt
+from .play.tensorrt import Opened, tensorrt
+from .play.vae import TrtVae
 
 Say = Callable[[str], None]
 Known = Mapping[str, Expect | OstinatoError]
@@ -51,9 +52,9 @@ class OpenEngines:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.held: dict[str, tuple[str, TrtEngine]] = {}
+        self.held: dict[str, tuple[str, Opened]] = {}
         self.changes: Counter[tuple[str, str]] = Counter()
-        self.busy: list[TrtEngine] = []
+        self.busy: list[Opened] = []
         self.digests: dict[tuple[str, str, str], str] = {}
 
 
@@ -61,7 +62,7 @@ def _engines() -> OpenEngines:
     return registry.one(OpenEngines)
 
 
-def _bring(engine: TrtEngine, open_again: Callable[[], None]) -> None:
+def _bring(engine: Opened, open_again: Callable[[], None]) -> None:
     open_again()
 
 
@@ -82,7 +83,7 @@ class Place:
     model: Model | None = None
     make_room: MakeRoom | None = None
     say: Say = lambda _: None
-    bring: Callable[[TrtEngine, Callable[[], None]], None] = _bring
+    bring: Callable[[Opened, Callable[[], None]], None] = _bring
 
     def find(self, name: str) -> Path:
         """Return the plan of that name; where there is none, its path in the first folder.
@@ -132,6 +133,17 @@ class Place:
             EngineError: without a GPU, when the library refuses the plan, or when it fails its check.
             MemoryShortage: when there is no room.
         """
+        engine = self._open(who, name, "decoder", alone)
+        assert isinstance(engine, TrtEngine)
+        return engine
+
+    def open_vae(self, who: str, name: str) -> TrtVae:
+        """Open the engine of a VAE's decoder; arguments and errors as in `open`."""
+        engine = self._open(who, name, "vae_decoder", False)
+        assert isinstance(engine, TrtVae)
+        return engine
+
+    def _open(self, who: str, name: str, kind: str, alone: bool) -> Opened:
         plan = self.find(name)
         if not plan.exists():
             raise missing(name, self.folders)
@@ -141,7 +153,7 @@ class Place:
             check_refittable(state.sidecar.refittable)
         if state.sidecar is None or state.error is not None:
             raise state.error or missing(name, self.folders)
-        check_fit(state.sidecar, Expect(kind="decoder"), plan)
+        check_fit(state.sidecar, Expect(kind=kind), plan)
         held = holds(who)
         with guarded(f"{name} found no room on {device}", "it must fit beside what is loaded", "unload other models"):
             if held is None or held.sidecar.plan_sha256 != state.sidecar.plan_sha256:
@@ -153,10 +165,14 @@ class Place:
             held.wake()
         return held
 
-    def _opened(self, who: str, plan: Path, sidecar: Sidecar, device: torch.device, alone: bool) -> TrtEngine:
+    def _opened(self, who: str, plan: Path, sidecar: Sidecar, device: torch.device, alone: bool) -> Opened:
         library = tensorrt(sidecar.flavor)  # only for a trusted plan that fits: a process loads one library
         data, sidecar = _read(plan, sidecar, device, parsed=True)
-        engine = library.load(data, sidecar, device, self.make_room, alone=who if alone else "")
+        engine: Opened
+        if sidecar.export["kind"] == "decoder":
+            engine = library.load(data, sidecar, device, self.make_room, alone=who if alone else "")
+        else:
+            engine = library.load_vae(data, sidecar, device, self.make_room)
         try:
             with busy(engine):
                 library.renew(engine, data, self.make_room)  # reopens a shared engine that was closed
@@ -171,7 +187,7 @@ class Place:
         engine.wake = lambda: self.bring(engine, lambda: self._again(engine, plan))
         return engine
 
-    def _again(self, engine: TrtEngine, plan: Path) -> None:
+    def _again(self, engine: Opened, plan: Path) -> None:
         """Reopen a closed engine; one that no caller holds any more stays closed."""
         engines = _engines()
         with engines.lock:
@@ -228,7 +244,7 @@ def _gpu_of(model: Model | None) -> torch.device | None:
     return model.device if model is not None and model.device.type == "cuda" else None
 
 
-def holds(who: str) -> TrtEngine | None:
+def holds(who: str) -> Opened | None:
     """Return the engine that a caller has open (it may be put away), or None."""
     engines = _engines()
     with engines.lock:
@@ -260,7 +276,7 @@ def changes(who: str, name: str | None = None) -> int:
 
 
 @contextmanager
-def busy(engine: TrtEngine) -> Iterator[None]:
+def busy(engine: Opened) -> Iterator[None]:
     """Keep an engine from being put away inside the block."""
     engines = _engines()
     with engines.lock:
@@ -272,19 +288,19 @@ def busy(engine: TrtEngine) -> Iterator[None]:
             engines.busy.remove(engine)
 
 
-def put_away(engine: TrtEngine) -> bool:
+def put_away(engine: Opened) -> bool:
     """Close an engine to free its memory until it is next used. False where it plays or is busy."""
     engines = _engines()
     with engines.lock:
         free = engine not in engines.busy
-    if not free or runtime().plays(engine):
+    if not free or isinstance(engine, TrtEngine) and runtime().plays(engine):
         return False
     with runtime().lane(engine.device).lock:
         engine.close()
     return True
 
 
-def room_of(engine: TrtEngine) -> int:
+def room_of(engine: Opened) -> int:
     """Return the device bytes of an open engine: its weights (the size of its file) and its workspace."""
     with engine.paused() as opened:
         return engine.sidecar.plan_bytes + int(opened.device_memory_size_v2)

@@ -23,6 +23,7 @@ ENGINES, LORAS = "ostinato_engines", "loras"
 MAX_LISTED = 50  # engines listed in a tooltip
 MODELS = ("diffusers", "checkpoints", "diffusion_models")
 MODELS_SETTING = "OSTINATO_MODELS"  # environment variable: further folders of models, separated as in PATH
+FOR = {"decoder": "", "vae_decoder": " (for Load VAE Engine)", "vae_encoder": " (a VAE encoder, which no node plays)"}
 NOTHING = "none found"  # the only choice of a drop-down that would be empty
 
 
@@ -100,7 +101,7 @@ def engine_names() -> list[str]:
 def describe(state: Health) -> str:
     """Describe an engine and its state in one line."""
     kind = "decoder" if state.sidecar is None else state.sidecar.export["kind"]
-    return state.text() + ("" if kind == "decoder" else f" (a {kind.replace('_', ' ')}, which no node plays)")
+    return state.text() + FOR[kind]
 
 
 def engine_states() -> str:

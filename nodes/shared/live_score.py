@@ -65,7 +65,7 @@ class Scorer:
         schedule = from_comfy.schedule_of(engine, walk)
         return Score(
             engine,
-            once("vae", (model,), lambda: _voice(model)),
+            given.get("vae") or once("vae", (model,), lambda: _voice(model)),
             what,
             walk,
             given.get("seed_step", 0),

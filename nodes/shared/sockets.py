@@ -8,6 +8,7 @@ CATEGORY = "Ostinato"
 
 Model = io.Custom("OSTINATO_MODEL")  # engine_runtime.models.loading.Model
 Engine = io.Custom("OSTINATO_ENGINE")  # engine_runtime.engines.contract.Engine
+Vae = io.Custom("OSTINATO_VAE")  # engine_runtime.trt.play.vae.TrtVae
 Condition = io.Custom("OSTINATO_CONDITION")  # engine_runtime.stream.request.Condition, or a tuple of Part
 Guidance = io.Custom("OSTINATO_GUIDANCE")  # fields of engine_runtime.config.Guidance, see control_values.py
 Knobs = io.Custom("OSTINATO_KNOBS")  # fields of engine_runtime.controls.knobs.Knobs, see control_values.py

@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from ...models.loading import Model
     from ..play.engine import TrtEngine
     from ..play.room import MakeRoom
+    from ..play.tensorrt import Opened
     from ..play.vae import TrtVae
-
-    Opened = TrtEngine | TrtVae
 
 WINDOW = 250  # frames that the reference VAE decodes at a time, to limit its memory
 LEVEL = 0.1  # RMS of the audio that an encoder is checked with; that of music
@@ -131,18 +130,12 @@ def _opened(sidecar: Sidecar, data: bytes, device: torch.device, make_room: Make
     from ..play.tensorrt import tensorrt
 
     library = tensorrt(sidecar.flavor)
-    if sidecar.export["kind"] == "decoder":
-        engine = library.load(data, sidecar, device, make_room)
-        try:
-            yield engine
-        finally:
-            library.release(engine)
-        return
-    vae = library.load_vae(data, sidecar, device, make_room)
+    load = library.load if sidecar.export["kind"] == "decoder" else library.load_vae
+    engine = load(data, sidecar, device, make_room)
     try:
-        yield vae
+        yield engine
     finally:
-        vae.close()
+        library.release(engine)
 
 
 def _decoder(engine: TrtEngine, transformer: Any, name: str, seed: int) -> list[Proof]:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -25,12 +25,14 @@ from .vae import TrtVae
 if TYPE_CHECKING:
     import tensorrt as trt
 
+Opened = TrtEngine | TrtVae
+E = TypeVar("E", TrtEngine, TrtVae)
 Switch = Callable[[TrtEngine, Callable[[bool], None]], None]  # calls back with whether the engine plays
 
 
 @dataclass
 class _Held:
-    engine: TrtEngine
+    engine: Opened
     users: int
 
 
@@ -97,37 +99,42 @@ class TensorRT:
             EngineError: when the library refuses the plan, or when the plan is not what its sidecar says.
             MemoryShortage: when there is still no room, with how much is missing.
         """
+        return self._share(TrtEngine, data, sidecar, device, make_room, graphs, alone)
+
+    def _share(
+        self,
+        kind: type[E],
+        data: bytes,
+        sidecar: Sidecar,
+        device: torch.device,
+        make_room: MakeRoom | None,
+        graphs: bool,
+        alone: str = "",
+    ) -> E:
+        """Take a share of an engine if it is open, else open it."""
         device = numbered(device)
         key = (self.flavor.name, sidecar.plan_sha256, str(device), alone)
         with self.opening:
-            found = self._shared(key)
-            if found is not None:
-                return found
-            engine = TrtEngine(self._open(data, sidecar, device, make_room, graphs), self.flavor, sidecar)
+            with self._lock:
+                held = self.open_engines.get(key)
+                if held is not None and isinstance(held.engine, kind):
+                    held.users += 1
+                    return held.engine
+            engine = kind(self._open(data, sidecar, device, make_room, graphs), self.flavor, sidecar)
             with self._lock:
                 self.open_engines[key] = _Held(engine, 1)
             return engine
 
-    def _shared(self, key: tuple[str, str, str, str]) -> TrtEngine | None:
-        """Take a share of an engine if it is open, else return None."""
-        with self._lock:
-            held = self.open_engines.get(key)
-            if held is None:
-                return None
-            held.users += 1
-            return held.engine
-
     def load_vae(
         self, data: bytes, sidecar: Sidecar, device: torch.device, make_room: MakeRoom | None = None
     ) -> TrtVae:
-        """Open the plan of one half of a VAE, for this caller alone; arguments and errors as in `load`.
+        """Open the plan of one half of a VAE, or share it if it is open; arguments and errors as in `load`.
 
         No CUDA graph is captured, because its input has another address each time.
         """
-        with self.opening:
-            return TrtVae(self._open(data, sidecar, device, make_room, False), self.flavor, sidecar)
+        return self._share(TrtVae, data, sidecar, device, make_room, False)
 
-    def renew(self, engine: TrtEngine, data: bytes, make_room: MakeRoom | None = None) -> None:
+    def renew(self, engine: Opened, data: bytes, make_room: MakeRoom | None = None) -> None:
         """Reopen an engine that was closed while callers share it; arguments and errors as in `load`.
 
         Args:
@@ -135,9 +142,11 @@ class TensorRT:
         """
         with self.opening:
             if engine.executor.engine is None:
-                engine.executor = self._open(data, engine.sidecar, engine.device, make_room, True)
+                engine.executor = self._open(
+                    data, engine.sidecar, engine.device, make_room, isinstance(engine, TrtEngine)
+                )
 
-    def release(self, engine: TrtEngine) -> None:
+    def release(self, engine: Opened) -> None:
         """Give back one share; the last one closes the engine once nothing runs. The engine may be closed already."""
         with self._lock:
             for key, held in list(self.open_engines.items()):

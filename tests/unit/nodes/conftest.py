@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from ostinato.engine_runtime.engines.factors import Targets
+from ostinato.engine_runtime.engines.profiles import Profile, Span
 from ostinato.engine_runtime.models.engines import eager_engine
 from ostinato.engine_runtime.registry import registry
 from ostinato.engine_runtime.trt import bake, loader
@@ -20,6 +21,7 @@ from ostinato.nodes.shared import host
 from ... import trt_stand_in as stand_in
 from ...adapters import written
 from ...engine_files import LIBRARY, put
+from ...trt_plan import VaeHalf
 from .engine_nodes import FakeJob, passes
 
 CPU = torch.device("cpu")
@@ -81,7 +83,15 @@ def player(turbo, folder, on_machine, monkeypatch):
         put(folder, plan.data, plan.sidecar, Trust())
         return plan
 
-    made = SimpleNamespace(make=make, library=library, checks=checks, check=passes)
+    def make_vae(name, kind="vae_decoder"):
+        plan = stand_in.make_vae(VaeHalf(turbo.pipe.vae, kind), Profile(Span(1, 1, 1), Span(20, 40, 60)), label=name)
+        weights = loader.digest_of(turbo, kind, "fp32")
+        spec = replace(plan.sidecar.spec, name=name)
+        plan.sidecar = replace(plan.sidecar, export=plan.sidecar.export | {"weights": weights}, spec=spec)
+        put(folder, plan.data, plan.sidecar, Trust())
+        return plan
+
+    made = SimpleNamespace(make=make, make_vae=make_vae, library=library, checks=checks, check=passes)
     with stand_in.loaded(library):
         yield made
 
