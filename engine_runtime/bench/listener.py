@@ -71,7 +71,7 @@ class Player:
             if block.heard != self._last:
                 self._last = block.heard
                 self._marks.append((block.at, block.heard))
-                self._met["ready"].append((now, block.heard))
+                self._met["ready"].append((self._clock, block.heard))  # within a quantum before now
 
     def changed(self) -> None:
         with self._lock:

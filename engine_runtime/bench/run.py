@@ -212,6 +212,7 @@ class Bench:
             "calls_per_tick": None,
             "ticks": sum(len(laps.ms) for laps in mine.rounds),
             "work": work,
+            "kept_wide": getattr(self.engine, "kept_wide", ""),
         }
 
 

@@ -17,7 +17,7 @@ from ..engines.eager import EagerEngine
 from ..engines.kinds import KINDS, make_engine
 from ..errors import InputError, check_choice
 from ..models.loading import Model, load
-from ..models.sized import SIZES, sized_decoder, sized_model
+from ..models.sized import PLANTED, SIZES, sized_decoder, sized_model
 from ..trt.files.folder import engines_home
 from ..trt.files.sidecar import read_sidecar
 from ..trt.loader import Place, drop
@@ -25,7 +25,7 @@ from ..trt.loader import Place, drop
 GRAPH = "-graph"
 REFERENCES = ("eager", "compile", f"eager{GRAPH}", f"compile{GRAPH}")
 TINY = "tiny"  # a preset, and a size as well: that has random weights
-ALL_SIZES = (*SIZES, TINY)
+ALL_SIZES = (*SIZES, *PLANTED, TINY)
 SHAPES = 64  # that `torch.compile` may make kernels for
 PLAN = ".plan"
 
@@ -46,11 +46,13 @@ class Source:
         if size is not None:
             check_choice("the size", size, ALL_SIZES)
         self.name, self.device, self.dtype = model or size or TINY, device, dtype
-        self._sized = size in SIZES
+        self._sized = size in SIZES or size in PLANTED
         self._files = "random" if size else self.name
         self._loaded = None if self._sized else load(self._files, device, dtype).pipe.transformer
         with torch.device("meta"):
-            self.config: Mapping[str, Any] = (self._loaded or AceStepTransformer1DModel(**SIZES[self.name])).config
+            self.config: Mapping[str, Any] = (
+                self._loaded or AceStepTransformer1DModel(**SIZES[PLANTED.get(self.name, self.name)])
+            ).config
 
     def transformer(self) -> AceStepTransformer1DModel:
         """Return a transformer with weights of its own, because an engine may take them over."""

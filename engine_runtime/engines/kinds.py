@@ -8,6 +8,7 @@ from diffusers import AceStepTransformer1DModel
 
 from ..constants import KINDS, ROWS
 from ..errors import check_choice
+from .compiled.choice import choose, none_of
 from .compiled.engine import CompiledEngine
 from .compiled.needs import operations
 from .contract import limits_of
@@ -38,5 +39,13 @@ def make_engine(
     limits = limits_of(max_rows)
     if kind == "eager":
         return EagerEngine(transformer, identity, limits, ready)
-    fp8 = kind == "fp8"
-    return CompiledEngine(transformer, identity, limits, ready, operations(transformer, fp8), fp8)
+    ops = operations(transformer, kind == "fp8")
+    if kind != "fp8":
+        return CompiledEngine(transformer, identity, limits, ready, ops)
+    engine = CompiledEngine(transformer, identity, limits, ready, ops, none_of(len(transformer.layers)))
+    engine.ready()
+    try:
+        chosen = choose(engine)
+    finally:
+        engine.rest()
+    return CompiledEngine(transformer, identity, limits, ready, ops, chosen)

@@ -38,6 +38,9 @@ SIZES = {
     },
 }
 
+PLANTED = {f"{size}-outliers": size for size in SIZES}
+OUTLIERS, LARGER, HEAVIER = 4, 360.0, 1.0
+
 VAE = {
     "encoder_hidden_size": 128,
     "downsampling_ratios": [2, 4, 4, 6, 10],
@@ -66,20 +69,39 @@ def sized_decoder(
     """Make a decoder of a real size, its random weights drawn on its device.
 
     Args:
-        size: one of `SIZES`.
+        size: one of `SIZES`, or of `PLANTED` for outliers among the activations.
         changes: of its configuration, for example fewer layers.
 
     Raises:
         InputError: for another size.
         MemoryShortage: when the device has no room.
     """
-    check_choice("the size", size, SIZES)
+    check_choice("the size", size, (*SIZES, *PLANTED))
+    config = {**SIZES[PLANTED.get(size, size)], **changes}
     with quiet(), torch.device("meta"):
-        model = AceStepTransformer1DModel(**{**SIZES[size], **changes}).to(dtype)
+        model = AceStepTransformer1DModel(**config).to(dtype)
     with guarded(
         f"a decoder of size {size} found no room on {device}", "its weights must fit", "use a smaller precision"
     ):
-        return filled(model.to_empty(device=device), seed)
+        made = filled(model.to_empty(device=device), seed)
+    return plant(made) if size in PLANTED else made
+
+
+def plant(model: AceStepTransformer1DModel, seed: int = 0) -> AceStepTransformer1DModel:
+    """Plant massive activations in front of `mlp.down_proj`, as released models of this family have them.
+
+    The recipe: in layers from a quarter to five sixths of the depth (6 to 20 of 24), `OUTLIERS` channels of the inner
+    width, drawn anew for each layer, become `LARGER` times as large (their rows of `up_proj`), so that they reach 360
+    times what the other channels reach (10,752 beside 30 were seen); their columns of `down_proj` are set so that
+    together they make `HEAVIER` times as much of the product as all other channels.
+    """
+    generator, inner = torch.Generator().manual_seed(seed), model.config.intermediate_size
+    for layer in model.layers[len(model.layers) // 4 : len(model.layers) * 5 // 6 + 1]:
+        channels = torch.randperm(inner, generator=generator)[:OUTLIERS].to(model.device)
+        up, down = layer.mlp.up_proj.weight.data, layer.mlp.down_proj.weight.data
+        up[channels] *= LARGER
+        down[:, channels] *= HEAVIER * math.sqrt(inner / OUTLIERS) / LARGER
+    return model
 
 
 def sized_vae(dtype: torch.dtype, device: torch.device) -> AutoencoderOobleck:
@@ -97,7 +119,7 @@ def sized_model(size: str, dtype: torch.dtype, device: torch.device) -> Model:
     Raises:
         InputError, MemoryShortage: as `sized_decoder`.
     """
-    transformer = sized_decoder(size, dtype, device, num_hidden_layers=1)
+    transformer = sized_decoder(PLANTED.get(size, size), dtype, device, num_hidden_layers=1)
     with guarded(f"the encoders of size {size} found no room on {device}", *ROOM), quiet():
         with torch.device(device):
             text, conditions = Qwen3Model(Qwen3Config(**TEXT)), AceStepConditionEncoder()

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from ..factors import Factors
 from .plain import Activation, quantized
+from .weights import Matrix
 
 _SERIAL = itertools.count(1)
 _STEP = 16  # a float8 product's width out is a multiple of this
@@ -21,18 +22,22 @@ class Resident:
 
     Attributes:
         serial: unique in the process, never used again.
+        wide: A of each kind, `[layers, r, in]`. a: the same in float8, with the steps `[layers, r]`.
     """
 
     def __init__(self, factors: Factors, fp8: bool) -> None:
         self.serial, self.shape = next(_SERIAL), (factors.rank, factors.used)
         rank = factors.rank + (-factors.rank % _STEP if fp8 else 0)
-        self.a: dict[str, Activation] = {}
+        self.wide: dict[str, Tensor] = {}
+        self.a: dict[str, tuple[Tensor, Tensor]] = {}
         self.b: dict[str, Tensor] = {}
         self._from: dict[str, Tensor] = {}
         for kind in factors.used:
             layers, _, width = factors.a[kind].shape
             a = factors.a[kind].new_zeros(layers, rank, width)
-            self.a[kind] = quantized(a) if fp8 and kind not in CONDITION_KINDS else (a, None)
+            self.wide[kind] = a
+            if fp8 and kind not in CONDITION_KINDS:
+                self.a[kind] = quantized(a)
             self.b[kind] = a.new_zeros(layers, factors.b[kind].shape[1], rank)
         self.load(factors)
 
@@ -40,23 +45,27 @@ class Resident:
         """Enqueue the copies on the current stream; an unchanged A is not copied again."""
         rank = factors.rank
         for kind in factors.used:
-            values, step = self.a[kind]
             if self._from.get(kind) is not factors.a[kind]:
-                if step is None:
-                    values[:, :rank].copy_(factors.a[kind])
-                else:
-                    new, new_step = quantized(factors.a[kind])
-                    values[:, :rank].copy_(new)
-                    step[:, :rank].copy_(new_step)
+                self.wide[kind][:, :rank].copy_(factors.a[kind])
+                if kind in self.a:
+                    for kept, new in zip(self.a[kind], quantized(factors.a[kind]), strict=True):
+                        kept[:, :rank].copy_(new)
                 self._from[kind] = factors.a[kind]
             self.b[kind][..., :rank].copy_(factors.b[kind])
 
     def touches(self, *kinds: str) -> bool:
         return any(kind in self.b for kind in kinds)
 
+    def matrix(self, kind: str, layer: int, x: Activation) -> Matrix:
+        """Return a layer's A, in float8 where `x` is."""
+        if x[1] is None:
+            return Matrix(self.wide[kind][layer])
+        values, step = self.a[kind]
+        return Matrix(values[layer], step[layer])
+
     def added_keys(self, kind: str, condition: Tensor) -> Tensor:
         """Compute what a kind adds, in every layer, to `condition @ weight.T`: `[layers, l, out]` for `[l, H]`."""
-        a, b = self.a[kind][0], self.b[kind]
+        a, b = self.wide[kind], self.b[kind]
         low = functional.linear(condition, a.flatten(0, 1)).unflatten(1, a.shape[:2]).transpose(0, 1)
         return torch.bmm(low, b.transpose(1, 2))
 

@@ -19,7 +19,7 @@ from . import plain
 from .adapters import Resident
 from .plain import Activation, Tables
 from .rows import CompiledRows
-from .weights import Layer, Matrix, Weights, bind, places, time_embedding
+from .weights import Float8, Layer, Matrix, Weights, bind, places, time_embedding
 
 
 class Decoder:
@@ -28,11 +28,11 @@ class Decoder:
     Args:
         model: the reference, whose memory the weights share.
         ops: the fused operations: `plain`, or `fused` on a GPU.
-        fp8: compute the layers' products in float8, with a step for each token and each row of a weight; the rest keeps
-            the model's dtype.
+        fp8: the layers' products that are computed in float8, with a step for each token and each row of a weight; None
+            for none. The rest keeps the model's dtype.
     """
 
-    def __init__(self, model: AceStepTransformer1DModel, ops: ModuleType = plain, fp8: bool = False) -> None:
+    def __init__(self, model: AceStepTransformer1DModel, ops: ModuleType = plain, fp8: Float8 | None = None) -> None:
         attention = model.layers[0].self_attn
         self.model, self.ops, self.fp8 = model, ops, fp8
         self.heads, self.kv_heads, self.head_dim = attention.heads, attention.kv_heads, attention.head_dim
@@ -100,11 +100,11 @@ class Decoder:
         added, gate = None, None
         for i, layer in enumerate(w.layers):
             shift, scale, own_gate, mlp_shift, mlp_scale, mlp_gate = steps[i].unbind(1)
-            y = ops.norm(x, layer.self_norm, self.eps, self.fp8, added, gate, (shift, scale))
+            y = ops.norm(x, layer.self_norm, self.eps, layer.qkv.narrow, added, gate, (shift, scale))
             y = self._product(self._own(y, layer, i, rows), layer.self_o, i, active, "self_o")
-            y = ops.norm(x, layer.cross_norm, self.eps, self.fp8, y, own_gate)
+            y = ops.norm(x, layer.cross_norm, self.eps, layer.cross_q.narrow, y, own_gate)
             added = self._residual(x, self._cross(y, layer, i, rows), layer.cross_o, i, active)
-            y = ops.norm(x, layer.mlp_norm, self.eps, self.fp8, added, None, (mlp_shift, mlp_scale))
+            y = ops.norm(x, layer.mlp_norm, self.eps, layer.gate_up.narrow, added, None, (mlp_shift, mlp_scale))
             added, gate = self._product(self._inner(y, layer, i, active), layer.down, i, active, "down"), mlp_gate
         shift, scale = (w.last + temb.float()[:, None]).to(x.dtype).unbind(1)
         y, _ = ops.norm(x, w.last_norm, self.eps, False, added, gate, (shift, scale))
@@ -114,22 +114,24 @@ class Decoder:
         qkv = self._product(x, layer.qkv, i, rows.adapters.active, "self_q", "self_k", "self_v")
         qkv = qkv.unflatten(-1, (-1, self.head_dim))
         (q_norm, k_norm), eps = layer.qk_norms, self.eps
-        peak = self.ops.keys(qkv, k_norm, rows.tables, self.heads, eps, self.fp8)
+        peak = self.ops.keys(qkv, k_norm, rows.tables, self.heads, eps, layer.self_o.narrow)
         q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), 2)
         return self.ops.attend(q, k, v, q_norm, eps, rows.tables, layer.window, peak=peak)
 
     def _cross(self, x: Activation, layer: Layer, i: int, rows: CompiledRows) -> Activation:
         q = self._product(x, layer.cross_q, i, rows.adapters.active, "cross_q").unflatten(-1, (-1, self.head_dim))
         k, v = rows.keys_values[:, i].unflatten(-1, (-1, self.head_dim)).unbind(1)
-        peak = rows.peaks[:, i, None].expand(-1, k.shape[1]) if self.fp8 else None
+        peak = rows.peaks[:, i, None].expand(-1, k.shape[1]) if layer.cross_o.narrow else None
         return self.ops.attend(q, k, v, layer.cross_q_norm, self.eps, count=rows.count, peak=peak)
 
     def _inner(self, x: Activation, layer: Layer, i: int, active: Resident | None) -> Activation:
-        if not self.fp8 and (active is None or not active.touches("gate", "up")):
+        narrow = layer.gate_up.narrow or layer.down.narrow
+        if not narrow and (active is None or not active.touches("gate", "up")):
             whole = self.ops.swiglu(x[0], layer.gate_up.values)
             if whole is not None:
                 return whole, None
-        return self.ops.silu(self._product(x, layer.gate_up, i, active, "gate", "up"), self.fp8)
+        both = self._product(x, layer.gate_up, i, active, "gate", "up")
+        return self.ops.silu(both, layer.down.narrow)
 
     def _residual(self, x: Tensor, y: Activation, matrix: Matrix, i: int, active: Resident | None) -> Tensor | None:
         """Add a product to `x` in place; in float8, which has no such product, return the term to be added."""
@@ -157,7 +159,6 @@ class Decoder:
         at, flat = 0, y.view(-1, y.shape[-1])
         for kind, width in ((kind, self.widths[kind]) for kind in kinds):
             if active.touches(kind):
-                a, step = active.a[kind]
-                low = self._linear(x, Matrix(a[i], None if step is None else step[i]))
+                low = self._linear(x, active.matrix(kind, i, x))
                 flat[:, at : at + width].addmm_(low.view(-1, low.shape[-1]), active.b[kind][i].t())
             at += width

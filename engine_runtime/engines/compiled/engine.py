@@ -20,6 +20,7 @@ from . import plain
 from .adapters import Adapters
 from .decoder import Decoder
 from .rows import CompiledRows
+from .weights import Float8
 
 
 class CompiledEngine:
@@ -36,7 +37,7 @@ class CompiledEngine:
         limits: rows, frames and tokens it accepts.
         ready: brings the weights to the device, before a session opens.
         ops: the fused operations, `plain` or `fused`.
-        fp8: products in float8.
+        fp8: products in float8; `choice.choose` tells which are.
 
     Attributes:
         recipe: arguments with which `models.engines` makes it again; None where it cannot.
@@ -56,7 +57,7 @@ class CompiledEngine:
         limits: Limits = LIMITS,
         ready: Callable[[], None] = lambda: None,
         ops: ModuleType = plain,
-        fp8: bool = False,
+        fp8: Float8 | None = None,
     ) -> None:
         self.decoder = Decoder(transformer.eval().requires_grad_(False), ops, fp8)
         self.limits = limits
@@ -65,11 +66,13 @@ class CompiledEngine:
         self.targets: Targets | None = Targets.of(transformer)
         self.dtype, self.device = transformer.dtype, transformer.device
         self.capturable = self.device.type == "cuda"
-        self.products = plain.FP8 if fp8 else self.dtype
-        kind = "fp8" if fp8 else "compiled"
-        self.identity = f"{kind}:{identity}:{self.dtype}:{self.device}:{limits}"
+        self.products = self.dtype if fp8 is None else plain.FP8
+        kind = "compiled" if fp8 is None else "fp8"
         precision = str(self.dtype).removeprefix("torch.")
-        self.name = f"{kind}, {'float8 products, ' if fp8 else ''}{precision} on {self.device}"
+        self.identity = f"{kind}:{identity}:{self.dtype}:{self.device}:{limits}"
+        if fp8 is not None and fp8.digest:
+            self.identity += f":{fp8.digest}"
+        self.name = f"{kind}, {'' if fp8 is None else 'float8 products, '}{precision} on {self.device}"
 
     def ready(self) -> None:
         self._ready()
@@ -116,7 +119,7 @@ class CompiledEngine:
             tables=d.tables(frames // self.spec.patch, self.device),
             weights=d.weights,
             made=d.keys_values,
-            adapters=Adapters(d.fp8),
+            adapters=Adapters(d.fp8 is not None),
         )
         with torch.no_grad():
             d.keys_values(rows.weights, rows.encoder_hidden_states[0, :1], None, rows.keys_values[0, :, :, :1])
@@ -133,4 +136,9 @@ class CompiledEngine:
     def summary(self) -> str:
         alone, guided = self.limits.depth_in_one_pass(False), self.limits.depth_in_one_pass(True)
         depths = f"in one pass: depth up to {alone}, with guidance up to {guided}"
-        return "; ".join(filter(None, (self.name, depths, self.proof)))
+        return "; ".join(filter(None, (self.name, depths, self.kept_wide, self.proof)))
+
+    @property
+    def kept_wide(self) -> str:
+        """Name the products of a float8 engine that are not in float8; empty where there is none."""
+        return "" if self.decoder.fp8 is None else self.decoder.fp8.summary()

@@ -8,6 +8,7 @@ so that no engine moves a parameter that another's captured pass reads.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,35 @@ class Matrix:
 
     values: Tensor
     scale: Tensor | None = None
+
+    @property
+    def narrow(self) -> bool:
+        """Return whether it is in float8."""
+        return self.scale is not None
+
+
+Product = tuple[int, str]  # layer, and one of `PRODUCTS`
+
+
+@dataclass(frozen=True)
+class Float8:
+    """The choice of the products that are computed in float8: all but those named.
+
+    Attributes:
+        wide: products that stay in the model's dtype.
+    """
+
+    wide: frozenset[Product] = frozenset()
+
+    @property
+    def digest(self) -> str:
+        """Return a hash of the choice; empty where all products are in float8."""
+        return hashlib.sha256(repr(sorted(self.wide)).encode()).hexdigest()[:16] if self.wide else ""
+
+    def summary(self) -> str:
+        """Name the products that are not in float8; empty where there is none."""
+        layers = {name: [layer for layer, one in sorted(self.wide) if one == name] for name in PRODUCTS}
+        return ", ".join(f"{name} of layers {_spans(them)} not in float8" for name, them in layers.items() if them)
 
 
 @dataclass(frozen=True)
@@ -71,17 +101,26 @@ class Weights:
     k_norms: Tensor
 
 
-QKV, GATE_UP = ("self_q", "self_k", "self_v"), ("gate", "up")
-PRODUCTS: tuple[tuple[str, ...], ...] = (QKV, ("self_o",), ("cross_q",), ("cross_o",), GATE_UP, ("down",))
+PRODUCTS: dict[str, tuple[str, ...]] = {  # of a layer, with the kinds that are stacked in its matrix
+    "qkv": ("self_q", "self_k", "self_v"),
+    "self_o": ("self_o",),
+    "cross_q": ("cross_q",),
+    "cross_o": ("cross_o",),
+    "gate_up": ("gate", "up"),
+    "down": ("down",),
+}
 
 
-def lay_out(model: AceStepTransformer1DModel) -> tuple[list[dict[tuple[str, ...], Tensor]], Tensor]:
-    """Lay out the matrices side by side; returns those of each layer by kind, and that of all layers' condition keys
+def lay_out(model: AceStepTransformer1DModel) -> tuple[list[dict[str, Tensor]], Tensor]:
+    """Lay out the matrices side by side; returns those of each layer by product, and that of all layers' condition keys
     and values. Waits for the device where a parameter is moved.
     """
     count, before = range(len(model.layers)), places(model)
     with torch.no_grad():
-        products = [{kinds: _joined([_owner(model, i, kind) for kind in kinds]) for kinds in PRODUCTS} for i in count]
+        products = [
+            {name: _joined([_owner(model, i, kind) for kind in kinds]) for name, kinds in PRODUCTS.items()}
+            for i in count
+        ]
         cross_kv = _joined([_owner(model, i, kind) for i in count for kind in ("cross_k", "cross_v")])
     if cross_kv.is_cuda and places(model) != before:
         torch.cuda.synchronize(cross_kv.device)
@@ -93,13 +132,15 @@ def places(model: nn.Module) -> list[int]:
     return [parameter.data_ptr() for parameter in model.parameters()]
 
 
-def bind(model: AceStepTransformer1DModel, fp8: bool) -> Weights:
+def bind(model: AceStepTransformer1DModel, fp8: Float8 | None = None) -> Weights:
     """Lay out the model's matrices and read the other weights. Call it without gradients."""
     products, cross_kv = lay_out(model)
 
-    def matrix(i: int, *kinds: str) -> Matrix:
-        whole = products[i][kinds]
-        return Matrix(*quantized(whole)) if fp8 else Matrix(whole)
+    def matrix(i: int, name: str) -> Matrix:
+        whole = products[i][name]
+        if fp8 is None or (i, name) in fp8.wide:
+            return Matrix(whole)
+        return Matrix(*quantized(whole))
 
     layers = []
     for i, (kind, layer) in enumerate(zip(model.layer_types, model.layers, strict=True)):
@@ -108,7 +149,7 @@ def bind(model: AceStepTransformer1DModel, fp8: bool) -> Weights:
             Layer(
                 model.config.sliding_window if kind == "sliding_attention" else 0,
                 layer.self_attn_norm.weight.detach(),
-                matrix(i, *QKV),
+                matrix(i, "qkv"),
                 (own.norm_q.weight.detach(), own.norm_k.weight.detach()),
                 matrix(i, "self_o"),
                 layer.cross_attn_norm.weight.detach(),
@@ -116,7 +157,7 @@ def bind(model: AceStepTransformer1DModel, fp8: bool) -> Weights:
                 cross.norm_q.weight.detach(),
                 matrix(i, "cross_o"),
                 layer.mlp_norm.weight.detach(),
-                matrix(i, *GATE_UP),
+                matrix(i, "gate_up"),
                 matrix(i, "down"),
             )
         )
@@ -141,6 +182,17 @@ def time_embedding(embed: Any, t: Tensor) -> tuple[Tensor, Tensor]:
     wave = embed.time_sinusoid(t.float() * embed.scale).to(embed.linear_1.weight.dtype)
     temb = embed.linear_2(embed.act1(embed.linear_1(wave)))
     return temb, embed.time_proj(embed.act2(temb)).unflatten(1, (6, -1))
+
+
+def _spans(numbers: Sequence[int]) -> str:
+    """Write sorted numbers as spans: 1, 2, 3, 7 as `1-3, 7`."""
+    parts: list[str] = []
+    for i, number in enumerate(numbers):
+        if not i or number != numbers[i - 1] + 1:
+            first = number
+        if i + 1 == len(numbers) or numbers[i + 1] != number + 1:
+            parts.append(str(number) if number == first else f"{first}-{number}")
+    return ", ".join(parts)
 
 
 def _owner(model: AceStepTransformer1DModel, i: int, kind: str) -> Any:

@@ -9,17 +9,19 @@ import pytest
 import torch
 from ostinato.engine_runtime.config import Guidance, Sampling
 from ostinato.engine_runtime.device.lane import Lane
-from ostinato.engine_runtime.engines.compiled import needs
+from ostinato.engine_runtime.engines.compiled import choice, needs
 from ostinato.engine_runtime.engines.compiled.engine import CompiledEngine
 from ostinato.engine_runtime.engines.compiled.plain import quantized
-from ostinato.engine_runtime.engines.compiled.weights import bind, places
+from ostinato.engine_runtime.engines.compiled.weights import PRODUCTS, Float8, bind, places
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.engines.factors import BUCKETS, PLACES
 from ostinato.engine_runtime.engines.kinds import KINDS, make_engine
+from ostinato.engine_runtime.engines.prove import fill
 from ostinato.engine_runtime.errors import EngineError, InputError, MemoryShortage
 from ostinato.engine_runtime.lora.stack import merged, stack
 from ostinato.engine_runtime.models.engines import torch_engine
 from ostinato.engine_runtime.models.loading import load
+from ostinato.engine_runtime.models.sized import sized_decoder
 from ostinato.engine_runtime.stream.request import Request
 from ostinato.nodes.engine import Engine
 
@@ -49,7 +51,7 @@ def engine(transformer):
 
 @pytest.fixture(scope="module")
 def fp8(transformer):
-    return CompiledEngine(copy.deepcopy(transformer), "unit-test", fp8=True)
+    return CompiledEngine(copy.deepcopy(transformer), "unit-test", fp8=Float8())
 
 
 def rows_of(engine, batch=3, frames=41, tokens=9, seed=0):
@@ -84,6 +86,65 @@ def test_a_row_nobody_wrote_is_the_reference_too(transformer, engine):
 def test_float8_products_are_near(transformer, fp8):
     want = EagerEngine(transformer, "unit-test")
     assert 1e-3 < relative(fp8(rows_of(fp8)), want(rows_of(want))) < 0.06
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_any_product_may_stay_wide(transformer, fp8, product, tmp_path):
+    """Its neighbours are in float8, and adapters act on both."""
+    layers = range(len(transformer.layers))
+    made = [
+        CompiledEngine(copy.deepcopy(transformer), "unit-test", fp8=Float8(frozenset(wide)))
+        for wide in (
+            [(i, product) for i in layers],
+            [(i, name) for i in layers for name in PRODUCTS if name != product],
+        )
+    ]
+    engines = [EagerEngine(transformer, "unit-test"), fp8, *made]
+    for mix in ([], [(made_adapter(tmp_path, fp8.targets, 4), 0.7)]):
+        rows = [rows_of(e).adapted(factors(e, mix)) if mix else rows_of(e) for e in engines]
+        want, *velocities = (e(r) for e, r in zip(engines, rows, strict=True))
+        whole, but_one, only_one = (relative(velocity, want) for velocity in velocities)
+        assert 0.0 < only_one < whole and but_one < whole
+    assert len({engine.identity for engine in engines[1:]}) == 3
+
+
+def test_what_float8_harms_most_for_its_size_stays_wide():
+    """With outliers in a part of the layers, and budgets that a part of the products fits in."""
+    sizes = {"hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 2, "num_key_value_heads": 1}
+    model = sized_decoder("2b-outliers", torch.float32, CPU, num_hidden_layers=3, head_dim=32, **sizes)
+    engine = CompiledEngine(model, "unit-test")
+    engine.ready()
+
+    def played(engine):
+        rows = engine.rows(2, 250, 64)
+        fill((rows,), 2, 250, 64, engine.width, engine.dtype, choice.SEED)
+        return engine(rows)
+
+    def error(chosen):
+        return relative(played(CompiledEngine(copy.deepcopy(model), "unit-test", fp8=chosen)), played(engine))
+
+    whole = error(Float8())
+    for share in (0.9, 0.7, 0.5):
+        chosen = choice.choose(engine, share * whole)
+        assert 0 < len(chosen.wide) < 18 and error(chosen) < 1.15 * share * whole
+    assert "not in float8" in chosen.summary() and len(chosen.digest) == 16
+    assert len(choice.choose(engine, 0.0).wide) > 15
+    all_in = choice.choose(engine, 1.0)
+    assert not all_in.wide and not all_in.summary() and not all_in.digest
+
+
+def test_planted_outliers_are_as_large_as_they_say():
+    sizes = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 2, "num_key_value_heads": 1}
+    model = sized_decoder("2b-outliers", torch.float32, CPU, num_hidden_layers=12, **sizes)
+    peaks = []
+    for layer in model.layers:
+        layer.mlp.down_proj.register_forward_pre_hook(lambda _, given: peaks.append(given[0].abs().amax((0, 1))))
+    engine = EagerEngine(model, "unit-test")
+    rows = engine.rows(1, 100, 8)
+    fill((rows,), 1, 100, 8, engine.width, engine.dtype, 0)
+    engine(rows)
+    ratios = [(peak.sort().values[-4] / peak.median()).item() for peak in peaks]  # of the fourth largest channel
+    assert [i for i, ratio in enumerate(ratios) if ratio > 100] == list(range(3, 11)) and max(ratios) < 2000
 
 
 def test_it_plays_what_eager_plays(transformer, engine, base, conditions):
@@ -182,7 +243,7 @@ def test_weights_are_held_once(transformer):
     model = copy.deepcopy(transformer)
     reference = EagerEngine(model, "unit-test")
     before = reference(rows_of(reference))
-    made = bind(model, fp8=False)
+    made = bind(model)
     for layer, theirs in zip(made.layers, model.layers, strict=True):
         attention = theirs.self_attn
         assert layer.qkv.values.data_ptr() == attention.to_q.weight.data_ptr()
@@ -192,7 +253,7 @@ def test_weights_are_held_once(transformer):
     assert made.cross_kv[-1].data_ptr() == model.layers[-1].cross_attn.to_v.weight[-1].data_ptr()
     assert torch.equal(reference(rows_of(reference)), before)
     laid = places(model)
-    assert bind(model, fp8=False).cross_kv.data_ptr() == made.cross_kv.data_ptr() and places(model) == laid
+    assert bind(model).cross_kv.data_ptr() == made.cross_kv.data_ptr() and places(model) == laid
 
 
 def test_weights_that_a_host_moved_are_found_again(transformer):
@@ -218,7 +279,7 @@ def test_weights_that_a_host_moved_are_found_again(transformer):
 
 
 def test_a_second_session_moves_nothing(transformer):
-    engine = CompiledEngine(copy.deepcopy(transformer), "unit-test", fp8=True)
+    engine = CompiledEngine(copy.deepcopy(transformer), "unit-test", fp8=Float8())
     engine.ready()
     weights = engine.decoder.weights
     engine.ready()
@@ -347,7 +408,7 @@ def test_float8_has_a_tolerance_of_its_own(cache, error, refused, monkeypatch):
 
 def test_rows_keep_the_weights_of_their_passes(transformer):
     """A captured pass goes on reading them, also when another session's end lets the engine rest."""
-    engine = CompiledEngine(copy.deepcopy(transformer), "unit-test", fp8=True)
+    engine = CompiledEngine(copy.deepcopy(transformer), "unit-test", fp8=Float8())
     rows = rows_of(engine)
     kept, want = rows.weights.layers[0].down.values.data_ptr(), engine(rows)
     engine.ready()
