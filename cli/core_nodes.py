@@ -12,13 +12,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import soundfile
 import torch
-from numpy.typing import NDArray
 
+from ..engine_runtime.audio.read import read_audio
 from ..engine_runtime.errors import AudioError, InputError
-from ..engine_runtime.files import open_file, refused_write, write_whole
+from ..engine_runtime.files import refused_write, write_whole
 from ..nodes.shared.comfy import io
 from ..nodes.shared.file_names import fill_in
 from ..nodes.shared.host import check_prefix
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from ..nodes.shared.given import Audio
 
 FLAC_CHANNELS = 8
-MAX_SAMPLES = 1 << 28  # of a file, over all channels: 46 minutes of stereo at 48 kHz, 1 GiB
 
 
 @dataclass(frozen=True)
@@ -129,31 +127,6 @@ def write_audio(audio: Audio, prefix: str) -> list[str]:
     return written
 
 
-def read_audio(path: Path) -> tuple[NDArray[np.float32], int]:
-    """Read an audio file of at most `MAX_SAMPLES` samples, whatever its header claims.
-
-    Returns:
-        float32 samples `[S, C]` and their rate in Hz.
-
-    Raises:
-        AudioError: for a file that is no audio, is cut short, or has more samples.
-    """
-    try:
-        with os.fdopen(open_file(path), "rb") as raw, soundfile.SoundFile(raw) as file:
-            most = MAX_SAMPLES // file.channels
-            samples, rate = file.read(most + 1, dtype="float32", always_2d=True), int(file.samplerate)
-    except soundfile.SoundFileError as error:
-        raise AudioError(
-            f"{path} cannot be read as audio ({error})",
-            "allowed are WAV, FLAC, OGG, MP3 and what else libsndfile reads",
-            "convert it",
-        ) from None
-    if len(samples) > most:
-        given = f"{path} has more than {most} samples in each of its {samples.shape[1]} channels"
-        raise AudioError(given, f"allowed are {MAX_SAMPLES} in all", "cut it")
-    return samples, rate
-
-
 def _not_found(name: str) -> tuple[str, str, str]:
     folders = ", ".join(str(folder) for folder in _folders.inputs) or "no folder"
     return f"the audio file {name!r} is not there", f"it was looked for in {folders}", "give its folder with --input"
@@ -189,7 +162,7 @@ class LoadAudio(io.ComfyNode):
         if path is None:
             raise AudioError(*_not_found(audio))
         samples, rate = read_audio(path)
-        return io.NodeOutput({"waveform": torch.from_numpy(samples.T.copy())[None], "sample_rate": rate})
+        return io.NodeOutput({"waveform": samples[None], "sample_rate": rate})
 
 
 class SaveAudio(io.ComfyNode):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..engine_runtime.constants import MAX_STRENGTH
 from ..engine_runtime.errors import InputError, check_range
-from .shared import folders, sockets
+from .shared import folders, host, sockets
 from .shared.comfy import io
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Lora(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return sockets.chained(
+        schema = sockets.chained(
             sockets.Adapters,
             "adapters",
             "to play several together",
@@ -29,8 +29,8 @@ class Lora(io.ComfyNode):
                 io.Combo.Input(
                     "adapter",
                     options=folders.adapter_names() or [folders.NOTHING],
-                    tooltip="A .safetensors file for ACE-Step 1.5 from ComfyUI's folder of LoRAs. On the command line "
-                    "also a path.",
+                    tooltip="A .safetensors file for ACE-Step 1.5 from ComfyUI's folder of LoRAs, or the folder that "
+                    "PEFT wrote. On the command line also a path.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -42,6 +42,8 @@ class Lora(io.ComfyNode):
                 ),
             ],
         )
+        schema.hidden = [io.Hidden.unique_id]
+        return schema
 
     @classmethod
     def validate_inputs(cls, adapter: str | None = None) -> bool | str:
@@ -62,4 +64,8 @@ class Lora(io.ComfyNode):
         cls, adapter: str, strength: float, adapters: tuple[tuple[Path, float], ...] | None = ()
     ) -> io.NodeOutput:
         check_range("the strength", strength, -MAX_STRENGTH, MAX_STRENGTH, "1 is the adapter's own")
-        return io.NodeOutput((*(adapters or ()), (folders.adapter_path(adapter), strength)))
+        from ..engine_runtime.lora.adapter import note_of
+
+        path = folders.adapter_path(adapter)
+        host.show_text(note_of(path), cls.hidden.unique_id)
+        return io.NodeOutput((*(adapters or ()), (path, strength)))

@@ -19,11 +19,11 @@ class SourceAudio(io.ComfyNode):
             node_id="OstinatoSourceAudio",
             display_name="Source Audio (Ostinato)",
             category=sockets.CATEGORY,
-            description="Encode audio of any rate, mono or stereo, into a latent for covers, repaints and denoise < 1.",
+            description="Encode audio of any rate and up to 7.1 into a latent for covers, repaints and denoise < 1.",
             search_aliases=["ostinato", "vae encode audio"],
             inputs=[
                 sockets.Model.Input("model", tooltip="From Load Model."),
-                io.Audio.Input("audio", tooltip="One clip, mono or stereo, any sample rate, at most 600 s."),
+                io.Audio.Input("audio", tooltip="One clip, mono, stereo or surround, any sample rate, at most 600 s."),
                 io.Int.Input(
                     "encode_seed",
                     default=0,

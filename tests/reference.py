@@ -138,21 +138,31 @@ class Loop:
             seen = k * self.x + (1.0 - k) * (t * self.noise + (1.0 - t) * self.source)
         fed = per_channel(knobs.channel_gain, self.x.shape[1]) * seen
         v = self.guide(self.combined(fed, t, i, knobs.blend), fed, t, i, knobs)
+        own = seen - t * v
         x0 = seen - t * (v * per_frame(knobs.velocity_scale))
         x0 = x0 if k is None else k * x0 + (1.0 - k) * self.source
         x0 = self.pulled(x0, i, knobs.target_strength)
         self.x = self.moved(x0, t, t_next, i, knobs)
         if knobs.dcw:
-            self.x = corrected(self.x, x0, t, knobs)
+            self.x = corrected(self.x, x0 if self.redirected(k, i, knobs) else own, t, knobs)
+
+    def redirected(self, k: Array | None, i: int, knobs: Any) -> bool:
+        """Whether a mask or a target acts at step `i`; at strength 0 none does."""
+        masked = k is not None and self.strength(i) > 0
+        target = self.request.target
+        pulled = target is not None and holds(target.start, target.end, i, self.n)
+        return bool(masked or (pulled and np.any(per_frame(knobs.target_strength) != 0)))
 
     def mask(self, i: int) -> Array | None:
         """`k + (1 - s) * (1 - k)`, the strength `s` a line through its numbers over the steps."""
         if self.request.mask is None:
             return None
-        line = self.request.mask_strength
-        s = line[0] if self.n == 1 else np.interp(i / (self.n - 1), np.linspace(0.0, 1.0, len(line)), line)
-        k = array(self.request.mask)
+        s, k = self.strength(i), array(self.request.mask)
         return k + (1.0 - s) * (1.0 - k)
+
+    def strength(self, i: int) -> float:
+        line = self.request.mask_strength
+        return line[0] if self.n == 1 else np.interp(i / (self.n - 1), np.linspace(0.0, 1.0, len(line)), line)
 
     def combined(self, fed: Array, t: float, i: int, blend: Any) -> Array:
         """`sum(w_j * v_j) / sum(w_j)` over the parts that hold; a blend of `b` makes each `w_j` less by `|b - j|`,

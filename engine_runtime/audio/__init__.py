@@ -1,1 +1,1 @@
-"""Latents to audio and back."""
+"""Latents to audio and back, and audio files."""

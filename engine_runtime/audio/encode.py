@@ -18,12 +18,22 @@ from ..errors import AudioError
 from ..models.loading import Model
 from ..spec import ACE_STEP, ModelSpec
 
+# Channels, in FFmpeg's order, and how much of each goes to the left and to the right: ITU-R BS.775, table 2, with what
+# lies behind at the sides' level and without the subwoofer, scaled so that nothing clips, as FFmpeg's swresample does.
+_HALF = math.sqrt(0.5)
+_SURROUND = {
+    5: ([1, 0, _HALF, _HALF, 0], [0, 1, _HALF, 0, _HALF]),  # left, right, centre, two behind
+    6: ([1, 0, _HALF, 0, _HALF, 0], [0, 1, _HALF, 0, 0, _HALF]),  # 5.1: the subwoofer is the fourth
+    8: ([1, 0, _HALF, 0, _HALF, 0, _HALF, 0], [0, 1, _HALF, 0, 0, _HALF, 0, _HALF]),  # 7.1: two at the sides too
+}
+
 
 def prepare_audio(waveform: Tensor, sample_rate: int, spec: ModelSpec = ACE_STEP) -> Tensor:
     """Check audio and bring it to the sample rate and channels of a model: 48 kHz stereo for ACE-Step.
 
     Args:
-        waveform: `[channels, samples]` or `[1, channels, samples]`, mono or as many as the model's, any rate.
+        waveform: `[channels, samples]` or `[1, channels, samples]`, mono or as many as the model's, any rate. For a
+            stereo model also 5.0, 5.1 or 7.1, which are mixed down.
         sample_rate: Hz.
         spec: of the model.
 
@@ -36,8 +46,12 @@ def prepare_audio(waveform: Tensor, sample_rate: int, spec: ModelSpec = ACE_STEP
     audio = waveform.detach().to("cpu", torch.float32)
     if audio.ndim == 3 and audio.shape[0] == 1:
         audio = audio[0]
+    if audio.ndim == 2 and spec.audio_channels == 2 and len(audio) in _SURROUND:
+        audio = mix_down(audio)
     if audio.ndim != 2 or audio.shape[0] not in (1, spec.audio_channels):
-        wide = {1: "mono", 2: "mono or stereo"}.get(spec.audio_channels, f"of 1 or {spec.audio_channels} channels")
+        wide = {1: "mono", 2: "mono, stereo, 5.0, 5.1 or 7.1"}.get(
+            spec.audio_channels, f"of 1 or {spec.audio_channels} channels"
+        )
         given = f"the audio has shape {list(waveform.shape)}"
         raise AudioError(given, f"allowed is one clip, {wide}", "mix it down first")
     if not 1_000 <= sample_rate <= 768_000:
@@ -57,6 +71,12 @@ def prepare_audio(waveform: Tensor, sample_rate: int, spec: ModelSpec = ACE_STEP
         resampled = resample_poly(audio.numpy(), spec.sample_rate // common, sample_rate // common, axis=1)
         audio = torch.from_numpy(np.ascontiguousarray(resampled, dtype=np.float32))
     return audio.expand(spec.audio_channels, -1).contiguous()
+
+
+def mix_down(audio: Tensor) -> Tensor:
+    """Mix surround sound `[5, 6 or 8, samples]` down to stereo `[2, samples]`, float32: 5.0, 5.1 and 7.1."""
+    shares = torch.tensor(_SURROUND[len(audio)], dtype=torch.float32)
+    return (shares / shares.sum(dim=1, keepdim=True)) @ audio
 
 
 @torch.inference_mode()

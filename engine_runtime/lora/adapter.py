@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..engines.factors import Targets
-from ..errors import ModelError
+from ..errors import ModelError, plain
 from ..models.names import Shape
 from ..models.weights import opened
-from .keys import Pair, Place, find
-from .scaling import MAX_ALPHA, PEFT_FILE, Scaling, read_scaling
+from .keys import Pair, Place, find, without_alpha
+from .scaling import MAX_ALPHA, PEFT_CONFIG, PEFT_FILE, Scaling, read_scaling
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +33,7 @@ class Adapter:
         digest: sha256 of what was read of the file, and of what scales it.
         pairs: by layer and kind: A `[rank, in]`, B `[out, rank]`, and the scale alpha / rank.
         rank: the largest of its layers.
+        note: what its user should know; empty where all is as it should be.
     """
 
     name: str
@@ -36,13 +41,15 @@ class Adapter:
     targets: Targets
     pairs: Mapping[Place, tuple[Tensor, Tensor, float]]
     rank: int
+    note: str = ""
 
     @classmethod
     def read(cls, source: Path | str, targets: Targets) -> Adapter:
         """Read a `.safetensors` file, or the folder that PEFT writes.
 
         Alpha is the layer's `alpha` tensor; without one it is what the file's own metadata (diffusers) or the
-        `adapter_config.json` beside an `adapter_model.safetensors` (PEFT) says; without these the scale is 1.
+        `adapter_config.json` beside it (PEFT) says; without these the scale is 1, and `note` says so. Factors in
+        float8 become bfloat16, which holds them exactly.
 
         Raises:
             ModelError: for a file that is not one, for another kind of adapter, and for tensors that fit no layer
@@ -54,12 +61,15 @@ class Adapter:
         names = file.keys()
         pairs = find(names, targets, path.name)
         _check_shapes({name: tuple(file.get_slice(name).get_shape()) for name in names}, pairs, targets, path.name)
-        tensors = {name: file.get_tensor(name) for name in names}  # only now: no layer has more numbers than the model
+        # Only now: no layer has more numbers than the model.
+        tensors = {name: _widened(file.get_tensor(name)) for name in names}
         _check_values(tensors, pairs, path.name)
-        scaling = read_scaling(path, file.metadata() or {})
+        scaling = _scaling(path, file)
         made = {place: _scaled(pair, tensors, scaling) for place, pair in sorted(pairs.items())}
         name = path.parent.name if path.name == PEFT_FILE else path.stem
-        return cls(name, _digest(made), targets, made, max(a.shape[0] for a, _, _ in made.values()))
+        if note := note_of(path):
+            log.warning("%s", note)
+        return cls(name, _digest(made), targets, made, max(a.shape[0] for a, _, _ in made.values()), note)
 
 
 def _check_shapes(shapes: Mapping[str, Shape], pairs: Mapping[Place, Pair], targets: Targets, source: str) -> None:
@@ -95,6 +105,30 @@ def _refuse(wrong: list[str], what: str, source: str) -> None:
             "both factors of a layer must fit its widths and each other, with a rank no larger than these",
             "choose a LoRA that was made for this model (2B and XL differ)",
         )
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.bfloat16) if tensor.dtype in (torch.float8_e4m3fn, torch.float8_e5m2) else tensor
+
+
+def note_of(path: Path) -> str:
+    """Tell where a file's alpha was not found: it plays, perhaps at another strength than it was trained for.
+
+    Raises:
+        ModelError: for a file that is not one, and for a config that cannot be used. Reads no tensor.
+    """
+    file = opened(path)
+    if not without_alpha(file.keys()) or _scaling(path, file).lora_alpha is not None:
+        return ""
+    return (
+        f"{plain(path.name)}: no alpha was found in the file or in an {PEFT_CONFIG} of its own beside it, so that it "
+        "plays at alpha = rank; where it is too strong or too weak, change its strength."
+    )
+
+
+def _scaling(path: Path, file: Any) -> Scaling:
+    shapes = [file.get_slice(name).get_shape() for name in file.keys()]
+    return read_scaling(path, file.metadata() or {}, {min(shape) for shape in shapes if len(shape) == 2})
 
 
 def _scaled(pair: Pair, tensors: Mapping[str, Tensor], scaling: Scaling) -> tuple[Tensor, Tensor, float]:

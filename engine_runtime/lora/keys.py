@@ -91,6 +91,16 @@ def find(names: Iterable[str], targets: Targets, source: str) -> dict[Place, Pai
     return pairs
 
 
+def without_alpha(names: Iterable[str]) -> bool:
+    """Return whether a file has factors of a layer and no alpha of it."""
+    found: dict[str, set[str]] = {"a": set(), "b": set(), "alpha": set()}
+    for name in names:
+        for side, pattern in _SIDES.items():
+            if match := pattern.fullmatch(name):
+                found[side].add(match[1])
+    return bool(found["a"] - found["alpha"])
+
+
 def _refuse_others(names: list[str], source: str) -> None:
     for kind, pattern in _OTHERS:
         if found := [name for name in names if pattern.search(name)]:

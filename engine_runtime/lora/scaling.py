@@ -1,11 +1,11 @@
-"""Reads the scale of an adapter's layers: alpha, which PEFT writes beside the file and diffusers in its header."""
+"""Reads what is written of an adapter: its alpha, which PEFT writes beside the file and diffusers in its header."""
 
 from __future__ import annotations
 
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,14 @@ DIFFUSERS_METADATA = "lora_adapter_metadata"  # diffusers' entry in the header o
 MAX_CONFIG = 1 << 20  # bytes; PEFT's has about a thousand
 MAX_ALPHA = 1e6  # either way; trainers take up to some times the rank
 Alpha = Annotated[float, msgspec.Meta(ge=-MAX_ALPHA, le=MAX_ALPHA)]
+# Ways to begin, by PEFT's names, of which the base model's weights are changed too: without that the factors are wrong.
+_BASE_CHANGED = {
+    "pissa": "PiSSA",
+    "olora": "OLoRA",
+    "corda": "CorDA",
+    "loftq": "LoftQ",
+    "lora_ga": "LoRA-GA",
+}
 _WRAPPED = ("", "base_model.model.", "transformer.")  # what stands before the name that a layer has in its model
 _PATTERN = re.compile(r"(\^|\.\*\\?\.)?((?:[\w-]|\\?\.)+)\$?")
 
@@ -35,12 +43,22 @@ class Scaling:
             PEFT takes regular expressions: one that is more than this is refused, for it may run for ever.
         use_rslora: alpha is over the square root of the rank, not over the rank.
         use_dora: it is no plain LoRA.
+        init_lora_weights: how training began; some ways change the base model's weights.
+        r: the rank of most layers.
     """
 
     lora_alpha: Alpha | None = None
     alpha_pattern: dict[str, Alpha] | None = None
     use_rslora: bool = False
     use_dora: bool = False
+    init_lora_weights: bool | str | None = None
+    r: int | None = None
+
+    @property
+    def changes_base(self) -> str | None:
+        """Name the way of training that changed the base model's weights, which the file does not hold."""
+        begun = str(self.init_lora_weights).lower()
+        return next((name for word, name in _BASE_CHANGED.items() if begun.startswith(word)), None)
 
     def scale(self, path: str, rank: int) -> float:
         """Return the scale of a layer, given its name in the file. Raises `InputError` for a pattern that is not
@@ -68,11 +86,16 @@ class Scaling:
         return ends
 
 
-def read_scaling(path: Path, metadata: Mapping[str, str]) -> Scaling:
+def read_scaling(path: Path, metadata: Mapping[str, str], ranks: Collection[int]) -> Scaling:
     """Read what PEFT wrote of an adapter, in its file's header or beside it; with neither alpha is the rank.
 
+    A config beside a file of another name than PEFT's is its own if no other adapter lies there and the ranks agree.
+
+    Args:
+        ranks: of the file's layers.
+
     Raises:
-        ModelError: for what cannot be understood, and for a DoRA.
+        ModelError: for what cannot be understood, for a DoRA, and for one that changed the base model.
     """
     try:
         found = parse_json(_text(path, metadata), "it", dict[str, Any])
@@ -88,7 +111,14 @@ def read_scaling(path: Path, metadata: Mapping[str, str]) -> Scaling:
         raise ModelError(
             f"{path.name} is a DoRA by its config", "only plain LoRA can be played as it is", "choose a LoRA"
         )
-    return scaling
+    if scaling.changes_base:
+        raise ModelError(
+            f"{path.name} is a {scaling.changes_base} by its config (init_lora_weights {scaling.init_lora_weights!r})",
+            "its training changed the base model's weights too, and the file holds only the rest",
+            "have it converted to a LoRA: PEFT's save_pretrained does, with path_initial_model_for_weight_conversion",
+        )
+    renamed = path.name != PEFT_FILE and DIFFUSERS_METADATA not in metadata
+    return Scaling() if renamed and scaling.r is not None and scaling.r not in ranks else scaling
 
 
 def _text(path: Path, metadata: Mapping[str, str]) -> bytes | str:
@@ -97,4 +127,5 @@ def _text(path: Path, metadata: Mapping[str, str]) -> bytes | str:
             raise InputError(f"it has {len(text)} characters", f"at most {MAX_CONFIG} are read", "check the file")
         return text
     beside = path.with_name(PEFT_CONFIG)
-    return read_bytes(beside, MAX_CONFIG) if path.name == PEFT_FILE and os.path.lexists(beside) else "{}"
+    own = path.name == PEFT_FILE or [file.name for file in path.parent.glob("*.safetensors")] == [path.name]
+    return read_bytes(beside, MAX_CONFIG) if own and os.path.lexists(beside) else "{}"

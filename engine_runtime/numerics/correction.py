@@ -86,7 +86,7 @@ def corrected(x: Tensor, x0: Tensor, low: Tensor, high: Tensor, t: Tensor, wavel
 
     Args:
         x: state after the step, `[D, T, C]`.
-        x0: predicted clean latent that the step was taken toward, `[D, T, C]`.
+        x0: predicted clean latent, `[D, T, C]`: the network's own, or with a mask or target what the step goes to.
         low, high: `f_low` and `f_high`, a factor per coefficient, `[D, W, 1]`.
         t: sigma before the step, `[D, 1, 1]`.
         on: true where a slot is corrected, `[D, 1, 1]` bool; elsewhere `x` keeps its bits.

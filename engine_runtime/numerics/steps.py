@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-T_MIN = 1e-6  # below any step of a schedule; keeps a free slot's t = 0 out of the denominator
+_TINY = torch.finfo(torch.float32).tiny  # keeps a t of 0, as a free slot has, out of the denominator
 
 
 def start(noise: Tensor, source: Tensor | None, t0: float, share: Tensor | float | None = None) -> Tensor:
@@ -40,18 +40,26 @@ def clean(seen: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
 
 
 def toward(x0: Tensor, other: Tensor, share: Tensor, on: Tensor) -> Tensor:
-    """Compute `(1 - a) * x0 + a * other` where `on`: for x0 targets, and for the source under the sde solver."""
-    return torch.where(on, (1.0 - share) * x0 + share * other, x0)
+    """Compute `(1 - a) * x0 + a * other` where `on`: for x0 targets, and for the source under the sde solver.
 
-
-def velocity_to(x0: Tensor, x: Tensor, velocity: Tensor, t: Tensor, on: Tensor) -> Tensor:
-    """Compute `(x - x0) / t` where `on`: the velocity from the state to a prediction that was changed."""
-    return torch.where(on, (x - x0) / t.clamp_min(T_MIN), velocity)
+    Where both are the same, as in frames that a mask keeps, that is the value, bit for bit.
+    """
+    return torch.where(on & (x0 != other), (1.0 - share) * x0 + share * other, x0)
 
 
 def euler(x: Tensor, velocity: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
     """Compute `x += (t' - t) * v`, in place (Euler's method on dx/dt = v). A slot with `t' == t` keeps its bits."""
     return x.add_(velocity * (t_next - t))
+
+
+def euler_to(x: Tensor, x0: Tensor, velocity: Tensor, t: Tensor, t_next: Tensor, on: Tensor) -> Tensor:
+    """Compute `x0 + (t' / t) * (x - x0)` where `on`, Euler's step straight toward a prediction that was changed; else
+    `euler`, out of place.
+
+    The step to `t' = 0` gives the prediction bit for bit, whatever the sigma before it.
+    """
+    share = t_next / t.clamp_min(_TINY)
+    return torch.where(on, x0 + share * (x - x0), x + velocity * (t_next - t))
 
 
 def injected(x: Tensor, eps: Tensor, amount: Tensor, t_next: Tensor, on: Tensor) -> Tensor:

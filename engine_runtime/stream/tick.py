@@ -139,21 +139,24 @@ class Tick:
         if mask is not None:
             seen = steps.masked_input(x, mask, buffers["source"], buffers["noise"], s.t, s.masked > 0)
         fed = seen * buffers["channel_gain"] if "channel_gain" in on else seen
-        velocity = self._guided(self._decode(fed, features), features)
+        velocity = network = self._guided(self._decode(fed, features), features)
         if "velocity_scale" in on:
-            velocity = velocity * buffers["velocity_scale"]
+            velocity = network * buffers["velocity_scale"]
         if features.predicted:
             x0 = self._predicted(seen, velocity, mask, features)
+        if features.corrections:
+            own = self._pushed_from(seen, network, x0, features)  # before the step, which may be in place
         if "redirected" in on:
-            velocity = steps.velocity_to(x0, x, velocity, s.t, s.redirected > 0)
-        new = steps.euler(x, velocity, s.t, s.t_next)
+            new = steps.euler_to(x, x0, velocity, s.t, s.t_next, s.redirected > 0)
+        else:
+            new = steps.euler(x, velocity, s.t, s.t_next)
         if "ode_noise" in on:
             fresh = buffers.latents("eps")
             new = steps.injected(new, fresh, buffers["ode_noise"], s.t_next, self._acts("ode_noise"))
         if "renoised" in on:
             new = self._renoised(new, x0, features)
         for number in features.corrections:
-            new = self._corrected(new, x0, number)
+            new = self._corrected(new, own, number)
         if new is not x:
             x.copy_(new)
 
@@ -183,6 +186,14 @@ class Tick:
         if "sde" in features.on:
             goal = steps.toward(x0, buffers["source"], 1.0 - buffers["sde"], self._acts("sde"))
         return steps.renoised(x, goal, buffers.latents("eps"), s.t_next, s.renoised > 0)
+
+    def _pushed_from(self, seen: Tensor, network: Tensor, x0: Tensor, features: Features) -> Tensor:
+        """Return the prediction that corrections push away from: the network's own, before velocity scale, as in
+        ACE-Step 0.1.7; in slots with a mask or a target what these made of it, so that kept frames stay.
+        """
+        if "velocity_scale" not in features.on:
+            return x0
+        return torch.where(self.scalars.redirected > 0, x0, steps.clean(seen, network, self.scalars.t))
 
     def _corrected(self, x: Tensor, x0: Tensor, number: int) -> Tensor:
         """Apply one of the corrections to the slots that have it."""

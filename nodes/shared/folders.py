@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ...engine_runtime.constants import PRESETS
 from ...engine_runtime.errors import EngineBuildError, InputError, plain
+from ...engine_runtime.lora.scaling import PEFT_FILE
 from ...engine_runtime.trt.files.spec import FLAVORS, is_name
 from .comfy import HEADLESS
 
@@ -166,7 +167,8 @@ def adapter_names() -> list[str]:
 
 
 def adapter_path(name: str) -> Path:
-    """Find a LoRA file by its name in the adapter folders.
+    """Find a LoRA file by its name in the adapter folders; the name may also be that of the folder that PEFT wrote,
+    and have another system's separators.
 
     On the command line a path is accepted too. In ComfyUI it is not: the name comes from anyone who can reach the
     server.
@@ -174,9 +176,13 @@ def adapter_path(name: str) -> Path:
     Raises:
         InputError: where there is no such file.
     """
-    places = [root / name for root in roots(LORAS)] if HEADLESS or name in adapter_names() else []
+    spelled = dict.fromkeys((name, name.replace("\\", "/"), name.replace("/", "\\")))
+    names = [one for text in spelled for one in (text, f"{text}/{PEFT_FILE}", f"{text}\\{PEFT_FILE}")]
+    if not HEADLESS:
+        names = [one for one in names if one in set(adapter_names())]
+    places = [root / one for one in names for root in roots(LORAS)]
     if HEADLESS:
-        places.append(Path(os.path.expanduser(name)))
+        places += [Path(os.path.expanduser(one)) for one in names]
     found = next((place for place in places if os.path.isfile(place)), None)
     if found is None:
         raise InputError(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...engine_runtime.errors import AudioError, InputError
+from ...engine_runtime.errors import InputError
 from . import host, layout
 
 if TYPE_CHECKING:
@@ -120,22 +119,11 @@ def _stamp(path: Path) -> tuple[float, str]:
 
 
 def _audio(path: Path) -> Audio:
-    import soundfile
-    import torch
+    from ...engine_runtime.audio.read import read_audio
+    from ...engine_runtime.live.level import SAMPLE_RATE
 
-    from ...engine_runtime.files import open_file
-
-    try:
-        with os.fdopen(open_file(path), "rb") as raw, soundfile.SoundFile(raw) as file:
-            most = MAX_SECONDS * int(file.samplerate)
-            samples, rate = file.read(most + 1, dtype="float32", always_2d=True), int(file.samplerate)
-    except soundfile.SoundFileError as error:
-        raise AudioError(
-            f"{path} cannot be read as audio ({error})", "allowed is the FLAC file of a capture", "copy it again"
-        ) from None
-    if len(samples) > most:
-        raise AudioError(f"{path} is longer than {MAX_SECONDS} s", "a capture is at most 60 s", "load it as audio")
-    return layout.to_audio(torch.from_numpy(samples.T.copy())[None], rate)
+    samples, rate = read_audio(path, 2 * MAX_SECONDS * SAMPLE_RATE)
+    return layout.to_audio(samples[None], rate)
 
 
 def _latent(path: Path) -> Latent:

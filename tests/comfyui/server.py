@@ -18,8 +18,8 @@ TEST_NODES = Path(__file__).resolve().parent / "border_nodes"
 READY_SECONDS = 240
 
 # A few of ComfyUI's own requirements stand for all of them. find_spec is enough for these, and it is quick.
-COMFYUI_NEEDS = ("aiohttp", "alembic", "av", "comfyui_frontend_package", "sqlalchemy", "torch", "transformers", "yaml")
-PACK_NEEDS = ("platformdirs", "pywt", "safetensors", "scipy", "soundfile", "typer")
+COMFYUI_NEEDS = ("aiohttp", "alembic", "comfyui_frontend_package", "sqlalchemy", "torch", "transformers", "yaml")
+PACK_NEEDS = ("av", "platformdirs", "pywt", "safetensors", "scipy", "soundfile", "typer")
 
 # torchaudio is really imported: its native part refuses a torch built for another CUDA, and then ComfyUI cannot start.
 # diffusers is only looked at, for importing it takes longer than all the rest.

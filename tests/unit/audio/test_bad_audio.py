@@ -25,7 +25,7 @@ BAD = {
     "NaN": (with_one(ONES), 48_000, "NaN"),
     "infinite": (with_one(ONES[:1], math.inf), 44_100, "infinity"),
     "600.5 s": (torch.ones(1, 600_500), 1_000, "600.5 s"),
-    "6 channels": (torch.ones(6, 48_000), 48_000, "[6, 48000]"),
+    "7 channels": (torch.ones(7, 48_000), 48_000, "[7, 48000]"),
     "a batch": (torch.ones(2, 2, 48_000), 48_000, "[2, 2, 48000]"),
     "no channel axis": (ONES[0], 48_000, "[48000]"),
     "no rate": (ONES, 0, "0 Hz"),

@@ -7,11 +7,14 @@ import json
 import pytest
 import torch
 from ostinato.engine_runtime.engines.factors import BUCKETS, KINDS, Targets
-from ostinato.engine_runtime.errors import ModelError
+from ostinato.engine_runtime.errors import InputError, ModelError
 from ostinato.engine_runtime.lora.adapter import Adapter
+from ostinato.nodes import lora as lora_node
+from ostinato.nodes.shared import folders
 from safetensors.torch import save_file
 
 from ...adapters import dotted, flat, made_adapter, tensors_of, written
+from ..refusal import check_sentence
 
 
 @pytest.fixture(scope="module")
@@ -179,3 +182,94 @@ def test_targets_go_through_an_export_record(targets):
     record = json.loads(json.dumps(targets.as_record()))
     assert Targets.from_record(record) == targets and Targets.from_record(None) is None
     assert set(record["kinds"]) == set(KINDS) and BUCKETS == (8, 32, 128)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_factors_in_float8_are_what_they_say(targets, tmp_path, dtype):
+    tensors = {name: t.to(dtype) for name, t in tensors_of(targets, 4).items()}
+    save_file(tensors, tmp_path / "small.safetensors")
+    save_file({name: t.float() for name, t in tensors.items()}, tmp_path / "large.safetensors")
+    small, large = (Adapter.read(tmp_path / f"{size}.safetensors", targets) for size in ("small", "large"))
+    for place, (a, b, scale) in large.pairs.items():
+        assert torch.equal(small.pairs[place][0].float(), a) and torch.equal(small.pairs[place][1].float(), b)
+        assert small.pairs[place][2] == scale == 1
+    name = next(iter(tensors))
+    tensors[name].view(torch.uint8)[0, 0] = 0x7F  # NaN in either
+    save_file(tensors, tmp_path / "small.safetensors")
+    with pytest.raises(ModelError, match="not all finite"):
+        Adapter.read(tmp_path / "small.safetensors", targets)
+
+
+def scales_of(path, targets):
+    adapter = Adapter.read(path, targets)
+    return {scale for _, _, scale in adapter.pairs.values()}, adapter.note
+
+
+def test_the_config_beside_a_renamed_file_scales_it(targets, tmp_path, caplog):
+    path, config = written(tmp_path / "my_style.safetensors", targets, 4), tmp_path / "adapter_config.json"
+    scales, note = scales_of(path, targets)
+    assert scales == {1.0} and "my_style.safetensors: no alpha was found" in note and note in caplog.text
+    config.write_text(json.dumps({"r": 4, "lora_alpha": 8, "peft_type": "LORA"}))
+    assert scales_of(path, targets) == ({2.0}, "")
+    config.write_text(json.dumps({"r": 8, "lora_alpha": 8}))  # of another file
+    assert scales_of(path, targets) == ({1.0}, note)
+    config.write_text(json.dumps({"r": 4, "lora_alpha": 8}))
+    written(tmp_path / "other.safetensors", targets, 4)  # whose is it?
+    assert scales_of(path, targets) == ({1.0}, note)
+    written(tmp_path / "with_alpha.safetensors", targets, 4, alpha=2.0)
+    assert scales_of(tmp_path / "with_alpha.safetensors", targets) == ({0.5}, "")
+
+
+@pytest.mark.parametrize(
+    ("begun", "kind"),
+    [("pissa", "PiSSA"), ("pissa_niter_16", "PiSSA"), ("olora", "OLoRA"), ("corda", "CorDA"), ("loftq", "LoftQ")],
+)
+def test_what_changed_the_base_model_is_refused_by_name(targets, tmp_path, begun, kind):
+    """The product of their factors is no difference from the weights that everybody has."""
+    path, config = written(tmp_path / "adapter_model.safetensors", targets, 4), tmp_path / "adapter_config.json"
+    config.write_text(json.dumps({"r": 4, "lora_alpha": 4, "init_lora_weights": begun}))
+    with pytest.raises(ModelError, match=f"is a {kind} by its config") as caught:
+        Adapter.read(path, targets)
+    check_sentence(caught.value)
+    for plain in (True, "gaussian", "eva", None):
+        config.write_text(json.dumps({"r": 4, "lora_alpha": 4, "init_lora_weights": plain}))
+        assert scales_of(path, targets) == ({1.0}, "")
+    entry = json.dumps({"transformer.init_lora_weights": begun})
+    save_file(tensors_of(targets, 4), tmp_path / "d.safetensors", metadata={"lora_adapter_metadata": entry})
+    with pytest.raises(ModelError, match=f"is a {kind} by its config"):
+        Adapter.read(tmp_path / "d.safetensors", targets)
+
+
+@pytest.mark.parametrize("headless", [True, False])
+@pytest.mark.parametrize(
+    "name", ["sub/style", r"sub\style", r"sub\style\adapter_model.safetensors", r"sub\a.safetensors"]
+)
+def test_a_peft_folder_and_another_systems_separators(targets, tmp_path, monkeypatch, headless, name):
+    place = tmp_path / "models" / "loras" / "sub"
+    (place / "style").mkdir(parents=True)
+    written(place / "style" / "adapter_model.safetensors", targets, 4)
+    written(place / "a.safetensors", targets, 4)
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    listed = folders.adapter_names()
+    if not headless:
+        monkeypatch.setattr(folders, "HEADLESS", False)
+        monkeypatch.setattr(folders, "roots", lambda kind: [tmp_path / "models" / kind])
+        monkeypatch.setattr(folders, "adapter_names", lambda: listed)
+    wanted = (
+        place / "a.safetensors" if name.endswith("a.safetensors") else place / "style" / "adapter_model.safetensors"
+    )
+    assert folders.adapter_path(name) == wanted
+    if not headless:
+        with pytest.raises(InputError, match="is not there"):
+            folders.adapter_path(f"{place}/style")
+
+
+def test_the_node_shows_that_no_alpha_was_found(targets, tmp_path, monkeypatch):
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    (tmp_path / "models" / "loras").mkdir(parents=True)
+    shown = []
+    monkeypatch.setattr(lora_node.host, "show_text", lambda text, node_id: shown.append(text))
+    for alpha in (None, 4.0):
+        written(tmp_path / "models" / "loras" / "a.safetensors", targets, 4, alpha=alpha)
+        lora_node.Lora.execute("a.safetensors", 1.0)
+    assert "no alpha was found" in shown[0] and shown[1] == ""

@@ -19,7 +19,11 @@ KEPT = TIME * EPS + (1 - TIME) * OTHER
 # how it is computed, the formula, what a slot has where it is off
 FORMULAS = {
     "toward": (lambda: steps.toward(X0, OTHER, SHARE, ON), (1 - SHARE) * X0 + SHARE * OTHER, X0),
-    "velocity_to": (lambda: steps.velocity_to(X0, X, V, TIME, ON), (X - X0) / TIME, V),
+    "euler_to": (
+        lambda: steps.euler_to(X, X0, V, TIME, NEXT, ON),
+        X + (NEXT - TIME) * (X - X0) / TIME,
+        X + V * (NEXT - TIME),
+    ),
     "injected": (lambda: steps.injected(X, EPS, SHARE, NEXT, ON), X + NEXT * SHARE * EPS, X),
     "renoised": (lambda: steps.renoised(X, X0, EPS, NEXT, ON), NEXT * EPS + (1 - NEXT) * X0, X),
     "masked_input": (lambda: steps.masked_input(X, MASK, OTHER, EPS, TIME, ON), MASK * X + (1 - MASK) * KEPT, X),
@@ -45,9 +49,26 @@ def test_the_clean_prediction():
     assert torch.equal(steps.clean(X, V, torch.zeros(D, 1, 1)), X)
 
 
-def test_a_free_slot_at_sigma_0_divides_by_nothing():
-    made = steps.velocity_to(X0, X, V, torch.zeros(D, 1, 1), ON)
-    assert made.isfinite().all() and torch.equal(made[1], V[1])
+@pytest.mark.parametrize("t", [1.0, 0.1, 1e-6, 1e-7, 1e-20, 1e-38, 1e-44, 0.0])
+def test_the_last_step_ends_at_the_prediction_whatever_the_sigma(t):
+    made = steps.euler_to(X, X0, V, torch.full((D, 1, 1), t), torch.zeros(D, 1, 1), ON)
+    assert torch.equal(made[::2], X0[::2]) and torch.equal(made[1], X[1] + V[1] * -torch.tensor(t))
+
+
+@pytest.mark.parametrize("t", [1.0, 1e-5, 1e-7, 1e-30])
+def test_a_step_goes_its_share_of_the_way_whatever_the_sigma(t):
+    at = torch.full((D, 1, 1), t)
+    torch.testing.assert_close(steps.euler_to(X, X0, V, at, 0.25 * at, ON)[::2], (0.25 * X + 0.75 * X0)[::2])
+
+
+def test_a_step_that_is_redirected_leaves_the_bits_of_the_others():
+    plain = steps.euler(X.clone(), V, TIME, NEXT)
+    assert torch.equal(steps.euler_to(X, X0, V, TIME, NEXT, ON)[1], plain[1])
+
+
+def test_what_is_the_same_stays_the_same_at_any_share():
+    assert torch.equal(steps.toward(X0, X0.clone(), SHARE, ON), X0)
+    assert torch.equal(steps.toward(X0, OTHER, torch.ones(D, T, 1), ON)[::2], OTHER[::2])
 
 
 @pytest.mark.parametrize(("strength", "want"), [(1.0, MASK), (0.0, torch.ones(D, T, C)), (0.25, MASK / 4 + 0.75)])

@@ -108,11 +108,60 @@ def test_haar_bands_by_hand(mode):
     np.testing.assert_allclose(got - x, np.repeat(want[:, None], 64, 1), atol=1e-12)
 
 
-def test_a_target_at_full_strength_is_reached():
-    """And a mask that keeps all is its source, whatever is between."""
+ENDS = {
+    "three steps": Sampling(3),
+    "sde": Sampling(3, solver="sde"),
+    **{
+        f"200 steps, shift {shift:g}, denoise {d:g}": Sampling(200, shift, d)
+        for shift in (0.01, 1.0)
+        for d in (1.0, 1e-4)
+    },
+}
+TINY = (1.0, 1e-5, 1e-7, 1e-12, 1e-30, 1e-39, 1e-44, 0.0)
+
+
+@pytest.mark.parametrize("name", [*ENDS, "explicit"])
+def test_a_target_at_full_strength_is_reached(name):
+    """Bit for bit, and a mask that keeps all is its source, whatever is between and however small the last sigma."""
     target, source = drawn(1, 7, 64), drawn(2, 7, 64)
-    aim = Request(made_up(1, 7), Sampling(3), Guidance(3.0, mode="self"), target=Target(target))
-    keep = Request(made_up(1, 7), Sampling(3), source=source, mask=torch.zeros(7, 64))
+    sampling, schedule = ENDS.get(name, Sampling(len(TINY) - 1)), TINY if name == "explicit" else None
+    common = {"sampling": sampling, "schedule": schedule, "source": source}
+    aim = Request(made_up(1, 7), guidance=Guidance(3.0, mode="self"), target=Target(target), **common)
+    keep = Request(made_up(1, 7), mask=torch.zeros(7, 64), **common)
     got = play(StandIn(), [aim, keep], Knobs(target_strength=1.0))
-    torch.testing.assert_close(got[0], target, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(got[1], source, atol=1e-5, rtol=1e-5)
+    assert torch.equal(got[0], target) and torch.equal(got[1], source)
+
+
+KEEPS = {
+    "plain": {},
+    "DCW": {"dcw": True, "dcw_low": 0.4, "dcw_high": 0.3, "dcw_wavelet": "db4"},
+    "DCW, pix": {"dcw": True, "dcw_mode": "pix", "dcw_low": 0.4},
+    "velocity scale": {"velocity_scale": 0.7, "dcw": True},
+    "noise": {"ode_noise": 0.5},
+    "source under sde": {"sde": 0.3},
+    "channel gain": {"channel_gain": torch.linspace(0.5, 1.5, 64)},
+}
+
+
+@pytest.mark.parametrize("solver", ["ode", "sde"])
+@pytest.mark.parametrize("what", KEEPS)
+def test_frames_that_a_mask_keeps_return_bit_for_bit(what, solver):
+    source, mask = drawn(2, 20, 64), torch.ones(20, 64)
+    mask[4:9], mask[9:12] = 0.0, 0.5
+    request = Request(made_up(1, 20), Sampling(8, solver=solver, seed=4), source=source, mask=mask)
+    beside = Request(made_up(2, 20), Sampling(8, seed=5))
+    got = play(StandIn(), [request, beside], Knobs(**KEEPS[what]))[0]
+    assert torch.equal(got[4:9], source[4:9])
+    assert (got[:4] - source[:4]).abs().min(dim=1).values.max() > 0 and (got[9:12] - source[9:12]).abs().max() > 0.01
+
+
+def test_dcw_pushes_away_from_what_the_network_said():
+    """With velocity scale the step goes elsewhere than the network's own prediction; as in ACE-Step, this counts."""
+    request = Request(made_up(1, 7), Sampling(1, seed=3))
+    scaled = play(StandIn(), [request], Knobs(velocity_scale=0.5))[0]
+    again = Request(made_up(1, 7), Sampling(1, seed=3))
+    own = play(StandIn(), [again], Knobs())[0]  # one step from sigma 1 ends at the prediction
+    last = Request(made_up(1, 7), Sampling(1, seed=3))
+    got = play(StandIn(), [last], Knobs(velocity_scale=0.5, dcw=True, dcw_mode="pix", dcw_low=0.4))[0]
+    torch.testing.assert_close(got, scaled + 0.4 * (scaled - own), atol=1e-5, rtol=1e-5)
+    assert (scaled - own).abs().max() > 0.1
