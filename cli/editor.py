@@ -1,15 +1,14 @@
 """Reads the editor's workflow JSON: widget values by position, links by number, and nodes that exist only in the
 editor.
 
-A link is followed to the node that makes the value: through reroutes, bypassed nodes, primitives and the two boundaries
-of a subgraph (its inputs are slots of node -10, its outputs slots of node -20). Nodes inside subgraph node 5 get ids
-like "5:2", as in ComfyUI's own API export.
+A link is followed to the node that makes the value, as the editor does where it exports the API form (`graphToPrompt`
+and `ExecutableNodeDTO` of frontend 1.58): through reroutes, bypassed nodes and the two boundaries of a subgraph. Nodes
+inside subgraph node 5 get ids like "5:2", as in that export.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from .graph import (
@@ -18,6 +17,7 @@ from .graph import (
     Link,
     Node,
     NodeType,
+    Place,
     WorkflowError,
     check_input_name,
     control_widgets,
@@ -26,20 +26,14 @@ from .graph import (
     typed,
     widget_default,
 )
-from .schema import EditorNode, EditorWorkflow, Input, Subgraph
+from .schema import EditorNode, EditorWorkflow
+from .sheets import PRIMITIVE, SUBGRAPH_INPUT, Constant, Port, Scope, Sheet, Sheets
 
 NEVER, BYPASS = 2, 4  # node modes
+REROUTES = ("Reroute", "Reroute (rgthree)")
 NOTES = ("Note", "MarkdownNote")
-REROUTE, PRIMITIVE = "Reroute", "PrimitiveNode"
-SUBGRAPH_INPUT, SUBGRAPH_OUTPUT = "-10", "-20"
+GROUP_NODE = ("workflow>", "workflow/")  # how the types of group nodes begin
 CONTROLS = (None, "fixed", "increment", "decrement", "randomize", "increment-wrap")
-MAX_DEPTH = 32  # nested subgraphs
-MAX_PARTS = 100_000  # nodes, links, sockets and values, a subgraph per use; the examples have about 300
-
-
-@dataclass(frozen=True)
-class Constant:
-    value: Any
 
 
 @dataclass(frozen=True)
@@ -50,138 +44,102 @@ class Muted:
 Source = Link | Constant | Muted | None  # None where nothing is connected
 
 
-class Sheet:
-    """The content of a graph or a subgraph, indexed by name and number.
-
-    Attributes:
-        origins: origin node and slot of each link.
-        results: origin node and slot of each of a subgraph's outputs.
-        parts: its nodes, links, sockets and values, counted.
-    """
-
-    def __init__(self, graph: EditorWorkflow | Subgraph) -> None:
-        links = [(link, (str(link.origin_id), link.origin_slot)) for link in graph.links or []]
-        self.nodes = {str(node.id): node for node in graph.nodes}
-        self.origins = {link.id: origin for link, origin in links}
-        self.results = {link.target_slot: origin for link, origin in links if str(link.target_id) == SUBGRAPH_OUTPUT}
-        self.inputs = [put.name for put in graph.inputs or []] if isinstance(graph, Subgraph) else []
-        self.parts = len(links) + len(self.inputs) + sum(node.parts for node in graph.nodes)
-
-
-@dataclass(eq=False)
-class Scope:
-    """The root graph, or one use of a subgraph.
-
-    Attributes:
-        used_by: the scope around a subgraph, and the node there that uses it; None for the root graph.
-        promoted: values of widgets that are kept on that node, by inner node (or "-1") and widget.
-        children: the subgraphs used inside it, by the node that uses them.
-    """
-
-    sheet: Sheet
-    prefix: str = ""
-    used_by: tuple[Scope, EditorNode] | None = None
-    promoted: dict[str, dict[str, Any]] = field(default_factory=dict)
-    children: dict[str, Scope] = field(default_factory=dict)
-
-
 @dataclass(frozen=True)
 class _Wire:
-    """A link that is being followed: number `number` of a scope."""
+    """A link that is being followed: number `number` of a scope, into an input of type `kind`."""
 
     scope: Scope
     number: int | str
+    kind: str
 
 
 @dataclass(frozen=True)
 class _Socket:
-    """A node's output that is being followed."""
+    """A node's output that is being followed, for an input of type `kind`."""
 
     scope: Scope
     origin: str
     slot: int
+    kind: str
 
 
 def parse_editor(data: dict[str, Any], types: Catalogue) -> Graph:
     """Convert the editor's form into a graph.
 
     Raises:
-        WorkflowError: for a file that is damaged or too large, and for nodes that cannot be used.
+        WorkflowError: for a file that is damaged or too large, and for output nodes that cannot be used.
     """
-    workflow = typed(data, EditorWorkflow, "the workflow")
-    reader = _Reader(workflow, types)
-    reader.convert(reader.unpack(Sheet(workflow)))
+    reader = _Reader(Sheets(typed(data, EditorWorkflow, "the workflow"), types), types)
+    reader.convert(reader.sheets.unpack())
     return reader.graph
 
 
 class _Reader:
-    def __init__(self, workflow: EditorWorkflow, types: Catalogue) -> None:
-        subgraphs = (workflow.definitions and workflow.definitions.subgraphs) or []
-        self.sheets = {subgraph.id: Sheet(subgraph) for subgraph in subgraphs}
-        self.types = types
+    def __init__(self, sheets: Sheets, types: Catalogue) -> None:
+        self.sheets, self.types = sheets, types
         self.graph = Graph()
-        self.parts = 0
         self.sources: dict[_Wire | _Socket, Source] = {}  # sources found so far
-
-    def unpack(
-        self, sheet: Sheet, prefix: str = "", used_by: tuple[Scope, EditorNode] | None = None, depth: int = 0
-    ) -> Scope:
-        """Make the scope of a graph and, recursively, of the subgraphs used in it.
-
-        Raises:
-            WorkflowError: for too deep a nesting, or more than `MAX_PARTS` parts.
-        """
-        self.parts += sheet.parts
-        if depth > MAX_DEPTH:
-            raise WorkflowError(
-                f"subgraphs are nested deeper than {MAX_DEPTH} levels",
-                "a subgraph must not contain itself",
-                "unpack it in ComfyUI",
-            )
-        if self.parts > MAX_PARTS:
-            raise WorkflowError(
-                f"the workflow has more than {MAX_PARTS} nodes, links and values",
-                "subgraphs count as often as they are used",
-                "remove what is not needed",
-            )
-        scope = Scope(sheet, prefix, used_by, _promoted(used_by[1]) if used_by else {})
-        for node_id, node in sheet.nodes.items():
-            inner = self.sheets.get(node.type)
-            if inner is not None:
-                scope.children[node_id] = self.unpack(inner, f"{prefix}{node_id}:", (scope, node), depth + 1)
-        return scope
 
     def convert(self, scope: Scope) -> None:
         for node_id, raw in scope.sheet.nodes.items():
-            if raw.mode in (NEVER, BYPASS) or raw.type in (*NOTES, REROUTE, PRIMITIVE):
-                continue
+            off = raw.mode in (NEVER, BYPASS)
             if node_id in scope.children:
-                self.convert(scope.children[node_id])
-                continue
-            full_id = scope.prefix + node_id
+                # as the editor's export: the mode of a subgraph inside a subgraph is not looked at
+                if not off or scope.used_by is not None:
+                    self.convert(scope.children[node_id])
+            elif not off and raw.type not in (*NOTES, *REROUTES, PRIMITIVE):
+                self._convert(scope, node_id, raw)
+
+    def _convert(self, scope: Scope, node_id: str, raw: EditorNode) -> None:
+        """Convert a node; what is wrong with it is kept for the case that an output needs it."""
+        full_id = scope.prefix + node_id
+        if raw.type.startswith(GROUP_NODE):
+            raise WorkflowError(
+                f"{Node(full_id, raw.type, raw.title or raw.type).name} is a group node",
+                "allowed are subgraphs, which have taken their place",
+                "open the workflow in ComfyUI, convert the group node to a subgraph and save it again",
+            )
+        try:
             node_type = known_type(self.types, full_id, raw.type, raw.title)
             node = Node(full_id, raw.type, raw.title or node_type.title)
             node.inputs = _widget_values(node, node_type, raw)
-            kept = scope.promoted.get(node_id, {})
-            node.inputs |= {name: value for name, value in kept.items() if name in node.inputs}
             self._connect(node, node_type, raw, scope)
             self.graph.nodes[full_id] = node
+        except WorkflowError as error:
+            if raw.inputs or raw.outputs:  # what has neither is a label or the like
+                self.graph.set_aside(full_id, raw.type, error, self.types)
 
     def _connect(self, node: Node, node_type: NodeType, raw: EditorNode, scope: Scope) -> None:
-        for socket in raw.inputs or []:
-            if socket.link is None:
+        for port in self.sheets.ports(scope.sheet, raw):
+            held = scope.promoted.get((str(raw.id), port.name))
+            if held is None and port.link is None or not check_input_name(node, node_type, port.name):
                 continue
-            name = socket.widget.name if socket.widget else socket.name
-            if not check_input_name(node, node_type, name):
-                continue
-            source = self._follow(_Wire(scope, socket.link))
+            spec = node_type.input(port.name)
+            widget = spec is not None and is_widget(spec)
+            source: Source = held if widget else None
+            if source is None and port.link is not None:
+                primitive = self._primitive(scope, port.link) if widget else None
+                source = primitive or self._follow(_Wire(scope, port.link, _kind(port.type)))
             if isinstance(source, Muted):
-                node.inputs.pop(name, None)
-                node.muted[name] = source.title
+                node.muted[port.name] = source.title
             elif isinstance(source, Constant):
-                node.inputs[name] = source.value
+                if source.value is not None:
+                    node.inputs[port.name] = source.value
+                if source.place is not None:
+                    node.places[port.name] = source.place
             elif isinstance(source, Link):
-                node.inputs[name] = source
+                node.inputs[port.name] = source
+
+    def _primitive(self, scope: Scope, number: int | str) -> Constant | None:
+        """Return the value of the primitive that a widget is linked to; the editor copies it to none but these."""
+        raw = scope.sheet.nodes.get(str(scope.sheet.links[number].origin_id))
+        if raw is None or raw.type != PRIMITIVE:
+            return None
+        held = scope.promoted.get((str(raw.id), ""))
+        if held is not None and held.value is not None:
+            return held
+        value = raw.values[0] if raw.values else None
+        return Constant(value, Place(scope.sheet.key, str(raw.id), 0))
 
     def _follow(self, wire: _Wire) -> Source:
         """Find what is at the other end of a link. Results are cached: thousands of links may pass the same reroutes.
@@ -199,20 +157,106 @@ class _Reader:
                     "remove one of the links",
                 )
             passed[at] = None
-            at = _step(at)
+            at = self._step(at)
         source = self.sources[at] if isinstance(at, _Wire | _Socket) else at
         self.sources.update(dict.fromkeys(passed, source))
         return source
 
+    def _step(self, at: _Wire | _Socket) -> Source | _Wire | _Socket:
+        """Go one step towards the source."""
+        scope = at.scope
+        if isinstance(at, _Wire):
+            link = scope.sheet.links[at.number]
+            origin = str(link.origin_id)
+            if origin == SUBGRAPH_INPUT and scope.used_by is not None:
+                return self._leave(scope, *scope.used_by, link.origin_slot)
+            return _Socket(scope, origin, link.origin_slot, at.kind)
+        raw = scope.sheet.nodes.get(at.origin)
+        if raw is None or raw.type == PRIMITIVE:
+            return None
+        if raw.mode == NEVER:
+            return Muted(raw.title or raw.type)
+        ports = self.sheets.ports(scope.sheet, raw)
+        if raw.mode == BYPASS:
+            slot = self._bypass(ports, raw, at)
+            return None if slot is None else _next(scope, ports[slot], _kind(ports[slot].type))
+        if raw.type in REROUTES:
+            return _next(scope, ports[0], at.kind) if ports else None
+        if at.origin in scope.children:
+            child = scope.children[at.origin]
+            origin, slot = child.sheet.results.get(at.slot, ("", 0))
+            if origin == SUBGRAPH_INPUT:
+                return self._leave(child, scope, raw, slot)
+            return _Socket(child, origin, slot, at.kind)
+        return Link(scope.prefix + at.origin, at.slot)
 
-def _promoted(instance: EditorNode) -> dict[str, dict[str, Any]]:
-    """Return the widget values kept on a subgraph node; "proxyWidgets" names their owners. Null means the inner
-    value."""
-    found: dict[str, dict[str, Any]] = defaultdict(dict)
-    for proxy, value in zip(instance.proxies, instance.values, strict=False):
-        if value is not None:
-            found[str(proxy.node)][proxy.widget] = value
-    return found
+    def _leave(self, scope: Scope, outer: Scope, instance: EditorNode, slot: int) -> Source | _Wire:
+        """Go out of a subgraph, to what is linked to an input of its node or to the value that it holds for it."""
+        ports = self.sheets.ports(outer.sheet, instance)
+        if not 0 <= slot < len(ports):
+            return None
+        return _next(outer, ports[slot], _kind(ports[slot].type)) or self._held(scope, slot)
+
+    def _held(self, scope: Scope, slot: int) -> Constant | None:
+        """Return the value of a subgraph's input that nothing is linked to: what its node holds, else that of the first
+        widget that it leads to."""
+        while True:
+            held = scope.held.get(slot)
+            target = self.sheets.target(scope.sheet, slot)
+            if held is not None and held.value is not None or target is None:
+                return held
+            inner, name = target
+            if inner not in scope.children:
+                return _own(scope.sheet, scope.sheet.nodes[inner], name, self.types)
+            scope = scope.children[inner]
+            slot = scope.sheet.names[name]
+
+    def _bypass(self, ports: list[Port], raw: EditorNode, at: _Socket) -> int | None:
+        """Return the input that a bypassed node hands on: the one beside the output if it fits the output and what is
+        wanted, else one of exactly the wanted type, else the first that fits both."""
+        made = self._made(raw, at.slot)
+        if not ports or made is None:
+            return None
+        if at.kind in ("*", ""):
+            return at.slot if at.slot < len(ports) else 0
+        fits = [_fit(_kind(port.type), made) and _fit(_kind(port.type), at.kind) for port in ports]
+        if at.slot < len(ports) and fits[at.slot]:
+            return at.slot
+        exact = (slot for slot, port in enumerate(ports) if _kind(port.type) == at.kind)
+        return next(exact, fits.index(True) if True in fits else None)
+
+    def _made(self, raw: EditorNode, slot: int) -> str | None:
+        """Return the type of a node's output."""
+        kinds: list[Any] = [output.type for output in raw.outputs or []]
+        if raw.type in self.sheets.subgraphs:
+            kinds = [output.type for output in self.sheets.subgraphs[raw.type].outputs]
+        elif raw.type in self.types:
+            kinds = [output.get_io_type() for output in self.types[raw.type].schema.outputs]
+        return _kind(kinds[slot]) if 0 <= slot < len(kinds) else None
+
+
+def _own(sheet: Sheet, raw: EditorNode, name: str, types: Catalogue) -> Constant | None:
+    """Return the value that a node has for a widget of its own."""
+    if raw.type not in types or not isinstance(raw.widgets_values, list):
+        return None
+    at, filled = value_place(types[raw.type], raw.values, name)
+    return Constant(filled[at], Place(sheet.key, str(raw.id), at))
+
+
+def _next(scope: Scope, port: Port, kind: str) -> _Wire | None:
+    return None if port.link is None else _Wire(scope, port.link, kind)
+
+
+def _kind(kind: Any) -> str:
+    """Return a socket's type as text; some packs' are lists or numbers."""
+    return ",".join(map(str, kind)) if isinstance(kind, list) else "*" if kind in (None, 0) else str(kind)
+
+
+def _fit(a: str, b: str) -> bool:
+    """Return whether the editor lets sockets be connected: types may be unions like "INT,FLOAT", "*" is anything."""
+    if "*" in (a, b) or "" in (a, b):
+        return True
+    return not {kind.lower() for kind in a.split(",")}.isdisjoint(kind.lower() for kind in b.split(","))
 
 
 def _widget_values(node: Node, node_type: NodeType, raw: EditorNode) -> dict[str, Any]:
@@ -269,50 +313,3 @@ def _by_position(node: Node, node_type: NodeType, widgets: list[Any], values: li
             "update Ostinato, or open the workflow in ComfyUI, check the node and save it again",
         )
     return given
-
-
-def _step(at: _Wire | _Socket) -> Source | _Wire | _Socket:
-    """Go one step towards the source."""
-    scope = at.scope
-    if isinstance(at, _Wire):
-        return _Socket(scope, *scope.sheet.origins[at.number]) if at.number in scope.sheet.origins else None
-    if at.origin == SUBGRAPH_INPUT and scope.used_by is not None:
-        return _leave_subgraph(scope, *scope.used_by, at.slot)
-    raw = scope.sheet.nodes.get(at.origin)
-    if raw is None:
-        return None
-    if raw.mode == NEVER:
-        return Muted(raw.title or raw.type)
-    if raw.type == REROUTE:
-        return _next(scope, raw.inputs[0] if raw.inputs else None)
-    if raw.mode == BYPASS:
-        return _next(scope, _bypass_input(raw, at.slot))
-    if raw.type == PRIMITIVE:
-        return Constant(raw.values[0]) if raw.values else None
-    if at.origin in scope.children:
-        child = scope.children[at.origin]
-        return _Socket(child, *child.sheet.results[at.slot]) if at.slot in child.sheet.results else None
-    return Link(scope.prefix + at.origin, at.slot)
-
-
-def _next(scope: Scope, socket: Input | None) -> _Wire | None:
-    return None if socket is None or socket.link is None else _Wire(scope, socket.link)
-
-
-def _leave_subgraph(scope: Scope, outer: Scope, instance: EditorNode, slot: int) -> Source | _Wire:
-    if not 0 <= slot < len(scope.sheet.inputs):
-        return None
-    name = scope.sheet.inputs[slot]
-    wire = _next(outer, next((s for s in instance.inputs or [] if s.name == name), None))
-    kept = scope.promoted.get("-1", {})
-    return wire or (Constant(kept[name]) if name in kept else None)
-
-
-def _bypass_input(raw: EditorNode, slot: int) -> Input | None:
-    """Return the input that a bypassed node passes on: the one at the output's position if the types agree, else the
-    first."""
-    inputs, outputs = raw.inputs or [], raw.outputs or []
-    if not 0 <= slot < len(outputs):
-        return None
-    beside = inputs[slot : slot + 1]
-    return next((i for i in [*beside, *inputs] if i.type == outputs[slot].type), None)

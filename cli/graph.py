@@ -35,6 +35,15 @@ class Link:
     slot: int
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where the editor's file keeps a value: number `at` of a node, of subgraph `sheet` or ("") of the workflow."""
+
+    sheet: str
+    node: str
+    at: int
+
+
 @dataclass
 class Node:
     """A node of the graph.
@@ -42,6 +51,7 @@ class Node:
     Attributes:
         inputs: a Link or a constant by input name.
         muted: the title of the muted node that an input is linked to, by input name.
+        places: where the file keeps a constant that is none of the node's own values, by input name.
     """
 
     id: str
@@ -49,6 +59,7 @@ class Node:
     title: str
     inputs: dict[str, Any] = field(default_factory=dict)
     muted: dict[str, str] = field(default_factory=dict)
+    places: dict[str, Place] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -62,7 +73,20 @@ class Node:
 
 @dataclass
 class Graph:
+    """Nodes by id.
+
+    Attributes:
+        faults: what is wrong with nodes that cannot be run, by id; it counts where an output needs one.
+    """
+
     nodes: dict[str, Node] = field(default_factory=dict)
+    faults: dict[str, WorkflowError] = field(default_factory=dict, compare=False)
+
+    def set_aside(self, node: str, class_type: str, error: WorkflowError, types: Catalogue) -> None:
+        """Keep what is wrong with a node for the case that an output needs it; raise it if the node is an output."""
+        if class_type in types and types[class_type].schema.is_output_node:
+            raise error
+        self.faults[node] = error
 
     def to_api(self) -> dict[str, Any]:
         """Return the API form, which nodes read as `cls.hidden.prompt`."""

@@ -8,7 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import msgspec
 from msgspec import Meta, Struct, field
+
+from ..engine_runtime.errors import InputError
+from ..engine_runtime.files import parse_json
 
 Id = int | Annotated[str, Meta(max_length=100)]
 MAX_SOCKETS = 1000  # of one node
@@ -43,15 +47,23 @@ class Output(Struct):
     type: Any = None
 
 
+class Slot(Struct):
+    """An input or output of a subgraph."""
+
+    name: str
+    type: Any = None
+
+
 class Proxy(Struct, array_like=True):
-    """A widget that a subgraph node shows: `[inner node or "-1", widget]`."""
+    """A widget that a subgraph node shows: `[inner node or "-1", widget, node further inside]`."""
 
     node: Id
     widget: str
+    source: Id | None = None
 
 
 class Properties(Struct):
-    proxyWidgets: list[Proxy] | None = None
+    proxyWidgets: Any = None
 
 
 class EditorNode(Struct):
@@ -70,13 +82,27 @@ class EditorNode(Struct):
         return self.widgets_values if isinstance(self.widgets_values, list) else []
 
     @property
-    def proxies(self) -> list[Proxy]:
-        return (self.properties and self.properties.proxyWidgets) or []
+    def proxies(self) -> list[Proxy | None]:
+        """Return the widgets that a subgraph node shows, from a list or its JSON; None in the place of what is none."""
+        found = self.properties and self.properties.proxyWidgets
+        if isinstance(found, str):
+            try:
+                found = parse_json(found, "proxyWidgets")
+            except InputError:
+                return []
+        return [_proxy(entry) for entry in found] if isinstance(found, list) else []
 
     @property
     def parts(self) -> int:
         """Count the node's sockets and values, and itself."""
         return 1 + sum(len(many or ()) for many in (self.inputs, self.outputs, self.widgets_values, self.proxies))
+
+
+def _proxy(entry: Any) -> Proxy | None:
+    try:
+        return msgspec.convert(entry, Proxy)
+    except msgspec.ValidationError:
+        return None
 
 
 class ListedLink(Struct, array_like=True):
@@ -102,9 +128,11 @@ class Link:
 
 class Subgraph(Struct):
     id: str
-    nodes: list[EditorNode]
-    links: list[ListedLink | Link] | None = None
-    inputs: list[Named] | None = None
+    nodes: list[EditorNode | None]
+    links: list[Any] | None = None
+    inputs: list[Slot] | None = None
+    outputs: list[Slot] | None = None
+    definitions: Definitions | None = None
 
 
 class Definitions(Struct):
@@ -112,6 +140,6 @@ class Definitions(Struct):
 
 
 class EditorWorkflow(Struct):
-    nodes: list[EditorNode]
-    links: list[ListedLink | Link] | None = None
+    nodes: list[EditorNode | None]
+    links: list[Any] | None = None
     definitions: Definitions | None = None

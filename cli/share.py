@@ -16,13 +16,11 @@ from ..engine_runtime.errors import InputError
 from ..engine_runtime.serve.messages import Settings
 from ..nodes.shared.live_graph import SESSION
 from ..nodes.shared.live_score import LIVE
-from .editor import PRIMITIVE, SUBGRAPH_INPUT, value_place
-from .graph import Catalogue, WorkflowError
-from .schema import EditorNode
-from .workflow import parse
+from .editor import value_place
+from .graph import Catalogue, Node, WorkflowError
+from .workflow import parse, prompt_of
 
 PROPERTY = "ostinato"
-Chain = list[tuple[dict[str, Any], dict[str, Any] | None]]  # sheets, and the node that uses each in the one before
 
 
 def read_settings(data: dict[str, Any]) -> Settings:
@@ -58,7 +56,7 @@ def write_workflow(
     before = parse(data, types)
     for (node, name), value in values.items():
         if node in before.nodes and before.nodes[node].inputs.get(name) != value:
-            _set(made, types, node, name, value)
+            _set(made, types, before.nodes[node], name, value)
     after = parse(made, types)
     lost = [
         f"{name} of node {node}"
@@ -91,78 +89,52 @@ def _holder(data: dict[str, Any], make: bool = False) -> dict[str, Any]:
     if isinstance(data.get("nodes"), list):
         live = next((node for node in _raw_nodes(data) if node.get("type") == LIVE), None)
         return inner(data, "extra") if live is None else inner(live, "properties")
-    prompt = data["prompt"] if isinstance(data.get("prompt"), dict) else data
-    nodes = [node for node in prompt.values() if isinstance(node, dict)]
+    nodes = [node for node in prompt_of(data).values() if isinstance(node, dict)]
     live = next((node for node in nodes if node.get("class_type") == LIVE), next(iter(nodes), {}))
     return inner(live, "_meta")
 
 
 def _raw_nodes(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    sheets = [data, *((data.get("definitions") or {}).get("subgraphs") or [])]
-    for sheet in sheets:
+    for sheet in (data, *_subgraphs(data)):
         yield from (node for node in sheet.get("nodes") or [] if isinstance(node, dict))
 
 
-def _set(data: dict[str, Any], types: Catalogue, path: str, name: str, value: Any) -> None:
+def _subgraphs(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for subgraph in (data.get("definitions") or {}).get("subgraphs") or []:
+        yield subgraph
+        yield from _subgraphs(subgraph)
+
+
+def _set(data: dict[str, Any], types: Catalogue, node: Node, name: str, value: Any) -> None:
     """Write one value where the file has it; what cannot be found is left, and noticed when the file is read again."""
     if not isinstance(data.get("nodes"), list):
-        prompt = data["prompt"] if isinstance(data.get("prompt"), dict) else data
-        prompt[path]["inputs"][name] = {"__value__": value} if isinstance(value, list) else value
+        prompt = prompt_of(data)
+        prompt[node.id]["inputs"][name] = {"__value__": value} if isinstance(value, list) else value
         return
-    *outer, last = path.split(":")
-    subgraphs = {one["id"]: one for one in (data.get("definitions") or {}).get("subgraphs") or []}
-    chain: Chain = [(data, None)]
+    place = node.places.get(name)
+    if place is not None:
+        values = _node(data, place.sheet, place.node).setdefault("widgets_values", [])
+        if isinstance(values, list) and place.at <= len(values):
+            values[place.at : place.at + 1] = [value]
+            return
+    *outer, last = node.id.split(":")
+    sheet = ""
     for part in outer:
-        used_by = _node(chain[-1][0], part)
-        chain.append((subgraphs[used_by["type"]], used_by))
-    sheet, user = chain[-1]
-    node = _node(sheet, last)
-    linked = next((s for s in node.get("inputs") or [] if _socket_name(s) == name and s.get("link") is not None), None)
-    if linked is not None:
-        _set_source(chain, linked["link"], value)
-        return
-    if user is not None and _set_promoted(user, last, name, value):
-        return
-    kept = node.get("widgets_values")
+        sheet = _node(data, sheet, part)["type"]
+    own = _node(data, sheet, last)
+    kept = own.get("widgets_values")
     if isinstance(kept, dict):
         kept[name] = value
         return
-    kept = node["widgets_values"] = kept or []
-    at, filled = value_place(types[node["type"]], msgspec.convert(node, EditorNode).values, name)
+    kept = own["widgets_values"] = kept or []
+    at, filled = value_place(types[own["type"]], kept, name)
     kept += filled[len(kept) :]
     kept[at] = value
 
 
-def _set_promoted(user: dict[str, Any], inner: str, name: str, value: Any) -> bool:
-    """Set a widget that a subgraph's node shows; returns false where it does not show it."""
-    raw = msgspec.convert(user, EditorNode)
-    for at, proxy in enumerate(raw.proxies):
-        if (str(proxy.node), proxy.widget) == (inner, name) and at < len(raw.values):
-            user["widgets_values"][at] = value
-            return True
-    return False
-
-
-def _set_source(chain: Chain, link: Any, value: Any) -> None:
-    """Set what a widget is linked to: a primitive, or a widget of the subgraph's node."""
-    sheet, user = chain[-1]
-    ends = [(e["id"], e["origin_id"], e["origin_slot"]) if isinstance(e, dict) else e[:3] for e in sheet["links"]]
-    origin, slot = next(((str(origin), slot) for number, origin, slot in ends if number == link), ("", 0))
-    if origin == SUBGRAPH_INPUT and user is not None:
-        name = sheet["inputs"][slot]["name"]
-        outer = next((s for s in user.get("inputs") or [] if s["name"] == name and s.get("link") is not None), None)
-        if outer is None:
-            _set_promoted(user, "-1", name, value)
-        else:
-            _set_source(chain[:-1], outer["link"], value)
-    elif (node := _node(sheet, origin))["type"] == PRIMITIVE and node.get("widgets_values"):
-        node["widgets_values"][0] = value
-
-
-def _socket_name(socket: dict[str, Any]) -> str:
-    widget = socket.get("widget")
-    return widget["name"] if isinstance(widget, dict) else socket["name"]
-
-
-def _node(sheet: dict[str, Any], number: str) -> dict[str, Any]:
-    return next((node for node in sheet["nodes"] if str(node["id"]) == number), {"type": "", "inputs": []})
+def _node(data: dict[str, Any], sheet: str, number: str) -> dict[str, Any]:
+    """Return a node of the workflow's own graph or of a subgraph."""
+    nodes = data["nodes"]
+    if sheet:
+        nodes = next(one["nodes"] for one in _subgraphs(data) if one["id"] == sheet)
+    return next(node for node in nodes if node is not None and str(node["id"]) == number)

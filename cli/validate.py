@@ -27,13 +27,15 @@ def running_order(graph: Graph, types: Catalogue) -> list[Node]:
     """Return the nodes that output nodes need, each after those it depends on.
 
     Raises:
-        WorkflowError: for a circle, a missing node, or no output node.
+        WorkflowError: for a circle, a node that is missing or cannot be run, or no output node.
     """
     order: list[Node] = []
     done: set[str] = set()
     for node in graph.nodes.values():
         if types[node.class_type].schema.is_output_node:
             _visit(graph, node, order, done)
+    if not order and graph.faults:
+        raise next(iter(graph.faults.values()))
     if not order:
         outputs = ", ".join(name for name, t in types.items() if t.schema.is_output_node)
         raise WorkflowError(
@@ -54,6 +56,8 @@ def _visit(graph: Graph, root: Node, order: list[Node], done: set[str]) -> None:
             del path[node.id]
             done.add(node.id)
             order.append(node)
+        elif link.node in graph.faults:
+            raise graph.faults[link.node]
         elif link.node not in graph.nodes:
             raise WorkflowError(
                 f"{node.name} takes {name} from node {link.node}, which is not there",

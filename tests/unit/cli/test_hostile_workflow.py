@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ostinato.cli import main
 from ostinato.cli.core_nodes import CORE_NODES
-from ostinato.cli.editor import MAX_PARTS
 from ostinato.cli.graph import Link, catalogue
+from ostinato.cli.sheets import MAX_PARTS
 from ostinato.cli.validate import running_order, validate
 from ostinato.cli.workflow import MAX_BYTES, load_json, parse
 from ostinato.engine_runtime.errors import InputError, OstinatoError
@@ -80,7 +80,7 @@ EDITOR = editor([raw(1, "ToyShow", [socket("toy", "TOY", 1)], ["TOY"], [1])], [[
 CASES = {
     "slot of 1e999": (lambda: changed(["links", 0, 2], "1e999", EDITOR), ["out of range"]),
     "slot of text": (lambda: changed(["links", 0, 2], "slot", EDITOR), ["links[0]", "Expected `int`"]),
-    "short link": (lambda: changed(["links", 0], [1, 2], EDITOR), ["links[0]", "at least length 5"]),
+    "short link": (lambda: changed(["links", 0], [1, 2], EDITOR), ["missing its input toy"]),
     "links by name": (lambda: changed(["links"], {}, EDITOR), ["links", "Expected `array"]),
     "socket of a number": (lambda: changed(["nodes", 0, "inputs", 0], 3, EDITOR), ["nodes[0].inputs[0]"]),
     "node of nothing": (lambda: {"nodes": [{}]}, ["nodes[0]", "missing"]),

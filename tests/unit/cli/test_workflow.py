@@ -118,7 +118,8 @@ def test_a_file_without_the_control_value_and_one_with_fewer_values():
 
 def test_more_values_than_widgets_is_a_newer_version():
     with pytest.raises(WorkflowError, match="1 widget values more than this version of ToyKnobs"):
-        parse(editor([knobs(values=[*KNOB_VALUES, 3.0])], []), TYPES)
+        newer = editor([knobs(values=[*KNOB_VALUES, 3.0]), show(2, 1)], [[1, 1, 0, 2, 0, "TOY"]])
+        running_order(parse(newer, TYPES), TYPES)
 
 
 def test_core_load_audio_has_widgets_of_the_editor_only():
