@@ -65,4 +65,5 @@ def _recipe(model: Model, engine: EagerEngine | CompiledEngine, max_rows: int) -
         "precision": str(engine.dtype).removeprefix("torch."),
         "device": engine.device.type,
         "max_rows": max_rows,
+        **({"given": given} if (given := model.given.named()) else {}),
     }
