@@ -76,6 +76,7 @@ class StreamDenoise(io.ComfyNode):
         guide = control_values.sample_guidance(guidance, frames, spec)
         parts, masked = len(conditions) if isinstance(conditions, tuple) else 1, several["masks"] is not None
         control_values.check_used(start, guide, shape or {}, parts, tracks, masked)
+        control_values.warn_unguided(conditions, guide, start, tracks, cls.hidden)
         if several.get("mask") is not None:
             several["masks"] = [several.pop("mask")]
         requests = take_batch(

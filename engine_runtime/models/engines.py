@@ -27,7 +27,7 @@ def eager_engine(model: Model, max_rows: int = ROWS) -> EagerEngine:
     limits = limits_of(max_rows)
     model.ready()
     engine = EagerEngine(model.pipe.transformer, model.identity, limits, model.ready)
-    engine.recipe = _recipe(model, engine, max_rows)
+    engine.recipe, engine.model = _recipe(model, engine, max_rows), model.id
     return engine
 
 
@@ -55,7 +55,7 @@ def torch_engine(model: Model, kind: str = KINDS[0], max_rows: int = ROWS) -> Ea
             engine.proof = prove(engine, reference, _PROVEN, seed=0, products=engine.products).summary()
         finally:
             engine.rest()
-    engine.recipe = _recipe(model, engine, max_rows) | {"kind": kind}
+    engine.recipe, engine.model = _recipe(model, engine, max_rows) | {"kind": kind}, model.id
     return engine
 
 

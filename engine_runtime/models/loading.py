@@ -18,7 +18,7 @@ from ..device import gpu
 from ..device.memory import guarded
 from ..errors import InputError, ModelError
 from ..files import read_bytes
-from ..spec import ACE_STEP, ModelSpec
+from ..spec import ACE_STEP, ModelId, ModelSpec
 from .checkpoint import load_checkpoint
 from .folder import INDEX, load_folder
 from .given import NOTHING, Given
@@ -62,6 +62,10 @@ class Model:
     @property
     def device(self) -> torch.device:
         return self.pipe.transformer.device
+
+    @property
+    def id(self) -> ModelId:
+        return ModelId(self.identity, self.name)
 
 
 def pick_device(choice: str) -> torch.device:

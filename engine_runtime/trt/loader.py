@@ -135,6 +135,8 @@ class Place:
         """
         engine = self._open(who, name, "decoder", alone)
         assert isinstance(engine, TrtEngine)
+        if self.model is not None:
+            engine.model = self.model.id
         return engine
 
     def open_vae(self, who: str, name: str) -> TrtVae:

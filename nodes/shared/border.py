@@ -18,8 +18,6 @@ from .comfy import io
 log = logging.getLogger(__name__)
 Stopped = type("Ostinato", (Exception,), {"__module__": "builtins", "__doc__": "The error that ComfyUI shows."})
 
-_told: set[str | None] = set()  # nodes under which an error stands
-
 
 def bordered(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
     """Make the class that ComfyUI gets of a node: its errors are as ComfyUI shows them best. The node itself, which
@@ -28,17 +26,14 @@ def bordered(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
 
     def execute(cls: type[io.ComfyNode], **given: Any) -> io.NodeOutput:
         who = cls.hidden.unique_id
+        host.clear_trouble(who)
         try:
             with packages.named():
                 made: io.NodeOutput = played(cls, **given)
         except OstinatoError as error:
             log.debug("node %s was stopped", who, exc_info=error)
-            _told.add(who)
-            host.show_text(str(error), who)
+            host.show_trouble(str(error), who)
             raise Stopped(str(error)) from None
-        if who in _told:
-            _told.discard(who)
-            host.show_text("", who)
         return made
 
     return type(node.__name__, (node,), {"execute": classmethod(execute), "__module__": node.__module__})
