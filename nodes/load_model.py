@@ -5,7 +5,7 @@ from typing import Any
 
 from ..engine_runtime.errors import InputError
 from ..engine_runtime.models.given import KINDS, Given
-from .shared import folders, host, sockets
+from .shared import folders, host, rescue, sockets
 from .shared.comfy import HEADLESS, io
 
 
@@ -87,9 +87,12 @@ class LoadModel(io.ComfyNode):
             host.progress(done, total, node)
 
         if HEADLESS:
-            return io.NodeOutput(load(name, where, dtype, download, shown, given=given))
-        loaded = load(name, pick_device("cpu"), dtype, download, shown, local=False, given=given)
-        return io.NodeOutput(managed(loaded, where))
+            loaded = load(name, where, dtype, download, shown, given=given)
+        else:
+            unmanaged = load(name, pick_device("cpu"), dtype, download, shown, local=False, given=given)
+            loaded = managed(unmanaged, where)
+        rescue.know(loaded)
+        return io.NodeOutput(loaded)
 
 
 def _given() -> list[io.Input]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..engine_runtime.config import Sampling
-from .shared import control_values, host, layout, sockets
+from .shared import control_values, host, layout, rescue, sockets
 from .shared.comfy import io
 from .shared.ring_inputs import ring_inputs
 
@@ -91,5 +91,7 @@ class StreamDenoise(io.ComfyNode):
         )
         name, tick = f"node {cls.hidden.unique_id}", host.ticker(cls.hidden)
         mix = control_values.read_adapters(adapters, decoder.targets)
-        latents, stats, take = record(name, decoder, requests, depth, tick, start, tracks, mix)
+        latents, stats, take = record(
+            name, decoder, requests, depth, tick, start, tracks, mix, rescue.keeps(decoder, cls.hidden)
+        )
         return io.NodeOutput(layout.to_latent(latents, source), stats, take)

@@ -94,6 +94,7 @@ def render(
     tracks: Sequence[Track] = (),
     log: Log | None = None,
     adapters: Mix = (),
+    stopped: Callable[[Sequence[Tensor]], None] = lambda finished: None,
 ) -> tuple[list[Tensor], Stats]:
     """Play requests and return their latents in the order given, `[T, C]` each, on the engine's device.
 
@@ -108,6 +109,7 @@ def render(
         tracks: automation of knobs.
         log: made with `Log.of` for `stream_config` of these requests; records the take.
         adapters: adapters and their strengths, from the first tick.
+        stopped: called with the latents that were finished, in order, where `on_tick` or the user stops the stream.
 
     Raises:
         InputError: for no request, or one given twice.
@@ -122,19 +124,24 @@ def render(
     config = stream_config(requests, depth, knobs, tracks)
     latents: dict[int, Tensor] = {}
     total = sum(r.steps for r in requests)
-    with _awake(engine), runtime().playing(name, engine, config, knobs, log) as session:
-        if adapters:
-            lane = runtime().lane(engine.device)
-            session.adapt(stack(adapters, required(engine.targets), engine.dtype, engine.device, lane))
-        session.automate(tracks)
-        for finished in session.play(requests, lambda: on_tick(session.steps_done, total)):
-            latents[order[id(finished.request)]] = finished.take()
-        on_tick(session.steps_done, total)
-        session.settle()
-        if log is not None:
-            log.ticks = session.ticks
-            log.finished(list(latents.values()))
-        return [latents[i] for i in range(len(requests))], session.stats()
+    try:
+        with _awake(engine), runtime().playing(name, engine, config, knobs, log) as session:
+            if adapters:
+                lane = runtime().lane(engine.device)
+                session.adapt(stack(adapters, required(engine.targets), engine.dtype, engine.device, lane))
+            session.automate(tracks)
+            for finished in session.play(requests, lambda: on_tick(session.steps_done, total)):
+                latents[order[id(finished.request)]] = finished.take()
+            on_tick(session.steps_done, total)
+            session.settle()
+            if log is not None:
+                log.ticks = session.ticks
+                log.finished(list(latents.values()))
+            return [latents[i] for i in range(len(requests))], session.stats()
+    except BaseException as error:
+        if not isinstance(error, Exception) and latents:  # no error: hosts stop a node by what is none
+            stopped([latents[i] for i in sorted(latents)])
+        raise
 
 
 def record(
@@ -146,10 +153,11 @@ def record(
     knobs: Knobs,
     tracks: Sequence[Track] = (),
     adapters: Mix = (),
+    stopped: Callable[[Sequence[Tensor]], None] = lambda finished: None,
 ) -> tuple[list[Tensor], Stats, Log]:
     """Play requests as `render` does, and return the take too."""
     log = Log.of(engine, stream_config(requests, depth, knobs, tracks), knobs)
-    return *render(name, engine, requests, depth, on_tick, knobs, tracks, log, adapters), log
+    return *render(name, engine, requests, depth, on_tick, knobs, tracks, log, adapters, stopped), log
 
 
 def stream_config(
