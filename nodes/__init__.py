@@ -78,6 +78,7 @@ class OstinatoExtension(ComfyExtension):
     async def on_load(self) -> None:
         if not HEADLESS:
             folders.register()
+            folders.put_example_clip()
             live_queue.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

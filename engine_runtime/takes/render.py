@@ -11,13 +11,14 @@ from typing import Any
 from torch import Tensor
 
 from ..config import NO_GUIDANCE, Guidance, Sampling, StreamConfig, more_rows
-from ..controls.automation import Track
+from ..controls.automation import DEPTH, Track
 from ..controls.knobs import Knobs
 from ..engines.contract import Engine
 from ..engines.factors import required
 from ..errors import InputError, check_range
 from ..lora.stack import Mix, stack
 from ..stream.request import Condition, Part, Request
+from ..stream.session import Session
 from ..stream.sessions import runtime
 from ..stream.stats import Stats
 from .take import Log
@@ -129,8 +130,14 @@ def render(
             if adapters:
                 lane = runtime().lane(engine.device)
                 session.adapt(stack(adapters, required(engine.targets), engine.dtype, engine.device, lane))
-            session.automate(tracks)
-            for finished in session.play(requests, lambda: on_tick(session.steps_done, total)):
+            session.automate(track for track in tracks if track.span is None)
+            turn = _run_tracks(session, [track for track in tracks if track.span is not None])
+
+            def before() -> None:
+                on_tick(session.steps_done, total)
+                turn(session.steps_done, total, len(requests) - len(latents))
+
+            for finished in session.play(requests, before):
                 latents[order[id(finished.request)]] = finished.take()
             on_tick(session.steps_done, total)
             session.settle()
@@ -142,6 +149,26 @@ def render(
         if not isinstance(error, Exception) and latents:  # no error: hosts stop a node by what is none
             stopped([latents[i] for i in sorted(latents)])
         raise
+
+
+def _run_tracks(session: Session, tracks: Sequence[Track]) -> Callable[[int, int, int], None]:
+    """Return the function that turns the knobs of tracks over the run before a tick; the take notes what it turned.
+
+    It takes the steps done, the steps in all, and the requests that are not finished. The last tick's share is 1.
+    """
+    now: dict[str, Any] = {}
+
+    def turn(done: int, total: int, left: int) -> None:
+        share = done / max(total - min(left, session.config.depth), 1)
+        values = {track.knob: track.in_run(min(share, 1.0)) for track in tracks}
+        moved = {knob: value for knob, value in values.items() if value is not None and value != now.get(knob)}
+        now.update(moved)
+        if DEPTH in moved:
+            session.configure(depth=moved.pop(DEPTH))
+        if moved:
+            session.set(**moved)
+
+    return turn
 
 
 def record(

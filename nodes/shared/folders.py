@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...engine_runtime.constants import PRESETS
-from ...engine_runtime.errors import EngineBuildError, InputError, plain
+from ...engine_runtime.errors import EngineBuildError, InputError, OstinatoError, plain
+from ...engine_runtime.files import write_whole
 from ...engine_runtime.trt.files.spec import FLAVORS, is_name
 from .comfy import HEADLESS
 
 if TYPE_CHECKING:
-    from ...engine_runtime.errors import OstinatoError
     from ...engine_runtime.trt.files.sidecar import Expect
     from ...engine_runtime.trt.health.state import Health
 
 log = logging.getLogger(__name__)
+EXAMPLE = Path(__file__).parents[2] / "example_workflows" / "ostinato_source.flac"
 ENGINES, LORAS = "ostinato_engines", "loras"
 MAX_LISTED = 50  # engines listed in a tooltip
 MODELS = ("diffusers", "checkpoints", "diffusion_models")
@@ -40,6 +41,21 @@ def register() -> None:
     folder_paths.folder_names_and_paths[ENGINES][1].add(".plan")
     # tokenizers lie in ComfyUI's own folder, where processes that are started from here look for them too
     os.environ.setdefault("COMFYUI_PATH", os.path.dirname(os.path.abspath(folder_paths.__file__)))
+
+
+def put_example_clip() -> None:
+    """Put the clip that the templates play into ComfyUI's input folder, where it is not there yet. Never raises: what
+    that folder is like must not keep the nodes from loading.
+    """
+    import folder_paths
+
+    try:
+        place = Path(folder_paths.get_input_directory()) / EXAMPLE.name
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(place, EXAMPLE.read_bytes())
+    except (OSError, OstinatoError) as error:
+        log.warning("the clip of the templates was not put into the input folder: %s", error)
 
 
 def roots(kind: str) -> list[Path]:

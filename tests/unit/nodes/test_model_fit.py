@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +21,8 @@ from ostinato.nodes.shared.comfy import io
 from ostinato.nodes.shared.live_graph import _checked
 from ostinato.nodes.shared.run import run_node
 
-EXAMPLES = Path(__file__).parents[3] / "example_workflows"
+from ...examples import example
+
 ASKED = {"tags": "piano", "lyrics": "", "seconds": 0.4, "bpm": 0, "key": "any", "time_signature": "any",
          "language": "en", "task": "text2music", "repaint_start": 0.0, "repaint_end": 0.0}  # fmt: skip
 PLAYED = {"count": 1, "depth": 1, "steps": 1, "shift": 3.0, "denoise": 1.0, "seed": 0, "seed_step": 1, "solver": "ode"}
@@ -90,7 +90,7 @@ def test_the_trouble_goes_when_the_node_runs_again(texts):
 @pytest.mark.parametrize("key", ["A minor", "H dorian", ""])
 def test_a_chooser_takes_what_a_workflow_holds(key):
     """Workflows saved before there were choosers hold any text, and nothing for what is left open."""
-    types, text = main.all_types(), (EXAMPLES / "text_to_music.json").read_text("utf-8")
+    types, text = main.all_types(), example("text_to_music").read_text("utf-8")
     graph = parse(json.loads(text), types)
     number = next(id for id, node in graph.nodes.items() if node.class_type == "OstinatoEncodePrompt")
     graph.nodes[number].inputs["key"] = key
