@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from ..engine_runtime.models.prompt import TASKS, Prompt
+from ..engine_runtime.models.prompt import ANY, TASKS, Prompt
 from ..engine_runtime.spec import ACE_STEP
 from .shared import layout, sockets
 from .shared.comfy import io
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from .shared.given import Audio, Conditioning, Latent
 
 DEFAULT = Prompt(tags="warm ambient piano, soft pads, slow")
-ANY = "any"  # the choice that leaves it open
 # Those of ComfyUI's Text Encode Ace Step Audio 1.5, which ACE-Step was trained with.
 ROOTS = ("C", "C#", "Db", "D", "D#", "Eb", "E", "F", "F#", "Gb", "G", "G#", "Ab", "A", "A#", "Bb", "B")
 KEYS = tuple(f"{root} {mode}" for mode in ("major", "minor") for root in ROOTS)
@@ -61,7 +60,6 @@ class EncodePrompt(io.ComfyNode):
 
         bpm = fields["bpm"]
         fields["bpm"] = round(bpm) if math.isfinite(bpm) else bpm  # a found tempo is a fraction
-        fields |= {name: "" for name in ("key", "time_signature", "language") if fields[name] == ANY}
         latent = None if source is None else layout.single(source, "the source", model.spec)
         reference = None if timbre is None else encode_timbre(model, *layout.from_audio(timbre, "the timbre"))
         plan = None if codes is None else layout.codes_of(codes)
@@ -105,8 +103,8 @@ def _music() -> list[io.Input]:
             ),
             types=[io.Int, io.Float],
         ),
-        _chooser("key", KEYS, ANY, "any leaves it open."),
-        _chooser("time_signature", METERS, ANY, "Beats a bar; any leaves it open."),
+        _chooser("key", KEYS, DEFAULT.key, "any leaves it open."),
+        _chooser("time_signature", METERS, DEFAULT.time_signature, "Beats a bar; any leaves it open."),
         _chooser("language", LANGUAGES, DEFAULT.language, "Of the lyrics, as a code."),
     ]
 

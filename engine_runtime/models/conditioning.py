@@ -86,12 +86,12 @@ def _tokens(model: Model, prompt: Prompt, seconds: float, timbre: Tensor | None,
     """
     pipe, device, dtype = model.pipe, model.device, model.pipe.transformer.dtype
     fields = {
-        "vocal_language": prompt.language,
+        "vocal_language": prompt.said("language") or "",
         "audio_duration": seconds,
         "instruction": TASK_INSTRUCTIONS["cover" if planned else prompt.task],
         "bpm": prompt.bpm or None,
-        "keyscale": prompt.key or None,
-        "timesignature": prompt.time_signature or None,
+        "keyscale": prompt.said("key"),
+        "timesignature": prompt.said("time_signature"),
     }
     # One token more than allowed, so that a text too long shows instead of being cut.
     text, text_mask, lyrics, lyric_mask = pipe.encode_prompt(
