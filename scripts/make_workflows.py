@@ -7,6 +7,7 @@ columns of about the same height. `tests/browser/test_templates.py` measures tha
 """
 
 import json
+import math
 import uuid
 from pathlib import Path
 
@@ -21,8 +22,8 @@ FOLDER = Path(__file__).parent.parent / "example_workflows"
 WINDOW = (1548, 890)  # of the editor, beside and below its bars, in a window of 1600 x 950
 WIDTH, GAP, TITLE, BETWEEN = 310, 44, 30, 20
 SLOT, ROW, TEXT, EDGE = 24, 34, 76, 46  # of a socket, a widget, a field of several lines, and around all of them
+LINE, LETTERS = 24, 38  # height of a line of a note, and letters in it
 SHOWN = {  # of what a node shows beside its widgets
-    "MarkdownNote": 230,
     "OstinatoLiveSession": 260,
     "OstinatoCurvePoints": 170,
     "LoadAudio": 120,
@@ -56,6 +57,12 @@ def widgets(schema, given: dict, control: str) -> list:
     return values
 
 
+def note_height(text: str) -> int:
+    heading, *rest = text.split("\n")
+    lines = sum(math.ceil(len(line) / LETTERS) for line in rest)
+    return 90 + LINE * lines + 26 * (len(heading) > 26) + 12 * rest.count("")
+
+
 def placed(heights: list[int]) -> list[tuple[int, int]]:
     """Place nodes one below the other, column after column, with as many even columns as fill the window best."""
 
@@ -80,7 +87,7 @@ def workflow(name: str, note: str, columns: list) -> dict:
     given = {key: item for column in columns for key, item in column.items()}
     ids = {key: number for number, key in enumerate(given, 2)}
     schemas = {key: TYPES[kind] for key, (kind, _) in given.items()}
-    sizes = [SHOWN[NOTE], *map(height, schemas.values())]
+    sizes = [note_height(note), *map(height, schemas.values())]
     places = placed(sizes)
     control = "fixed" if name in SAME_TAKE else "randomize"
     nodes = [node(1, NOTE, places[0], sizes[0], [], [], [note])]
