@@ -28,6 +28,11 @@ CLIP = FOLDER / "ostinato_source.flac"
 SIZE, HEAD, EDGE = (640, 360), 92, 20  # pixels: the picture, its title, around the spectrogram
 BACK, INK = (16, 18, 24), (240, 240, 244)
 DARK, MIDDLE, BRIGHT = np.array([16, 18, 24]), np.array([120, 60, 150]), np.array([255, 205, 120])  # of the heat
+NATIVE = {  # of what only ComfyUI plays: the clip in a colour of its own
+    "native_drop_in": np.array([130, 220, 255]),
+    "native_cover": np.array([150, 255, 170]),
+    "native_repaint": np.array([255, 150, 190]),
+}
 LINES = ((110, 220, 255), (140, 255, 160), (255, 140, 170))  # of curves
 SHORT = {"count": 1, "depth": 1}  # of Stream Denoise, for one clip is drawn
 POINTS = 125  # of a curve: the frames of the clip
@@ -46,7 +51,7 @@ def draw(path: Path) -> Image.Image:
     picture = Image.new("RGB", SIZE, BACK)
     width, height = SIZE[0] - 2 * EDGE, SIZE[1] - HEAD - EDGE
     audio, rate = sound(path, workflow)
-    loudness = heat(spectrogram(audio, rate, 96, 320)[::-1])
+    loudness = heat(spectrogram(audio, rate, 96, 320)[::-1], NATIVE.get(path.stem.split("_", 1)[1], BRIGHT))
     picture.paste(loudness.resize((width, height), Image.Resampling.BILINEAR), (EDGE, HEAD))
     pen = ImageDraw.Draw(picture)
     for values, colour in zip(curves(workflow), LINES, strict=False):
@@ -65,10 +70,10 @@ def title(pen: ImageDraw.ImageDraw, words: str, stem: str) -> None:
     pen.text((EDGE, 60), f"{number}  {kind.replace('_', ' ')}", LINES[0], ImageFont.load_default(18))
 
 
-def heat(values: np.ndarray) -> Image.Image:
+def heat(values: np.ndarray, bright: np.ndarray) -> Image.Image:
     """Colour loudness, `[rows, columns]` from 0 to 1."""
     share = np.clip(values, 0, 1)[..., None]
-    colours = np.where(share < 0.5, DARK + (MIDDLE - DARK) * 2 * share, MIDDLE + (BRIGHT - MIDDLE) * (2 * share - 1))
+    colours = np.where(share < 0.5, DARK + (MIDDLE - DARK) * 2 * share, MIDDLE + (bright - MIDDLE) * (2 * share - 1))
     return Image.fromarray(colours.astype(np.uint8))
 
 
