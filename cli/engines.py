@@ -51,6 +51,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON object to s
 
 def build(
     model: Annotated[str | None, typer.Option(help="A preset, a folder, a checkpoint, or a hub id.")] = None,
+    model_kind: Annotated[
+        str | None, typer.Option(help="turbo, base or sft, where the checkpoint does not say.")
+    ] = None,
+    model_vae: Annotated[Path | None, typer.Option(help="The VAE's file, of a checkpoint that has none.")] = None,
+    model_text_encoder: Annotated[Path | None, typer.Option(help="The text encoder's file, likewise.")] = None,
     size: Annotated[Size | None, typer.Option(help="Random weights of that size instead, to measure with.")] = None,
     onnx: Annotated[Path | None, typer.Option(help="A graph that --keep-onnx left, instead of a model.")] = None,
     what: Annotated[What, typer.Option(help="The part of the model.")] = What.decoder,
@@ -80,13 +85,21 @@ def build(
     Several profiles are written with commas: --batch 1:1:4,4:8:16.
     """
     with exit_codes():
+        from ..engine_runtime.models.given import Given
         from ..engine_runtime.trt.files.spec import make_spec
 
+        vae, encoder = (str(path.absolute()) if path else None for path in (model_vae, model_text_encoder))
         source = {"model": model, "size": size and size.value, "onnx": str(onnx.absolute()) if onnx else None}
         if not any(source.values()):
             raise InputError("no model is given", "a build needs weights", "give --model, or --size 2b to measure")
         texts = {"batch": batch, "seconds": seconds, "tokens": tokens, "rank": rank}
-        switches = {"lora": lora, "refittable": refittable, "tf32": tf32, "keep_onnx": keep_onnx}
+        switches = {
+            "lora": lora,
+            "refittable": refittable,
+            "tf32": tf32,
+            "keep_onnx": keep_onnx,
+            "given": Given(model_kind, vae, encoder),
+        }
         kind, chosen = what.value.replace("-", "_"), precision and precision.value
         spec = make_spec(flavor.value, kind, source, texts, name, chosen, **switches)
         job = _follow(spec, engines, wait, show=not as_json)

@@ -12,8 +12,10 @@ from ..engine_runtime.audio.decode import decode_clips
 from ..engine_runtime.constants import KINDS, ROWS
 from ..engine_runtime.engines.contract import Engine
 from ..engine_runtime.errors import TakeError
+from ..engine_runtime.files import typed
 from ..engine_runtime.lora.adapter import Adapter
 from ..engine_runtime.models.engines import torch_engine
+from ..engine_runtime.models.given import NOTHING, Given
 from ..engine_runtime.models.loading import Model, load, pick_device, pick_dtype
 from ..engine_runtime.takes.replay import Replay, replay
 from ..engine_runtime.takes.take import Log, Recipe
@@ -108,7 +110,8 @@ def _load(log: Log, name: str | None, device: str) -> tuple[Model, Engine]:
             "make the take with Load Model and Engine, or name a --model and add --force for music that will differ",
         )
     where = pick_device(recipe["device"] if device == "auto" else device)
-    loaded = load(name or recipe["model"], where, pick_dtype(recipe["precision"], where))
+    given = NOTHING if name else typed(recipe.get("given", {}), "what the take's recipe gives of its model", Given)
+    loaded = load(name or recipe["model"], where, pick_dtype(recipe["precision"], where), given=given)
     return loaded, torch_engine(loaded, recipe.get("kind", KINDS[0]), recipe["max_rows"])
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..engine_runtime import packages
 from ..engine_runtime.errors import LONGEST, InputError, OstinatoError, plain
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ def exit_codes() -> Iterator[None]:
     from .execute import Failure
 
     try:
-        yield
+        with packages.named():
+            yield
     except (OstinatoError, OSError) as error:
         raise _exit(error, REFUSED if isinstance(error, InputError) else FAILED) from None
     except Failure as failure:

@@ -166,14 +166,14 @@ def check_type(node: Node, spec: io.Input, value: Any) -> Any:
 
 
 def check_limits(node: Node, spec: io.Input, value: Any) -> None:
-    spec = widget_of(spec)
+    takes, spec = spec.get_io_type(), widget_of(spec)
     low, high = getattr(spec, "min", None), getattr(spec, "max", None)
     given = f"{node.name} has {_short(value)} for {spec.id}"
     if low is not None and value < low or high is not None and value > high:
         allowed = f"at least {low}" if high is None else f"at most {high}" if low is None else f"{low} to {high}"
         raise WorkflowError(given, f"allowed is {allowed}", "correct it")
     options = options_of(spec)
-    if spec.get_io_type() == "COMBO" and value not in options:
+    if takes == "COMBO" and value not in options:  # one that takes text too has any text, in ComfyUI as well
         shown = ", ".join(str(option) for option in options[:SHOWN_OPTIONS]) or "nothing: the list is empty"
         more = len(options) - SHOWN_OPTIONS
         raise WorkflowError(given, f"allowed is {shown}" + (f" and {more} more" if more > 0 else ""), "choose one")

@@ -64,6 +64,10 @@ class ModelError(OstinatoError):
     """A model folder or checkpoint that cannot be loaded."""
 
 
+class PackageError(OstinatoError):
+    """A Python package that is missing, broken, or does not fit another."""
+
+
 class EngineLimitError(InputError):
     """Rows that an engine cannot take: more rows, frames or tokens than its limits, or another width."""
 
@@ -90,7 +94,17 @@ class EngineFileError(OstinatoError):
 
 
 class EngineBuildError(OstinatoError):
-    """An engine that cannot be built here and now, or whose build failed."""
+    """An engine that cannot be built here and now, or whose build failed.
+
+    Args:
+        tail: the last lines of the process that failed, with which the message ends.
+    """
+
+    def __init__(self, given: str, allowed: str, remedy: str, tail: str = "") -> None:
+        super().__init__(given, allowed, remedy)
+        self.tail = plain(tail[-LONGEST:])
+        if self.tail:
+            self.args = (f"{str(self)[:-1]}; it said last: {self.tail}.",)
 
 
 class EngineError(OstinatoError):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .errors import InputError, check_whole
 
 MOST = 1 << 20  # of any size: a spec may be read from a file
+CORE = "core:"
 SIZES = (
     *("channels", "context", "frame_rate", "hop", "patch", "audio_channels"),
     *("max_seconds", "max_tokens", "width", "steps"),
@@ -99,6 +101,24 @@ class ModelSpec:
         At 25 Hz, 1.16 s is frame 29.
         """
         return math.floor(round(seconds * self.frame_rate, 6))
+
+
+class ModelId(NamedTuple):
+    """Names the weights that a condition was made with, or that an engine plays.
+
+    Attributes:
+        identity: differs between models. What begins with `CORE` names a MODEL of ComfyUI, and cannot be compared with
+            what names files.
+        name: for people.
+    """
+
+    identity: str
+    name: str
+
+    def is_other(self, model: ModelId) -> bool:
+        """Return whether the other is known to be another model."""
+        comparable = self.identity.startswith(CORE) == model.identity.startswith(CORE)
+        return comparable and self.identity != model.identity
 
 
 # Every size of ACE-Step 1.5 by which the runtime goes; also the default where no engine or model is at hand: the

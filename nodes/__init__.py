@@ -21,6 +21,7 @@ from .refit_lora import RefitLora
 from .save_take import SaveTake
 from .shape import InitialNoise, KeepSource, PullTo
 from .shared import folders, live_queue
+from .shared.border import bordered
 from .shared.comfy import HEADLESS, ComfyExtension, io
 from .source_audio import SourceAudio
 from .stream_conditioning import StreamConditioning
@@ -77,7 +78,8 @@ class OstinatoExtension(ComfyExtension):
     async def on_load(self) -> None:
         if not HEADLESS:
             folders.register()
+            folders.put_example_clip()
             live_queue.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return NODES
+        return NODES if HEADLESS else [bordered(node) for node in NODES]

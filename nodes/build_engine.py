@@ -147,7 +147,9 @@ def _wanted(model: Model, what: str, flavor: str, precision: str, name: str, **r
     unused = {"tokens": what != KINDS[0], "rank": not rest["lora"]}  # the widgets of unused sizes hold text too
     texts |= {size: None for size, left_out in unused.items() if left_out}
     chosen = None if precision == AUTO else precision
-    spec = make_spec(flavor, what, {"model": model.source}, texts, name.strip() or None, chosen, **rest)
+    spec = make_spec(
+        flavor, what, {"model": model.source}, texts, name.strip() or None, chosen, given=model.given, **rest
+    )
     return Wanted(spec, engines_home().absolute(), digest_of(model, spec.kind, spec.precision))
 
 
@@ -194,15 +196,15 @@ def _built(wanted: Wanted, model: Model, wait: bool, hidden: io.HiddenHolder) ->
 
 
 def _describe(job: Job) -> str:
-    """Describe the state of a build and what to do next."""
+    """Describe the state of a build and what to do next; of one that failed the error comes last, for it ends with what
+    the build said last."""
     from ..engine_runtime.trt.build.job import State
     from ..engine_runtime.trt.build.queue import progress_line
 
-    remedies = {
-        State.done: "; run the graph again to play on it",
-        State.failed: f" To try again, run once with action {CANCEL}.",
-    }
-    return progress_line(job) + remedies.get(job.state, "")
+    line = progress_line(job)
+    if job.state is State.failed:
+        return f"To try the build again, run once with action {CANCEL}.\n\n{line}"
+    return f"{line}; run the graph again to play on it" if job.state is State.done else line
 
 
 def _cancelled(who: str, wanted: Wanted) -> str:

@@ -5,16 +5,24 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from ..engine_runtime.models.prompt import TASKS, Prompt
+from ..engine_runtime.models.prompt import ANY, TASKS, Prompt
 from ..engine_runtime.spec import ACE_STEP
 from .shared import layout, sockets
 from .shared.comfy import io
 
 if TYPE_CHECKING:
     from ..engine_runtime.models.loading import Model
-    from .shared.given import Audio, Latent
+    from .shared.given import Audio, Conditioning, Latent
 
 DEFAULT = Prompt(tags="warm ambient piano, soft pads, slow")
+# Those of ComfyUI's Text Encode Ace Step Audio 1.5, which ACE-Step was trained with.
+ROOTS = ("C", "C#", "Db", "D", "D#", "Eb", "E", "F", "F#", "Gb", "G", "G#", "Ab", "A", "A#", "Bb", "B")
+KEYS = tuple(f"{root} {mode}" for mode in ("major", "minor") for root in ROOTS)
+METERS = ("2", "3", "4", "6")
+LANGUAGES = tuple(
+    "ar az bg bn ca cs da de el en es fa fi fr he hi hr ht hu id is it ja ko la lt ms ne nl no pa pl pt ro ru sa sk sr "
+    "sv sw ta te th tl tr uk ur vi yue zh unknown".split()
+)
 
 
 class EncodePrompt(io.ComfyNode):
@@ -24,7 +32,9 @@ class EncodePrompt(io.ComfyNode):
             node_id="OstinatoEncodePrompt",
             display_name="Encode Prompt (Ostinato)",
             category=sockets.CATEGORY,
-            description="Turn a prompt, and for covers and repaints a source, into what the decoder attends to.",
+            description="Turn a prompt, and for covers and repaints a source, into what the decoder attends to. "
+            "ACE-Step's language model, which plans a song before it is played, does not run here: connect its plan to "
+            "codes.",
             search_aliases=["ostinato", "text encode", "lyrics", "cover", "repaint"],
             inputs=[sockets.Model.Input("model", tooltip="From Load Model."), *_text(), *_music(), *_task()],
             outputs=[sockets.Condition.Output(display_name="condition", tooltip="For Stream Denoise.")],
@@ -38,7 +48,12 @@ class EncodePrompt(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Model, source: Latent | None = None, timbre: Audio | None = None, **fields: Any
+        cls,
+        model: Model,
+        source: Latent | None = None,
+        timbre: Audio | None = None,
+        codes: Conditioning | str | None = None,
+        **fields: Any,
     ) -> io.NodeOutput:
         from ..engine_runtime.audio.encode import encode_timbre
         from ..engine_runtime.models.conditioning import encode_prompt
@@ -47,7 +62,8 @@ class EncodePrompt(io.ComfyNode):
         fields["bpm"] = round(bpm) if math.isfinite(bpm) else bpm  # a found tempo is a fraction
         latent = None if source is None else layout.single(source, "the source", model.spec)
         reference = None if timbre is None else encode_timbre(model, *layout.from_audio(timbre, "the timbre"))
-        return io.NodeOutput(encode_prompt(model, Prompt(**fields), latent, reference))
+        plan = None if codes is None else layout.codes_of(codes)
+        return io.NodeOutput(encode_prompt(model, Prompt(**fields), latent, reference, plan))
 
 
 def _text() -> list[io.Input]:
@@ -87,12 +103,18 @@ def _music() -> list[io.Input]:
             ),
             types=[io.Int, io.Float],
         ),
-        io.String.Input("key", default=DEFAULT.key, tooltip="Such as C major or F# minor; empty leaves it open."),
-        io.String.Input(
-            "time_signature", default=DEFAULT.time_signature, tooltip="Beats a bar, such as 4; empty leaves it open."
-        ),
-        io.String.Input("language", default=DEFAULT.language, tooltip="Code of the lyrics' language: en, de, ja, ..."),
+        _chooser("key", KEYS, DEFAULT.key, "any leaves it open."),
+        _chooser("time_signature", METERS, DEFAULT.time_signature, "Beats a bar; any leaves it open."),
+        _chooser("language", LANGUAGES, DEFAULT.language, "Of the lyrics, as a code."),
     ]
+
+
+def _chooser(id: str, options: tuple[str, ...], default: str, tooltip: str) -> io.Input:
+    """Make a chooser whose socket takes any text; a workflow may hold any text too."""
+    combo = io.Combo.Input(
+        id, options=[ANY, *options], default=default, tooltip=f"{tooltip} Also takes any text, through its socket."
+    )
+    return io.MultiType.Input(combo, types=[io.Combo, io.String])
 
 
 def _task() -> list[io.Input]:
@@ -122,4 +144,11 @@ def _task() -> list[io.Input]:
         ),
         io.Latent.Input("source", optional=True, tooltip="From Source Audio: what a cover or a repaint starts from."),
         io.Audio.Input("timbre", optional=True, tooltip="A clip whose sound the music takes on; 30 s of it are used."),
+        io.MultiType.Input(
+            "codes",
+            types=[io.Conditioning, io.String],
+            optional=True,
+            tooltip="ACE-Step's own plan of the music, for text2music. From ComfyUI's Text Encode Ace Step Audio 1.5, "
+            "of which nothing else is used, or text with ACE-Step's code words. Without it large models sound plainer.",
+        ),
     ]

@@ -3,7 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
-from .shared import folders, host, sockets
+from ..engine_runtime.errors import InputError
+from ..engine_runtime.models.given import KINDS, Given
+from .shared import folders, host, rescue, sockets
 from .shared.comfy import HEADLESS, io
 
 
@@ -41,6 +43,7 @@ class LoadModel(io.ComfyNode):
                     default=False,
                     tooltip="Fetch a hub id that is not on this machine yet (several GB). Off: nothing is downloaded.",
                 ),
+                *_given(),
             ],
             outputs=[
                 sockets.Model.Output(
@@ -51,20 +54,77 @@ class LoadModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: str, precision: str, device: str, download: bool) -> io.NodeOutput:
+    def validate_inputs(cls, vae: str = folders.AUTO, text_encoder: str = folders.AUTO) -> bool | str:
+        """Say what a shared workflow names and this machine does not have."""
+        try:
+            for part, name in (("vae", vae), ("text_encoder", text_encoder)):
+                folders.part_path(part, name)
+        except InputError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        model: str,
+        precision: str,
+        device: str,
+        download: bool,
+        kind: str = folders.AUTO,
+        vae: str = folders.AUTO,
+        text_encoder: str = folders.AUTO,
+    ) -> io.NodeOutput:
         from ..engine_runtime.models.loading import load, pick_device, pick_dtype
 
         asked = host.device_choice()  # the command line's choice overrides the workflow's
         where = pick_device(device if asked == "auto" else asked)
         node, name, dtype = cls.hidden.unique_id, folders.model_source(model), pick_dtype(precision, where)
 
+        parts = folders.part_path("vae", vae), folders.part_path("text_encoder", text_encoder)
+        given = Given(None if kind == folders.AUTO else kind, *parts)
+
         def shown(done: int, total: int) -> None:
             host.progress(done, total, node)
 
         if HEADLESS:
-            return io.NodeOutput(load(name, where, dtype, download, shown))
-        loaded = load(name, pick_device("cpu"), dtype, download, shown, local=False)
-        return io.NodeOutput(managed(loaded, where))
+            loaded = load(name, where, dtype, download, shown, given=given)
+        else:
+            unmanaged = load(name, pick_device("cpu"), dtype, download, shown, local=False, given=given)
+            loaded = managed(unmanaged, where)
+        rescue.know(loaded)
+        return io.NodeOutput(loaded)
+
+
+def _given() -> list[io.Input]:
+    """Make the inputs for what a checkpoint does not say or hold.
+
+    They are optional: graphs saved in the API form before they existed still play.
+    """
+    return [
+        io.Combo.Input(
+            "kind",
+            options=[folders.AUTO, *KINDS],
+            default=folders.AUTO,
+            optional=True,
+            tooltip="Of a .safetensors file whose name and metadata do not say it. turbo has guidance distilled in; "
+            "base and sft need the node Guidance.",
+        ),
+        io.Combo.Input(
+            "vae",
+            options=[folders.AUTO, *folders.part_names("vae")],
+            default=folders.AUTO,
+            optional=True,
+            tooltip="For a .safetensors file without a VAE. auto takes the only one of ACE-Step 1.5 in models/vae.",
+        ),
+        io.Combo.Input(
+            "text_encoder",
+            options=[folders.AUTO, *folders.part_names("text_encoder")],
+            default=folders.AUTO,
+            optional=True,
+            tooltip="For a .safetensors file without its text encoder (Qwen3 0.6B). auto takes the only one in "
+            "models/text_encoders.",
+        ),
+    ]
 
 
 def managed(model: Any, where: Any) -> Any:

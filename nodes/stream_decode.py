@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..engine_runtime.spec import ACE_STEP
-from .shared import layout, sockets
+from .shared import host, layout, rescue, sockets
 from .shared.comfy import io
 
 if TYPE_CHECKING:
@@ -40,16 +40,23 @@ class StreamDecode(io.ComfyNode):
                 ),
             ],
             outputs=[io.Audio.Output(display_name="audio", tooltip="One clip per latent.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, model: Model, latents: Latent, window: float, vae: TrtVae | None = None) -> io.NodeOutput:
         from ..engine_runtime.audio.decode import decode_clips
-        from .shared import host
 
         (vae or model).ready()
         spec = model.spec
         clips = layout.from_latent(latents, "the latent", spec)
         frames = spec.frames_of(window) if window else 0
-        audio = decode_clips(vae or model.pipe.vae, clips, frames, host.check_cancelled)
-        return io.NodeOutput(layout.to_audio(audio, spec.sample_rate))
+        node, rate = cls.hidden.unique_id, spec.sample_rate
+        audio = decode_clips(
+            vae or model.pipe.vae,
+            clips,
+            frames,
+            host.check_cancelled,
+            lambda finished: rescue.keep_audio(finished, rate, node),
+        )
+        return io.NodeOutput(layout.to_audio(audio, rate))

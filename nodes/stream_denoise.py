@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..engine_runtime.config import Sampling
-from .shared import control_values, host, layout, sockets
+from .shared import control_values, host, layout, rescue, sockets
 from .shared.comfy import io
 from .shared.ring_inputs import ring_inputs
 
@@ -76,6 +76,7 @@ class StreamDenoise(io.ComfyNode):
         guide = control_values.sample_guidance(guidance, frames, spec)
         parts, masked = len(conditions) if isinstance(conditions, tuple) else 1, several["masks"] is not None
         control_values.check_used(start, guide, shape or {}, parts, tracks, masked)
+        control_values.warn_unguided(conditions, guide, start, tracks, cls.hidden)
         if several.get("mask") is not None:
             several["masks"] = [several.pop("mask")]
         requests = take_batch(
@@ -90,5 +91,7 @@ class StreamDenoise(io.ComfyNode):
         )
         name, tick = f"node {cls.hidden.unique_id}", host.ticker(cls.hidden)
         mix = control_values.read_adapters(adapters, decoder.targets)
-        latents, stats, take = record(name, decoder, requests, depth, tick, start, tracks, mix)
+        latents, stats, take = record(
+            name, decoder, requests, depth, tick, start, tracks, mix, rescue.keeps(decoder, cls.hidden)
+        )
         return io.NodeOutput(layout.to_latent(latents, source), stats, take)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..engine_runtime.config import StreamConfig
 from ..engine_runtime.constants import MAX_DEPTH
-from .shared import control_values, from_comfy, host, layout, sockets
+from .shared import control_values, from_comfy, host, layout, rescue, sockets
 from .shared.comfy import io
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ class StreamSampler(io.ComfyNode):
         control_values.check_used(start, requests[0].guidance, {}, 1, tracks, False)
         name, tick = f"node {cls.hidden.unique_id}", host.ticker(cls.hidden)
         mix = control_values.read_adapters(adapters, engine.targets)
-        latents, stats, take = record(name, engine, requests, depth, tick, start, tracks, mix)
+        latents, stats, take = record(
+            name, engine, requests, depth, tick, start, tracks, mix, rescue.keeps(engine, cls.hidden)
+        )
         made = layout.to_latent(latents, latent_image)
         return io.NodeOutput(made, made, stats, take)

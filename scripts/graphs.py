@@ -6,6 +6,19 @@ from ostinato.nodes.shared import headless_io as io
 
 CLIP = "ostinato_source.flac"
 CHECKPOINT = "ace_step_1.5_turbo_aio.safetensors"
+MODELS = {  # where the editor fetches what a node names
+    "CheckpointLoaderSimple": {
+        "name": CHECKPOINT,
+        "url": f"https://huggingface.co/Comfy-Org/ace_step_1.5_ComfyUI_files/resolve/main/checkpoints/{CHECKPOINT}",
+        "directory": "checkpoints",
+    }
+}
+ORDER = (  # by what to try first
+    *("live", "text_to_music", "cover", "prompt_crossfade", "curves_from_a_clip", "mask_and_target"),
+    *("automation_and_take", "gain_and_dcw", "sde_keeps_the_source", "base_with_guidance", "residual_guidance"),
+    *("native_drop_in", "native_cover", "native_repaint", "build_engine", "load_engine", "layer_profile"),
+)
+SAME_TAKE = ("live", "build_engine", "load_engine", "layer_profile")  # what is compared plays the same seed again
 TAGS = "warm ambient piano, soft pads, slow"
 
 
@@ -53,20 +66,20 @@ CORE = [
 END = [
     {
         "decode": ("OstinatoStreamDecode", {"model": ("model", 0), "latents": ("stream", 0)}),
-        "stats": ("OstinatoStreamStats", {"stats": ("stream", 1)}),
+        "save": ("SaveAudio", {"audio": ("decode", 0), "filename_prefix": "audio/ostinato"}),
     },
-    {"save": ("SaveAudio", {"audio": ("decode", 0), "filename_prefix": "audio/ostinato"})},
+    {"stats": ("OstinatoStreamStats", {"stats": ("stream", 1)})},
 ]
 
 NATIVE_END = [
     {
         "decode": ("VAEDecodeAudio", {"samples": ("stream", 0), "vae": ("load", 2)}),
-        "stats": ("OstinatoStreamStats", {"stats": ("stream", 1)}),
+        "save": ("SaveAudio", {"audio": ("decode", 0), "filename_prefix": "audio/ostinato"}),
     },
-    {"save": ("SaveAudio", {"audio": ("decode", 0), "filename_prefix": "audio/ostinato"})},
+    {"stats": ("OstinatoStreamStats", {"stats": ("stream", 1)})},
 ]
 LOAD = {"load": ("CheckpointLoaderSimple", {})}
-NEEDS = f"Needs `{CHECKPOINT}` in ComfyUI's `models/checkpoints`."
+NEEDS = f"Needs `{CHECKPOINT}`, which the editor offers to fetch (10 GB)."
 
 
 def clip(name: str, column: int) -> dict:
@@ -103,8 +116,8 @@ GRAPHS = {
         ],
     ),
     "native_cover": (
-        "## Timbre from one clip, structure from another\nComfyUI's reference node takes both from the same clip. "
-        f"{NEEDS} Put two clips into its `input` folder.",
+        "## Timbre from one clip, structure from another\nComfyUI's reference node takes both from the same clip; "
+        f"choose two. {NEEDS}",
         [
             {**LOAD, **clip("timbre", 0), **clip("structure", 0)},
             {**text(duration=5.0, generate_audio_codes=False), **clip("timbre", 1), **clip("structure", 1)},
@@ -161,8 +174,9 @@ GRAPHS = {
     ),
     "text_to_music": (
         "## Text to music\nA ring of 4 generations, advanced together by one decoder pass a tick.\n\n"
-        "`tiny` is built in and plays eight styles on fifteen instruments: jazz, rock, lofi, house, chiptune, funk, "
-        "ambient, classical. For more set **model** to an ACE-Step 1.5 turbo model in diffusers' format.",
+        "`tiny` is built in and plays jazz, rock, lofi, house, chiptune, funk, ambient and classical on fifteen "
+        f"instruments. For more set **model** to `{CHECKPOINT}`. ACE-Step plans its songs with a language model, which "
+        "does not run here: connect its plan of audio codes to **codes** of Encode Prompt.",
         [
             {"model": ("OstinatoLoadModel", {"model": "tiny"})},
             {
@@ -179,8 +193,7 @@ GRAPHS = {
         ],
     ),
     "cover": (
-        f"## Cover\nStarts from a clip's sound and plays it in another style. Put `{CLIP}` from this pack's "
-        "`example_workflows` folder into ComfyUI's `input` folder, or choose a clip of your own.\n\n"
+        "## Cover\nStarts from a clip's sound and plays it in another style; choose one of your own.\n\n"
         "The **task** cover keeps chords and beat; a model needs an audio tokenizer for it, which `tiny` has. "
         "**denoise** says how far the sound goes away from the clip; at 1 only the structure stays.",
         [
@@ -278,7 +291,6 @@ def model(name: str = "tiny", clip: bool = False) -> dict:
 ENGINE = {"engine": ("OstinatoEngine", {"model": ("model", 0)})}
 SOURCE = {"source": ("OstinatoSourceAudio", {"model": ("model", 0), "audio": ("clip", 0)})}
 BUILT = "tiny"  # name of the engine that one workflow builds and another loads
-COPY = f"Put `{CLIP}` from this pack's `example_workflows` folder into ComfyUI's `input` folder."
 
 GRAPHS |= {
     "residual_guidance": (
@@ -296,8 +308,8 @@ GRAPHS |= {
         ],
     ),
     "sde_keeps_the_source": (
-        f"## Fresh noise at every step\nThe sde solver renoises its prediction; where the knob **sde** falls to 0 it "
-        f"renoises the source instead, so the clip returns toward the end. {COPY}",
+        "## Fresh noise at every step\nThe sde solver renoises its prediction; where the knob **sde** falls to 0 it "
+        "renoises the source instead, so the clip returns toward the end.",
         [
             {**model(clip=True), "ramp": ("OstinatoCurveRamp", {"start": 1.0, "end": 0.2})},
             {**ENGINE, **SOURCE, "knobs": ("OstinatoKnobs", {"sde": ("ramp", 0)})},
@@ -308,7 +320,7 @@ GRAPHS |= {
     ),
     "prompt_crossfade": (
         "## From one prompt to another while it plays\nBoth prompts are encoded once. The automation moves the knob "
-        "**blend** from the first to the second over 24 ticks, for all generations in flight.",
+        "**blend** from the first, 0, to the second, 1, over the run, for all generations in flight.",
         [
             {**model(), "ramp": ("OstinatoCurveRamp", {})},
             {
@@ -318,7 +330,7 @@ GRAPHS |= {
             },
             {
                 "prompt": ("OstinatoCombineConditions", {"first": ("one", 0), "second": ("two", 0)}),
-                "blend": ("OstinatoAutomation", {"knob": "blend", "curve": ("ramp", 0), "ticks": 24}),
+                "blend": ("OstinatoAutomation", {"knob": "blend", "curve": ("ramp", 0), "over": "run"}),
             },
             stream(tracks=("blend", 0), count=8, seed=21),
             *END,
@@ -326,7 +338,7 @@ GRAPHS |= {
     ),
     "mask_and_target": (
         "## Keep some frames, pull the others\nThe square curve keeps every other second of the clip (0) and makes the "
-        f"rest anew (1), less strictly toward the last step; a target pulls the late steps toward the clip. {COPY}",
+        "rest anew (1), less strictly toward the last step; a target pulls the late steps toward the clip.",
         [
             {**model(clip=True), "square": ("OstinatoCurveLfo", {"shape": "square", "rate": 0.5})},
             {
@@ -357,7 +369,7 @@ GRAPHS |= {
     ),
     "curves_from_a_clip": (
         "## Curves that listen\nThe loudness of the clip sets the pull of each step, pulses on its beats add noise. "
-        f"**Curve Preview** draws them over the waveform. {COPY}",
+        "**Curve Preview** draws them over the waveform.",
         [
             {"clip": ("LoadAudio", {"audio": CLIP}), **model()},
             {
@@ -378,8 +390,8 @@ GRAPHS |= {
     ),
     "automation_and_take": (
         "## Turn knobs by themselves, and play it again\nOne automation sways the velocity, another takes the ring "
-        "from 4 generations in flight to 8 and to 2. **Save Take** keeps it all: `ostinato replay` makes the same "
-        "music from the file, bit by bit.",
+        "from 4 generations in flight to 8 in the middle of the run, and to 2. **Save Take** keeps it all: `ostinato "
+        "replay` makes the same music from the file, bit by bit.",
         [
             {
                 **model(),
@@ -398,16 +410,16 @@ GRAPHS |= {
                 "prompt": prompt(),
                 "velocity": (
                     "OstinatoAutomation",
-                    {"knob": "velocity_scale", "curve": ("sway", 0), "ticks": 24, "loop": True},
+                    {"knob": "velocity_scale", "curve": ("sway", 0), "over": "run"},
                 ),
             },
             {
                 "depth": (
                     "OstinatoAutomation",
-                    {"knob": "depth", "curve": ("steps", 0), "ticks": 24, "tracks": ("velocity", 0)},
+                    {"knob": "depth", "curve": ("steps", 0), "over": "run", "tracks": ("velocity", 0)},
                 )
             },
-            stream(tracks=("depth", 0), count=12, seed=31),
+            stream(tracks=("depth", 0), count=24, seed=31),
             [*END][0] | {"take": ("OstinatoSaveTake", {"take": ("stream", 2)})},
             END[1],
         ],

@@ -16,7 +16,7 @@ from ostinato.engine_runtime.controls.knobs import Knobs
 from ostinato.engine_runtime.device.lane import Lane
 from ostinato.engine_runtime.device.workers import in_turn
 from ostinato.engine_runtime.engines.contract import Engine, Limits, Rows
-from ostinato.engine_runtime.spec import ACE_STEP, ModelSpec
+from ostinato.engine_runtime.spec import ACE_STEP, ModelId, ModelSpec
 from ostinato.engine_runtime.stream.request import Condition, Request
 from ostinato.engine_runtime.stream.session import Session
 from ostinato.engine_runtime.stream.sessions import runtime
@@ -81,6 +81,7 @@ class StandIn:
     capturable: bool = False
     modules: None = None
     name: str = "stand-in"
+    model: ModelId | None = None
     calls: list[int] = field(default_factory=list)
     _buffer: Tensor | None = None  # [limits.batch, T, 64]
 

@@ -6,7 +6,9 @@ B clips, T frames of C channels, `hop` samples a frame: the VAE's own. ACE-Step 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
@@ -57,7 +59,7 @@ def margin_frames(vae: Vae) -> int:
 
 
 @torch.inference_mode()
-def decode(vae: Vae, latents: Tensor, window: int = 0) -> Tensor:
+def decode(vae: Vae, latents: Tensor, window: int = 0, check: Callable[[], None] = lambda: None) -> Tensor:
     """Decode clips.
 
     Args:
@@ -65,6 +67,8 @@ def decode(vae: Vae, latents: Tensor, window: int = 0) -> Tensor:
         latents: `[B, T, C]`.
         window: frames per window, which bounds the memory; 0 decodes the whole in one pass. On the CPU a small
             network's windows are decoded side by side, a thread each.
+        check: called in this thread before each window, or each few that are decoded side by side, and between the
+            layers where it decodes in one pass; what it raises ends the decode.
 
     Returns:
         `[B, A, hop * T]` float32 on the latents' device. A windowed decode equals the whole one up to rounding: each
@@ -85,7 +89,8 @@ def decode(vae: Vae, latents: Tensor, window: int = 0) -> Tensor:
         "decode in smaller windows",
     ):
         if not 0 < window < frames:
-            return _run(vae, latents, 0, frames)
+            with _between_layers(vae, check):
+                return _run(vae, latents, 0, frames)
         hop = hop_of(vae)
         audio = torch.empty(latents.shape[0], vae.config.audio_channels, frames * hop, device=latents.device)
 
@@ -95,30 +100,57 @@ def decode(vae: Vae, latents: Tensor, window: int = 0) -> Tensor:
 
         windows = [partial(one, start) for start in range(0, frames, window)]
         if vae.device.type == "cpu" and not (isinstance(vae, nn.Module) and is_large(vae)):
-            workers().each(windows)
+            team = workers()
+            for first in range(0, len(windows), team.count):
+                check()
+                team.each(windows[first : first + team.count])
         else:
             for decode_window in windows:
+                check()
                 decode_window()
         return audio
 
 
+@contextmanager
+def _between_layers(vae: Vae, check: Callable[[], None]) -> Iterator[None]:
+    """Call `check` at once, and in this thread before each of a network's blocks; an engine has none to wait for."""
+    check()
+    blocks = getattr(vae.decoder, "block", ()) if isinstance(vae, nn.Module) else ()
+    own = threading.get_ident()
+    hooks = [b.register_forward_pre_hook(lambda *_: check() if threading.get_ident() == own else None) for b in blocks]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def decode_clips(
-    vae: Vae, clips: Sequence[Tensor], window: int = 0, between: Callable[[], None] = lambda: None
+    vae: Vae,
+    clips: Sequence[Tensor],
+    window: int = 0,
+    check: Callable[[], None] = lambda: None,
+    stopped: Callable[[Sequence[Tensor]], None] = lambda finished: None,
 ) -> Tensor:
     """Decode `[T, C]` clips of one length to `[B, A, samples]`, one at a time, so that memory is used for one.
 
     Args:
-        between: called before each clip; what it raises ends the decode.
+        check: as in `decode`.
+        stopped: called with the clips that were finished, `[A, samples]` each, where `check` or the user ends it.
 
     Raises:
         InputError: for no clip, and as `decode`.
     """
     if not clips:
         raise InputError("0 clips were given to decode", "at least one is needed", "connect a latent that holds one")
-    audio = []
-    for clip in clips:
-        between()
-        audio.append(decode(vae, clip[None], window))
+    audio: list[Tensor] = []
+    try:
+        for clip in clips:
+            audio.append(decode(vae, clip[None], window, check))
+    except BaseException as error:
+        if not isinstance(error, Exception) and audio:
+            stopped([finished[0] for finished in audio])
+        raise
     return torch.cat(audio)
 
 

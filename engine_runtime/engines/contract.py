@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..constants import MAX_DEPTH, MAX_ROWS, ROWS
 from ..errors import EngineLimitError, check_range
-from ..spec import ACE_STEP, ModelSpec
+from ..spec import ACE_STEP, ModelId, ModelSpec
 from .factors import BUCKETS, Factors, Targets
 
 Run = Callable[[Hashable, Callable[[], None]], None]
@@ -192,6 +192,7 @@ class Engine(Protocol):
     targets: Targets | None  # the layers for which it takes factors; None where it takes none
     identity: str  # weights, kind, precision, library
     name: str  # for people
+    model: ModelId | None  # whose weights; None where that is not known
 
     @property
     def capturable(self) -> bool:

@@ -12,7 +12,7 @@ from diffusers import AceStepTransformer1DModel
 from torch import Tensor, nn
 
 from ..device.workers import is_large, workers
-from ..spec import ACE_STEP, ModelSpec
+from ..spec import ACE_STEP, ModelId, ModelSpec
 from .compiled.weights import lay_out
 from .contract import LIMITS, Limits, Rows
 from .decoder import MaskedDecoder
@@ -35,6 +35,7 @@ class EagerEngine:
 
     spec: ModelSpec = ACE_STEP
     recipe: dict[str, Any] | None = None
+    model: ModelId | None = None
 
     def __init__(
         self,

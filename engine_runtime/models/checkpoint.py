@@ -25,6 +25,7 @@ from .names import (
     quantised,
     to_theirs,
 )
+from .original import COMFY_ORG, FILES
 from .parts import assemble, checked_config, on_meta
 from .sizes import configs_from, known_from, pick_kind
 from .tokenizer import check_words, find_tokenizer
@@ -127,13 +128,20 @@ def find_split(path: Path, role: str) -> Path:
     )
     if len(found) == 1:
         return found[0]
-    where = " and ".join(map(str, places)) or f"no folder of models: none of {', '.join(_HOMES)} is above the file"
+    where = " and ".join(map(str, places))
     what = role.replace("_", " ")
+    if not found:
+        looked = f"no {shown}.safetensors is in {where}" if home else "it lies in no folder of models"
+        raise ModelError(
+            f"{path.name} has no {what}, and none was found: {looked}",
+            "the diffusion model alone makes no music",
+            f"put {FILES[role]} of {COMFY_ORG} into models/{folders[0]}, or set {role} to its file",
+        )
     raise ModelError(
-        f"{path.name} has no {what}, and {len(found)} files named {shown}.safetensors were found in {where}"
-        + (f" ({', '.join(file.name for file in found)})" if found else ""),
+        f"{path.name} has no {what}, and {len(found)} files named {shown}.safetensors were found in {where} "
+        f"({', '.join(file.name for file in found)})",
         "exactly one is needed",
-        f"give the {what}'s file",
+        f"set {role} to one of them",
     )
 
 

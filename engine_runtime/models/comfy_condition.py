@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..spec import ACE_STEP
 from ..stream.request import Condition, check_tensor
+from .comfy_model import model_id
 
 Entry = tuple[Tensor, dict[str, Any]]
 
@@ -65,7 +66,7 @@ def core_condition(
     import comfy.model_management
 
     comfy.model_management.load_models_gpu([patcher])
-    given = references or References()
+    given, made_by = references or References(), model_id(patcher)
     plus = _single(positive, "positive", patcher)
     tokens, context = _capture(patcher, _with(plus, given.timbre), frames)
     if given.structure is not given.timbre:
@@ -74,10 +75,10 @@ def core_condition(
         context = _repaint(patcher, plus, context, given, frames)
     if negative is None:
         null = patcher.model.diffusion_model.null_condition_emb.detach()[0].to(tokens, copy=True)
-        return Condition(tokens, context, null.expand_as(tokens))
+        return Condition(tokens, context, null.expand_as(tokens), model=made_by)
     minus_tokens, minus_context = _capture(patcher, _single(negative, "negative", patcher), frames)
     own = given.structure is None and given.repaint is None  # else the negative row hears the same source
-    return Condition(tokens, context, minus_tokens, minus_context if own else None)
+    return Condition(tokens, context, minus_tokens, minus_context if own else None, model=made_by)
 
 
 def _single(conditioning: list[Entry], name: str, patcher: Any) -> Entry:

@@ -15,6 +15,7 @@ from ..device.player import PLAYER, Player
 from ..engines.contract import limits_of
 from ..engines.eager import EagerEngine
 from ..errors import InputError, ModelError
+from ..spec import CORE, ModelId
 from . import names
 from .checkpoint import on_meta
 from .comfy_queue import is_idle, job_runs, leaving, wait_for_manager
@@ -47,7 +48,8 @@ class CoreEngine(EagerEngine):
         self._meta = dict(self.transformer.named_parameters())
         expected = {name: tuple(p.shape) for name, p in self._meta.items()}
         names.check(expected, self._shapes(), "the MODEL")
-        identity = f"core:{id(self.patcher.model)}:{self.patcher.patches_uuid}"
+        self.model = model_id(self.patcher)
+        identity = f"{self.model.identity}:{self.patcher.patches_uuid}"
         super().__init__(self.transformer, identity, limits)
         # what `ready` will bring; until then the transformer is on the meta device
         self.dtype, self.device = self.patcher.model.get_dtype_inference(), self.patcher.load_device
@@ -119,6 +121,11 @@ def _asks(player: Player) -> Callable[[Any, bool], None]:
                 found.rest(is_idle if job_runs() else None)
 
     return ask
+
+
+def model_id(patcher: Any) -> ModelId:
+    """Name the weights of a MODEL, with whatever patches; it is another one after it was loaded anew."""
+    return ModelId(f"{CORE}{id(patcher.model)}", "ComfyUI's MODEL")
 
 
 def static(patcher: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from diffusers.pipelines.ace_step.pipeline_ace_step import TASK_INSTRUCTIONS
 from torch import Tensor
@@ -19,7 +21,11 @@ MAX_TEXT_TOKENS, MAX_LYRIC_TOKENS = 256, 2048  # what the model was trained with
 
 @torch.inference_mode()
 def encode_prompt(
-    model: Model, prompt: Prompt, source: Tensor | None = None, timbre: Tensor | None = None
+    model: Model,
+    prompt: Prompt,
+    source: Tensor | None = None,
+    timbre: Tensor | None = None,
+    codes: Sequence[int] | None = None,
 ) -> Condition:
     """Encode one prompt.
 
@@ -28,13 +34,20 @@ def encode_prompt(
         prompt: what to say.
         source: `[T, 64]` latent for cover and repaint; for text2music it only sets the length.
         timbre: `[frames, 64]` latent of a timbre reference, else the model's silence.
+        codes: a plan of the music, five a second from its start, as ACE-Step's language model writes it for
+            text2music; what they do not reach is silence.
 
     Returns:
         Tokens `[L, H]`, context `[T, 128]`, and the null condition of a base model, in the transformer's dtype.
 
     Raises:
-        InputError: for a cover or repaint without a source, or text beyond the model's length.
+        InputError: for a cover or repaint without a source, or text beyond the model's length; for codes that the model
+            does not have, or beside another task.
     """
+    if codes is not None and prompt.task != "text2music":
+        raise InputError(
+            f"the task is {prompt.task} and codes are given", "they plan what text2music makes", "disconnect the codes"
+        )
     model.ready()
     pipe, device, dtype = model.pipe, model.device, model.pipe.transformer.dtype
     if source is not None:
@@ -53,24 +66,32 @@ def encode_prompt(
     ):
         if device.type == "cpu":
             large = is_large(pipe.text_encoder) or is_large(pipe.condition_encoder)
-            tokens = workers().run(lambda: _tokens(model, prompt, seconds, timbre), wide=large)
+            tokens = workers().run(lambda: _tokens(model, prompt, seconds, timbre, codes is not None), wide=large)
         else:
-            tokens = _tokens(model, prompt, seconds, timbre)
-        context = torch.cat(_context(model, prompt, source, frames), dim=-1)
+            tokens = _tokens(model, prompt, seconds, timbre, codes is not None)
+        if codes is None:
+            parts = _context(model, prompt, source, frames)
+        else:
+            parts = _planned(model, codes, frames), torch.ones(frames, model.spec.channels, device=device, dtype=dtype)
+        context = torch.cat(parts, dim=-1)
     null = None if model.turbo else pipe.condition_encoder.null_condition_emb.detach()[0].to(device, dtype, copy=True)
-    return Condition(tokens, context, None if null is None else null.expand_as(tokens), spec=model.spec)
+    return Condition(tokens, context, None if null is None else null.expand_as(tokens), spec=model.spec, model=model.id)
 
 
-def _tokens(model: Model, prompt: Prompt, seconds: float, timbre: Tensor | None) -> Tensor:
-    """Encode text, lyric and timbre tokens with the condition encoder: `[L, H]`."""
+def _tokens(model: Model, prompt: Prompt, seconds: float, timbre: Tensor | None, planned: bool) -> Tensor:
+    """Encode text, lyric and timbre tokens with the condition encoder: `[L, H]`.
+
+    Args:
+        planned: ask for what the model makes of codes, in the words of a cover.
+    """
     pipe, device, dtype = model.pipe, model.device, model.pipe.transformer.dtype
     fields = {
-        "vocal_language": prompt.language,
+        "vocal_language": prompt.said("language") or "",
         "audio_duration": seconds,
-        "instruction": TASK_INSTRUCTIONS[prompt.task],
+        "instruction": TASK_INSTRUCTIONS["cover" if planned else prompt.task],
         "bpm": prompt.bpm or None,
-        "keyscale": prompt.key or None,
-        "timesignature": prompt.time_signature or None,
+        "keyscale": prompt.said("key"),
+        "timesignature": prompt.said("time_signature"),
     }
     # One token more than allowed, so that a text too long shows instead of being cut.
     text, text_mask, lyrics, lyric_mask = pipe.encode_prompt(
@@ -126,12 +147,38 @@ def _context(model: Model, prompt: Prompt, source: Tensor | None, frames: int) -
 def _structure(model: Model, source: Tensor) -> Tensor:
     """Encode the source to the model's 5 Hz tokens and back, `[T, 64]`: its structure without its sound."""
     pipe = model.pipe
-    if pipe.audio_tokenizer is None or pipe.audio_token_detokenizer is None:
-        raise InputError(
-            f"{model.name} has no audio tokenizer",
-            "a cover needs audio_tokenizer and audio_token_detokenizer",
-            "load a model that has them",
-        )
+    _check_tokenizer(model, "a cover needs")
     silence = pipe.condition_encoder.silence_latent.to(source.device, source.dtype)
     quantized, _ = pipe.audio_tokenizer.tokenize(source[None], silence)
     return pipe.audio_token_detokenizer(quantized.to(source.dtype))[0, : source.shape[0]].contiguous()
+
+
+def _planned(model: Model, codes: Sequence[int], frames: int) -> Tensor:
+    """Decode a plan of audio codes, `[frames, 64]`; where it is too short, the codes of silence follow."""
+    pipe, device, dtype = model.pipe, model.device, model.pipe.transformer.dtype
+    _check_tokenizer(model, "codes need")
+    coder = pipe.audio_tokenizer
+    if odd := [code for code in codes if not 0 <= code < coder.quantizer.codebook_size]:
+        raise InputError(
+            f"the audio code {odd[0]} is given",
+            f"{model.name} has 0 to {coder.quantizer.codebook_size - 1}",
+            "take codes that were made for this model",
+        )
+    silence, _ = pipe.prepare_src_latents(device, dtype, latent_length=frames)
+    quantized, _ = coder.tokenize(silence, pipe.condition_encoder.silence_latent.to(device, dtype))
+    count = min(len(codes), quantized.shape[1])
+    if count:
+        indices = torch.zeros(1, count, coder.config.fsq_input_num_quantizers, device=device, dtype=torch.long)
+        indices[0, :, 0] = torch.tensor(codes[:count], device=device)
+        quantized = quantized.clone()
+        quantized[:, :count] = coder.quantizer.get_output_from_indices(indices).to(quantized.dtype)
+    return pipe.audio_token_detokenizer(quantized.to(dtype))[0, :frames].contiguous()
+
+
+def _check_tokenizer(model: Model, what: str) -> None:
+    if model.pipe.audio_tokenizer is None or model.pipe.audio_token_detokenizer is None:
+        raise InputError(
+            f"{model.name} has no audio tokenizer",
+            f"{what} audio_tokenizer and audio_token_detokenizer",
+            "load a model that has them",
+        )

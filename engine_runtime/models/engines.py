@@ -27,7 +27,7 @@ def eager_engine(model: Model, max_rows: int = ROWS) -> EagerEngine:
     limits = limits_of(max_rows)
     model.ready()
     engine = EagerEngine(model.pipe.transformer, model.identity, limits, model.ready)
-    engine.recipe = _recipe(model, engine, max_rows)
+    engine.recipe, engine.model = _recipe(model, engine, max_rows), model.id
     return engine
 
 
@@ -55,7 +55,7 @@ def torch_engine(model: Model, kind: str = KINDS[0], max_rows: int = ROWS) -> Ea
             engine.proof = prove(engine, reference, _PROVEN, seed=0, products=engine.products).summary()
         finally:
             engine.rest()
-    engine.recipe = _recipe(model, engine, max_rows) | {"kind": kind}
+    engine.recipe, engine.model = _recipe(model, engine, max_rows) | {"kind": kind}, model.id
     return engine
 
 
@@ -65,4 +65,5 @@ def _recipe(model: Model, engine: EagerEngine | CompiledEngine, max_rows: int) -
         "precision": str(engine.dtype).removeprefix("torch."),
         "device": engine.device.type,
         "max_rows": max_rows,
+        **({"given": given} if (given := model.given.named()) else {}),
     }

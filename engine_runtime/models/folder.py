@@ -20,6 +20,7 @@ from diffusers import AceStepPipeline
 from ..errors import InputError, ModelError
 from ..files import read_json
 from .names import PARTS, check
+from .original import is_original, original
 from .parts import CLASSES, OPTIONAL, assemble, checked_config, on_meta
 from .quiet import reason
 from .tokenizer import check_words, read_tokenizer
@@ -83,6 +84,8 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def _read_index(folder: Path) -> set[str]:
     """Return the components that a folder has, each of a known class."""
+    if not (folder / INDEX).exists() and is_original(folder):
+        raise original(str(folder))
     try:
         index = _read_object(folder / INDEX)
     except (InputError, OSError) as error:

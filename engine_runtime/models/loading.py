@@ -18,9 +18,11 @@ from ..device import gpu
 from ..device.memory import guarded
 from ..errors import InputError, ModelError
 from ..files import read_bytes
-from ..spec import ACE_STEP, ModelSpec
+from ..spec import ACE_STEP, ModelId, ModelSpec
 from .checkpoint import load_checkpoint
-from .folder import load_folder
+from .folder import INDEX, load_folder
+from .given import NOTHING, Given
+from .original import DIFFUSERS, original
 from .presets import preset_folder
 from .quiet import offline, quiet, reason
 
@@ -45,6 +47,7 @@ class Model:
         source: the name under which another process finds it: a path as an absolute one.
         ready: brings the weights to the device before they are used; a host that manages memory gives its own.
         spec: its sizes, which `load` has compared with those of its parts.
+        given: what of it was given beside its name.
     """
 
     pipe: AceStepPipeline
@@ -54,10 +57,15 @@ class Model:
     source: str
     ready: Callable[[], None] = lambda: None
     spec: ModelSpec = ACE_STEP
+    given: Given = NOTHING
 
     @property
     def device(self) -> torch.device:
         return self.pipe.transformer.device
+
+    @property
+    def id(self) -> ModelId:
+        return ModelId(self.identity, self.name)
 
 
 def pick_device(choice: str) -> torch.device:
@@ -89,6 +97,7 @@ def load(
     download: bool = False,
     progress: Progress | None = None,
     local: bool = True,
+    given: Given = NOTHING,
 ) -> Model:
     """Load a model. Nothing that its files name is run, and without `download` nothing is asked of the network.
 
@@ -99,21 +108,36 @@ def load(
         download: whether a hub id may be fetched over the network; else only the local hub cache is used.
         progress: told the bytes of a download.
         local: whether a relative path may be given; a name of whoever reaches a server must not become one.
+        given: what a checkpoint's own file does not say or hold.
 
     Raises:
-        InputError: for a name that is none of these.
+        InputError: for a name that is none of these, and for parts given beside what has its own.
         ModelError: for what is no ACE-Step 1.5 model, is not whole, or names code to run.
         MemoryShortage: when the device has no room.
     """
     source = source.strip()
     path, is_path = _find(source, local, download, progress)
+    _check_given(given, path, source)
     with guarded(f"loading {source} found no room on {device}", *ROOM), quiet(), offline():
-        pipe = (load_checkpoint if path.suffix == CHECKPOINT else load_folder)(path, device, dtype)
+        if path.suffix == CHECKPOINT:
+            pipe = load_checkpoint(path, device, dtype, given.kind, given.vae, given.text_encoder)
+        else:
+            pipe = load_folder(path, device, dtype)
     _check_format(pipe, source)
     config = pipe.transformer.config
     turbo = bool(getattr(config, "is_turbo", False)) or getattr(config, "model_version", None) == "turbo"
     pipe.set_progress_bar_config(disable=True)
-    return Model(pipe, source, turbo, _identity(path), str(path.absolute()) if is_path else source)
+    identity = _identity(path, *(Path(file) for file in (given.vae, given.text_encoder) if file is not None))
+    return Model(pipe, source, turbo, identity, str(path.absolute()) if is_path else source, given=given)
+
+
+def _check_given(given: Given, path: Path, source: str) -> None:
+    if (named := given.named()) and path.suffix != CHECKPOINT:
+        raise InputError(
+            f"{' and '.join(named)} of {source} {'is' if len(named) == 1 else 'are'} given",
+            f"only a {CHECKPOINT} file lacks them; what is in diffusers' format has its own",
+            f"set {' and '.join(named)} to auto",
+        )
 
 
 def check_there(source: str, local: bool, download: bool) -> None:
@@ -139,14 +163,14 @@ def _find(source: str, local: bool, download: bool, progress: Progress | None) -
     if source and (local or os.path.isabs(source)):
         try:
             path = Path(source).expanduser()
-            if path.suffix == CHECKPOINT or path.is_dir():
-                return path, True
             taken = path.exists()
+            if path.is_dir() or (taken and path.suffix == CHECKPOINT):
+                return path, True
         except (OSError, RuntimeError):  # longer than the file system allows, or the home of nobody
             taken = True
-    if taken or not is_hub_id(source):
+    if taken or not is_hub_id(source) or source.endswith(CHECKPOINT):
         raise InputError(
-            f"the model is {source!r}",
+            f"the model is {source!r}" if taken else f"no model {source!r} was found",
             f"allowed are {', '.join(PRESETS)}, a folder, a {CHECKPOINT} file, or a hub id such as owner/name",
             "check the name or the path",
         )
@@ -159,8 +183,8 @@ def is_hub_id(name: str) -> bool:
 
 def _from_hub(repo: str, download: bool, progress: Progress | None) -> Path:
     """Return the local snapshot of a hub repository, downloaded only where `download` allows it."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub import file_exists, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
     from tqdm import tqdm
 
     class Bar(tqdm):
@@ -172,6 +196,8 @@ def _from_hub(repo: str, download: bool, progress: Progress | None) -> Path:
 
     try:
         with nullcontext() if download else offline():
+            if download and not file_exists(repo, INDEX):
+                raise original(repo)
             return Path(
                 snapshot_download(
                     repo,
@@ -182,9 +208,17 @@ def _from_hub(repo: str, download: bool, progress: Progress | None) -> Path:
             )
     except LocalEntryNotFoundError as error:
         raise ModelError(
-            f"{repo} is not in the local hub cache",
+            f"the model {repo} was not found: there is no such folder or file, nor is it in the local hub cache",
             "nothing is downloaded unless you allow it" if not download else "the hub could not be reached",
             f"switch download on, or run: hf download {repo}",
+        ) from error
+    except ModelError:
+        raise
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"the hub has no model {repo}, or none that is open to you",
+            "the id must name a public ACE-Step 1.5 repository in diffusers' format",
+            f"check the id, or use {DIFFUSERS}",
         ) from error
     except Exception as error:  # the hub's own errors have many roots: gated, missing, no network
         raise ModelError(
@@ -229,7 +263,8 @@ def _check_format(pipe: AceStepPipeline, source: str) -> None:
             )
 
 
-def _identity(path: Path) -> str:
+def _identity(path: Path, *parts: Path) -> str:
+    """Hash what a model is made of: its folder or file, and the files given for its parts."""
     digest = hashlib.sha256()
     walk = os.walk(path)  # passes over a folder that cannot be listed, such as one too deep for its path
     files = [path] if path.is_file() else sorted(Path(at, name) for at, _, names in walk for name in names)
@@ -240,4 +275,6 @@ def _identity(path: Path) -> str:
             digest.update(read_bytes(file, _HASHED))
         else:
             digest.update(f"{stat.st_size}:{stat.st_mtime_ns}".encode())
+    for part in parts:
+        digest.update(_identity(part).encode())
     return digest.hexdigest()[:16]

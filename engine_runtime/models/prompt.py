@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..errors import InputError, check_range
 from ..spec import ACE_STEP
 
+ANY = "any"
 TASKS = ("text2music", "cover", "repaint")
 
 
@@ -19,8 +20,8 @@ class Prompt:
         lyrics: words with section marks such as [verse]; empty or [instrumental] for none.
         seconds: length; with a source, the source's length is used instead.
         bpm: beats per minute, 0 to leave it open.
-        key: "C major", or empty.
-        time_signature: beats a bar, "4", or empty.
+        key: "C major"; `ANY` or empty leaves it open, as in the next two.
+        time_signature: beats a bar, "4".
         language: of the lyrics, as a code ("en").
         task: text2music, cover (keep the source's structure) or repaint (keep the source outside a window).
         repaint_start, repaint_end: the window in seconds; an end of 0 is the source's end.
@@ -30,12 +31,17 @@ class Prompt:
     lyrics: str = ""
     seconds: float = 10.0
     bpm: int = 0
-    key: str = ""
-    time_signature: str = ""
+    key: str = ANY
+    time_signature: str = ANY
     language: str = "en"
     task: str = "text2music"
     repaint_start: float = 0.0
     repaint_end: float = 0.0
+
+    def said(self, name: str) -> str | None:
+        """Return what is said of the key, time signature or language; None where it is left open."""
+        value: str = getattr(self, name)
+        return None if value in ("", ANY) else value
 
     def __post_init__(self) -> None:
         if not self.tags.strip():

@@ -11,9 +11,9 @@ from typing import Any
 from ..errors import InputError, ModelError
 from ..files import parse_json
 from ..spec import ACE_STEP
+from .given import KINDS
 from .names import Shape, to_theirs
 
-KINDS = ("turbo", "base", "sft")
 _ROPE = {"rope_theta": 1_000_000.0}
 _COMMON = {**_ROPE, "sliding_window": 128}
 _UNSEEN = ("rms_norm_eps", "rope_theta", "sliding_window")  # numbers that no shape tells
@@ -186,5 +186,5 @@ def pick_kind(given: str | None, noted: str | None, path: Path) -> str:
     raise ModelError(
         f"{path.name} does not say whether it is turbo, base or SFT",
         "the weights cannot tell; its metadata or exactly one of these words in its name can",
-        f"give the kind ({', '.join(KINDS)}), or rename the file",
+        f"set kind to {' or '.join(KINDS)}, or rename the file",
     )

@@ -76,6 +76,7 @@ class Prepared:
                 f"the engine plays {engine.spec}",
                 "encode the prompt with the model that the engine was made from",
             )
+        _check_models(request, engine)
         engine.limits.check(1, request.frames, request.tokens)
         if request.first.tokens.shape[1] != engine.width:
             raise InputError(
@@ -118,3 +119,13 @@ def _negative(condition: Condition, move: Callable[[Tensor], Tensor]) -> tuple[T
     tokens = condition.tokens if condition.null_tokens is None else condition.null_tokens
     context = condition.context if condition.null_context is None else condition.null_context
     return move(tokens), move(context)
+
+
+def _check_models(request: Request, engine: Engine) -> None:
+    for made_by in (part.condition.model for part in request.parts):
+        if made_by is not None and engine.model is not None and made_by.is_other(engine.model):
+            raise InputError(
+                f"the condition was made by the model {made_by.name}",
+                f"the engine plays {engine.model.name}, which reads tokens of its own",
+                "connect Encode Prompt and the engine to the same model",
+            )

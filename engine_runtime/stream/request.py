@@ -11,7 +11,7 @@ from ..constants import MAX_CONDITIONS, MAX_STEPS
 from ..controls.values import Value, check_frames, check_value, is_curve
 from ..errors import InputError, check_range, check_whole
 from ..numerics.schedule import explicit, sigmas
-from ..spec import ACE_STEP, ModelSpec
+from ..spec import ACE_STEP, ModelId, ModelSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +38,7 @@ class Condition:
             (turbo), which leaves guidance off.
         null_context: as `context`, of the negative row; None for the positive row's own.
         spec: of the model that it is for.
+        model: that made it; None where that is not known, as in a take.
 
     Raises:
         InputError: for another shape, or values that are not finite.
@@ -48,6 +49,7 @@ class Condition:
     null_tokens: Tensor | None = None
     null_context: Tensor | None = None
     spec: ModelSpec = ACE_STEP
+    model: ModelId | None = None
 
     def __post_init__(self) -> None:
         check_tensor("the condition's tokens", self.tokens, None, self.spec.width or None)

@@ -20,6 +20,7 @@ KINDS = {kind.__name__: kind for kind in (Request, Condition, Part, Target, Guid
 KIND, TENSOR = "kind", "tensor"  # the keys that mark an object and a reference
 PLAIN = {"bool": bool, "str": str}  # fields that no range check looks at
 SPEC = "spec"  # a field of conditions that a take states once, in its header
+LEFT_OUT = (SPEC, "model")  # fields of conditions; a model's identity is that of files on one machine
 
 
 def fingerprint(tensor: Tensor) -> str:
@@ -56,7 +57,7 @@ class Writer:
         if isinstance(value, list | tuple):
             return [self.pack(item) for item in value]
         if is_dataclass(value) and type(value).__name__ in KINDS:
-            held = {f.name: self.pack(getattr(value, f.name)) for f in fields(value) if f.name != SPEC}
+            held = {f.name: self.pack(getattr(value, f.name)) for f in fields(value) if f.name not in LEFT_OUT}
             return {KIND: type(value).__name__} | held
         if hasattr(value, "tolist"):  # numpy's numbers and arrays
             return self.pack(value.tolist())
@@ -120,7 +121,7 @@ class Reader:
         kind = KINDS.get(data.get(KIND, ""))
         if kind is None:
             raise InputError(f"an object is a {data.get(KIND)!r}", f"known are {', '.join(KINDS)}", "update Ostinato")
-        types = {f.name: f.type for f in fields(kind) if f.name != SPEC}
+        types = {f.name: f.type for f in fields(kind) if f.name not in LEFT_OUT}
         given = {name: self.unpack(value) for name, value in data.items() if name != KIND}
         for name, value in given.items():
             if name not in types:

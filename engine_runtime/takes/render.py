@@ -11,13 +11,14 @@ from typing import Any
 from torch import Tensor
 
 from ..config import NO_GUIDANCE, Guidance, Sampling, StreamConfig, more_rows
-from ..controls.automation import Track
+from ..controls.automation import DEPTH, Track
 from ..controls.knobs import Knobs
 from ..engines.contract import Engine
 from ..engines.factors import required
 from ..errors import InputError, check_range
 from ..lora.stack import Mix, stack
 from ..stream.request import Condition, Part, Request
+from ..stream.session import Session
 from ..stream.sessions import runtime
 from ..stream.stats import Stats
 from .take import Log
@@ -94,6 +95,7 @@ def render(
     tracks: Sequence[Track] = (),
     log: Log | None = None,
     adapters: Mix = (),
+    stopped: Callable[[Sequence[Tensor]], None] = lambda finished: None,
 ) -> tuple[list[Tensor], Stats]:
     """Play requests and return their latents in the order given, `[T, C]` each, on the engine's device.
 
@@ -108,6 +110,7 @@ def render(
         tracks: automation of knobs.
         log: made with `Log.of` for `stream_config` of these requests; records the take.
         adapters: adapters and their strengths, from the first tick.
+        stopped: called with the latents that were finished, in order, where `on_tick` or the user stops the stream.
 
     Raises:
         InputError: for no request, or one given twice.
@@ -122,19 +125,50 @@ def render(
     config = stream_config(requests, depth, knobs, tracks)
     latents: dict[int, Tensor] = {}
     total = sum(r.steps for r in requests)
-    with _awake(engine), runtime().playing(name, engine, config, knobs, log) as session:
-        if adapters:
-            lane = runtime().lane(engine.device)
-            session.adapt(stack(adapters, required(engine.targets), engine.dtype, engine.device, lane))
-        session.automate(tracks)
-        for finished in session.play(requests, lambda: on_tick(session.steps_done, total)):
-            latents[order[id(finished.request)]] = finished.take()
-        on_tick(session.steps_done, total)
-        session.settle()
-        if log is not None:
-            log.ticks = session.ticks
-            log.finished(list(latents.values()))
-        return [latents[i] for i in range(len(requests))], session.stats()
+    try:
+        with _awake(engine), runtime().playing(name, engine, config, knobs, log) as session:
+            if adapters:
+                lane = runtime().lane(engine.device)
+                session.adapt(stack(adapters, required(engine.targets), engine.dtype, engine.device, lane))
+            session.automate(track for track in tracks if track.span is None)
+            turn = _run_tracks(session, [track for track in tracks if track.span is not None])
+
+            def before() -> None:
+                on_tick(session.steps_done, total)
+                turn(session.steps_done, total, len(requests) - len(latents))
+
+            for finished in session.play(requests, before):
+                latents[order[id(finished.request)]] = finished.take()
+            on_tick(session.steps_done, total)
+            session.settle()
+            if log is not None:
+                log.ticks = session.ticks
+                log.finished(list(latents.values()))
+            return [latents[i] for i in range(len(requests))], session.stats()
+    except BaseException as error:
+        if not isinstance(error, Exception) and latents:  # no error: hosts stop a node by what is none
+            stopped([latents[i] for i in sorted(latents)])
+        raise
+
+
+def _run_tracks(session: Session, tracks: Sequence[Track]) -> Callable[[int, int, int], None]:
+    """Return the function that turns the knobs of tracks over the run before a tick; the take notes what it turned.
+
+    It takes the steps done, the steps in all, and the requests that are not finished. The last tick's share is 1.
+    """
+    now: dict[str, Any] = {}
+
+    def turn(done: int, total: int, left: int) -> None:
+        share = done / max(total - min(left, session.config.depth), 1)
+        values = {track.knob: track.in_run(min(share, 1.0)) for track in tracks}
+        moved = {knob: value for knob, value in values.items() if value is not None and value != now.get(knob)}
+        now.update(moved)
+        if DEPTH in moved:
+            session.configure(depth=moved.pop(DEPTH))
+        if moved:
+            session.set(**moved)
+
+    return turn
 
 
 def record(
@@ -146,10 +180,11 @@ def record(
     knobs: Knobs,
     tracks: Sequence[Track] = (),
     adapters: Mix = (),
+    stopped: Callable[[Sequence[Tensor]], None] = lambda finished: None,
 ) -> tuple[list[Tensor], Stats, Log]:
     """Play requests as `render` does, and return the take too."""
     log = Log.of(engine, stream_config(requests, depth, knobs, tracks), knobs)
-    return *render(name, engine, requests, depth, on_tick, knobs, tracks, log, adapters), log
+    return *render(name, engine, requests, depth, on_tick, knobs, tracks, log, adapters, stopped), log
 
 
 def stream_config(

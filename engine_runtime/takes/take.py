@@ -52,6 +52,7 @@ class Recipe(TypedDict):
     device: str
     max_rows: Annotated[int, msgspec.Meta(ge=1, le=MAX_ROWS)]
     kind: NotRequired[Annotated[str, msgspec.Meta(pattern=rf"^({'|'.join(KINDS)})\Z")]]
+    given: NotRequired[dict[str, str]]
 
 
 class Adapters(msgspec.Struct, forbid_unknown_fields=True):

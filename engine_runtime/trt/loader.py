@@ -135,6 +135,8 @@ class Place:
         """
         engine = self._open(who, name, "decoder", alone)
         assert isinstance(engine, TrtEngine)
+        if self.model is not None:
+            engine.model = self.model.id
         return engine
 
     def open_vae(self, who: str, name: str) -> TrtVae:
@@ -308,7 +310,7 @@ def room_of(engine: Opened) -> int:
 
 def _of_this_model(error: EngineFileError, sidecar: Sidecar, plan: Path, model: Model) -> EngineFileError:
     """Return the same error with a remedy that builds from the model in use."""
-    ours = replace(sidecar, spec=replace(sidecar.spec, model=model.source, size=None, onnx=None))
+    ours = replace(sidecar, spec=replace(sidecar.spec, model=model.source, size=None, onnx=None, given=model.given))
     remedy = f"choose the model that it was built from, or run {ours.command(plan)}"
     return EngineFileError(error.given, error.allowed, remedy, error.reason)
 

@@ -5,13 +5,14 @@ They stay unresolved until the stream node knows how long the music is, because 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...engine_runtime.config import Guidance
 from ...engine_runtime.controls.knobs import KNOBS, Knobs
 from ...engine_runtime.errors import InputError
-from ...engine_runtime.spec import ACE_STEP, ModelSpec
+from ...engine_runtime.spec import ACE_STEP, CORE, ModelSpec
 from . import host
 from .values import is_curve, to_value
 
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from ...engine_runtime.engines.factors import Targets
     from ...engine_runtime.lora.stack import Mix
     from ...engine_runtime.stream.request import Condition, Part
+    from .comfy import io
 
+log = logging.getLogger(__name__)
 GAIN = "channel_gain"
 Fields = Mapping[str, Any]  # names of knobs or fields; a value is a number, or a curve without a length
 
@@ -137,6 +140,26 @@ def needs_negative(wanted: Fields | None, tracks: Sequence[Track] = ()) -> bool:
     if any(track.knob == "guidance_scale" for track in tracks):
         return True
     return is_curve(wanted["scale"]) or wanted["scale"] != 1.0
+
+
+def warn_unguided(
+    conditions: Condition | tuple[Part, ...],
+    guide: Guidance | None,
+    knobs: Knobs,
+    tracks: Sequence[Track],
+    hidden: io.HiddenHolder,
+) -> None:
+    """Say under the node that a base model plays without the guidance that it needs."""
+    played = [part.condition for part in conditions] if isinstance(conditions, tuple) else [conditions]
+    models = [condition.model for condition in played if condition.null_tokens is not None]
+    # every condition of ComfyUI's MODEL has a null, also that of a turbo model
+    base = next((model for model in models if model is not None and not model.identity.startswith(CORE)), None)
+    moved = knobs.guidance_scale is not None or any(track.knob == "guidance_scale" for track in tracks)
+    if base is None or moved or (guide is not None and guide.active):
+        return
+    text = f"{base.name} is a base or SFT model and plays without guidance, which sounds like noise; connect Guidance."
+    log.warning(text)
+    host.show_trouble(text, hidden.unique_id)
 
 
 def sample_shape(wanted: Fields | None, frames: int, spec: ModelSpec = ACE_STEP) -> dict[str, Any]:

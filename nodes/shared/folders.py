@@ -9,20 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...engine_runtime.constants import PRESETS
-from ...engine_runtime.errors import EngineBuildError, InputError, plain
+from ...engine_runtime.errors import EngineBuildError, InputError, OstinatoError, plain
+from ...engine_runtime.files import write_whole
 from ...engine_runtime.lora.scaling import PEFT_FILE
 from ...engine_runtime.trt.files.spec import FLAVORS, is_name
 from .comfy import HEADLESS
 
 if TYPE_CHECKING:
-    from ...engine_runtime.errors import OstinatoError
     from ...engine_runtime.trt.files.sidecar import Expect
     from ...engine_runtime.trt.health.state import Health
 
 log = logging.getLogger(__name__)
+EXAMPLE = Path(__file__).parents[2] / "example_workflows" / "ostinato_source.flac"
 ENGINES, LORAS = "ostinato_engines", "loras"
 MAX_LISTED = 50  # engines listed in a tooltip
 MODELS = ("diffusers", "checkpoints", "diffusion_models")
+AUTO = "auto"  # the choice that leaves it to the model's own files
+PARTS = {"vae": ("vae", "checkpoints"), "text_encoder": ("text_encoders", "clip", "checkpoints")}  # and their folders
 MODELS_SETTING = "OSTINATO_MODELS"  # environment variable: further folders of models, separated as in PATH
 FOR = {"decoder": "", "vae_decoder": " (for Load VAE Engine)", "vae_encoder": " (a VAE encoder, which no node plays)"}
 NOTHING = "none found"  # the only choice of a drop-down that would be empty
@@ -37,6 +40,23 @@ def register() -> None:
     folder_paths.add_model_folder_path(ENGINES, str(engines_home().absolute()), is_default=True)
     folder_paths.add_model_folder_path(ENGINES, str(Path(folder_paths.models_dir) / ENGINES))
     folder_paths.folder_names_and_paths[ENGINES][1].add(".plan")
+    # tokenizers lie in ComfyUI's own folder, where processes that are started from here look for them too
+    os.environ.setdefault("COMFYUI_PATH", os.path.dirname(os.path.abspath(folder_paths.__file__)))
+
+
+def put_example_clip() -> None:
+    """Put the clip that the templates play into ComfyUI's input folder, where it is not there yet. Never raises: what
+    that folder is like must not keep the nodes from loading.
+    """
+    import folder_paths
+
+    try:
+        place = Path(folder_paths.get_input_directory()) / EXAMPLE.name
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(place, EXAMPLE.read_bytes())
+    except (OSError, OstinatoError) as error:
+        log.warning("the clip of the templates was not put into the input folder: %s", error)
 
 
 def roots(kind: str) -> list[Path]:
@@ -63,6 +83,7 @@ def model_source(name: str) -> str:
         InputError: in ComfyUI, for a name that is no preset, hub id or model in the folders.
     """
     from ...engine_runtime.models.loading import is_hub_id
+    from ...engine_runtime.models.original import is_original
 
     name = name.strip()
     if name in PRESETS or (HEADLESS and os.path.exists(name)):
@@ -71,13 +92,13 @@ def model_source(name: str) -> str:
     for root in (os.path.abspath(root) for root in (*(root for kind in MODELS for root in roots(kind)), *more)):
         path = os.path.normpath(os.path.join(root, name))
         mark = path if path.endswith(".safetensors") else os.path.join(path, "model_index.json")
-        if Path(path).is_relative_to(root) and os.path.isfile(mark):
+        if Path(path).is_relative_to(root) and (os.path.isfile(mark) or is_original(Path(path))):
             return path
     if HEADLESS or is_hub_id(name):
         return name
     raise InputError(
-        f"the model is {name!r}",
-        f"allowed are {', '.join(PRESETS)}, a hub id, and what lies in ComfyUI's folders {', '.join(MODELS)}",
+        f"no model {name!r} was found",
+        f"there are {', '.join(PRESETS)}, hub ids, and what lies in ComfyUI's folders {', '.join(MODELS)}",
         f"put it there, or set {MODELS_SETTING} to its folder where ComfyUI is started",
     )
 
@@ -152,18 +173,53 @@ def file_stamp(path: Path) -> str:
     return f"{found.st_mtime_ns} {found.st_size}"
 
 
-def adapter_names() -> list[str]:
-    """List the LoRA files, as paths relative to their folder. A schema calls it, so that it never raises."""
+def weight_names(kind: str) -> list[str]:
+    """List the safetensors files of a model folder, as paths relative to it. A schema calls it, so that it never
+    raises.
+    """
     try:
         if not HEADLESS:
             import folder_paths
 
-            return [name for name in folder_paths.get_filename_list(LORAS) if name.endswith(".safetensors")]
-        places = ((root, Path(at, name)) for root in roots(LORAS) for at, _, names in os.walk(root) for name in names)
+            return [name for name in folder_paths.get_filename_list(kind) if name.endswith(".safetensors")]
+        places = ((root, Path(at, name)) for root in roots(kind) for at, _, names in os.walk(root) for name in names)
         return sorted({file.relative_to(root).as_posix() for root, file in places if file.suffix == ".safetensors"})
     except Exception:  # whatever a folder does, it must not take the nodes away
-        log.exception("the adapters cannot be listed")
+        log.exception("the files in %s cannot be listed", kind)
         return []
+
+
+def adapter_names() -> list[str]:
+    """List the LoRA files."""
+    return weight_names(LORAS)
+
+
+def part_names(part: str) -> list[str]:
+    """List the files that may hold a VAE or a text encoder, part being `vae` or `text_encoder`."""
+    return list(dict.fromkeys(name for kind in PARTS[part] for name in weight_names(kind)))
+
+
+def part_path(part: str, name: str) -> str | None:
+    """Find the file of a part by its name in the model folders; None for `auto`.
+
+    On the command line a path is accepted too. In ComfyUI it is not, as in `adapter_path`.
+
+    Raises:
+        InputError: where there is no such file.
+    """
+    if name == AUTO:
+        return None
+    places = [root / name for kind in PARTS[part] if HEADLESS or name in weight_names(kind) for root in roots(kind)]
+    if HEADLESS:
+        places.append(Path(os.path.expanduser(name)))
+    found = next((place for place in places if os.path.isfile(place)), None)
+    if found is None:
+        raise InputError(
+            f"the {part.replace('_', ' ')} {name!r} was not found",
+            f"it was looked for in ComfyUI's folders {', '.join(PARTS[part])}",
+            f"put the file into models/{PARTS[part][0]}, or choose {AUTO}",
+        )
+    return str(found.absolute())
 
 
 def adapter_path(name: str) -> Path:

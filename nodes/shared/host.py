@@ -91,6 +91,7 @@ class Host:
 
 # a module global and not a contextvar: a node may call from a thread it started
 _installed: Host | None = None
+_troubled: set[str | None] = set()  # nodes under which it stands
 _aside: ContextVar[bool] = ContextVar("_aside", default=False)
 
 
@@ -145,6 +146,19 @@ def ticker(hidden: io.HiddenHolder) -> Callable[[int, int], None]:
 def show_text(text: str, node_id: str | None) -> None:
     """Show a line of text under the node."""
     current().text(text, node_id)
+
+
+def show_trouble(text: str, node_id: str | None) -> None:
+    """Show what is wrong under the node, until `clear_trouble`."""
+    _troubled.add(node_id)
+    show_text(text, node_id)
+
+
+def clear_trouble(node_id: str | None) -> None:
+    """Take away what `show_trouble` showed; other text stays."""
+    if node_id in _troubled:
+        _troubled.discard(node_id)
+        show_text("", node_id)
 
 
 def make_room(size: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, cast
 
 from ...engine_runtime.errors import InputError
@@ -10,7 +11,7 @@ from ...engine_runtime.spec import ACE_STEP, ModelSpec
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .given import Audio, Latent, Noise
+    from .given import Audio, Conditioning, Latent, Noise
 
 
 def to_latent(latents: list[Tensor], like: Latent | None = None) -> Latent:
@@ -118,3 +119,22 @@ def from_audio(audio: Audio | None, name: str) -> tuple[Tensor, int]:
     if waveform.ndim != 3 or waveform.shape[0] != 1:
         raise InputError(f"{name} has shape {list(waveform.shape)}", "allowed is one clip", "choose one of the batch")
     return waveform[0], int(audio["sample_rate"])
+
+
+def codes_of(plan: Conditioning | str) -> list[int]:
+    """Return the audio codes that ACE-Step's language model wrote: those in a CONDITIONING, or in text.
+
+    Raises:
+        InputError: where there are none, or several lists.
+    """
+    if isinstance(plan, str):
+        found = [[int(number) for number in re.findall(r"<\|audio_code_(\d{1,9})\|>", plan)]]
+    else:
+        found = [list(codes) for _, more in plan for codes in more.get("audio_codes") or ()]
+    if len(found) != 1 or not found[0]:
+        raise InputError(
+            f"the plan has {len(found)} lists of audio codes" if len(found) > 1 else "the plan has no audio codes",
+            "one is needed, which Text Encode Ace Step Audio 1.5 writes with generate_audio_codes on",
+            "switch that on there, or disconnect the codes",
+        )
+    return [int(code) for code in found[0]]

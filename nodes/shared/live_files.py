@@ -11,6 +11,8 @@ from ...engine_runtime.errors import InputError
 from . import host, layout
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ...engine_runtime.live.session import Capture, LiveSession
     from ...engine_runtime.serve.keep import Keep
     from ...engine_runtime.takes.take import Log
@@ -49,20 +51,27 @@ def write_capture(capture: Capture) -> list[str]:
     from io import BytesIO
 
     import soundfile
-    import torch
-    from safetensors.torch import save
 
     from ...engine_runtime.files import write_whole
     from ...engine_runtime.live.level import SAMPLE_RATE
 
     path, made = host.next_file(f"{FOLDER}/capture", AUDIO), BytesIO()
     soundfile.write(made, capture.audio.T, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    samples = layout.to_latent([capture.latent])["samples"]
     capture.take.save(path.with_suffix(TAKE))
-    version = {"latent_format_version_0": torch.zeros(0)}  # without it ComfyUI takes the values for those of images
-    write_whole(path.with_suffix(LATENT), save({VALUES: samples, **version}))
+    write_latent(path.with_suffix(LATENT), capture.latent)
     write_whole(path, made.getvalue())  # the last: a name is offered by its sound
     return [path.name, path.with_suffix(LATENT).name, path.with_suffix(TAKE).name]
+
+
+def write_latent(path: Path, latent: Tensor) -> None:
+    """Write a latent `[T, C]` as ComfyUI's own nodes read it. Raises `FileError` where it cannot be written."""
+    import torch
+    from safetensors.torch import save
+
+    from ...engine_runtime.files import write_whole
+
+    version = {"latent_format_version_0": torch.zeros(0)}  # without it ComfyUI takes the values for those of images
+    write_whole(path, save({VALUES: layout.to_latent([latent])["samples"], **version}))
 
 
 def capture_names() -> list[str]:

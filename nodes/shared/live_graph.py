@@ -217,7 +217,7 @@ def _described(spec: io.Input, value: Any) -> dict[str, Any]:
 
 def _checked(name: str, spec: io.Input, value: Any) -> Any:
     """Convert a value to its widget's type and check its limits. Raises `InputError`."""
-    spec = widget_of(spec)
+    takes, spec = spec.get_io_type().split(","), widget_of(spec)
     kind, options = spec.get_io_type(), list(getattr(spec, "options", None) or ())
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     low, high = getattr(spec, "min", None), getattr(spec, "max", None)
@@ -231,7 +231,7 @@ def _checked(name: str, spec: io.Input, value: Any) -> Any:
         return value
     if kind == "COMBO" and value in options:
         return value
-    if kind == "STRING" and isinstance(value, str) and len(value) <= MAX_TEXT:
+    if "STRING" in takes and isinstance(value, str) and len(value) <= MAX_TEXT:
         if not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
             return value
     if kind == "CURVE" and isinstance(value, dict):

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
+from . import control_values
 from .comfy import io
 from .live_graph import Cell, From, LiveGraph
 from .live_score import LIVE
@@ -74,6 +75,8 @@ def play(hidden: io.HiddenHolder, given: Mapping[str, Any]) -> str:
         if before is None or engine is not before.score.engine:
             engine.ready()  # here, for ComfyUI's memory manager is of this thread; the session's finds it loaded
             engine.rest()
+        score = graph.score
+        control_values.warn_unguided(score.condition, score.guidance, score.knobs, score.tracks, hidden)
         return graph
 
     sessions().play(name, make, keep_of, given.get(QUEUED, time.monotonic()))

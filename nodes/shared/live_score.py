@@ -47,7 +47,7 @@ class Scorer:
         named, once, engine = given.get, self._once, given["engine"]
         engine = once("engine", (engine,), lambda: from_comfy.engine_of(engine))
         guided, knobs, shape, adapters = (named(name) for name in ("guidance", "knobs", "shape", "adapters"))
-        source, tracks, spec = named("source"), tuple(named("tracks") or ()), engine.spec
+        source, tracks, spec = named("source"), tuple(track.endless() for track in named("tracks") or ()), engine.spec
         sources = once("source", (source, engine), lambda: _clips(source, spec))
         key = engine, given["condition"], named("negative"), control_values.needs_negative(guided, tracks)
         what = once("condition", (*key, source), lambda: from_comfy.condition_of(*key, sources))

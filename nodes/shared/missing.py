@@ -65,6 +65,8 @@ def _check_model(inputs: Mapping[str, Any]) -> None:
     from ...engine_runtime.models.loading import check_there
     from .comfy import HEADLESS
 
+    for part in folders.PARTS:
+        folders.part_path(part, inputs.get(part, folders.AUTO))
     check_there(folders.model_source(inputs["model"]), HEADLESS, inputs.get("download") is True)
 
 

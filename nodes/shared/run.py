@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from ...engine_runtime import packages
 from .comfy import io
 
 
@@ -18,9 +19,10 @@ def run_node(cls: type[io.ComfyNode], given: Mapping[str, Any], hidden: Mapping[
     """
     schema = cls.GET_SCHEMA()
     wanted = {name: value for name, value in hidden.items() if name in schema.hidden}
-    output = cls.PREPARE_CLASS_CLONE({"hidden_inputs": wanted}).execute(**given)
-    if inspect.iscoroutine(output):
-        output = asyncio.run(output)
+    with packages.named():
+        output = cls.PREPARE_CLASS_CLONE({"hidden_inputs": wanted}).execute(**given)
+        if inspect.iscoroutine(output):
+            output = asyncio.run(output)
     output = io.NodeOutput() if output is None else output
     output = io.NodeOutput(*output) if isinstance(output, tuple) else output
     if len(output.args) != len(schema.outputs):

@@ -44,9 +44,9 @@ def value_input(
     return io.MultiType.Input(number, types=[io.Float, sockets.Curve])
 
 
-def share_input(id: str, default: float, tooltip: str, advanced: bool | None = None) -> io.Input:
+def share_input(id: str, default: float, tooltip: str, **more: Any) -> io.Input:
     """Make a FLOAT widget for a fraction, 0 to 1."""
-    return io.Float.Input(id, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip, advanced=advanced)
+    return io.Float.Input(id, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip, **more)
 
 
 def to_value(

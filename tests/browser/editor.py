@@ -13,8 +13,9 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from ..examples import example
+
 HERE = Path(__file__).resolve().parent
-TEMPLATES = HERE.parents[1] / "example_workflows"
 CANVASES = {"classic": False, "nodes2": True}
 PATIENCE = 60_000  # milliseconds; the cores are shared
 START_SECONDS = 180
@@ -103,7 +104,7 @@ def sessions(host: Host | ComfyUI) -> dict[str, str]:
 
 def template(name: str, **widgets: dict[str, Any]) -> dict[str, Any]:
     """Read a template under an id of its own; `widgets` are values by node type and place among the stored ones."""
-    workflow = json.loads((TEMPLATES / f"{name}.json").read_text("utf-8")) | {"id": str(uuid.uuid4())}
+    workflow = json.loads(example(name).read_text("utf-8")) | {"id": str(uuid.uuid4())}
     for node in workflow["nodes"]:
         for place, value in widgets.get(node["type"], {}).items():
             node["widgets_values"][place] = value

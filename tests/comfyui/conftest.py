@@ -12,6 +12,7 @@ import pytest
 import soundfile
 from ostinato.cli.graph import catalogue
 
+from ..examples import ALL, name_of
 from . import ace15
 from .client import Client, Graph
 from .server import Server, ServerDied, Unavailable, find_install
@@ -20,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 PACK = HERE.parents[1]
 AS_SHIPPED = ("text_to_music", "cover")  # the others play the random model here: a minute of music takes a minute
 OTHERS = ("native_", "live")  # what begins so needs a checkpoint, or plays beside the queue
-WORKFLOWS = [p for p in sorted((PACK / "example_workflows").glob("*.json")) if not p.stem.startswith(OTHERS)]
+WORKFLOWS = [path for path in ALL if not name_of(path).startswith(OTHERS)]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -132,14 +133,14 @@ def to_api(comfy: Comfy, object_info: dict[str, dict]) -> Callable[[Path], Graph
         for node in graph.values():
             if node["class_type"] == "LoadAudio":
                 _provide(path.parent / node["inputs"]["audio"], comfy.input_dir)
-            if node["class_type"] == "OstinatoLoadModel" and path.stem not in AS_SHIPPED:
+            if node["class_type"] == "OstinatoLoadModel" and name_of(path) not in AS_SHIPPED:
                 node["inputs"]["model"] = node["inputs"]["model"].replace("tiny", "random")
         return graph
 
     return convert
 
 
-@pytest.fixture(params=WORKFLOWS, ids=lambda path: path.stem)
+@pytest.fixture(params=WORKFLOWS, ids=name_of)
 def example(request: pytest.FixtureRequest, to_api: Callable[[Path], Graph]) -> Graph:
     return copy.deepcopy(to_api(request.param))
 

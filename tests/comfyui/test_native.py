@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from ..examples import example
+
 NATIVE = ("native_drop_in", "native_cover", "native_repaint")
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
@@ -15,8 +17,7 @@ def is_widget(spec) -> bool:
 @pytest.mark.parametrize("name", NATIVE)
 def test_no_node_is_missing(comfy, name):
     info = comfy.client.object_info()
-    path = comfy.pack / "example_workflows" / f"{name}.json"
-    nodes = [n for n in json.loads(path.read_text("utf-8"))["nodes"] if n["type"] != "MarkdownNote"]
+    nodes = [n for n in json.loads(example(name).read_text("utf-8"))["nodes"] if n["type"] != "MarkdownNote"]
     assert {n["type"] for n in nodes} - info.keys() == set()
     for node in nodes:
         known = info[node["type"]]["input"]

@@ -286,6 +286,23 @@ def test_a_model_comes_from_the_servers_folders(comfy, streaming, errors_expecte
     assert_sounds(comfy, comfy.client.run(graph))
 
 
+def test_an_error_is_shown_whole(comfy, streaming, errors_expected):
+    """Its class has no module path, the sentence is all there, and stands under the node until the node has run."""
+    graph, _ = streaming
+    name, model = next((k, n["inputs"]) for k, n in graph.items() if n["class_type"] == "OstinatoLoadModel")
+    usual, model["model"] = model["model"], "not there"
+    with comfy.client.events() as events:
+        with pytest.raises(PromptError) as refused:
+            comfy.client.run(graph)
+        model["model"] = usual
+        comfy.client.run(graph)
+        said = [event["data"] for event in events.seen if event["type"] == "ostinato.text"]
+    details, sentence = refused.value.details, refused.value.message
+    assert details["exception_type"] == "Ostinato" and details["node_id"] == name
+    assert sentence.startswith("no model 'not there' was found; ") and sentence.endswith("where ComfyUI is started.")
+    assert [text["text"] for text in said if text["node"] == name] == [sentence, ""]
+
+
 def inputs_of(ours, class_type):
     groups = ours.get(class_type, {}).get("input", {})
     return {**groups.get("required", {}), **groups.get("optional", {})}

@@ -13,7 +13,7 @@ from diffusers import AceStepTransformer1DModel
 from torch import Tensor
 
 from ...device.memory import guarded
-from ...spec import ACE_STEP, ModelSpec
+from ...spec import ACE_STEP, ModelId, ModelSpec
 from ..contract import LIMITS, Limits, Rows
 from ..factors import Targets
 from . import plain
@@ -47,6 +47,7 @@ class CompiledEngine:
 
     spec: ModelSpec = ACE_STEP
     recipe: dict[str, Any] | None = None
+    model: ModelId | None = None
     modules = None
     proof = ""
 

@@ -19,10 +19,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ... import machine
 from ...errors import EngineError, EngineFileError, MemoryShortage, OstinatoError
@@ -33,7 +34,7 @@ from ..files.spec import BuildSpec
 from ..files.trust import Trust
 from ..health import state
 from ..library import preflight
-from ..library.process import child_command, ended, revived
+from ..library.process import LAST, child_command, ended, revived
 from .assemble import check_io, make_sidecar, read_record, read_written, write_plan
 from .builder import build
 from .job import State
@@ -117,7 +118,7 @@ def _undisturbed() -> Iterator[None]:
 
 def _packed(error: OstinatoError) -> dict[str, Any]:
     data = {"type": type(error).__name__, "given": error.given, "allowed": error.allowed, "remedy": error.remedy}
-    return data | ({"reason": error.reason} if hasattr(error, "reason") else {})
+    return data | {name: getattr(error, name) for name in ("reason", "tail") if hasattr(error, name)}
 
 
 def _shortage(what: str) -> MemoryShortage:
@@ -230,10 +231,14 @@ def prove(
 
 def run_child(what: str, task: dict[str, Any], hear: Callable[[float, str], None]) -> dict[str, Any]:
     """Run a task in its own process, whose memory is freed with it, and return its last message. Raises its error."""
+    pipe = subprocess.PIPE
     process = subprocess.Popen(
-        child_command(what), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+        child_command(what), stdin=pipe, stdout=pipe, stderr=pipe, text=True, encoding="utf-8", errors="replace"
     )
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    tail: deque[str] = deque(maxlen=LAST)
+    passing = threading.Thread(target=_pass_on, args=(process.stderr, tail), daemon=True)
+    passing.start()
     process.stdin.write(json.dumps(task) + "\n")
     process.stdin.flush()
     last: dict[str, Any] = {}
@@ -242,10 +247,19 @@ def run_child(what: str, task: dict[str, Any], hear: Callable[[float, str], None
         if "state" in last:
             hear(last["fraction"], last["message"])
     code = process.wait()
-    error = revived(last) or (ended(code, ()) if code else None)
+    passing.join(timeout=5)
+    error = revived(last) or (ended(code, tail) if code else None)
     if error is not None:
         raise error
     return last
+
+
+def _pass_on(stream: IO[str], tail: deque[str]) -> None:
+    """Write a child's stderr to this process's own, and keep its last lines that are not empty."""
+    for line in stream:
+        sys.stderr.write(line)
+        if line.strip():
+            tail.append(line)
 
 
 def _peak() -> int | None:

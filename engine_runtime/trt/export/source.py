@@ -66,7 +66,7 @@ def part_of(spec: BuildSpec) -> Any:
             "the engine was built from an exported graph", "a check needs its model",
             "run ostinato doctor --engine FILE --model MODEL",
         )  # fmt: skip
-    pipe = load(spec.model, torch.device("cpu"), PRECISIONS[spec.precision]).pipe
+    pipe = load(spec.model, torch.device("cpu"), PRECISIONS[spec.precision], given=spec.given).pipe
     return (pipe.transformer if spec.kind == "decoder" else pipe.vae).eval().requires_grad_(False)
 
 

@@ -15,6 +15,7 @@ import msgspec
 from ...engines.profiles import Profile, parse_profiles
 from ...errors import InputError, check_choice
 from ...files import typed
+from ...models.given import NOTHING, Given
 from ...spec import ACE_STEP
 
 FLAVORS = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}  # command line's name -> the library's module
@@ -46,6 +47,7 @@ class BuildSpec:
         tf32: whether fp32 products may be rounded to TF32.
         onnx: absolute path of a graph exported before.
         keep_onnx: leave the exported graph beside the engine.
+        given: what of the model was given beside its name.
 
     Raises:
         InputError: for settings that do not go together.
@@ -63,6 +65,7 @@ class BuildSpec:
     tf32: bool = False
     onnx: str | None = None
     keep_onnx: bool = False
+    given: Given = NOTHING
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -131,6 +134,9 @@ class BuildSpec:
         for option in ("model", "size", "onnx"):
             if (value := getattr(self, option)) is not None:
                 words += [f"--{option}", value]
+        words += [
+            word for name, value in self.given.named().items() for word in (f"--model-{name.replace('_', '-')}", value)
+        ]
         words += ["--flavor", next(short for short, module in FLAVORS.items() if module == self.flavor)]
         words += ["--precision", self.precision]
         words += ["--batch", _spans(self, "batch"), "--seconds", _spans(self, "frames")]
@@ -180,7 +186,7 @@ def make_spec(
         source: one of `model`, `size`, `onnx`.
         texts: `batch`, `seconds`, `tokens`, `rank` as MIN:OPT:MAX; None takes `DEFAULT_PROFILE`.
         name, precision: None chooses by the other settings.
-        switches: `lora`, `refittable`, `tf32`, `keep_onnx`.
+        switches: `lora`, `refittable`, `tf32`, `keep_onnx`, `given`.
 
     Raises:
         InputError: for settings that do not exist or do not go together.

@@ -15,6 +15,7 @@ from ...errors import EngineBuildError, OstinatoError
 from .preflight import clause
 
 CHILD = Path(__file__).with_name("child.py")
+LAST = 6  # lines of a process that died, in its error
 
 
 def child_command(what: str) -> list[str]:
@@ -43,28 +44,27 @@ def revived(said: dict[str, Any]) -> OstinatoError | None:
     kind = getattr(errors, str(error.get("type")), None)
     if not (isinstance(kind, type) and issubclass(kind, OstinatoError)):
         kind = EngineBuildError
-    made = kind(str(error["given"]), str(error["allowed"]), str(error["remedy"]))
-    if "reason" in error:
-        made.reason = error["reason"]  # type: ignore[attr-defined]  # only some types have it
-    return made
+    more = {name: error[name] for name in ("reason", "tail") if name in error}  # only some types have them
+    return kind(str(error["given"]), str(error["allowed"]), str(error["remedy"]), **more)
 
 
 def ended(code: int, tail: Sequence[str]) -> EngineBuildError:
     """Make the error for a child that died without a message, from its exit status and the last lines of its stderr."""
-    last = clause(" / ".join(line for line in list(tail)[-6:] if line.strip()))
-    words = f"; its last words: {last}" if last else ""
+    last = clause(" / ".join([line.strip() for line in tail if line.strip()][-LAST:]))
     if code == -getattr(signal, "SIGKILL", 9):
         return EngineBuildError(
-            f"the build process was killed (signal 9){words}",
+            "the build process was killed (signal 9)",
             "so ends a program when the system's memory runs out",
             "close other programs, or build on a machine with more memory",
+            last,
         )
     try:
         how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
     except ValueError:
         how = f"signal {-code}"
     return EngineBuildError(
-        f"the build process ended with {how}{words}",
+        f"the build process ended with {how}",
         "it ends with an engine or with a reason",
         "run ostinato doctor, and report this message if it finds nothing",
+        last,
     )

@@ -17,7 +17,7 @@ from ...engines.factors import Targets
 from ...engines.profiles import Profile, smallest
 from ...engines.prove import Proof, gpu_name
 from ...errors import EngineError, EngineLimitError
-from ...spec import ACE_STEP, ModelSpec
+from ...spec import ACE_STEP, ModelId, ModelSpec
 from ..files.sidecar import Sidecar
 from ..library.flavor import Flavor
 from .executor import Executor
@@ -49,6 +49,7 @@ class TrtEngine:
 
     spec: ModelSpec = ACE_STEP  # the only model that is exported
     recipe: dict[str, Any] | None = None
+    model: ModelId | None = None
     capturable = False  # its executor captures graphs where the library allows it
     modules = None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import threading
 import warnings
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -161,17 +163,46 @@ def test_the_level_is_the_models_own(turbo) -> None:
 
 def test_clips_one_by_one_equal_the_batch(turbo) -> None:
     z, asked = latents(3, 9), []
-    audio = decode_clips(turbo.pipe.vae, list(z), between=lambda: asked.append(1))
-    assert len(asked) == 3
+    audio = decode_clips(turbo.pipe.vae, list(z), check=lambda: asked.append(1))
+    assert len(asked) >= 3
     assert close(audio, decode(turbo.pipe.vae, z))
 
 
-def test_what_between_raises_ends_the_decode(turbo) -> None:
+@pytest.mark.parametrize("window", [0, 2])
+def test_the_user_is_asked_within_a_clip(turbo, window: int) -> None:
+    """Before each group of windows that are decoded side by side, and before each block of a whole pass; in the thread
+    that asked for the sound, and with the same sound."""
+    asked, z = [], latents(1, 40)
+    audio = decode(turbo.pipe.vae, z, window, lambda: asked.append(threading.get_ident()))
+    assert torch.equal(audio, decode(turbo.pipe.vae, z, window))
+    blocks = len(turbo.pipe.vae.decoder.block)
+    assert len(asked) == (1 + blocks if window == 0 else math.ceil(20 / workers().count))
+    assert set(asked) == {threading.get_ident()}
+    assert not any(block._forward_pre_hooks for block in turbo.pipe.vae.decoder.block)
+
+
+@pytest.mark.parametrize("window", [0, 2])
+def test_a_cancel_ends_the_clip_and_keeps_those_before(turbo, window: int) -> None:
+    z, asked, kept = latents(3, 40), [], []
+    decode(turbo.pipe.vae, z[:1], window, lambda: asked.append(1))
+    one = len(asked)
+
     def stop() -> None:
-        raise KeyboardInterrupt
+        asked.append(1)
+        if len(asked) == 3 * one:  # the last question of the second clip
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        decode_clips(turbo.pipe.vae, list(latents(2, 3)), between=stop)
+        decode_clips(turbo.pipe.vae, list(z), window, stop, kept.extend)
+    assert len(kept) == 1 and torch.equal(kept[0], decode(turbo.pipe.vae, z[:1], window)[0])
+
+
+def test_an_error_keeps_nothing(turbo) -> None:
+    z, kept = list(latents(2, 9)), []
+    z[1] = z[1] * torch.nan
+    with pytest.raises(InputError):
+        decode_clips(turbo.pipe.vae, z, stopped=kept.extend)
+    assert not kept
 
 
 @pytest.mark.parametrize("window", [0, 3])

@@ -22,20 +22,21 @@ from ostinato.engine_runtime.live.score import Cost, cost
 from ostinato.nodes.shared import host, live_graph
 from ostinato.nodes.shared.live_graph import LiveGraph
 
-EXAMPLES = Path(live.__file__).resolve().parent.parent / "example_workflows"
+from ...examples import ALL, FOLDER, example, name_of
+
 # those whose music ComfyUI makes, or whose engine is built first
 ELSEWHERE = ("build_engine", "layer_profile", "load_engine", "native_cover", "native_drop_in", "native_repaint")
-PLAYED = sorted(path.stem for path in EXAMPLES.glob("*.json") if path.stem not in ELSEWHERE)
+PLAYED = [name for name in map(name_of, ALL) if name not in ELSEWHERE]
 
 
 @pytest.fixture
 def instrument(cache: None, tmp_path: Path) -> Iterator[Callable[..., LiveGraph]]:
     """`instrument(name, *settings)`: an example workflow on a random model, played live."""
-    with use_folders(Folders(tmp_path, (EXAMPLES,))), host.use(host.Host(device="cpu", next_file=next_file)):
+    with use_folders(Folders(tmp_path, (FOLDER,))), host.use(host.Host(device="cpu", next_file=next_file)):
 
         def make(name: str, *settings: str, node: str | None = None) -> LiveGraph:
             types = all_types()
-            graph = parse(load_json(EXAMPLES / f"{name}.json"), types)
+            graph = parse(load_json(example(name)), types)
             model = "random-base" if "base" in name or "guidance" in name else "random"
             apply_settings(graph, types, [f"OstinatoLoadModel.model={model}", *settings])
             return live.live_graph(graph, types, node, "loop", lambda title: None)
@@ -146,7 +147,7 @@ def test_a_value_that_a_widget_does_not_take(instrument: Callable[..., LiveGraph
 def with_session(tmp_path: Path, *, denoise: bool = True) -> Path:
     """`gain_and_dcw`'s ring as a Live Session, beside its Stream Denoise or in its place, as ComfyUI saves it."""
     types = all_types()
-    prompt = parse(load_json(EXAMPLES / "gain_and_dcw.json"), types).to_api()
+    prompt = parse(load_json(example("gain_and_dcw")), types).to_api()
     number, ring = next((n, node) for n, node in prompt.items() if node["class_type"] == "OstinatoStreamDenoise")
     model = next(n for n, node in prompt.items() if node["class_type"] == "OstinatoLoadModel")
     prompt[model]["inputs"]["model"] = "random"

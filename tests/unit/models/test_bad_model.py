@@ -188,6 +188,7 @@ def test_whatever_the_hub_raises(refuses: Callable, error: Exception, monkeypatc
     def fail(*args: object, **kwargs: object) -> None:
         raise error
 
+    monkeypatch.setattr(huggingface_hub, "file_exists", lambda repo, name: True)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with refuses(ModelError, "owner/name"):
         read("owner/name", download=True)

@@ -28,7 +28,7 @@ from ostinato.engine_runtime.trt.files.sidecar import Expect, read_sidecar
 from ostinato.engine_runtime.trt.files.spec import SHORTEST, BuildSpec, make_spec
 from ostinato.engine_runtime.trt.files.trust import Trust
 from ostinato.engine_runtime.trt.library import preflight
-from ostinato.engine_runtime.trt.library.process import ended
+from ostinato.engine_runtime.trt.library.process import ended, revived
 from typer.testing import CliRunner
 
 from ....engine_files import made_up, put
@@ -310,10 +310,22 @@ def test_a_crash_is_told_with_its_last_words(place, graph):
     check_old(place)
 
 
-def test_last_words_are_kept_in_the_sentence():
+def test_the_message_ends_with_the_last_lines():
     error = ended(1, ["Traceback", "  File x", "", "ValueError: the disk is odd."])
     check_sentence(error)
-    assert "exit code 1" in error.given and "the disk is odd" in error.given
+    assert "exit code 1" in error.given
+    assert str(error).endswith("; it said last: Traceback / File x / ValueError: the disk is odd.")
+
+
+def test_the_last_lines_of_a_child_of_the_build_come_through(monkeypatch, capfd):
+    """An export that dies is a child of the child; its error crosses two pipes."""
+    dies = "import sys; sys.stdin.readline(); print('on the way', file=sys.stderr); raise ValueError('odd weights')"
+    monkeypatch.setattr(worker, "child_command", lambda what: [sys.executable, "-c", dies])
+    with pytest.raises(EngineBuildError) as raised:
+        worker.run_child("export", {}, lambda *said: None)
+    again = revived({"error": worker._packed(raised.value)})
+    assert type(again) is EngineBuildError and str(again) == str(raised.value)
+    assert str(again).endswith("ValueError: odd weights.") and "on the way" in capfd.readouterr().err
 
 
 @builds

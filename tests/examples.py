@@ -1,0 +1,17 @@
+"""The example workflows by name, without the number that orders them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parents[1] / "example_workflows"
+ALL = sorted(FOLDER.glob("*.json"))
+
+
+def name_of(path: Path) -> str:
+    return path.stem.split("_", 1)[1]
+
+
+def example(name: str) -> Path:
+    """Return the file of an example workflow."""
+    return next(path for path in ALL if name_of(path) == name)
