@@ -77,9 +77,14 @@ class Served:
         self.keep = Keep(self.session, self.write, lambda: folder / "recording.flac")
         self.port = 0
 
-    def write(self, capture: Capture) -> list[str]:
+    def write(self, capture: Capture) -> list[Path]:
         self.kept.append(capture)
-        return ["live_00001_.flac"]
+        (self.folder / "live_00001_.flac").write_bytes(b"sound")
+        return [self.folder / "live_00001_.flac"]
+
+    async def get(self, path: str, **headers: str) -> tuple[int, bytes]:
+        async with self.client.get(f"http://127.0.0.1:{self.port}{PREFIX}/{path}", headers=headers) as reply:
+            return reply.status, await reply.read()
 
     async def run(self, test: Callable[[Served], Awaitable[None]]) -> None:
         live = Live(self.session, self.control, self.keep, share=self.share)
@@ -179,6 +184,10 @@ def test_a_client_hears_turns_and_captures(served: Served) -> None:
             await socket.send_json({"type": "capture", "id": 1, "bars": 1})
             captured = await client.until(lambda m: m["type"] == "captured")
             assert captured == {"type": "captured", "id": 1, "files": ["live_00001_.flac"]}
+            assert await served.get("live/kept/live_00001_.flac") == (200, b"sound")
+            for other in ("live/kept/recording.flac", "live/kept/..%2Flive_00001_.flac", "gone/kept/live_00001_.flac"):
+                assert (await served.get(other))[0] == 404
+            assert (await served.get("live/kept/live_00001_.flac", Origin="http://evil.example"))[0] == 403
             figures = await client.until(lambda m: m["type"] == "figures" and m["state"] == "playing")
             assert figures["error"] is None and figures["tick"] > 0
             assert figures["mode"] == "loop" and len(figures["slots"]) == figures["depth"]
@@ -202,6 +211,7 @@ def test_a_change_waits_for_a_beat_and_a_recording_holds_it(served: Served) -> N
             await socket.send_json({"type": "record", "id": 1, "on": True})
             began = await client.until(lambda m: m["type"] == "recording")
             assert (began["on"], began["file"]) == (True, "recording.flac")
+            assert (await served.get("live/kept/recording.flac"))[0] == 404, "it is not whole yet"
             await socket.send_json({"type": "record", "id": 2, "on": True})
             again = await client.until(lambda m: m["type"] == "recording" and m["id"] == 2)
             assert "one recording runs" in again["error"]
@@ -218,6 +228,7 @@ def test_a_change_waits_for_a_beat_and_a_recording_holds_it(served: Served) -> N
             await socket.send_json({"type": "record", "id": 3, "on": False})
             ended = await client.until(lambda m: m["type"] == "recording" and m["id"] == 3)
             assert (ended["on"], ended["file"]) == (False, "recording.flac")
+            assert (await served.get("live/kept/recording.flac"))[1].startswith(b"fLaC")
 
     asyncio.run(served.run(test))
     samples, rate = soundfile.read(served.folder / "recording.flac", dtype="int16")
