@@ -47,6 +47,7 @@ export class Player {
   private ring: Ring | null = null;
   private until = 0; // context time up to which buffers are laid
   private opening: Promise<void> | null = null;
+  private closed = false;
   private laying: ReturnType<typeof setInterval> | undefined;
   private watching: ReturnType<typeof setInterval> | undefined;
 
@@ -80,6 +81,7 @@ export class Player {
   async start(): Promise<boolean> {
     this.opening ??= this.open();
     await this.opening;
+    if (this.closed) return false;
     const context = this.context!;
     await Promise.race([context.resume(), new Promise((done) => setTimeout(done, 500))]);
     if (context.state !== "running") return false;
@@ -100,6 +102,7 @@ export class Player {
 
   /** Ends the connection and the sound; what the page knows of whether it played stays. */
   close(): void {
+    this.closed = true;
     this.worker.terminate();
     clearInterval(this.laying);
     clearInterval(this.watching);
@@ -141,7 +144,12 @@ export class Player {
       this.laying = setInterval(() => this.lay(), 10);
       return;
     }
-    await context.audioWorklet.addModule(blobUrl(WORKLET_SOURCE));
+    try {
+      await context.audioWorklet.addModule(blobUrl(WORKLET_SOURCE));
+    } catch (error) {
+      if (!this.closed) throw error; // a workflow that is left at once closes the context before
+    }
+    if (this.closed) return;
     this.node = new AudioWorkletNode(context, "ostinato-player", { numberOfInputs: 0, outputChannelCount: [2] });
     this.node.connect(this.gain);
     this.node.port.onmessage = ({ data }) => {

@@ -48,6 +48,10 @@ export interface Missing {
   reason: string;
 }
 
+export function missingText({ kind, title, reason }: Missing): string {
+  return `${title} (${kind}): ${reason}`;
+}
+
 export type FromServer =
   | {
       type: "welcome";

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { fromPack, type Graph, type Node, valueAt } from "../src/comfy.ts";
+import { fromPack, type Graph, type Node, setValueAt, valueAt } from "../src/comfy.ts";
 
 /** A node with widgets, each with a socket beside it, in a graph. */
 function node(graph: Graph, id: number, type: string, values: Record<string, unknown>, more: Partial<Node> = {}): Node {
@@ -68,6 +68,19 @@ test("inside a subgraph, its node's own widgets count, and what those are linked
     ["a", "b", "c", "d"].map((name) => valueAt([outer, host, knobs], name)),
     [1, 20, 30, 4],
   );
+});
+
+test("a value is given where a run would take it from, and the editor is told", () => {
+  const [root, inner] = [graph(), graph()];
+  const outer = node(root, 1, "subgraph", { x: 10 }, { subgraph: inner });
+  const knobs = node(inner, 3, "OstinatoKnobs", { a: 0, b: 0 });
+  wire(inner, [-10, 0], [3, 0]);
+  const told: unknown[] = [];
+  outer.widgets![0]!.callback = (value) => told.push(value);
+  setValueAt([outer, knobs], "a", 5);
+  setValueAt([outer, knobs], "b", 6);
+  setValueAt([outer, knobs], "none", 7);
+  assert.deepEqual([outer.widgets![0]!.value, ...knobs.widgets!.map(({ value }) => value), told], [5, 0, 6, [5]]);
 });
 
 test("what comes from the pack is found behind other nodes, and a circle ends", () => {
