@@ -1,7 +1,7 @@
 // All that the extension asks of ComfyUI's editor, frontends 1.43 to 1.58: nothing else touches its `app`.
 
 export const PACK = "Ostinato"; // node types of the pack begin with it
-const SUBGRAPH_INPUT = -10; // the node id that a subgraph's own inputs come from
+export const SUBGRAPH_INPUT = -10; // the node id that a subgraph's own inputs come from
 
 export interface Widget {
   name: string;
@@ -30,6 +30,7 @@ export interface Node {
   id: number | string;
   title: string;
   type: string;
+  mode?: number;
   comfyClass?: string;
   size: [number, number];
   graph: Graph | null;
@@ -205,7 +206,7 @@ export function ours(node: Node): boolean {
 }
 
 /** The wire into an input. A subgraph's node answers `getInputLink` with what is inside it, so there the list is searched. */
-function wireInto(node: Node, slot: number): Wire | null {
+export function wireInto(node: Node, slot: number): Wire | null {
   if (!node.graph || !node.isInputConnected(slot)) return null;
   if (!node.subgraph) return node.getInputLink(slot) ?? null;
   for (const wire of node.graph.links.values()) {
@@ -255,6 +256,15 @@ export function fromPack(node: Node, seen = new Set<Node>()): boolean {
     const before = origin === undefined ? null : node.graph?.getNodeById(origin);
     return before ? Boolean(before.subgraph) || fromPack(before, seen) : false;
   });
+}
+
+/** Chooses a value in a list that need not have it yet: what was made a moment ago. */
+export function choose(node: Node, name: string, value: string): void {
+  const widget = node.widgets?.find((one) => one.name === name);
+  if (!widget) return;
+  const { values } = widget.options;
+  if (Array.isArray(values) && !values.includes(value)) widget.options.values = [value, ...values];
+  setValueAt([node], name, value);
 }
 
 /** Puts an element of ours under a node's widgets; nothing of it is saved. Every canvas shows it. */

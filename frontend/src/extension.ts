@@ -41,7 +41,7 @@ export async function register(base: string): Promise<void> {
     if (!node || !output) return;
     shown(comfy, node, output);
     const name = output.ostinato_live?.[0]?.session;
-    if (name && name === sessions.nameOf(node)) sessions.connect(name);
+    if (name && name === sessions.nameOf(node)) sessions.ran(name);
   });
   comfy.on<{ node: string; text: string }>("ostinato.text", ({ node: id, text }) => {
     const node = comfy.chain(id)?.at(-1);

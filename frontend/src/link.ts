@@ -14,6 +14,17 @@ export const COSTS: Record<string, string> = {
   ring: "a new ring; the old music goes on",
 };
 
+/** What the widgets of a node take before they are turned: what most of them do, then those that do otherwise. */
+export function costsText(widgets: Pick<Widget, "input" | "cost">[]): string {
+  const by = new Map<string, string[]>();
+  for (const { input, cost } of widgets) by.set(cost, [...(by.get(cost) ?? []), input]);
+  const [most, ...others] = [...by].sort(([, a], [, b]) => b.length - a.length);
+  if (!most) return "";
+  return [`live: ${COSTS[most[0]]}`, ...others.map(([cost, inputs]) => `${inputs.join(", ")}: ${COSTS[cost]}`)].join(
+    "\n",
+  );
+}
+
 /** Those who look on; every method may be left out. */
 export interface View {
   /** The widgets came, with the values of now. */
@@ -134,6 +145,9 @@ export class Link {
         if (message.settings) view.opened?.(message.settings, message.missing ?? []);
       }
       if (this.player.wasPlaying && message.state !== "playing") this.player.send({ type: "start" });
+    } else if (message.type === "widgets") {
+      this.widgets = message.widgets;
+      for (const view of this.views) view.listed?.(message.widgets);
     } else if (message.type === "queued") {
       const place = `${message.node} ${message.input}`;
       this.queue.queued({ id: message.id, place, position: message.position });

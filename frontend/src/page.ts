@@ -1,6 +1,6 @@
 // The page of `ostinato live`: the graph's widgets, the player, and what it costs to turn a knob.
 
-import { downloadOf, type Link } from "./link.ts";
+import { COSTS, downloadOf, type Link } from "./link.ts";
 import { openMenu } from "./menu.ts";
 import { type Missing, missingText, type Settings, type Value, type Widget } from "./protocol.ts";
 import { readWhen } from "./quantise.ts";
@@ -147,6 +147,7 @@ export class Page {
       }
       const made = control(widget, (value) => void this.link.turn(widget, value));
       group.append(made.row);
+      made.note.textContent = COSTS[widget.cost]!;
       this.shown.set(`${widget.node} ${widget.input}`, made);
     }
   }

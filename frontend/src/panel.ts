@@ -39,6 +39,7 @@ export class Panel implements View {
   private readonly message: HTMLElement;
   private readonly download: HTMLElement;
   private readonly lacking: HTMLElement;
+  private readonly again: HTMLElement;
   private readonly playing: HTMLButtonElement;
   private readonly recording: HTMLButtonElement;
   private readonly when: HTMLSelectElement;
@@ -76,6 +77,9 @@ export class Panel implements View {
     this.queue = make("div", root, { className: "ostinato-status ostinato-queue" });
     this.message = make("div", root, { className: "ostinato-message ostinato-wrong" });
     this.message.setAttribute("role", "alert");
+    const text = "Nodes or links have changed: run the graph, and the music goes on with them.";
+    this.again = make("div", root, { className: "ostinato-rewired", textContent: text, hidden: true });
+    this.again.setAttribute("role", "status");
     this.lacking = make("ul", root, { className: "ostinato-missing ostinato-wrong", hidden: true });
     this.lacking.setAttribute("aria-label", "Missing on this machine");
     root.addEventListener("keydown", keepKeys);
@@ -88,6 +92,7 @@ export class Panel implements View {
     this.link = link;
     link?.views.add(this);
     this.said("");
+    this.rewired(false);
     this.figures();
     if (link?.player.plain) {
       this.said("This address is no secure one: the sound comes later here than at http://localhost or over https.");
@@ -97,6 +102,11 @@ export class Panel implements View {
   /** Shows a download of what the session kept. */
   kept(files: string[]): void {
     if (this.link) this.download.replaceChildren(downloadOf(this.link, files));
+  }
+
+  /** Says that the graph is another one than what plays. */
+  rewired(yes: boolean): void {
+    this.again.hidden = !yes;
   }
 
   /** Lists what the workflow names and the server's machine does not have. */

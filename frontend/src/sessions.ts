@@ -1,13 +1,13 @@
 // The live sessions of the open workflow: found, started, shown in their nodes, and left with it.
 
-import { type Comfy, grow, type MenuItem, type Node, typeOf } from "./comfy.ts";
+import { type Comfy, choose, grow, type MenuItem, type Node, typeOf } from "./comfy.ts";
 import { Knobs } from "./knobs.ts";
-import { Link } from "./link.ts";
+import { costsText, Link } from "./link.ts";
 import type { Choice } from "./menu.ts";
-import { noteTurn } from "./notes.ts";
+import { noteCosts, noteTurn } from "./notes.ts";
 import { Panel } from "./panel.ts";
 import { readVolume, writeVolume } from "./player.ts";
-import type { Missing } from "./protocol.ts";
+import type { Missing, Widget } from "./protocol.ts";
 import { LiveSet } from "./set.ts";
 
 export const LIVE = "OstinatoLiveSession"; // the node's type
@@ -15,6 +15,7 @@ const ROUTES = "/ostinato/live";
 const CAPTURE = "Ostinato.CaptureSeconds"; // settings
 const TURN = "Ostinato.LiveKnobs";
 const EMPTY = 2000; // milliseconds after which a workflow without a node has none, and is not just being loaded
+const CAPTURED = "OstinatoLiveCapture"; // a node's type
 const LEAVE = 100; // milliseconds for the last message to go
 
 interface Open {
@@ -60,6 +61,12 @@ export class Sessions {
     return made;
   }
 
+  /** A run of the graph has reached a session. */
+  ran(name: string): void {
+    this.connect(name);
+    this.open.get(name)!.set.ran();
+  }
+
   /** A session is there: connects to it, once. */
   connect(name: string): Link {
     const known = this.open.get(name)?.link;
@@ -67,11 +74,21 @@ export class Sessions {
     const link = new Link(this.comfy.socketUrl(`${ROUTES}/${encodeURIComponent(name)}/socket`));
     const knobs = new Knobs(this.comfy, link, () => this.comfy.setting(TURN, true));
     link.views.add({
+      listed: (widgets) => this.listed(widgets),
       noted: (place, text, wrong) => this.noted(place, text, wrong),
+      kept: (files) => this.kept(files),
       closed: () => void this.lost(name),
     });
     const id = name.slice(this.comfy.graph.id.length + 1);
-    const set = new LiveSet(this.comfy, id, link, (widget, value) => knobs.turn(widget, value));
+    const set = new LiveSet(
+      this.comfy,
+      id,
+      link,
+      (widget, value) => knobs.turn(widget, value),
+      (yes) => {
+        for (const [node, panel] of this.panels) if (this.nameOf(node) === name) panel.rewired(yes);
+      },
+    );
     this.open.set(name, { link, knobs, set });
     for (const [node, panel] of this.panels) {
       if (this.nameOf(node) !== name) continue;
@@ -221,6 +238,25 @@ export class Sessions {
     const id = this.comfy.idOf(node);
     for (const { link } of this.open.values()) if (link.widgets.some((widget) => widget.node === id)) return link;
     return undefined;
+  }
+
+  private listed(widgets: Widget[]): void {
+    for (const id of new Set(widgets.map(({ node }) => node))) {
+      const node = this.comfy.chain(id)?.at(-1);
+      const text = costsText(widgets.filter((widget) => widget.node === id));
+      if (node) noteCosts(this.comfy, node, text);
+    }
+  }
+
+  /** Chooses a new capture in the only Live Capture node, or in those of several that are selected. */
+  private kept(files: string[]): void {
+    const sound = files[0]!;
+    if (files.length === 1) return; // a recording is no capture: that has a latent and a take beside its sound
+    const all = [...this.comfy.chains()].map((chain) => chain.at(-1)!).filter((node) => typeOf(node) === CAPTURED);
+    const chosen = all.length > 1 ? all.filter((node) => this.comfy.selection.includes(node)) : all;
+    this.comfy.change(() => {
+      for (const node of chosen) choose(node, "capture", sound.replace(/\.[^.]*$/, ""));
+    });
   }
 
   private noted(place: string, text: string, wrong: boolean): void {

@@ -99,3 +99,47 @@ def test_what_is_missing_here_is_listed_in_the_panel(editor: Editor) -> None:
     assert lines.count() == 1 and "a_model_of_mine" in lines.first.inner_text()
     editor.load(live())
     editor.page.wait_for_function("() => document.querySelector('.ostinato-missing').hidden", timeout=PATIENCE)
+
+
+def test_what_turning_takes_is_said_before_the_first_turn(editor: Editor) -> None:
+    editor.open(live())
+    editor.play()
+    notes = editor.page.locator(".ostinato-notes")
+    notes.filter(has_text="seconds: a new ring").wait_for(timeout=PATIENCE)
+    (prompt,) = notes.filter(has_text="seconds: a new ring").all_inner_texts()
+    assert prompt.startswith("live: next generation")
+    ticks = notes.filter(has_text="live: next tick").count()
+    editor.turned(lambda: editor.step_up(KNOBS, "ode_noise"))
+    assert ticks == notes.filter(has_text="live: next tick").count() == 2  # Knobs, and the curve that leads to it
+    assert editor.problems == []
+
+
+def test_other_links_are_told_until_the_graph_is_run(editor: Editor) -> None:
+    editor.open(live())
+    editor.play()
+    told = editor.page.locator(".ostinato-rewired")
+    time.sleep(1.5)
+    assert not told.is_visible()
+    knobs = f"window.app.graph.nodes.find((n) => n.type === '{KNOBS}')"
+    wired = "(slot) => slot.name === 'velocity_scale'"
+    editor.page.evaluate(f"() => {{ const node = {knobs}; node.disconnectInput(node.inputs.findIndex({wired})) }}")
+    told.wait_for(timeout=PATIENCE)
+    editor.page.evaluate("() => window.app.queuePrompt(0, 1)")
+    told.wait_for(state="hidden", timeout=PATIENCE)
+    editor.wait("link.widgets.some((widget) => widget.input === 'velocity_scale')")
+    assert editor.problems == []
+
+
+def test_a_capture_chooses_itself_in_the_graph(editor: Editor) -> None:
+    editor.open(live())
+    add = "window.app.graph.add(window.LiteGraph.createNode('OstinatoLiveCapture'))"
+    editor.page.evaluate(f"() => {{ {add} }}")
+    editor.play()
+    editor.button("Capture").click()
+    says(editor, "Kept: ")
+    name = editor.page.locator(MESSAGE).inner_text().removeprefix("Kept: ").partition(".flac")[0]
+    assert name and editor.value("OstinatoLiveCapture", "capture") == name
+    with editor.page.expect_download() as download:
+        editor.page.locator(".ostinato-panel").get_by_role("link", name=f"Download {name}.flac").click()
+    assert soundfile.info(download.value.path()).samplerate == 48_000
+    assert editor.problems == []

@@ -201,6 +201,24 @@ def test_a_client_hears_turns_and_captures(served: Served) -> None:
     assert len(served.kept) == 1
 
 
+def test_a_client_learns_the_widgets_of_another_run(served: Served) -> None:
+    async def test(served: Served) -> None:
+        async with served.connect() as socket:
+            client = Client(socket)
+            assert (await client.hello())["widgets"][0]["value"] == 1.0
+            await client.until(lambda m: m["type"] == "figures")
+            other = Graph(served.graph.score)
+            other.widgets = lambda: [{"node": "9", "input": "sde", "kind": "number", "value": 0.5}]  # type: ignore[method-assign]
+            await asyncio.to_thread(served.control.play, other, time.monotonic())
+            listed = await client.until(lambda m: m["type"] == "widgets")
+            assert listed == {"type": "widgets", "widgets": other.widgets()}
+            await client.until(lambda m: m["type"] == "figures")
+            again = await client.until(lambda m: m["type"] in ("widgets", "figures"))
+            assert again["type"] == "figures", "once"
+
+    asyncio.run(served.run(test))
+
+
 def test_a_change_waits_for_a_beat_and_a_recording_holds_it(served: Served) -> None:
     async def test(served: Served) -> None:
         async with served.connect() as socket:
