@@ -18,7 +18,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from ..errors import InputError, OstinatoError, plain
 from ..live.block import Block
 from ..live.session import Figures
-from .control import Taken
+from .control import Graph, Taken
 from .messages import (
     VERSION,
     At,
@@ -70,6 +70,7 @@ class Connection:
         self._told = 0.0  # when figures were sent last
         self._heard_of = 0.0  # when sound was acknowledged last, or was sent with none on the way
         self._listening = False
+        self._listed: Graph | None = None  # whose widgets the client knows
         self._underruns = 0
         self._tasks: set[asyncio.Task[None]] = set()  # what they await is done in a thread
 
@@ -130,7 +131,7 @@ class Connection:
         """Send all sound to this client from now on."""
         known = hello.session == self.session.key
         blocks = self.session.resume_at(hello.epoch if known else 0, hello.position)
-        self._listening = True
+        self._listening, self._listed = True, self.control.graph
         self.session.attach(self)
         self._reply(
             write(
@@ -141,7 +142,7 @@ class Connection:
                 epoch=self.session.epoch,
                 position=self.session.position,
                 resumed=known and self.session.epoch == hello.epoch,
-                widgets=self.control.graph.widgets(),
+                widgets=self._listed.widgets(),
                 **self._set_of(),
             )
         )
@@ -276,6 +277,9 @@ class Connection:
         if not self._listening or now - self._told < FIGURES_SECONDS:
             return
         self._told = now
+        if self._listed is not self.control.graph:  # another run has come, with other nodes or links
+            self._listed = self.control.graph
+            await self.socket.send_str(write("widgets", widgets=self._listed.widgets()))
         session, figures = self.session, shown(self.session.figures())
         error = None if session.error is None else sentence(session.error)
         more = {"state": session.state, "mode": session.score.mode, "error": error}

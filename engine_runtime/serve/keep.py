@@ -11,7 +11,8 @@ from ..live.beat import Tempo
 from ..live.recorder import Recorder
 from ..live.session import Capture, LiveSession
 
-Write = Callable[[Capture], list[str]]  # writes a capture, returns the names of its files
+Write = Callable[[Capture], list[Path]]  # writes a capture, returns its files, the sound first
+MOST = 100  # files that a client can still download
 
 
 class Keep:
@@ -28,11 +29,16 @@ class Keep:
     def __init__(self, session: LiveSession, write: Write, new_file: Callable[[], Path]) -> None:
         self.session, self._write, self._new_file = session, write, new_file
         self.recorder: Recorder | None = None
+        self._files: dict[str, Path] = {}  # by name, the latest last
         self._lock = threading.Lock()
 
     def capture(self, seconds: float, bars: int, tempo: Tempo) -> list[str]:
-        """Write the last seconds or bars; raises as `LiveSession.capture`, and `FileError`."""
-        return self._write(self.session.capture(seconds, bars, tempo))
+        """Write the last seconds or bars, and return the names of the files; raises as `LiveSession.capture`, and
+        `FileError`.
+        """
+        files = self._write(self.session.capture(seconds, bars, tempo))
+        with self._lock:
+            return self._noted(files)
 
     def record(self) -> str:
         """Begin a recording; returns the name of its file.
@@ -47,7 +53,7 @@ class Keep:
                     f"{self.recorder.path.name} is being recorded", "one recording runs at a time", "end it first"
                 )
             self.recorder = Recorder(self.session, self._new_file(), self.session.fail)
-            return self.recorder.path.name
+            return self._noted([self.recorder.path])[0]
 
     def end(self) -> str:
         """End the recording, which is whole then; returns the name of its file, or nothing where none was begun."""
@@ -64,5 +70,19 @@ class Keep:
         if recorder is None or not recorder.running:
             return None
         return recorder.path.name, recorder.seconds
+
+    def file(self, name: str) -> Path | None:
+        """Return a file that was kept, by its name; None for any other, and for one that is still being written."""
+        recorder = self.recorder
+        if recorder is not None and recorder.running and recorder.path.name == name:
+            return None
+        return self._files.get(name)
+
+    def _noted(self, files: list[Path]) -> list[str]:
+        """Offer files; returns their names. Hold the lock."""
+        names = [path.name for path in files]
+        kept = {name: path for name, path in self._files.items() if name not in names}
+        self._files = dict([*kept.items(), *zip(names, files, strict=True)][-MOST:])
+        return names
 
     close = end

@@ -42,6 +42,7 @@ class Routes:
             web.get(PREFIX, self.sessions),
             web.get(PREFIX + "/{name}/socket", self.socket),
             web.get(PREFIX + "/{name}/workflow", self.workflow),
+            web.get(PREFIX + "/{name}/kept/{file}", self.kept),
             web.post(PREFIX + "/missing", self.missing),
         ]
 
@@ -80,6 +81,15 @@ class Routes:
             raise web.HTTPConflict(text=str(error)) from None
         name = {"Content-Disposition": 'attachment; filename="workflow.json"'}
         return web.json_response(made, headers=name)
+
+    async def kept(self, request: web.Request) -> web.StreamResponse:
+        """Send a capture or a recording of this session."""
+        self.check(request)
+        live = self._offered.get(request.match_info["name"])
+        path = None if live is None else live.keep.file(request.match_info["file"])
+        if path is None or not path.is_file():
+            raise web.HTTPNotFound(text="This session has kept no such file; look into the output folder.")
+        return web.FileResponse(path, headers={"Content-Disposition": f'attachment; filename="{path.name}"'})
 
     async def missing(self, request: web.Request) -> web.Response:
         """List what a graph names and this machine does not have."""

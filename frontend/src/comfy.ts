@@ -1,7 +1,7 @@
 // All that the extension asks of ComfyUI's editor, frontends 1.43 to 1.58: nothing else touches its `app`.
 
 export const PACK = "Ostinato"; // node types of the pack begin with it
-const SUBGRAPH_INPUT = -10; // the node id that a subgraph's own inputs come from
+export const SUBGRAPH_INPUT = -10; // the node id that a subgraph's own inputs come from
 
 export interface Widget {
   name: string;
@@ -30,11 +30,13 @@ export interface Node {
   id: number | string;
   title: string;
   type: string;
+  mode?: number;
   comfyClass?: string;
   size: [number, number];
   graph: Graph | null;
   subgraph?: Graph;
   inputs: Slot[];
+  properties: Record<string, unknown>;
   widgets?: Widget[];
   onRemoved?: () => void;
   isInputConnected(slot: number): boolean;
@@ -53,6 +55,14 @@ export interface Graph {
   setDirtyCanvas(foreground: boolean, background: boolean): void;
 }
 
+/** An entry of a node's menu, as LiteGraph has it; every canvas shows it. */
+export interface MenuItem {
+  content: string;
+  callback?: () => void;
+  has_submenu?: boolean;
+  submenu?: { options: MenuItem[] };
+}
+
 interface Api extends EventTarget {
   apiURL(path: string): string;
   fetchApi(path: string, options?: RequestInit): Promise<Response>;
@@ -62,13 +72,14 @@ interface App {
   api: Api;
   graph: Graph;
   rootGraph?: Graph;
-  canvas?: { selectedItems: Set<unknown> };
+  canvas?: { selectedItems: Set<unknown>; emitBeforeChange(): void; emitAfterChange(): void };
   extensionManager: {
     setting: { get(id: string): unknown };
     toast: { add(message: Record<string, unknown>): void };
   };
   registerExtension(extension: Record<string, unknown>): void;
   queuePrompt(number: number, count: number, nodes: string[]): Promise<boolean>;
+  graphToPrompt(): Promise<{ output: Record<string, unknown> }>;
 }
 
 /** What a node shows after a run, by name. */
@@ -112,8 +123,13 @@ export class Comfy {
     this.app.api.addEventListener(kind, (event) => take((event as CustomEvent<T>).detail));
   }
 
-  fetch(path: string): Promise<Response> {
-    return this.app.api.fetchApi(path);
+  fetch(path: string, options?: RequestInit): Promise<Response> {
+    return this.app.api.fetchApi(path, options);
+  }
+
+  /** The workflow as a run would get it. */
+  async prompt(): Promise<Record<string, unknown>> {
+    return (await this.app.graphToPrompt()).output;
   }
 
   socketUrl(path: string): string {
@@ -124,8 +140,17 @@ export class Comfy {
     return this.app.api.apiURL(path);
   }
 
-  selected(node: Node): boolean {
-    return this.app.canvas?.selectedItems.has(node) ?? false;
+  /** Changes the workflow beside its widgets, so that the editor keeps it, for undo and a reload too. */
+  change(act: () => void): void {
+    this.app.canvas?.emitBeforeChange();
+    act();
+    this.app.canvas?.emitAfterChange();
+  }
+
+  /** The nodes that are selected. */
+  get selection(): Node[] {
+    const items = this.app.canvas?.selectedItems ?? [];
+    return [...this.chains()].map((chain) => chain.at(-1)!).filter((node) => new Set(items).has(node));
   }
 
   /** Queues what one node needs, and that alone. */
@@ -181,7 +206,7 @@ export function ours(node: Node): boolean {
 }
 
 /** The wire into an input. A subgraph's node answers `getInputLink` with what is inside it, so there the list is searched. */
-function wireInto(node: Node, slot: number): Wire | null {
+export function wireInto(node: Node, slot: number): Wire | null {
   if (!node.graph || !node.isInputConnected(slot)) return null;
   if (!node.subgraph) return node.getInputLink(slot) ?? null;
   for (const wire of node.graph.links.values()) {
@@ -192,20 +217,33 @@ function wireInto(node: Node, slot: number): Wire | null {
 
 /** What a run would give an input: its widget's value, or that of the widget it is linked to; else undefined. */
 export function valueAt(chain: Chain, name: string): unknown {
+  return widgetAt(chain, name)?.value;
+}
+
+/** Gives that widget a value, as a user would. */
+export function setValueAt(chain: Chain, name: string, value: unknown): void {
+  const widget = widgetAt(chain, name);
+  if (!widget) return;
+  widget.value = value;
+  widget.callback?.(value);
+  chain[0]?.graph?.setDirtyCanvas(true, true);
+}
+
+function widgetAt(chain: Chain, name: string): Widget | undefined {
   const node = chain.at(-1)!;
   const index = node.inputs.findIndex((slot) => (slot.widget?.name ?? slot.name) === name);
   const wire = index < 0 ? null : wireInto(node, index);
-  if (!wire) return node.widgets?.find((widget) => widget.name === name)?.value;
+  if (!wire) return node.widgets?.find((widget) => widget.name === name);
   const around = chain.slice(0, -1);
   const host = around.at(-1);
   if (host && Number(wire.origin_id) === SUBGRAPH_INPUT) {
     const slot = host.inputs[wire.origin_slot];
     if (!slot) return undefined;
-    if (!host.isInputConnected(wire.origin_slot)) return host.getWidgetFromSlot(slot)?.value;
-    return valueAt(around, slot.widget?.name ?? slot.name);
+    if (!host.isInputConnected(wire.origin_slot)) return host.getWidgetFromSlot(slot);
+    return widgetAt(around, slot.widget?.name ?? slot.name);
   }
   const origin = node.graph?.getNodeById(wire.origin_id);
-  return origin?.type === "PrimitiveNode" ? origin.widgets?.[0]?.value : undefined;
+  return origin?.type === "PrimitiveNode" ? origin.widgets?.[0] : undefined;
 }
 
 /** Whether a node of the pack is among those that a node takes from. */
@@ -218,6 +256,15 @@ export function fromPack(node: Node, seen = new Set<Node>()): boolean {
     const before = origin === undefined ? null : node.graph?.getNodeById(origin);
     return before ? Boolean(before.subgraph) || fromPack(before, seen) : false;
   });
+}
+
+/** Chooses a value in a list that need not have it yet: what was made a moment ago. */
+export function choose(node: Node, name: string, value: string): void {
+  const widget = node.widgets?.find((one) => one.name === name);
+  if (!widget) return;
+  const { values } = widget.options;
+  if (Array.isArray(values) && !values.includes(value)) widget.options.values = [value, ...values];
+  setValueAt([node], name, value);
 }
 
 /** Puts an element of ours under a node's widgets; nothing of it is saved. Every canvas shows it. */

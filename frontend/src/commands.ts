@@ -1,6 +1,7 @@
 // Settings, commands and keys of the extension.
 
 import type { Comfy, Node } from "./comfy.ts";
+import { openMenu } from "./menu.ts";
 import type { Sessions } from "./sessions.ts";
 
 const SELECTED_FIRST = "Select one of the Live Session nodes, for there are several.";
@@ -8,11 +9,18 @@ const SELECTED_FIRST = "Select one of the Live Session nodes, for there are seve
 /** The Live Session that a command means: the only one, one that plays, or the selected. */
 function meant(comfy: Comfy, sessions: Sessions): Node | null {
   const all = [...sessions.nodes()];
-  const chosen = all.filter(([node]) => comfy.selected(node));
+  const chosen = all.filter(([node]) => comfy.selection.includes(node));
   const playing = all.filter(([, link]) => link?.playing);
   const found = [all, chosen, playing].find((some) => some.length === 1)?.[0]?.[0];
   if (!found) comfy.tell(all.length ? SELECTED_FIRST : "The workflow has no Live Session node.", true);
   return found ?? null;
+}
+
+/** Offers the widgets of the selected node in a menu: what its own menu has, for keys. */
+function learn(comfy: Comfy, sessions: Sessions): void {
+  const choices = comfy.selection.flatMap((node) => sessions.choices(node));
+  if (choices.length) openMenu(innerWidth / 2 - 120, innerHeight / 3, choices);
+  else comfy.tell("Select a node whose widgets turn a live session that has been run.", true);
 }
 
 export function commandsOf(comfy: Comfy, sessions: Sessions): Record<string, unknown> {
@@ -42,8 +50,20 @@ export function commandsOf(comfy: Comfy, sessions: Sessions): Record<string, unk
       icon: "pi pi-save",
       function: act((node) => sessions.capture(node)),
     },
+    {
+      id: "Ostinato.Record",
+      label: "Ostinato: record, or end the recording",
+      icon: "pi pi-circle-fill",
+      function: act((node) => sessions.record(node)),
+    },
+    {
+      id: "Ostinato.Learn",
+      label: "Ostinato: learn a controller for a widget of the selected node",
+      icon: "pi pi-sliders-h",
+      function: () => learn(comfy, sessions),
+    },
   ];
-  const keys = { Play: "p", Stop: "s", Panic: "x", Capture: "c" };
+  const keys = { Play: "p", Stop: "s", Panic: "x", Capture: "c", Record: "r", Learn: "l" };
   return {
     commands,
     keybindings: Object.entries(keys).map(([name, key]) => ({

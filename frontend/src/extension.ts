@@ -23,8 +23,12 @@ export async function register(base: string): Promise<void> {
     name: "Ostinato",
     ...commandsOf(comfy, sessions),
     nodeCreated: (node: Node) => created(sessions, node),
+    getNodeMenuItems: (node: Node) => sessions.menu(node),
     loadedGraphNode: (node: Node) => ours(node) && restore(comfy, node),
-    afterConfigureGraph: () => sessions.find(),
+    afterConfigureGraph: () => {
+      void sessions.missing();
+      return sessions.find();
+    },
     onNodeOutputsUpdated: (outputs: Record<string, Output>) => {
       for (const [place, output] of Object.entries(outputs)) {
         const node = comfy.located(place);
@@ -37,13 +41,14 @@ export async function register(base: string): Promise<void> {
     if (!node || !output) return;
     shown(comfy, node, output);
     const name = output.ostinato_live?.[0]?.session;
-    if (name && name === sessions.nameOf(node)) sessions.connect(name);
+    if (name && name === sessions.nameOf(node)) sessions.ran(name);
   });
   comfy.on<{ node: string; text: string }>("ostinato.text", ({ node: id, text }) => {
     const node = comfy.chain(id)?.at(-1);
     if (node && ours(node)) note(comfy, node, "text", text);
   });
   for (const kind of ["execution_error", "execution_interrupted"]) comfy.on(kind, () => sessions.failed());
+  addEventListener("keydown", ({ key }) => key === "Escape" && sessions.cancel(), true);
   Object.assign(window, { ostinato: sessions });
 }
 

@@ -1,7 +1,7 @@
 // The graph as an instrument: a value that changes in the canvas, however it does, is sent to the session at once.
 
 import { everyBeat } from "./clock.ts";
-import { type Chain, type Comfy, valueAt } from "./comfy.ts";
+import { type Chain, type Comfy, setValueAt, valueAt } from "./comfy.ts";
 import type { Link, View } from "./link.ts";
 import type { Value, Widget } from "./protocol.ts";
 
@@ -40,23 +40,37 @@ export class Knobs implements View {
     }
   }
 
+  /** Turns a widget in the canvas, for a controller; the session has it at once. */
+  turn(widget: Widget, value: Value): void {
+    const chain = this.comfy.chain(widget.node);
+    if (!chain) return;
+    setValueAt(chain, widget.input, value);
+    widget.value = value;
+    if (this.live()) this.see(widget, chain, performance.now());
+  }
+
   private look(now: number): void {
     if (!this.live()) return;
     const chains = new Map<string, Chain | null>();
     for (const widget of this.link.widgets) {
-      const known = this.known.get(`${widget.node} ${widget.input}`);
       if (!chains.has(widget.node)) chains.set(widget.node, this.comfy.chain(widget.node));
       const chain = chains.get(widget.node);
-      const value = chain ? valueAt(chain, widget.input) : undefined;
-      if (!known || value === undefined || value === null) continue;
-      const text = JSON.stringify(value);
-      if (text !== known.seen) {
-        known.seen = text;
-        known.since = now;
-      }
-      if (text === known.sent || (widget.kind === "text" && now - known.since < TYPING)) continue;
-      known.sent = text;
-      this.link.turn(widget, JSON.parse(text) as Value); // a copy: the value may be a proxy
+      if (chain) this.see(widget, chain, now);
     }
+  }
+
+  /** Sends the value that the canvas has for a widget where the session has another. */
+  private see(widget: Widget, chain: Chain, now: number): void {
+    const known = this.known.get(`${widget.node} ${widget.input}`);
+    const value = valueAt(chain, widget.input);
+    if (!known || value === undefined || value === null) return;
+    const text = JSON.stringify(value);
+    if (text !== known.seen) {
+      known.seen = text;
+      known.since = now;
+    }
+    if (text === known.sent || (widget.kind === "text" && now - known.since < TYPING)) return;
+    known.sent = text;
+    this.link.turn(widget, JSON.parse(text) as Value); // a copy: the value may be a proxy
   }
 }

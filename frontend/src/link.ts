@@ -14,6 +14,17 @@ export const COSTS: Record<string, string> = {
   ring: "a new ring; the old music goes on",
 };
 
+/** What the widgets of a node take before they are turned: what most of them do, then those that do otherwise. */
+export function costsText(widgets: Pick<Widget, "input" | "cost">[]): string {
+  const by = new Map<string, string[]>();
+  for (const { input, cost } of widgets) by.set(cost, [...(by.get(cost) ?? []), input]);
+  const [most, ...others] = [...by].sort(([, a], [, b]) => b.length - a.length);
+  if (!most) return "";
+  return [`live: ${COSTS[most[0]]}`, ...others.map(([cost, inputs]) => `${inputs.join(", ")}: ${COSTS[cost]}`)].join(
+    "\n",
+  );
+}
+
 /** Those who look on; every method may be left out. */
 export interface View {
   /** The widgets came, with the values of now. */
@@ -26,6 +37,8 @@ export interface View {
   figures?(): void;
   /** The settings came that the workflow's file has, and what is missing of what it names. */
   opened?(settings: Settings, missing: Missing[]): void;
+  /** These files of a capture or a recording are there now. */
+  kept?(files: string[]): void;
   /** The connection was lost; it is tried again. */
   closed?(): void;
 }
@@ -47,7 +60,7 @@ export class Link {
   private session = "";
   private at = { position: 0, when: 0, moving: false };
 
-  constructor(url: string) {
+  constructor(private readonly url: string) {
     this.player = new Player(url, {
       message: (message) => this.receive(message),
       closed: (reason) => {
@@ -97,6 +110,11 @@ export class Link {
     this.player.send({ type: "record", id: this.next++, on });
   }
 
+  /** Where a file that the session kept is downloaded from. */
+  fileUrl(name: string): string {
+    return this.url.replace(/^ws/, "http").replace(/socket$/, `kept/${encodeURIComponent(name)}`);
+  }
+
   /** Gives the server the settings, where it has the workflow's file. */
   share(settings: Settings): void {
     this.player.send({ type: "settings", ...settings });
@@ -127,12 +145,16 @@ export class Link {
         if (message.settings) view.opened?.(message.settings, message.missing ?? []);
       }
       if (this.player.wasPlaying && message.state !== "playing") this.player.send({ type: "start" });
+    } else if (message.type === "widgets") {
+      this.widgets = message.widgets;
+      for (const view of this.views) view.listed?.(message.widgets);
     } else if (message.type === "queued") {
       const place = `${message.node} ${message.input}`;
       this.queue.queued({ id: message.id, place, position: message.position });
       this.note(place, `waits for the ${this.when}`);
     } else if (message.type === "recording") {
       this.say(message.error ?? (message.on ? `Recording ${message.file}` : `Recorded: ${message.file}`));
+      if (!message.on && message.file) this.kept([message.file]);
     } else if (message.type === "taken") {
       const waited = this.queue.taken(message.id);
       if (waited) this.latencies.turned(message.id, waited.place); // its wait is no latency
@@ -140,6 +162,7 @@ export class Link {
       if (place) this.note(place, message.error ?? COSTS[message.cost] ?? message.cost, message.error !== null);
     } else if (message.type === "captured") {
       this.say(message.error ?? `Kept: ${message.files.join(", ")}`);
+      if (message.files.length) this.kept(message.files);
     } else if (message.type === "figures") {
       this.take(message);
     } else {
@@ -156,11 +179,24 @@ export class Link {
     for (const view of this.views) view.figures?.();
   }
 
-  private say(text: string): void {
+  private kept(files: string[]): void {
+    for (const view of this.views) view.kept?.(files);
+  }
+
+  say(text: string): void {
     for (const view of this.views) view.said?.(text);
   }
 
   private note(place: string, text: string, wrong = false): void {
     for (const view of this.views) view.noted?.(place, text, wrong);
   }
+}
+
+/** Makes a link to the sound among the files that a session kept: the first of them. */
+export function downloadOf(link: Link, [name]: string[]): HTMLElement {
+  return Object.assign(document.createElement("a"), {
+    href: link.fileUrl(name!),
+    download: name,
+    textContent: `Download ${name}`,
+  });
 }

@@ -31,6 +31,7 @@ export function openMenu(x: number, y: number, choices: Choice[]): void {
   });
   menu.append(...buttons);
   menu.onkeydown = (event) => {
+    event.stopPropagation(); // an editor would take these for its own
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (event.key === "Escape") close();
     if (step === undefined) return;

@@ -58,6 +58,14 @@ export function noteTurn(comfy: Comfy, node: Node, input: string, text: string, 
   note(comfy, node, key, `${input}: ${text}`, wrong);
 }
 
+/** Says what turning a node's widgets takes, before anything else. */
+export function noteCosts(comfy: Comfy, node: Node, text: string): void {
+  const place = `${comfy.graph.id} ${comfy.idOf(node)}`;
+  const lines: Lines = kept.get(place) ?? new Map();
+  kept.set(place, new Map([["costs", { text, wrong: false }], ...[...lines].filter(([key]) => key !== "costs")]));
+  show(node, kept.get(place)!);
+}
+
 /** Writes the lines that a node had when its workflow was left. */
 export function restore(comfy: Comfy, node: Node): void {
   const lines = kept.get(`${comfy.graph.id} ${comfy.idOf(node)}`);

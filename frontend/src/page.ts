@@ -1,10 +1,10 @@
 // The page of `ostinato live`: the graph's widgets, the player, and what it costs to turn a knob.
 
-import type { Link } from "./link.ts";
-import { type Choice, openMenu } from "./menu.ts";
-import type { Missing, Settings, Value, Widget } from "./protocol.ts";
+import { COSTS, downloadOf, type Link } from "./link.ts";
+import { openMenu } from "./menu.ts";
+import { type Missing, missingText, type Settings, type Value, type Widget } from "./protocol.ts";
 import { readWhen } from "./quantise.ts";
-import { described, Signals } from "./signals.ts";
+import { Signals } from "./signals.ts";
 import { control } from "./widgets.ts";
 
 const CAPTURE_SECONDS = 30;
@@ -28,6 +28,7 @@ export class Page {
       noted: (place, text, wrong) => this.note(place, text, wrong),
       said: (text) => this.say(text),
       opened: (settings, missing) => this.opened(settings, missing),
+      kept: (files) => element("kept").replaceChildren(downloadOf(link, files)),
       figures: () => this.show(),
     });
     element("play").onclick = () => {
@@ -84,8 +85,7 @@ export class Page {
     element<HTMLSelectElement>("when").value = when;
     void this.signals.use(midi);
     const list = element("missing");
-    const line = ({ kind, title, reason }: Missing) =>
-      Object.assign(document.createElement("li"), { textContent: `${title} (${kind}): ${reason}` });
+    const line = (one: Missing) => Object.assign(document.createElement("li"), { textContent: missingText(one) });
     list.replaceChildren(...missing.map(line));
     list.hidden = !missing.length;
   }
@@ -95,18 +95,13 @@ export class Page {
     this.link.share({ when: this.link.when, midi: this.signals.midi.map });
   }
 
-  /** The menu of a widget: its controller. Fields of text keep the browser's own. */
+  /** The menu of a widget. Fields of text keep the browser's own. */
   private menu(event: MouseEvent): void {
     const place = (event.target as HTMLElement).closest<HTMLElement>("[data-place]")?.dataset.place;
     const widget = this.link.widgets.find(({ node, input }) => `${node} ${input}` === place);
-    if (!widget || widget.kind === "text" || widget.kind === "curve") return;
+    const choices = widget ? this.signals.choices(widget) : [];
+    if (!choices.length) return;
     event.preventDefault();
-    const bound = this.signals.bindingOf(widget);
-    const choices: Choice[] = [{ text: "Learn a controller", act: () => void this.signals.learn(widget) }];
-    if (bound) {
-      const forget = () => this.signals.midi.forget(widget.node, widget.input);
-      choices.push({ text: `Forget ${described(bound)}`, act: forget });
-    }
     openMenu(event.clientX, event.clientY, choices);
   }
 
@@ -152,6 +147,7 @@ export class Page {
       }
       const made = control(widget, (value) => void this.link.turn(widget, value));
       group.append(made.row);
+      made.note.textContent = COSTS[widget.cost]!;
       this.shown.set(`${widget.node} ${widget.input}`, made);
     }
   }

@@ -2,10 +2,11 @@
 
 import { whileShown } from "./clock.ts";
 import { drawRing, drawWaveform, ringText } from "./draw.ts";
-import type { Link, View } from "./link.ts";
-import { RATE } from "./protocol.ts";
+import { downloadOf, type Link, type View } from "./link.ts";
+import { type Missing, missingText, RATE } from "./protocol.ts";
+import { readWhen, WHEN, WHEN_TEXT, type When } from "./quantise.ts";
 
-export const PANEL_HEIGHT = 216; // pixels
+export const PANEL_HEIGHT = 264; // pixels
 
 /** What the buttons do; `start` may have to run the graph first. */
 export interface Actions {
@@ -13,6 +14,8 @@ export interface Actions {
   pause(): void;
   stop(): void;
   capture(): void;
+  record(): void;
+  when(when: When): void;
   volume(value: number): void;
 }
 
@@ -32,8 +35,14 @@ export class Panel implements View {
   private readonly ring: HTMLCanvasElement;
   private readonly status: HTMLElement;
   private readonly turned: HTMLElement;
+  private readonly queue: HTMLElement;
   private readonly message: HTMLElement;
+  private readonly download: HTMLElement;
+  private readonly lacking: HTMLElement;
+  private readonly again: HTMLElement;
   private readonly playing: HTMLButtonElement;
+  private readonly recording: HTMLButtonElement;
+  private readonly when: HTMLSelectElement;
   private link: Link | null = null;
   private readonly end: () => void;
 
@@ -52,14 +61,27 @@ export class Panel implements View {
     const label = make("label", buttons, { textContent: "Volume " });
     const slider = make("input", label, { type: "range", min: "0", max: "1", step: "0.01", value: String(volume) });
     slider.oninput = () => actions.volume(Number(slider.value));
+    const set = make("div", root, { className: "ostinato-row" });
+    const record = { textContent: "Record", title: "Write what is heard to a file, until it is pressed again" };
+    this.recording = make("button", set, { ...record, onclick: () => actions.record(), type: "button" });
+    this.when = make("select", make("label", set, { textContent: "Changes " }));
+    for (const when of WHEN) this.when.add(new Option(WHEN_TEXT[when], when));
+    this.when.onchange = () => actions.when(readWhen(this.when.value));
+    this.download = make("span", set);
     this.wave = make("canvas", root, { className: "ostinato-wave" });
     this.ring = make("canvas", root, { className: "ostinato-ring" });
     for (const canvas of [this.wave, this.ring]) canvas.setAttribute("role", "img");
     this.wave.setAttribute("aria-label", "The sound of one round, and where it plays");
     this.status = make("div", root, { className: "ostinato-status", textContent: "Not started" });
     this.turned = make("div", root, { className: "ostinato-status" });
+    this.queue = make("div", root, { className: "ostinato-status ostinato-queue" });
     this.message = make("div", root, { className: "ostinato-message ostinato-wrong" });
     this.message.setAttribute("role", "alert");
+    const text = "Nodes or links have changed: run the graph, and the music goes on with them.";
+    this.again = make("div", root, { className: "ostinato-rewired", textContent: text, hidden: true });
+    this.again.setAttribute("role", "status");
+    this.lacking = make("ul", root, { className: "ostinato-missing ostinato-wrong", hidden: true });
+    this.lacking.setAttribute("aria-label", "Missing on this machine");
     root.addEventListener("keydown", keepKeys);
     this.end = whileShown(root, (now) => this.draw(now));
   }
@@ -70,10 +92,28 @@ export class Panel implements View {
     this.link = link;
     link?.views.add(this);
     this.said("");
+    this.rewired(false);
     this.figures();
     if (link?.player.plain) {
       this.said("This address is no secure one: the sound comes later here than at http://localhost or over https.");
     }
+  }
+
+  /** Shows a download of what the session kept. */
+  kept(files: string[]): void {
+    if (this.link) this.download.replaceChildren(downloadOf(this.link, files));
+  }
+
+  /** Says that the graph is another one than what plays. */
+  rewired(yes: boolean): void {
+    this.again.hidden = !yes;
+  }
+
+  /** Lists what the workflow names and the server's machine does not have. */
+  missing(list: Missing[]): void {
+    const line = (one: Missing) => Object.assign(document.createElement("li"), { textContent: missingText(one) });
+    this.lacking.replaceChildren(...list.map(line));
+    this.lacking.hidden = !list.length;
   }
 
   close(): void {
@@ -93,6 +133,10 @@ export class Panel implements View {
   figures(): void {
     const { link } = this;
     this.playing.setAttribute("aria-pressed", String(Boolean(link?.playing)));
+    const recording = link?.figures?.recording;
+    this.recording.setAttribute("aria-pressed", String(Boolean(recording)));
+    this.recording.textContent = recording ? `End recording (${recording[1].toFixed(0)} s)` : "Record";
+    this.when.value = link?.when ?? "now";
     if (!link?.figures) {
       this.status.textContent = link ? "Connecting …" : "Not started";
       return;
@@ -115,6 +159,7 @@ export class Panel implements View {
     if (!link) return;
     drawWaveform(this.wave, link.waveform, link.position, now);
     drawRing(this.ring, link.figures?.slots ?? []);
+    this.queue.textContent = link.queue.text(link.position);
   }
 }
 

@@ -26,6 +26,7 @@ export interface Widget {
   kind: "number" | "whole" | "toggle" | "choice" | "text" | "curve";
   value: Value;
   help: string;
+  cost: "tick" | "slot" | "ring"; // what turning it takes as a rule
   min?: number;
   max?: number;
   step?: number;
@@ -48,6 +49,10 @@ export interface Missing {
   reason: string;
 }
 
+export function missingText({ kind, title, reason }: Missing): string {
+  return `${title} (${kind}): ${reason}`;
+}
+
 export type FromServer =
   | {
       type: "welcome";
@@ -60,6 +65,7 @@ export type FromServer =
       settings?: Settings; // where the server has the workflow's file
       missing?: Missing[];
     }
+  | { type: "widgets"; widgets: Widget[] } // of another run of the graph
   | { type: "taken"; id: number; change: number; cost: string; error: string | null }
   | { type: "refused" | "failed"; error: string }
   | { type: "captured"; id: number; files: string[]; error?: string }

@@ -6,6 +6,8 @@ export type When = "now" | "beat" | "bar";
 
 export const WHEN: readonly When[] = ["now", "beat", "bar"];
 
+export const WHEN_TEXT: Record<When, string> = { now: "at once", beat: "on the beat", bar: "on the bar" };
+
 export function readWhen(given: unknown): When {
   return WHEN.find((when) => when === given) ?? "now";
 }

@@ -7,8 +7,7 @@ const SIZE = 1 << 18; // samples, 5.4 s; a server is never more than 2 s ahead
 const FIRST_LEAD = 2400; // samples, 50 ms
 const MOST_LEAD = 24_000;
 const GROWTH = 1.25; // of the lead, after an underrun
-const CALM = 5 * 48_000; // samples without one, after which the lead falls again
-const FALL = 0.85;
+const CALM = 5 * 48_000; // samples without one, after which the lead falls by half of what was never needed
 const FADE = 240; // samples, 5 ms, where the sound ends or begins, or is replaced, without what is before it
 
 /** Changes that are first heard at a position. */
@@ -32,7 +31,8 @@ export class Ring {
   private last: Mark = { at: 0, hot: 0, slot: 0 };
   private rise = FADE; // samples since the sound began; FADE is long ago
   private fall = 0; // samples of the fade-out that are still to come
-  private calm = 0; // samples since the last underrun
+  private calm = 0; // samples since the last underrun, or since the lead fell
+  private spare = SIZE; // the fewest samples that were ahead in that time
   private lastLeft = 0;
   private lastRight = 0;
 
@@ -84,6 +84,7 @@ export class Ring {
         this.underruns++;
         this.lead = Math.min(MOST_LEAD, Math.round(this.lead * GROWTH));
         this.calm = 0;
+        this.spare = SIZE;
       }
       this.stopMoving();
     }
@@ -101,9 +102,11 @@ export class Ring {
     this.lastRight = right[count - 1]!;
     this.read += count;
     this.calm += count;
+    this.spare = Math.min(this.spare, this.end - this.read);
     if (this.calm >= CALM) {
+      this.lead = Math.max(FIRST_LEAD, this.lead - (this.spare >> 1));
       this.calm = 0;
-      this.lead = Math.max(FIRST_LEAD, Math.round(this.lead * FALL));
+      this.spare = SIZE;
     }
     if (!this.marks.length || this.marks[0]!.at >= this.read) return [];
     const heard = this.marks.filter((mark) => mark.at < this.read);

@@ -3,6 +3,7 @@
 
 import { Gamepads, meantBy } from "./gamepad.ts";
 import type { Link } from "./link.ts";
+import type { Choice } from "./menu.ts";
 import { type Binding, Midi, missingDevices } from "./midi.ts";
 import type { Value, Widget } from "./protocol.ts";
 
@@ -62,6 +63,24 @@ export class Signals {
     this.say(`Move a controller, or strike a key, for ${widget.input.replaceAll("_", " ")}; Escape ends it.`);
     this.look();
     await this.open();
+  }
+
+  /** What a menu offers for a widget; nothing for a text or a curve. */
+  choices(widget: Widget): Choice[] {
+    if (widget.kind === "text" || widget.kind === "curve") return [];
+    const bound = this.bindingOf(widget);
+    const found: Choice[] = [{ text: "Learn a controller", act: () => void this.learn(widget) }];
+    if (bound) {
+      found.push({ text: `Forget ${described(bound)}`, act: () => this.midi.forget(widget.node, widget.input) });
+    }
+    return found;
+  }
+
+  /** Listens no more. */
+  close(): void {
+    for (const input of this.access?.inputs.values() ?? []) input.onmidimessage = null;
+    if (this.access) this.access.onstatechange = null;
+    window.clearInterval(this.looking);
   }
 
   cancel(): void {

@@ -10,7 +10,7 @@ declare class AudioWorkletProcessor {
   readonly port: MessagePort;
 }
 
-const REPORT = 1024; // samples between two reports
+const REPORT = 4096; // samples between two reports; the server reckons on from the last one for three times as long
 
 class Player extends AudioWorkletProcessor {
   private readonly ring = new Ring();
@@ -42,12 +42,12 @@ class Player extends AudioWorkletProcessor {
   process(_inputs: unknown, outputs: Float32Array[][]): boolean {
     const [left, right] = outputs[0]!;
     const begin = this.ring.read;
-    const moving = this.ring.moving;
+    const { moving, lead } = this.ring;
     for (const mark of this.ring.play(left!, right!)) {
       this.port.postMessage({ type: "heard", ...mark, time: currentTime + Math.max(0, mark.at - begin) / sampleRate });
     }
     this.since += left!.length;
-    if (this.since >= REPORT || moving !== this.ring.moving) {
+    if (this.since >= REPORT || moving !== this.ring.moving || lead !== this.ring.lead) {
       this.since = 0;
       const at = this.ring.at();
       this.worker?.postMessage({ at });

@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { fromPack, type Graph, type Node, valueAt } from "../src/comfy.ts";
+import { choose, fromPack, type Graph, type Node, setValueAt, valueAt } from "../src/comfy.ts";
+import { costsText } from "../src/link.ts";
+import { wiringOf } from "../src/wiring.ts";
 
 /** A node with widgets, each with a socket beside it, in a graph. */
 function node(graph: Graph, id: number, type: string, values: Record<string, unknown>, more: Partial<Node> = {}): Node {
@@ -70,6 +72,19 @@ test("inside a subgraph, its node's own widgets count, and what those are linked
   );
 });
 
+test("a value is given where a run would take it from, and the editor is told", () => {
+  const [root, inner] = [graph(), graph()];
+  const outer = node(root, 1, "subgraph", { x: 10 }, { subgraph: inner });
+  const knobs = node(inner, 3, "OstinatoKnobs", { a: 0, b: 0 });
+  wire(inner, [-10, 0], [3, 0]);
+  const told: unknown[] = [];
+  outer.widgets![0]!.callback = (value) => told.push(value);
+  setValueAt([outer, knobs], "a", 5);
+  setValueAt([outer, knobs], "b", 6);
+  setValueAt([outer, knobs], "none", 7);
+  assert.deepEqual([outer.widgets![0]!.value, ...knobs.widgets!.map(({ value }) => value), told], [5, 0, 6, [5]]);
+});
+
 test("what comes from the pack is found behind other nodes, and a circle ends", () => {
   const root = graph();
   const save = node(root, 1, "SaveAudio", { audio: 0 });
@@ -83,4 +98,51 @@ test("what comes from the pack is found behind other nodes, and a circle ends", 
   node(root, 3, "OstinatoStreamDecode", {});
   wire(root, [3, 0], [2, 0]);
   assert.equal(fromPack(save), true);
+});
+
+test("a choice may be one that the list did not have", () => {
+  const capture = node(graph(), 1, "OstinatoLiveCapture", { capture: "none found" });
+  capture.widgets![0]!.options.values = ["none found"];
+  choose(capture, "capture", "capture_00001_");
+  assert.equal(capture.widgets![0]!.value, "capture_00001_");
+  assert.deepEqual(capture.widgets![0]!.options.values, ["capture_00001_", "none found"]);
+});
+
+test("another link, node or mode is another wiring, and a widget's value is none", () => {
+  const [root, inner] = [graph(), graph()];
+  const live = node(root, 1, "OstinatoLiveSession", { knobs: 0, condition: 0 });
+  const knobs = node(root, 2, "OstinatoKnobs", { a: 1 });
+  const outer = node(root, 3, "subgraph", { x: 0 }, { subgraph: inner });
+  const prompt = node(inner, 4, "OstinatoEncodePrompt", { bpm: 90 });
+  const seen: string[] = [];
+  const look = (act: () => void) => {
+    act();
+    seen.push(wiringOf([live]));
+  };
+  look(() => wire(root, [2, 0], [1, 0]));
+  look(() => wire(root, [3, 0], [1, 1]));
+  look(() => wire(inner, [-10, 0], [4, 0]));
+  look(() => {
+    knobs.mode = 4;
+  });
+  look(() => {
+    prompt.mode = 4;
+  });
+  look(() => node(root, 5, "OstinatoCurveRamp", { start: 0 }) && wire(root, [5, 0], [2, 0]));
+  look(() => wire(root, [5, 0], [3, 0]));
+  assert.equal(new Set(seen).size, seen.length);
+  knobs.widgets![0]!.value = 9;
+  node(root, 6, "SaveAudio", {});
+  assert.equal(wiringOf([live]), seen.at(-1));
+  assert.ok(wiringOf([outer, prompt]).includes("3:4"));
+});
+
+test("what turning takes is said of most widgets first", () => {
+  assert.equal(costsText([]), "");
+  const widgets = [
+    { input: "tags", cost: "slot" },
+    { input: "seconds", cost: "ring" },
+    { input: "lyrics", cost: "slot" },
+  ] as const;
+  assert.equal(costsText([...widgets]), "live: next generation\nseconds: a new ring; the old music goes on");
 });

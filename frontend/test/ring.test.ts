@@ -67,17 +67,23 @@ test("an underrun is counted and the lead grows, and no further than its limit",
   assert.ok(ring.underruns > 10 && ring.lead === 24000);
 });
 
-test("the lead falls again after some seconds without an underrun", () => {
+/** Plays some seconds with `spare` samples ahead at the least, after an underrun that made the lead grow. */
+function calm(seconds: number, spare: number): Ring {
   const ring = ready(2500);
-  const lead = ring.lead;
   for (let i = 0; i < 40; i++) play(ring);
-  for (let second = 0; second < 60; second++) {
-    ring.take(block(ring.end, 48000, 1));
-    for (let i = 0; i < 375; i++) play(ring);
-    if (second === 3) assert.equal(ring.lead, lead * 1.25);
+  for (let i = 0; i < 375 * seconds; i++) {
+    ring.take(block(ring.end, Math.max(1, ring.read + 128 + spare - ring.end, ring.moving ? 0 : ring.lead), 1));
+    play(ring);
   }
   assert.equal(ring.underruns, 1);
-  assert.equal(ring.lead, lead);
+  return ring;
+}
+
+test("the lead falls by half of what nobody needed in five seconds, and no lower than its first", () => {
+  assert.equal(calm(4, 400).lead, 3000);
+  assert.equal(calm(6, 400).lead, 2800);
+  assert.equal(calm(11, 400).lead, 2600);
+  assert.equal(calm(6, 4000).lead, 2400);
 });
 
 test("a pause is no underrun", () => {

@@ -14,7 +14,17 @@ test("the middle of a stick is quiet and its ends are the ends", () => {
 });
 
 test("axes are places and buttons are switches", () => {
-  const knob: Widget = { node: "4", title: "", input: "a", kind: "number", value: 1, help: "", min: 0, max: 4 };
+  const knob: Widget = {
+    node: "4",
+    title: "",
+    input: "a",
+    kind: "number",
+    value: 1,
+    help: "",
+    cost: "tick",
+    min: 0,
+    max: 4,
+  };
   const toggle: Widget = { ...knob, input: "b", kind: "toggle", value: false };
   const turned: Value[] = [];
   const pads = new Gamepads(

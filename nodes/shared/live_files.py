@@ -42,8 +42,8 @@ def keep_of(session: LiveSession) -> Keep:
     return Keep(session, write_capture, lambda: host.next_file(f"{FOLDER}/recording", AUDIO))
 
 
-def write_capture(capture: Capture) -> list[str]:
-    """Write a capture; returns the names of its files, the sound first.
+def write_capture(capture: Capture) -> list[Path]:
+    """Write a capture; returns its files, the sound first.
 
     Raises:
         FileError, TakeError: where a file cannot be written.
@@ -60,7 +60,7 @@ def write_capture(capture: Capture) -> list[str]:
     capture.take.save(path.with_suffix(TAKE))
     write_latent(path.with_suffix(LATENT), capture.latent)
     write_whole(path, made.getvalue())  # the last: a name is offered by its sound
-    return [path.name, path.with_suffix(LATENT).name, path.with_suffix(TAKE).name]
+    return [path, path.with_suffix(LATENT), path.with_suffix(TAKE)]
 
 
 def write_latent(path: Path, latent: Tensor) -> None:

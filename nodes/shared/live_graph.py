@@ -17,7 +17,7 @@ from ...engine_runtime.errors import InputError
 from ...engine_runtime.live.beat import Tempo
 from . import host
 from .comfy import io
-from .live_score import Scorer
+from .live_score import Scorer, usual_cost
 from .run import checker_arguments, run_node, widget_of
 
 Place = tuple[str, str]  # node id and input
@@ -102,11 +102,24 @@ class LiveGraph:
         found: list[dict[str, Any]] = []
         if "mode" not in self._target.inputs:
             mode = {"node": SESSION, "input": "mode", "title": "Session", "kind": "choice", "options": list(LIVE_MODES)}
-            found.append(mode | {"value": self.mode, "help": "loop goes round; endless goes on from what was heard."})
+            help = "loop goes round; endless goes on from what was heard."
+            found.append(mode | {"value": self.mode, "help": help, "cost": usual_cost("mode", {"mode"})})
+        reached = self._reached()
         for cell in self._cells.values():
             for spec in _widgets(cell):
-                found.append({"node": cell.id, "title": cell.title, **_described(spec, cell.inputs[spec.id])})
+                inputs = {spec.id} if cell is self._target else reached[cell.id]
+                cost = {"cost": usual_cost(spec.id, inputs)}
+                found.append({"node": cell.id, "title": cell.title, **_described(spec, cell.inputs[spec.id]), **cost})
         return found
+
+    def _reached(self) -> dict[str, set[str]]:
+        """Return the inputs of the target that each node reaches, by id."""
+        reached: dict[str, set[str]] = {cell: set() for cell in self._cells}
+        for cell in reversed(self._cells.values()):
+            for name, value in cell.inputs.items():
+                if isinstance(value, From):
+                    reached[value.node] |= {name} if cell is self._target else reached[cell.id]
+        return reached
 
     def check(self, place: Place, value: Any) -> Any:
         """Return the value as the widget takes it.

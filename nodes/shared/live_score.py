@@ -19,7 +19,20 @@ if TYPE_CHECKING:
     from .given import Latent
 
 LIVE = "OstinatoLiveSession"  # the id of that node
+HOT = frozenset({"knobs", "tracks", "adapters", "depth"})  # inputs that act at the next tick
+RING = frozenset({"engine", "model", "vae", "mode"})  # and those that take another ring
+LENGTH = "seconds"  # a widget that sets how long the music is, which takes one too
 SAMPLING = ("steps", "shift", "denoise", "seed", "solver")
+
+
+def usual_cost(widget: str, inputs: set[str]) -> str:
+    """Name the cost that turning a widget has as a rule, by the inputs of the session that it reaches.
+
+    What it does cost is known once it was turned: a longer prompt may need another ring, and a curve may be the same.
+    """
+    if widget == LENGTH or inputs & RING:
+        return "ring"
+    return "tick" if inputs <= HOT else "slot"
 
 
 class Scorer:

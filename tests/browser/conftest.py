@@ -1,6 +1,6 @@
-"""A real `ostinato live` in a process of its own, and Debian's Chromium at its page.
+"""Debian's Chromium at the page of a real `ostinato live`, or at ComfyUI's editor.
 
-Skipped where there is no Chromium or no Playwright.
+Skipped where there is no Chromium, no Playwright or no frontend.
 """
 
 from __future__ import annotations
@@ -8,20 +8,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from .editor import CANVASES, ComfyUI, Editor, Host, frontends, version
+from .program import Program
+
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
 )
-START_SECONDS = 120
+FRONTENDS = frontends() or [None]
 # Chromium plays into nothing; a page may sound without a click, as it may where a user has clicked before.
 ARGUMENTS = ["--autoplay-policy=no-user-gesture-required", "--no-sandbox"]
 
@@ -58,43 +57,18 @@ main()
 """
 
 
-class Server:
-    """`ostinato live` on a port; can be killed and started again on the same one."""
+class Server(Program):
+    """`ostinato live` on a port, which stays the same where it is started again."""
 
     def __init__(self, folder: Path, port: int = 0) -> None:
-        self.folder, self.port, self.lines = folder, port, list[str]()
-        self.address = ""
         (folder / "live.json").write_text(json.dumps(workflow()), encoding="utf-8")
+        super().__init__([], folder)
+        self.port = port
 
     def start(self) -> None:
-        command = [sys.executable, "-c", PROGRAM, "live", "live.json"]
-        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
-        self.process = subprocess.Popen(
-            [*command, "--port", str(self.port), "--out", "out"],
-            cwd=self.folder,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        playing = threading.Event()
-        threading.Thread(target=self._read, args=(playing,), daemon=True).start()
-        assert playing.wait(START_SECONDS), "\n".join(self.lines)
-        assert self.address, "\n".join(self.lines)
+        self.arguments = ["-c", PROGRAM, "live", "live.json", "--port", str(self.port), "--out", "out"]
+        super().start()
         self.port = int(self.address.rstrip("/").rpartition(":")[2])
-
-    def _read(self, playing: threading.Event) -> None:
-        for line in self.process.stdout or ():
-            self.lines.append(line.rstrip())
-            if "Playing at" in line:
-                self.address = line.split("Playing at ")[1].split()[0]
-                playing.set()
-        playing.set()
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(30)
 
 
 @pytest.fixture(scope="module")
@@ -124,5 +98,29 @@ def page(browser: Any, server: Server) -> Iterator[Any]:
     made.on("console", lambda message: message.type in ("error", "warning") and made.problems.append(message.text))
     made.on("pageerror", lambda error: made.problems.append(str(error)))
     made.goto(server.address)
+    yield made
+    context.close()
+
+
+@pytest.fixture(scope="module", params=FRONTENDS, ids=lambda path: version(path) if path else "none")
+def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host | ComfyUI]:
+    if request.param is None:
+        pytest.skip(
+            "no frontend: pip install comfyui-frontend-package, or set OSTINATO_FRONTENDS to its static folders"
+        )
+    if not Path(request.param, "index.html").is_file():
+        pytest.fail(f"{request.param} is no frontend: OSTINATO_FRONTENDS names folders `static` of the package")
+    kind = ComfyUI if os.environ.get("OSTINATO_BROWSER_COMFYUI") else Host
+    made = kind(request.param, tmp_path_factory.mktemp("host"))
+    made.start()
+    yield made
+    made.stop()
+    assert not any("Traceback" in line for line in made.lines), "\n".join(made.lines)
+
+
+@pytest.fixture(params=CANVASES, ids=str)
+def editor(request: pytest.FixtureRequest, browser: Any, host: Host | ComfyUI) -> Iterator[Editor]:
+    context = browser.new_context(viewport={"width": 1600, "height": 950})
+    made = Editor(context.new_page(), host, CANVASES[request.param])
     yield made
     context.close()

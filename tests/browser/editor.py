@@ -5,20 +5,17 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import subprocess
-import sys
-import threading
 import urllib.request
 import uuid
 from pathlib import Path
 from typing import Any
 
 from ..examples import example
+from .program import Program
 
 HERE = Path(__file__).resolve().parent
 CANVASES = {"classic": False, "nodes2": True}
 PATIENCE = 60_000  # milliseconds; the cores are shared
-START_SECONDS = 180
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.InstalledVersion": "1.43.18", "Comfy.Minimap.Visible": False}
 # What the editors themselves write to the console, here as in ComfyUI.
 THEIRS = (
@@ -43,36 +40,12 @@ def version(frontend: Path) -> str:
     return found[-1].name.split("-")[1].removesuffix(".dist") if found else frontend.name
 
 
-class Host:
-    """`host.py` in a process of its own, which ends with this one."""
+class Host(Program):
+    """`host.py`, which stands in for ComfyUI."""
 
     def __init__(self, frontend: Path, folder: Path) -> None:
-        self.folder, self.lines, self.address = folder, list[str](), ""
         arguments = ["--frontend", str(frontend), "--out", str(folder), "--settings", json.dumps(SETTINGS)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "host.py"), *arguments],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        ready = threading.Event()
-        threading.Thread(target=self._read, args=(ready,), daemon=True).start()
-        assert ready.wait(START_SECONDS) and self.address, "\n".join(self.lines)
-
-    def _read(self, ready: threading.Event) -> None:
-        for line in self.process.stdout or ():
-            self.lines.append(line.rstrip())
-            if "Playing at" in line:
-                self.address = line.split("Playing at ")[1].strip()
-                ready.set()
-        ready.set()
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(30)
+        super().__init__([str(HERE / "host.py"), *arguments], folder)
 
 
 class ComfyUI:
@@ -82,8 +55,11 @@ class ComfyUI:
         from ..comfyui.server import Server, find_install
 
         self.server = Server(find_install(), HERE.parents[1], folder, arguments=("--front-end-root", str(frontend)))
+        self.folder, self.address = folder / "output", ""
+
+    def start(self) -> None:
         self.server.__enter__()
-        self.address, self.folder = f"http://localhost:{self.server.port}/", folder / "output"
+        self.address = f"http://localhost:{self.server.port}/"
         for name, value in SETTINGS.items():
             url, body = f"{self.address}settings/{name}", json.dumps(value).encode()
             urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": "application/json"})).close()
@@ -181,6 +157,29 @@ class Editor:
             [kind, name],
         )
         self.page.mouse.click(x, y)
+
+    def menu(self, kind: str, entry: str, inner: str) -> None:
+        """Right-click a node and choose an entry of an entry of its menu."""
+        if self.nodes2:
+            self.page.locator(f'[data-node-id="{self.node(kind)}"]').get_by_test_id("node-title").click(button="right")
+        else:
+            x, y = self.page.evaluate(
+                """(kind) => {
+                  const { canvas, graph } = window.app;
+                  const node = graph.nodes.find((n) => n.type === kind);
+                  const { left, top } = canvas.canvas.getBoundingClientRect();
+                  const [x, y] = canvas.ds.convertOffsetToCanvas([node.pos[0] + 60, node.pos[1] - 12]);
+                  return [left + x, top + y];
+                }""",
+                kind,
+            )
+            self.page.mouse.click(x, y, button="right")
+        outer, chosen = (self.page.get_by_text(text, exact=True) for text in (entry, inner))
+        outer.hover()  # some menus open here, and would close again by a click
+        self.page.wait_for_timeout(500)
+        if not chosen.is_visible():
+            outer.click()
+        chosen.click()
 
     def wait(self, condition: str) -> None:
         """Wait until an expression of the page's first live link is true."""

@@ -270,7 +270,7 @@ async def serve(frontend: Path, folder: Path, port: int, settings: dict[str, Any
     )
     editor = Editor(frontend, Queue(catalogue(NODES, CORE_NODES), events, folder), settings)
     app = web.Application(client_max_size=64 << 20)
-    live = Routes(live_queue.sessions(), loopback=True).table()
+    live = Routes(live_queue.sessions(), loopback=True, missing=live_queue.lacking).table()
     app.add_routes([*editor.routes(), *live, *_under_api(live), web.static("/", frontend)])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()

@@ -9,41 +9,16 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from .editor import CANVASES, PATIENCE, ComfyUI, Editor, Host, frontends, live, sessions, template, version
+from .editor import PATIENCE, ComfyUI, Editor, Host, live, sessions, template
 
 pytestmark = pytest.mark.browser
 HOT_MS = 500.0  # of the 95th percentile, on two idle cores
 KNOBS, PROMPT, CURVE, LIVE = "OstinatoKnobs", "OstinatoEncodePrompt", "OstinatoCurvePoints", "OstinatoLiveSession"
-FRONTENDS = frontends() or [None]
-
-
-@pytest.fixture(scope="module", params=FRONTENDS, ids=lambda path: version(path) if path else "none")
-def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host | ComfyUI]:
-    if request.param is None:
-        pytest.skip(
-            "no frontend: pip install comfyui-frontend-package, or set OSTINATO_FRONTENDS to its static folders"
-        )
-    if not Path(request.param, "index.html").is_file():
-        pytest.fail(f"{request.param} is no frontend: OSTINATO_FRONTENDS names folders `static` of the package")
-    kind = ComfyUI if os.environ.get("OSTINATO_BROWSER_COMFYUI") else Host
-    made = kind(request.param, tmp_path_factory.mktemp("host"))
-    yield made
-    made.stop()
-    assert not any("Traceback" in line for line in made.lines), "\n".join(made.lines)
-
-
-@pytest.fixture(params=CANVASES, ids=str)
-def editor(request: pytest.FixtureRequest, browser: Any, host: Host | ComfyUI) -> Iterator[Editor]:
-    context = browser.new_context(viewport={"width": 1600, "height": 950})
-    made = Editor(context.new_page(), host, CANVASES[request.param])
-    yield made
-    context.close()
 
 
 def test_it_plays_and_is_silent_before(

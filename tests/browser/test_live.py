@@ -134,6 +134,22 @@ def test_a_reload_goes_on(page: Any, server: Server) -> None:
     assert page.input_value("#volume") == "0.5"
 
 
+def test_a_device_that_clicks_gets_larger_buffers_after_a_reload(page: Any, server: Server) -> None:
+    latency = "() => window.ostinato.player.context?.baseLatency ?? 0"
+    press_play(page)
+    small = page.evaluate(latency)
+    page.evaluate(
+        """() => {
+          let underrunEvents = 0;
+          const get = () => ({ underrunEvents: (underrunEvents += 5) });
+          Object.defineProperty(window.ostinato.player.context, "playbackStats", { get });
+        }"""
+    )
+    page.wait_for_function("() => sessionStorage.getItem('ostinato.slow')", timeout=PATIENCE)
+    page.reload()
+    page.wait_for_function(f"(small) => ({latency})() > 2 * small", arg=small, timeout=PATIENCE)
+
+
 def test_a_capture_is_kept(page: Any, server: Server) -> None:
     press_play(page)
     time.sleep(1.0)

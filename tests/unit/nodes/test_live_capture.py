@@ -50,7 +50,7 @@ def out(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_it_comes_back_as_it_was_and_plays_again(out: Path, captured: Capture) -> None:
-    names = live_files.write_capture(captured)
+    names = [path.name for path in live_files.write_capture(captured)]
     assert names == ["capture_00001_.flac", "capture_00001_.latent", "capture_00001_.safetensors"]
     assert sorted(path.name for path in (out / "live").iterdir()) == names
     name = LiveCapture.GET_SCHEMA().inputs[0].options[0]
@@ -67,7 +67,7 @@ def test_it_comes_back_as_it_was_and_plays_again(out: Path, captured: Capture) -
 
 def test_the_newest_is_first_and_what_is_not_whole_is_not_offered(out: Path, captured: Capture) -> None:
     for age in (30, 20, 10):
-        sound = out / "live" / live_files.write_capture(captured)[0]
+        sound = live_files.write_capture(captured)[0]
         os.utime(sound, (1e9 - age, 1e9 - age))
     (out / "live" / "capture_00002_.latent").unlink()
     (out / "live" / "recording_00001_.flac").write_bytes(b"")

@@ -109,16 +109,20 @@ def test_nothing_runs_again_until_a_widget_moves(prompt: Prompt, run: Any, ran: 
     graph = LiveGraph(live_queue.cells_of(made, "5", run(made)), "5")
     assert ran == [] and graph.tempo.bpm == 96.0
     before = graph.score
+    usual = {(w["node"], w["input"]): w["cost"] for w in graph.widgets()}
     for (place, value), (spent, runs) in {
         (("9:5", "dcw_low"), 0.2): (Cost.TICK, ["OstinatoDcw", "OstinatoKnobs"]),
         (("4", "velocity_scale"), 0.5): (Cost.TICK, ["OstinatoKnobs"]),
         (("9:3", "tags"), "slow strings"): (Cost.SLOT, ["OstinatoEncodePrompt"]),
+        (("9:3", "seconds"), 3.0): (Cost.RING, ["OstinatoEncodePrompt"]),
         (("5", "seed"), 8): (Cost.SLOT, []),
+        (("5", "depth"), 2): (Cost.TICK, []),
         (("5", "mode"), "endless"): (Cost.RING, []),
     }.items():
         ran.clear()
         after = graph.turn({place: graph.check(place, value)})
         assert cost(before, after) is spent and ran == runs
+        assert usual[place] == spent.name.lower()
         before = after
     assert before.knobs.dcw_low == 0.2 and before.knobs.velocity_scale == 0.5 and before.sampling.seed == 8
 

@@ -77,9 +77,14 @@ class Served:
         self.keep = Keep(self.session, self.write, lambda: folder / "recording.flac")
         self.port = 0
 
-    def write(self, capture: Capture) -> list[str]:
+    def write(self, capture: Capture) -> list[Path]:
         self.kept.append(capture)
-        return ["live_00001_.flac"]
+        (self.folder / "live_00001_.flac").write_bytes(b"sound")
+        return [self.folder / "live_00001_.flac"]
+
+    async def get(self, path: str, **headers: str) -> tuple[int, bytes]:
+        async with self.client.get(f"http://127.0.0.1:{self.port}{PREFIX}/{path}", headers=headers) as reply:
+            return reply.status, await reply.read()
 
     async def run(self, test: Callable[[Served], Awaitable[None]]) -> None:
         live = Live(self.session, self.control, self.keep, share=self.share)
@@ -179,6 +184,10 @@ def test_a_client_hears_turns_and_captures(served: Served) -> None:
             await socket.send_json({"type": "capture", "id": 1, "bars": 1})
             captured = await client.until(lambda m: m["type"] == "captured")
             assert captured == {"type": "captured", "id": 1, "files": ["live_00001_.flac"]}
+            assert await served.get("live/kept/live_00001_.flac") == (200, b"sound")
+            for other in ("live/kept/recording.flac", "live/kept/..%2Flive_00001_.flac", "gone/kept/live_00001_.flac"):
+                assert (await served.get(other))[0] == 404
+            assert (await served.get("live/kept/live_00001_.flac", Origin="http://evil.example"))[0] == 403
             figures = await client.until(lambda m: m["type"] == "figures" and m["state"] == "playing")
             assert figures["error"] is None and figures["tick"] > 0
             assert figures["mode"] == "loop" and len(figures["slots"]) == figures["depth"]
@@ -192,6 +201,24 @@ def test_a_client_hears_turns_and_captures(served: Served) -> None:
     assert len(served.kept) == 1
 
 
+def test_a_client_learns_the_widgets_of_another_run(served: Served) -> None:
+    async def test(served: Served) -> None:
+        async with served.connect() as socket:
+            client = Client(socket)
+            assert (await client.hello())["widgets"][0]["value"] == 1.0
+            await client.until(lambda m: m["type"] == "figures")
+            other = Graph(served.graph.score)
+            other.widgets = lambda: [{"node": "9", "input": "sde", "kind": "number", "value": 0.5}]  # type: ignore[method-assign]
+            await asyncio.to_thread(served.control.play, other, time.monotonic())
+            listed = await client.until(lambda m: m["type"] == "widgets")
+            assert listed == {"type": "widgets", "widgets": other.widgets()}
+            await client.until(lambda m: m["type"] == "figures")
+            again = await client.until(lambda m: m["type"] in ("widgets", "figures"))
+            assert again["type"] == "figures", "once"
+
+    asyncio.run(served.run(test))
+
+
 def test_a_change_waits_for_a_beat_and_a_recording_holds_it(served: Served) -> None:
     async def test(served: Served) -> None:
         async with served.connect() as socket:
@@ -202,6 +229,7 @@ def test_a_change_waits_for_a_beat_and_a_recording_holds_it(served: Served) -> N
             await socket.send_json({"type": "record", "id": 1, "on": True})
             began = await client.until(lambda m: m["type"] == "recording")
             assert (began["on"], began["file"]) == (True, "recording.flac")
+            assert (await served.get("live/kept/recording.flac"))[0] == 404, "it is not whole yet"
             await socket.send_json({"type": "record", "id": 2, "on": True})
             again = await client.until(lambda m: m["type"] == "recording" and m["id"] == 2)
             assert "one recording runs" in again["error"]
@@ -218,6 +246,7 @@ def test_a_change_waits_for_a_beat_and_a_recording_holds_it(served: Served) -> N
             await socket.send_json({"type": "record", "id": 3, "on": False})
             ended = await client.until(lambda m: m["type"] == "recording" and m["id"] == 3)
             assert (ended["on"], ended["file"]) == (False, "recording.flac")
+            assert (await served.get("live/kept/recording.flac"))[1].startswith(b"fLaC")
 
     asyncio.run(served.run(test))
     samples, rate = soundfile.read(served.folder / "recording.flac", dtype="int16")
