@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
-import pytest
-import torch
-from hypothesis import settings
+# OpenMP's threads spin while they wait for each other. Where another process has their core, a test on two threads took
+# 45 s so, and 1 s asleep; it is read once, when PyTorch is loaded, here and in the processes that tests begin.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from . import locks
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+from . import locks  # noqa: E402
 
 locks.watch()  # before the package makes any
 
