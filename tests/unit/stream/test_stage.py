@@ -81,7 +81,7 @@ def engine(request, base):
 
 def test_each_plays_as_if_it_were_alone(engine) -> None:
     """With knobs of its own, every kind of correction among them, turned while all play."""
-    given = [requests_of(who, width=engine.width) for who in range(4)]
+    given = [requests_of(who, 4, engine.width) for who in range(4)]
     turns = {2: ("velocity_scale", 0.8), 3: ("dcw", True), 5: ("dcw_wavelet", "coif1"), 7: ("guidance_scale", 3.0)}
 
     def run(members):
