@@ -46,6 +46,22 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     del os.environ["OSTINATO_CACHE"]
 
 
+@pytest.fixture
+def places(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`places(data=..., cache=..., comfyui=..., models=..., here=...)`: the folders where the pack looks, by its
+    environment variables, and the working folder. Engines lie in that of data.
+    """
+
+    def look(here: os.PathLike | None = None, **folders: os.PathLike | str) -> None:
+        monkeypatch.delenv("OSTINATO_ENGINES", raising=False)
+        for name, folder in folders.items():
+            monkeypatch.setenv("COMFYUI_PATH" if name == "comfyui" else f"OSTINATO_{name.upper()}", str(folder))
+        if here is not None:
+            monkeypatch.chdir(here)
+
+    return look
+
+
 @pytest.fixture(scope="session")
 def turbo(cache: None) -> Model:
     return load("random", torch.device("cpu"), torch.float32)
