@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 FOLDER = Path(__file__).parents[3] / "example_workflows"
 PLAYED = sorted(p for p in FOLDER.glob("*.json") if not p.stem.startswith(("native_", "live")))
 NATIVE = sorted(FOLDER.glob("native_*.json"))
+PROFILED = ["6.depth=1", "6.ticks=1", "9.depth=2", "9.ticks=1"]  # torch's profiler takes longer than the music
 SHORT = {
     "text_to_music": ["OstinatoEncodePrompt.seconds=1.0"],
     "cover": [],
@@ -27,7 +28,7 @@ SHORT = {
     "automation_and_take": ["OstinatoEncodePrompt.seconds=1.0"],
     "build_engine": ["OstinatoEncodePrompt.seconds=1.0", "OstinatoBuildEngine.action=cancel"],  # a build takes a minute
     "load_engine": ["OstinatoEncodePrompt.seconds=1.0"],
-    "layer_profile": ["OstinatoEncodePrompt.seconds=1.0"],
+    "layer_profile": ["OstinatoEncodePrompt.seconds=1.0", *PROFILED],
 }
 
 

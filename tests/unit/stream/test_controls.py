@@ -56,7 +56,7 @@ def companies(draw, size):
     return made, Knobs(**first.knobs)
 
 
-@pytest.mark.parametrize(("size", "examples"), [(2, 250), (3, 100)], ids=["pairs", "triples"])
+@pytest.mark.parametrize(("size", "examples"), [(2, 150), (3, 60)], ids=["pairs", "triples"])
 def test_combined(size, examples):
     @settings(max_examples=examples)
     @given(companies(size), st.integers(1, 6), st.data())
