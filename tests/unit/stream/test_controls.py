@@ -116,3 +116,29 @@ def test_a_target_at_full_strength_is_reached():
     got = play(StandIn(), [aim, keep], Knobs(target_strength=1.0))
     torch.testing.assert_close(got[0], target, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(got[1], source, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ring", ["initialize", "full"])
+def test_a_negative_is_decoded_before_guidance_begins(ring):
+    """It is of the first step, also where guidance acts from a later one on."""
+    request = Request(made_up(1, 7), Sampling(8), Guidance(3.0, start=0.3, mode="initialize"))
+    agree([request], Knobs(), StandIn(reuse=True), depth=1, guidance=ring)
+
+
+def test_guidance_of_a_blend():
+    """Its negative lies behind the rows of all conditions."""
+    request = Request((Part(made_up(1, 7)), Part(made_up(2, 7, 3), 0.4)), Sampling(4), Guidance(3.0))
+    agree([request], Knobs(), StandIn(reuse=True), depth=2, conditions=2, guidance="full")
+
+
+def test_a_blend_of_what_is_over_plays_the_first():
+    """It stands in where all that holds weighs nothing, so it is decoded though it is over."""
+    request = Request((Part(made_up(1, 7), 1.0, 0.0, 0.5), Part(made_up(2, 7), 1.0, 0.5, 1.0)), Sampling(4))
+    agree([request], Knobs(blend=0.0), StandIn(reuse=True), depth=1, conditions=2)
+
+
+def test_a_single_part_of_any_weight_is_that_condition_beside_a_blend():
+    blend = Request((Part(made_up(5, 7)), Part(made_up(6, 7))), Sampling(3))
+    plain, part = (Request(given, Sampling(3)) for given in (made_up(1, 7), (Part(made_up(1, 7), 0.3),)))
+    got = [play(StandIn(), [one, blend], depth=2, conditions=2, spread=False)[0] for one in (plain, part)]
+    assert torch.equal(*got)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -356,3 +358,23 @@ def test_a_session_may_be_stepped_with_and_without_inference_mode() -> None:
         with torch.inference_mode():
             session.step()
         assert len(list(session.play([]))) == 2
+
+
+@pytest.mark.parametrize(("tokens", "made"), [(3, 64), (64, 64), (65, 100)])
+def test_a_ring_has_room_for_a_round_number_of_tokens(tokens: int, made: int) -> None:
+    """So that prompts of near lengths share a ring; never more than the engine takes."""
+    with runtime().playing("tokens", StandIn(Limits(16, 4096, 100)), StreamConfig(depth=1)) as session:
+        session.submit(Request(made_up(0, 6, tokens), Sampling(2)))
+        session.step()
+        assert session.stage.tick is not None and session.stage.tick.tokens == made
+
+
+def test_what_has_finished_is_let_go() -> None:
+    one = Request(made_up(0, 6), Sampling(2))
+    held = weakref.ref(one)
+    with runtime().playing("let go", StandIn(), StreamConfig(depth=2)) as session:
+        session.submit(one)
+        del one
+        assert len(list(session.play([]))) == 1
+        gc.collect()
+        assert held() is None
