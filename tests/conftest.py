@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
-import pytest
-import torch
-from hypothesis import settings
+# OpenMP's threads spin while they wait for each other. Where another process has their core, a test on two threads took
+# 45 s so, and 1 s asleep; it is read once, when PyTorch is loaded, here and in the processes that tests begin.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from . import locks
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+from . import locks  # noqa: E402
 
 locks.watch()  # before the package makes any
 
@@ -40,6 +44,22 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ["OSTINATO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     yield
     del os.environ["OSTINATO_CACHE"]
+
+
+@pytest.fixture
+def places(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`places(data=..., cache=..., comfyui=..., models=..., here=...)`: the folders where the pack looks, by its
+    environment variables, and the working folder. Engines lie in that of data.
+    """
+
+    def look(here: os.PathLike | None = None, **folders: os.PathLike | str) -> None:
+        monkeypatch.delenv("OSTINATO_ENGINES", raising=False)
+        for name, folder in folders.items():
+            monkeypatch.setenv("COMFYUI_PATH" if name == "comfyui" else f"OSTINATO_{name.upper()}", str(folder))
+        if here is not None:
+            monkeypatch.chdir(here)
+
+    return look
 
 
 @pytest.fixture(scope="session")

@@ -20,9 +20,10 @@ from ostinato.cli.graph import catalogue
 from ostinato.cli.workflow import parse
 from ostinato.nodes import NODES
 
+from ..examples import ALL
 from . import workflows
 from .core import CORE
-from .editor import PATIENCE, TEMPLATES, Host, frontends, version
+from .editor import PATIENCE, Host, frontends, version
 from .object_info import object_info
 
 pytestmark = pytest.mark.browser
@@ -140,7 +141,7 @@ def test_damaged_workflows(frontend: Frontend) -> None:
     run()
 
 
-@pytest.mark.parametrize("path", sorted(TEMPLATES.glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
 def test_shipped_workflows(frontend: Frontend, path: Path) -> None:
     check(frontend, json.loads(path.read_text("utf-8")))
 

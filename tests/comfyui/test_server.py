@@ -25,11 +25,9 @@ OPTIONS = {
 
 
 @pytest.fixture
-def headless(comfy, monkeypatch) -> dict[str, object]:
+def headless(comfy, places) -> dict[str, object]:
     """The pack's schemas as they are without ComfyUI, by node id, with the server's folders."""
-    monkeypatch.setenv("COMFYUI_PATH", str(comfy.server.base))
-    monkeypatch.setenv("OSTINATO_DATA", str(comfy.server.base / "data"))
-    monkeypatch.delenv("OSTINATO_ENGINES", raising=False)
+    places(comfyui=comfy.server.base, data=comfy.server.base / "data")
     pack = importlib.import_module("ostinato.nodes")
     if not importlib.import_module("ostinato.nodes.shared.comfy").HEADLESS:
         pytest.skip("comfy_api can be imported here, so there is no headless schema to compare: use another Python")

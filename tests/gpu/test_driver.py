@@ -53,8 +53,8 @@ def test_a_row_depends_on_itself_alone(hopper_gpu, dtype):
         assert torch.equal(hopper.swiglu(x[start : start + count].contiguous(), weight), whole[start : start + count])
 
 
-def test_a_kernel_is_compiled_once_on_a_machine(monkeypatch, tmp_path):
-    monkeypatch.setenv("OSTINATO_CACHE", str(tmp_path))
+def test_a_kernel_is_compiled_once_on_a_machine(monkeypatch, places, tmp_path):
+    places(cache=tmp_path)
     torch.zeros(1, device="cuda")
     made = driver.compiled
     compiled, make = [], driver.kernel.__wrapped__

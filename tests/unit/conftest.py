@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 import torch
+from ostinato.cli import main
+from ostinato.cli.graph import Catalogue
 from ostinato.engine_runtime.errors import OstinatoError
 from ostinato.engine_runtime.trt.files.sidecar import Expect
 from ostinato.engine_runtime.trt.health import state
@@ -31,6 +33,12 @@ class FolderPaths(ModuleType):
     def get_filename_list(self, kind: str) -> list[str]:
         files = [(root, path) for root in self.roots[kind] for path in root.rglob("*") if path.is_file()]
         return sorted(path.relative_to(root).as_posix() for root, path in files)
+
+
+@pytest.fixture
+def knows(monkeypatch: pytest.MonkeyPatch) -> Callable[[Catalogue], None]:
+    """`knows(types)`: these are all node types that the commands know."""
+    return lambda types: monkeypatch.setattr(main, "all_types", lambda: types)
 
 
 @pytest.fixture

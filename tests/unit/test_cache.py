@@ -5,9 +5,9 @@ from ostinato.engine_runtime.files import cache_home, kept
 
 
 @pytest.fixture
-def made(monkeypatch, tmp_path):
+def made(places, tmp_path):
     """Makes bytes that say how many were made before."""
-    monkeypatch.setenv("OSTINATO_CACHE", str(tmp_path / "not yet there"))
+    places(cache=tmp_path / "not yet there")
     count = []
 
     def make():
@@ -33,9 +33,9 @@ def test_what_is_damaged_is_made_again(made, damage):
     assert kept("a", made) == b"made 2" and kept("a", made) == b"made 2"
 
 
-def test_a_folder_that_cannot_be_used_is_no_failure(made, monkeypatch, tmp_path):
+def test_a_folder_that_cannot_be_used_is_no_failure(made, places, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv("OSTINATO_CACHE", str(tmp_path / "file"))
+    places(cache=tmp_path / "file")
     assert kept("a", made) == b"made 1" and kept("a", made) == b"made 2"
 
 

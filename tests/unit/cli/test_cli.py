@@ -29,10 +29,10 @@ TYPES = catalogue(TOYS, CORE_NODES)
 
 
 @pytest.fixture
-def ostinato(tmp_path, monkeypatch):
+def ostinato(tmp_path, places, knows):
     """Runs the command in an empty folder, with the toy nodes, on a workflow given as data."""
-    monkeypatch.setattr(main, "all_types", lambda: TYPES)
-    monkeypatch.chdir(tmp_path)
+    knows(TYPES)
+    places(here=tmp_path)
     ToyPlay.runs.clear()
 
     def run(workflow, *arguments):

@@ -16,6 +16,7 @@ from ...examples import ALL, FOLDER, example, name_of
 
 PLAYED = [path for path in ALL if not name_of(path).startswith(("native_", "live"))]
 NATIVE = [path for path in ALL if name_of(path).startswith("native_")]
+PROFILED = ["6.depth=1", "6.ticks=1", "9.depth=2", "9.ticks=1"]  # torch's profiler takes longer than the music
 SHORT = {
     "text_to_music": ["OstinatoEncodePrompt.seconds=1.0"],
     "cover": [],
@@ -29,7 +30,7 @@ SHORT = {
     "automation_and_take": ["OstinatoEncodePrompt.seconds=1.0"],
     "build_engine": ["OstinatoEncodePrompt.seconds=1.0", "OstinatoBuildEngine.action=cancel"],  # a build takes a minute
     "load_engine": ["OstinatoEncodePrompt.seconds=1.0"],
-    "layer_profile": ["OstinatoEncodePrompt.seconds=1.0"],
+    "layer_profile": ["OstinatoEncodePrompt.seconds=1.0", *PROFILED],
 }
 
 

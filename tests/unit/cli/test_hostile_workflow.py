@@ -31,10 +31,10 @@ LONG = 2100  # characters of a message: a few lines
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(tmp_path, places, knows):
     """Run the command in an empty folder on a workflow given as data, as text or bytes, or as a path."""
-    monkeypatch.setattr(main, "all_types", lambda: TYPES)
-    monkeypatch.chdir(tmp_path)
+    knows(TYPES)
+    places(here=tmp_path)
 
     def started(workflow, *arguments):
         path = workflow
@@ -138,12 +138,12 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_settings(run, name, monkeypatch):
+def test_settings(run, name, knows):
     setting, word = SETTINGS[name]
     data = player()
     if "points" in setting:
         data = {"1": {"class_type": "OstinatoCurvePoints", "inputs": {}}}
-        monkeypatch.setattr(main, "all_types", lambda: catalogue([CurvePoints]))
+        knows(catalogue([CurvePoints]))
     check_sentence(run(data, "--set", setting), word)
 
 

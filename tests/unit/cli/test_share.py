@@ -147,9 +147,8 @@ def test_a_workflow_without_settings_has_those_of_none(odd: dict[str, Any]) -> N
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "ComfyUI"))
-    monkeypatch.setenv("OSTINATO_DATA", str(tmp_path / "data"))
+def here(tmp_path: Path, places) -> Iterator[Path]:
+    places(comfyui=tmp_path / "ComfyUI", data=tmp_path / "data")
     with use_folders(Folders(tmp_path, (tmp_path,))), host.use(host.Host(output_folders=lambda: [tmp_path])):
         yield tmp_path
 

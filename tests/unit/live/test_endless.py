@@ -17,6 +17,7 @@ from ostinato.engine_runtime.spec import ACE_STEP
 from ostinato.engine_runtime.stream.sessions import runtime
 from ostinato.tools.tiny.detect import regularity, tempo, tempo_ok
 
+pytestmark = pytest.mark.slow
 STRETCHES = 7
 HOP = ACE_STEP.hop
 BPM = 110

@@ -224,8 +224,8 @@ def test_a_rank_beyond_the_layers_is_refused(targets, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a" * 300, "a\0b", "\ud800", "~nobody-of-that-name/x", ".", "/dev/zero"])
-def test_names_that_no_adapter_can_have(tmp_path, monkeypatch, name):
-    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+def test_names_that_no_adapter_can_have(tmp_path, places, name):
+    places(comfyui=tmp_path)
     with pytest.raises(OstinatoError) as caught:
         folders.adapter_path(name)
     check_sentence(caught.value)
@@ -297,12 +297,11 @@ def test_a_name_as_long_as_a_header_is_told_in_little_memory(targets: Targets, t
         refused(with_header(tmp_path / "long.safetensors", header, b"\0" * 4), targets, "no whole pair")
 
 
-def test_a_folder_that_cannot_be_listed_takes_no_node_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_listed_takes_no_node_away(tmp_path: Path, places) -> None:
     """Below so many folders the system opens none by its path."""
     at = tmp_path / "models" / "loras"
     at.mkdir(parents=True)
-    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
-    monkeypatch.chdir(at)
+    places(comfyui=tmp_path, here=at)
     for _ in range(25):
         os.mkdir("x" * 200)
         os.chdir("x" * 200)

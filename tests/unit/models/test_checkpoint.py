@@ -110,11 +110,13 @@ def test_a_single_file_comes_back_bit_equal(turbo: Model, tensors, write, words)
     assert torch.equal(sound(loaded, **cover), sound(turbo.pipe, **cover))
 
 
-def test_load_takes_the_file_by_path_and_by_name(turbo: Model, tensors, write, words, tmp_path, monkeypatch) -> None:
+def test_load_takes_the_file_by_path_and_by_name(
+    turbo: Model, tensors, write, words, tmp_path, places, monkeypatch
+) -> None:
     """By name it is looked for in ComfyUI's model folders."""
     path = write(tensors, "models/checkpoints/tiny_turbo_aio.safetensors")
     monkeypatch.setattr(checkpoint, "find_tokenizer", lambda given=None: find_tokenizer(words))
-    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    places(comfyui=tmp_path)
     for name in (str(path), folders.model_source("tiny_turbo_aio.safetensors")):
         model = loading.load(name, CPU, F32)
         assert model.turbo

@@ -91,11 +91,11 @@ def ran(root: Path) -> list[Path]:
         [["diffusers"], "AutoencoderOobleck"],
     ],
 )
-def test_an_index_names_no_code(folder: Path, pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_names_no_code(folder: Path, pair: Any, places, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder.parent / "upload").mkdir()
     for place in (folder.parent / "upload", folder / "vae"):
         (place / "evil.py").write_text(EVIL)
-    monkeypatch.chdir(folder.parent)
+    places(here=folder.parent)
     monkeypatch.syspath_prepend(str(folder.parent))
     edit(folder / "model_index.json", vae=pair)
     refused(folder, "its vae")
@@ -366,9 +366,9 @@ def test_a_tokenizer_of_steps_that_may_not_end(folder: Path, values: dict) -> No
     refused(folder, "the tokenizer in")
 
 
-def test_a_folder_too_deep_to_list_is_passed_over(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_too_deep_to_list_is_passed_over(folder: Path, places) -> None:
     identity = read(folder).identity
-    monkeypatch.chdir(folder)
+    places(here=folder)
     for _ in range(25):
         os.mkdir("x" * 200)
         os.chdir("x" * 200)
@@ -515,15 +515,14 @@ def test_metadata_that_is_deep_says_nothing() -> None:
 
 
 @pytest.fixture
-def comfyui(monkeypatch: pytest.MonkeyPatch, in_comfyui: Callable[..., None], tmp_path: Path, cache: None) -> Path:
+def comfyui(places, in_comfyui: Callable[..., None], tmp_path: Path, cache: None) -> Path:
     """A ComfyUI whose folder of models is the only one; uploads lie beside it, and the working folder is its own."""
     root = tmp_path / "ComfyUI"
     for name in ("models/diffusers/mine", "input/evil"):
         shutil.copytree(preset_folder("random"), root / name, copy_function=link_weights)
     (root / "models" / "checkpoints").mkdir()
     in_comfyui({kind: [root / "models" / kind] for kind in folders.MODELS})
-    monkeypatch.delenv("OSTINATO_MODELS", raising=False)
-    monkeypatch.chdir(root)
+    places(models="", here=root)
     return root
 
 
@@ -559,8 +558,8 @@ def test_a_name_like_a_hub_id_is_no_folder_of_the_server(comfyui: Path, no_netwo
     assert no_network == []
 
 
-def test_an_operator_allows_more_folders(comfyui: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("OSTINATO_MODELS", os.pathsep.join([str(tmp_path / "none"), str(comfyui / "input")]))
+def test_an_operator_allows_more_folders(comfyui: Path, tmp_path: Path, places) -> None:
+    places(models=os.pathsep.join([str(tmp_path / "none"), str(comfyui / "input")]))
     assert folders.model_source("evil") == str(comfyui / "input" / "evil")
     assert folders.model_source(f"{comfyui}/input/evil") == str(comfyui / "input" / "evil")
     (comfyui / "models" / "checkpoints" / "linked").symlink_to(comfyui / "input" / "evil")  # whoever has the disk may

@@ -34,9 +34,9 @@ def weights(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", ["random", "random-base"])
-def test_a_preset_is_small_and_made_the_same_twice(cache, name: str, tmp_path, monkeypatch) -> None:
+def test_a_preset_is_small_and_made_the_same_twice(cache, name: str, tmp_path, places) -> None:
     first = preset_folder(name)
-    monkeypatch.setenv("OSTINATO_CACHE", str(tmp_path))
+    places(cache=tmp_path)
     second = preset_folder(name)
     assert second.parent == tmp_path and first != second
     made = weights(second)
@@ -95,8 +95,8 @@ def test_two_processes_at_once(cache, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
-def test_a_crash_leaves_no_half_folder(error: type[BaseException], tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("OSTINATO_CACHE", str(tmp_path))
+def test_a_crash_leaves_no_half_folder(error: type[BaseException], tmp_path, places, monkeypatch) -> None:
+    places(cache=tmp_path)
 
     class Half:
         def save_pretrained(self, folder: Path) -> None:

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 
-def test_no_tokenizer_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "nowhere"))
+def test_no_tokenizer_anywhere(tmp_path: Path, places, monkeypatch: pytest.MonkeyPatch) -> None:
+    places(comfyui=tmp_path / "nowhere")
     monkeypatch.setattr(tokenizer, "TOKENIZER_REPO", "nobody/has-this-tokenizer")
     with pytest.raises(ModelError, match="COMFYUI_PATH or ~/ComfyUI, or nobody/has-this-tokenizer"):
         find_tokenizer()
@@ -40,9 +40,9 @@ def qwen(folder: Path, ends: bool) -> Path:
 
 
 @pytest.mark.parametrize("ends", [False, True])
-def test_texts_end_as_in_training(tmp_path: Path, ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_end_as_in_training(tmp_path: Path, ends: bool, places) -> None:
     folder = qwen(tmp_path / "comfy" / "text_encoders" / "qwen25_tokenizer", ends)
-    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    places(comfyui=tmp_path)
     for found in (find_tokenizer(folder), find_tokenizer()):
         assert found("a b").input_ids == [0, 2, 1, 151643]
         assert found(["a b", "a"], padding=True, truncation=True, max_length=2).input_ids == [[0, 151643]] * 2

@@ -28,11 +28,9 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch, cache):
+def folder(tmp_path, places, cache):
     """An empty engines folder, and nothing that another test built or opened."""
-    monkeypatch.setenv("OSTINATO_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "ComfyUI"))
-    monkeypatch.delenv("OSTINATO_ENGINES", raising=False)
+    places(data=tmp_path / "data", comfyui=tmp_path / "ComfyUI")
     with registry.fresh(queue.Builds, loader.OpenEngines, bake.Baked):
         yield tmp_path / "data" / "engines"
 

@@ -334,9 +334,9 @@ def test_the_curve_widget_on_the_command_line():
 
 
 @pytest.fixture
-def ostinato(tmp_path, monkeypatch):
-    monkeypatch.setattr(main, "all_types", lambda: TYPES)
-    monkeypatch.chdir(tmp_path)
+def ostinato(tmp_path, places, knows):
+    knows(TYPES)
+    places(here=tmp_path)
 
     def run(data, *arguments):
         (tmp_path / "flow.json").write_text(json.dumps(data))

@@ -18,10 +18,9 @@ every_page = pytest.mark.parametrize("language", WORDS)
 
 
 @pytest.fixture(autouse=True)
-def no_engines(monkeypatch, tmp_path):
+def no_engines(places, tmp_path):
     """The choosers of files show none, so that tooltips are the same on each machine."""
-    monkeypatch.setenv("OSTINATO_DATA", str(tmp_path))
-    monkeypatch.delenv("OSTINATO_ENGINES", raising=False)
+    places(data=tmp_path)
     pages.schemas.cache_clear()
 
 

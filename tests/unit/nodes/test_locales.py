@@ -17,10 +17,9 @@ each_language = pytest.mark.parametrize("language", LANGUAGES)
 
 
 @pytest.fixture(autouse=True)
-def no_engines(monkeypatch, tmp_path):
+def no_engines(places, tmp_path):
     """The choosers of files show none, so that tooltips are the same on each machine."""
-    monkeypatch.setenv("OSTINATO_DATA", str(tmp_path))
-    monkeypatch.delenv("OSTINATO_ENGINES", raising=False)
+    places(data=tmp_path)
 
 
 def test_there_is_a_second_language():

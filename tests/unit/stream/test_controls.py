@@ -56,7 +56,7 @@ def companies(draw, size):
     return made, Knobs(**first.knobs)
 
 
-@pytest.mark.parametrize(("size", "examples"), [(2, 250), (3, 100)], ids=["pairs", "triples"])
+@pytest.mark.parametrize(("size", "examples"), [(2, 150), (3, 60)], ids=["pairs", "triples"])
 def test_combined(size, examples):
     @settings(max_examples=examples)
     @given(companies(size), st.integers(1, 6), st.data())
@@ -165,3 +165,29 @@ def test_dcw_pushes_away_from_what_the_network_said():
     got = play(StandIn(), [last], Knobs(velocity_scale=0.5, dcw=True, dcw_mode="pix", dcw_low=0.4))[0]
     torch.testing.assert_close(got, scaled + 0.4 * (scaled - own), atol=1e-5, rtol=1e-5)
     assert (scaled - own).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("ring", ["initialize", "full"])
+def test_a_negative_is_decoded_before_guidance_begins(ring):
+    """It is of the first step, also where guidance acts from a later one on."""
+    request = Request(made_up(1, 7), Sampling(8), Guidance(3.0, start=0.3, mode="initialize"))
+    agree([request], Knobs(), StandIn(reuse=True), depth=1, guidance=ring)
+
+
+def test_guidance_of_a_blend():
+    """Its negative lies behind the rows of all conditions."""
+    request = Request((Part(made_up(1, 7)), Part(made_up(2, 7, 3), 0.4)), Sampling(4), Guidance(3.0))
+    agree([request], Knobs(), StandIn(reuse=True), depth=2, conditions=2, guidance="full")
+
+
+def test_a_blend_of_what_is_over_plays_the_first():
+    """It stands in where all that holds weighs nothing, so it is decoded though it is over."""
+    request = Request((Part(made_up(1, 7), 1.0, 0.0, 0.5), Part(made_up(2, 7), 1.0, 0.5, 1.0)), Sampling(4))
+    agree([request], Knobs(blend=0.0), StandIn(reuse=True), depth=1, conditions=2)
+
+
+def test_a_single_part_of_any_weight_is_that_condition_beside_a_blend():
+    blend = Request((Part(made_up(5, 7)), Part(made_up(6, 7))), Sampling(3))
+    plain, part = (Request(given, Sampling(3)) for given in (made_up(1, 7), (Part(made_up(1, 7), 0.3),)))
+    got = [play(StandIn(), [one, blend], depth=2, conditions=2, spread=False)[0] for one in (plain, part)]
+    assert torch.equal(*got)

@@ -293,3 +293,9 @@ def test_a_neutral_neighbour_costs_another_nothing():
     together = perform(session_of(knobs=knobs, depth=2, spread=False, guidance="full"), [loud, quiet], {}).latents[1]
     alone = perform(session_of(knobs=knobs, depth=2, spread=False, guidance="full"), [quiet], {}).latents[0]
     assert torch.equal(together, alone)
+
+
+def test_a_knob_that_is_let_go_gives_the_requests_own_value_back():
+    requests = [Request(made_up(i, T), Sampling(6, seed=i), Guidance(2.0 + i, momentum=-0.5)) for i in range(2)]
+    moves = {1: {"guidance_scale": 5.0, "momentum": 0.2}, 3: {"guidance_scale": None, "momentum": None}}
+    perform(session_of(depth=2, spread=False, **rows(requests)), requests, moves).agrees(requests)

@@ -44,7 +44,7 @@ def among(engine, one, others, at, knobs, **config):
 
 @pytest.mark.parametrize("least", ROW_MODES)
 @pytest.mark.parametrize("width", [64, 8], ids=["fused", "narrow"])
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(RANDOM, st.sampled_from([1, 7, 26]), st.integers(1, 8), st.booleans())
 def test_any_ring_on_the_stand_in(width, least, random, frames, depth, spread):
     """A ring of the least rows that seats them, or of more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 
 import pytest
 import torch
@@ -26,19 +27,24 @@ def session_of(**config):
     return apart("resize", engine, StreamConfig(queue=64, **config), Lane(engine.device), KNOBS)
 
 
-def asked(count, frames=7, steps=4):
+@cache
+def with_everything(i):
+    return everything(i, 7, ("full", "self", "initialize")[i % 3], steps=4 + i % 3, solver=("ode", "sde")[i % 2])
+
+
+@cache
+def guided(i, frames=7, steps=None):
+    return Request(made_up(i, frames), Sampling(steps or 4 + i % 3, seed=i), Guidance(3.0))
+
+
+def asked(count):
     """All controls on every other one; the steps differ."""
-    modes = ("full", "self", "initialize")
-    return [
-        everything(i, frames, modes[i % 3], steps=steps + i % 3, solver=("ode", "sde")[i % 2])
-        if i % 2
-        else Request(made_up(i, frames), Sampling(steps + i % 3, seed=i), Guidance(3.0))
-        for i in range(count)
-    ]
+    return [with_everything(i) if i % 2 else guided(i) for i in range(count)]
 
 
-def undisturbed(requests):
-    return [play(StandIn(), [one], KNOBS, depth=1)[0] for one in requests]
+@cache
+def undisturbed(request):
+    return play(StandIn(), [request], KNOBS, depth=1)[0]
 
 
 def run(session, requests, depths):
@@ -61,9 +67,8 @@ def complete(session, requests, out):
     stats = session.stats()
     assert max(Counter(id(f.request) for f in out).values(), default=1) == 1
     assert (stats.finished, stats.finished + stats.dropped) == (len(out), len(requests))
-    finished = [f.request for f in out]
-    for f, want in zip(out, undisturbed(finished), strict=True):
-        assert torch.equal(f.take(), want)
+    for f in out:
+        assert torch.equal(f.take(), undisturbed(f.request))
 
 
 @pytest.mark.parametrize("spread", [True, False])
@@ -120,7 +125,7 @@ def test_lengths_change(shapes, depth, change, depths):
     """Of (frames, steps, ticks until the next is submitted)."""
     session, requests, out = session_of(depth=depth, length_change=change, guidance="full"), [], []
     for frames, steps, wait in shapes:
-        requests.append(Request(made_up(len(requests), frames), Sampling(steps, seed=len(requests)), Guidance(3.0)))
+        requests.append(guided(len(requests), frames, steps))
         session.submit(requests[-1])
         if len(requests) in depths:
             session.configure(depth=depths[len(requests)])

@@ -81,7 +81,7 @@ def engine(request, base):
 
 def test_each_plays_as_if_it_were_alone(engine) -> None:
     """With knobs of its own, every kind of correction among them, turned while all play."""
-    given = [requests_of(who, width=engine.width) for who in range(4)]
+    given = [requests_of(who, 4, engine.width) for who in range(4)]
     turns = {2: ("velocity_scale", 0.8), 3: ("dcw", True), 5: ("dcw_wavelet", "coif1"), 7: ("guidance_scale", 3.0)}
 
     def run(members):
@@ -458,3 +458,48 @@ def test_clearing_drops_only_its_own() -> None:
     assert [f.session for _ in range(2) for f in stage.step()] == [second.name]
     for session in (first, second):
         runtime().close(session.name)
+
+
+class Longer(StandIn):
+    """Pads its rows, as an engine of fixed shapes does."""
+
+    def rows(self, batch, frames, tokens):
+        return super().rows(batch, frames + 3, tokens)
+
+
+def test_an_engine_with_longer_rows_takes_over() -> None:
+    given = requests_of(2, 4)
+    latents = []
+    for swaps in (False, True):
+        tick, done = itertools.count(), {}
+        with runtime().playing("longer", StandIn(), StreamConfig(2, "full", 2, tokens=64, queue=32)) as session:
+
+            def before(tick=tick, session=session, swaps=swaps):
+                if next(tick) == 3 and swaps:
+                    session.stage.swap(Longer())
+
+            for f in session.play(given, before):
+                done[id(f.request)] = f.take()
+        latents.append([done[id(request)] for request in given])
+    assert same(*latents)
+
+
+def test_a_knob_that_is_neutral_again_is_so_beside_one_that_is_not() -> None:
+    """Where another's knob has the formula run for all slots."""
+    mine, others = requests_of(1, 3), requests_of(2, 3)
+
+    def run(*given):
+        stage = runtime().share(StandIn(), CONFIG, FRAMES)
+        sessions = [joined(stage, 2), joined(stage, 2, Knobs(velocity_scale=0.8, ode_noise=0.2))]
+        turns = {1: 0.5, 2: 1.0}
+
+        def before(tick):
+            if tick in turns:
+                sessions[0].set(velocity_scale=turns[tick])
+
+        latents = play(stage, sessions[: len(given)], given, before)
+        for session in sessions:
+            runtime().close(session.name)
+        return latents[0]
+
+    assert same(run(mine, others), run(mine))

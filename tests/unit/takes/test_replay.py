@@ -329,10 +329,10 @@ def test_the_command_says_that_comfyuis_model_stays_there(saved: Path, tmp_path:
     assert command(saved, "--out", tmp_path / "out", "--model", "random", "--force").exit_code == 0
 
 
-def test_a_model_that_moved_is_named(turbo, conditions, saved: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_model_that_moved_is_named(turbo, conditions, saved: Path, tmp_path: Path, places) -> None:
     """The recipe holds a folder whole, so that it is found from wherever the command runs."""
     folder = Path(os.environ["OSTINATO_CACHE"]) / "random-1"
-    monkeypatch.chdir(folder.parent)
+    places(here=folder.parent)
     recipe = eager_engine(load("random-1", torch.device("cpu"), torch.float32)).recipe
     assert recipe == {"model": str(folder), "precision": "float32", "device": "cpu", "max_rows": 16}
     lost = Log.load(saved).recipe | {"model": str(tmp_path / "gone")}

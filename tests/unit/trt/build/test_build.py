@@ -437,8 +437,8 @@ print(made.wait(100).value, process.CHILD, made.error, "ostinato" in sys.modules
 
 
 @pytest.fixture
-def ostinato(tmp_path, monkeypatch):
-    monkeypatch.setenv("OSTINATO_DATA", str(tmp_path / "home"))
+def ostinato(tmp_path, places):
+    places(data=tmp_path / "home")
     return lambda *words: CliRunner().invoke(main.app, [str(word) for word in words])
 
 

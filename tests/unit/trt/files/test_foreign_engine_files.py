@@ -41,8 +41,8 @@ KNOWN = {"tensorrt_rtx": ADA}
 
 
 @pytest.fixture
-def trust(tmp_path, monkeypatch):
-    monkeypatch.setenv("OSTINATO_DATA", str(tmp_path / "home"))
+def trust(tmp_path, places):
+    places(data=tmp_path / "home")
     return Trust()
 
 
@@ -139,10 +139,10 @@ READERS: dict[str, tuple[Callable[[Path, Path], object], type[OstinatoError] | N
 
 @pytest.mark.parametrize("thing", THINGS)
 @pytest.mark.parametrize("name", READERS)
-def test_whatever_lies_in_a_files_place_is_told(name, thing, engine, trust, listed, monkeypatch):
+def test_whatever_lies_in_a_files_place_is_told(name, thing, engine, trust, listed, places):
     read, kind = READERS[name]
     path = (trust.home if name in (MANIFEST, KEY) else engine.parent) / name
-    monkeypatch.setenv("OSTINATO_CACHE", str(path.parent))
+    places(cache=path.parent)
     path.unlink(missing_ok=True)
     THINGS[thing](path)
     try:
@@ -363,9 +363,9 @@ def test_inspect_tells_what_to_accept(tmp_path, trust, quick_doctor):
 
 
 @pytest.mark.parametrize("bytes_free", [0, 100_000])
-def test_a_full_cache_folder_is_told(bytes_free, tmp_path, monkeypatch):
+def test_a_full_cache_folder_is_told(bytes_free, tmp_path, places):
     """The system's limit on a file's size stands for a full disk."""
-    monkeypatch.setenv("OSTINATO_CACHE", str(tmp_path / "cache"))
+    places(cache=tmp_path / "cache")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_free, before[1]))
     try:

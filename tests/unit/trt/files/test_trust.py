@@ -190,8 +190,8 @@ def test_what_was_accepted_is_the_file_and_not_its_name(tmp_path, trust):
     refused(trust, plan, "untrusted")
 
 
-def test_the_command_accepts_by_hash(tmp_path, trust, on_machine, monkeypatch):
-    monkeypatch.setenv("OSTINATO_DATA", str(trust.home))
+def test_the_command_accepts_by_hash(tmp_path, trust, on_machine, places):
+    places(data=trust.home)
     plan = put(tmp_path / "engines", *made_up())
     sha = made_up()[1].identity()
     wrong = CliRunner().invoke(main.app, ["doctor", "--accept", "f" * 64, "--engine", str(plan)])

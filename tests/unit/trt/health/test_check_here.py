@@ -47,8 +47,8 @@ def machine(monkeypatch):
 
 
 @pytest.fixture
-def trust(tmp_path, monkeypatch):
-    monkeypatch.setenv("OSTINATO_DATA", str(tmp_path / "home"))
+def trust(tmp_path, places):
+    places(data=tmp_path / "home")
     return Trust()
 
 
