@@ -206,7 +206,7 @@ def test_load_engine_lists_every_state(turbo, known, folder):
     assert isinstance(made[0], EagerEngine) and made[1].startswith("this PyTorch sees no CUDA device")
     lines = made[1].splitlines()
     assert "- good: ready by its size, unverified on this GPU" in lines
-    assert "- half: ready by its size, unverified on this GPU (a vae decoder, which no node plays)" in lines
+    assert "- half: ready by its size, unverified on this GPU (for Load VAE Engine)" in lines
     for start in (
         "- old: stale: the engine was built with tensorrt_rtx version 1.4.0.1",
         "- broken: unusable: broken.plan.json",
