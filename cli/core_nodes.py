@@ -1,4 +1,4 @@
-"""ComfyUI's LoadAudio, SaveAudio and PreviewAudio, as far as shared workflows need them on the command line."""
+"""ComfyUI's nodes that load, save and preview audio, as far as shared workflows need them on the command line."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from ..engine_runtime.files import refused_write, write_whole
 from ..nodes.shared.comfy import io
 from ..nodes.shared.file_names import fill_in
 from ..nodes.shared.host import check_prefix
+from . import lossy
+from .core_values import VALUES
 
 if TYPE_CHECKING:
     from ..nodes.shared.given import Audio
@@ -105,18 +107,8 @@ def write_audio(audio: Audio, prefix: str) -> list[str]:
         AudioError: for channels, samples or a rate that FLAC cannot hold, and for NaN or infinity.
         FileError: where it cannot be written.
     """
-    waveform, rate = audio["waveform"], int(audio["sample_rate"])
-    channels, samples = waveform.shape[-2:]
-    if not 1 <= channels <= FLAC_CHANNELS or samples == 0:
-        raise AudioError(
-            f"the audio to save has {channels} channels and {samples} samples",
-            f"a FLAC file holds 1 to {FLAC_CHANNELS} channels and at least one sample",
-            "give it other audio",
-        )
-    if not torch.isfinite(waveform).all():
-        raise AudioError("the audio to save has NaN or infinite samples", "samples are numbers", "lower the guidance")
-    written = []
-    for item in waveform.detach().float().cpu():
+    rate, written = int(audio["sample_rate"]), []
+    for item in _items(audio, "FLAC", FLAC_CHANNELS):
         made = BytesIO()
         try:
             soundfile.write(made, item.T.numpy(), rate, format="FLAC", subtype="PCM_24")
@@ -125,6 +117,26 @@ def write_audio(audio: Audio, prefix: str) -> list[str]:
             raise AudioError(given, "allowed are 1 to 655350 samples a second", "resample it") from error
         written.append(keep(made, prefix, ".flac"))
     return written
+
+
+def write_lossy(audio: Audio, prefix: str, kind: str, quality: str) -> list[str]:
+    """Write one MP3 or Opus file per item, as `write_audio` does."""
+    items = _items(audio, kind, lossy.CHANNELS)
+    return [keep(lossy.encode(one, int(audio["sample_rate"]), kind, quality), prefix, f".{kind}") for one in items]
+
+
+def _items(audio: Audio, kind: str, most: int) -> torch.Tensor:
+    """Return the samples `[B, C, S]` of audio that a kind of file with at most `most` channels can hold."""
+    channels, samples = audio["waveform"].shape[-2:]
+    if not 1 <= channels <= most or samples == 0:
+        raise AudioError(
+            f"the audio to save has {channels} channels and {samples} samples",
+            f"a file of the kind {kind} holds 1 to {most} channels and at least one sample",
+            "give it other audio",
+        )
+    if not torch.isfinite(audio["waveform"]).all():
+        raise AudioError("the audio to save has NaN or infinite samples", "samples are numbers", "lower the guidance")
+    return audio["waveform"].detach().float().cpu()
 
 
 def _not_found(name: str) -> tuple[str, str, str]:
@@ -182,6 +194,46 @@ class SaveAudio(io.ComfyNode):
         return io.NodeOutput(ui={"files": write_audio(audio, fill_in(filename_prefix, cls.hidden))})
 
 
+class _SaveLossy(io.ComfyNode):
+    kind: str
+
+    @classmethod
+    def execute(cls, audio: Audio, filename_prefix: str, quality: str) -> io.NodeOutput:
+        prefix = fill_in(filename_prefix, cls.hidden)
+        return io.NodeOutput(ui={"files": write_lossy(audio, prefix, cls.kind, quality)})
+
+
+def _save_lossy(name: str, kind: str, qualities: list[str], quality: str) -> io.Schema:
+    return io.Schema(
+        node_id=name,
+        display_name=f"Save Audio ({kind})",
+        category="audio",
+        description=f"Writes {kind} files into the output folder.",
+        inputs=[
+            io.Audio.Input("audio"),
+            io.String.Input("filename_prefix", default="audio/ComfyUI"),
+            io.Combo.Input("quality", options=qualities, default=quality),
+        ],
+        is_output_node=True,
+    )
+
+
+class SaveAudioMP3(_SaveLossy):
+    kind = "mp3"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return _save_lossy("SaveAudioMP3", "MP3", [lossy.BEST, "128k", "320k"], lossy.BEST)
+
+
+class SaveAudioOpus(_SaveLossy):
+    kind = "opus"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return _save_lossy("SaveAudioOpus", "Opus", ["64k", "96k", "128k", "192k", "320k"], "128k")
+
+
 class PreviewAudio(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -199,4 +251,4 @@ class PreviewAudio(io.ComfyNode):
         return io.NodeOutput(ui={"files": write_audio(audio, "preview")})
 
 
-CORE_NODES: list[type[io.ComfyNode]] = [LoadAudio, SaveAudio, PreviewAudio]
+CORE_NODES: list[type[io.ComfyNode]] = [LoadAudio, SaveAudio, SaveAudioMP3, SaveAudioOpus, PreviewAudio, *VALUES]

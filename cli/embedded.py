@@ -52,7 +52,11 @@ def _picture(file: IO[bytes]) -> Mapping[str, Any]:
     """Return the texts of a PNG that stand before its pixels, or of a WebP's EXIF, without decoding the pixels."""
     from PIL import Image
 
-    with Image.open(file, formats=("PNG", "WEBP")) as image:
+    try:
+        opened = Image.open(file, formats=("PNG", "WEBP"))
+    except Image.DecompressionBombError as error:
+        raise ValueError(str(error)) from None
+    with opened as image:
         texts = {str(name).lower(): text for name, text in image.info.items() if isinstance(text, str)}
         if image.format == "WEBP":  # there ComfyUI writes "workflow:{...}" into any field
             fields = [text.partition(":") for text in image.getexif().values() if isinstance(text, str)]
@@ -64,6 +68,9 @@ def _sound(file: IO[bytes]) -> Mapping[str, str]:
     """Return the tags of a sound file and of its streams."""
     import av
 
-    with av.open(file, metadata_errors="replace") as container:
-        tags = [container.metadata, *(stream.metadata for stream in container.streams)]
-        return {name.lower(): text for metadata in reversed(tags) for name, text in metadata.items()}
+    try:
+        with av.open(file, metadata_errors="replace") as container:
+            tags = [container.metadata, *(stream.metadata for stream in container.streams)]
+            return {name.lower(): text for metadata in reversed(tags) for name, text in metadata.items()}
+    except av.FFmpegError as error:
+        raise ValueError(str(error)) from None

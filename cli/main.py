@@ -18,8 +18,10 @@ from .terminal import FAILED, Bar, check_folder, exit_codes
 
 if TYPE_CHECKING:
     from .execute import Results
-    from .graph import Catalogue
+    from .graph import Catalogue, Graph
 
+
+MOST_FAULTS = 10  # told of
 
 app = typer.Typer(
     help="Play a music diffusion model live, from the command line.",
@@ -140,6 +142,7 @@ def live(
                     typer.echo(f"Missing: {lacking['kind']} of {lacking['title']}: {lacking['reason']}", err=True)
                 made = live_graph(graph, types, node, mode and mode.value, bar.named)
                 bar.close()
+                _tell_faults(graph)
                 play(made, share, port, lambda address: typer.echo(f"Playing at {address} (Ctrl+C ends it)"))
 
 
@@ -231,7 +234,15 @@ def _run(path: Path, settings: list[str], out: Path, input_folder: Path | None, 
                 progress=bar.progress, device=device, next_file=next_file, output_folders=output_folders, knobs=knobs
             )
         ):
-            return run_graph(graph, types, data if "nodes" in data else None, bar.start)
+            results = run_graph(graph, types, data if "nodes" in data else None, bar.start)
+    _tell_faults(graph)
+    return results
+
+
+def _tell_faults(graph: Graph) -> None:
+    """Tell of nodes that cannot be run and that no output needed."""
+    for error in list(graph.faults.values())[:MOST_FAULTS]:
+        typer.echo(f"Passed over: {error}", err=True)
 
 
 def _inputs(first: Path | None, workflow: Path) -> tuple[Path, ...]:

@@ -16,8 +16,8 @@ from ..engine_runtime.errors import InputError
 from ..engine_runtime.serve.messages import Settings
 from ..nodes.shared.live_graph import SESSION
 from ..nodes.shared.live_score import LIVE
-from .editor import value_place
 from .graph import Catalogue, Node, WorkflowError
+from .widgets import value_place
 from .workflow import parse, prompt_of
 
 PROPERTY = "ostinato"

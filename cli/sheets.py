@@ -84,15 +84,20 @@ class Sheet:
         if str(link.target_id) == SUBGRAPH_OUTPUT:
             self.results.setdefault(link.target_slot, (str(link.origin_id), link.origin_slot))
 
-    def link_of(self, node: str, socket: Input, slot: int) -> int | str | None:
-        """Return the link in a socket: the one it names if that ends at the node, else the one that ends at its slot.
+    def linked(self, node: str, sockets: list[Input]) -> list[int | str | None]:
+        """Return the link in each socket of a node: the one it names if that ends at the node, else what ends at
+        its slot if none of them names that.
 
-        Frontend 1.43 goes by the name alone, 1.58 by the links.
+        Frontend 1.43 goes by the names alone, 1.58 by the links.
         """
-        named = self.links.get(socket.link) if socket.link is not None else None
-        if named is not None and str(named.target_id) == node:
-            return named.id
-        return self.fed.get((node, slot))
+        named = [self._named(node, socket) for socket in sockets]
+        fed = [self.fed.get((node, slot)) for slot in range(len(sockets))]
+        taken = set(named)
+        return [by_name if by_name is not None or at in taken else at for by_name, at in zip(named, fed, strict=True)]
+
+    def _named(self, node: str, socket: Input) -> int | str | None:
+        link = self.links.get(socket.link) if socket.link is not None else None
+        return link.id if link is not None and str(link.target_id) == node else None
 
 
 def _links(links: list[Any], key: str) -> Iterator[AnyLink]:
@@ -270,9 +275,10 @@ class Sheets:
         elif known is not None:
             wanted = [(spec.id, spec.get_io_type()) for spec in sorted(known.inputs, key=is_widget)]
         given: dict[str, list[Port]] = {}
-        for slot, socket in enumerate(node.inputs or []):
+        sockets = node.inputs or []
+        for socket, link in zip(sockets, sheet.linked(node_id, sockets), strict=True):
             name = socket.widget.name if socket.widget and known is not None else socket.name
-            given.setdefault(name, []).append(Port(name, socket.type, sheet.link_of(node_id, socket, slot)))
+            given.setdefault(name, []).append(Port(name, socket.type, link))
         found = []
         for name, kind in wanted:
             same = given.get(name)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
+from math import isfinite
 from typing import Any
 
 from ..engine_runtime.errors import LONGEST, plain
@@ -21,6 +23,7 @@ from .graph import (
 )
 
 SHOWN_OPTIONS = 20
+LONGEST_NUMBER = 400  # characters of a number that is given as text
 
 
 def running_order(graph: Graph, types: Catalogue) -> list[Node]:
@@ -149,6 +152,7 @@ def check_type(node: Node, spec: io.Input, value: Any) -> Any:
         WorkflowError: for a value of another type.
     """
     kind = widget_of(spec).get_io_type()
+    value = _as_prompt(kind, value)
     number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     text = isinstance(value, str) and not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value)
     if kind == "INT" and number and value == value // 1 and -(1 << 63) <= value < 1 << 64:
@@ -163,6 +167,22 @@ def check_type(node: Node, spec: io.Input, value: Any) -> Any:
         return value
     allowed = WIDGET_VALUES.get(kind) or f"a link of type {spec.get_io_type()}"
     raise WorkflowError(f"{node.name} has {_short(value)} for {spec.id}", f"allowed is {allowed}", "correct it")
+
+
+def _as_prompt(kind: str, value: Any) -> Any:
+    """Convert what ComfyUI's /prompt takes of another type: numbers as text, 0 and 1 for a switch, numbers for text.
+
+    Text is no switch here: /prompt takes "false" for true.
+    """
+    if kind in ("INT", "FLOAT") and isinstance(value, str) and len(value) <= LONGEST_NUMBER:
+        with suppress(ValueError):
+            number = int(value) if kind == "INT" else float(value)
+            return number if isfinite(number) else value
+    if kind == "BOOLEAN" and isinstance(value, int | float) and value in (0, 1):
+        return bool(value)
+    if kind == "STRING" and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return value
 
 
 def check_limits(node: Node, spec: io.Input, value: Any) -> None:

@@ -28,7 +28,7 @@ from .object_info import object_info
 
 pytestmark = pytest.mark.browser
 MORE = [*workflows.NODES, *CORE]
-TYPES = catalogue([*NODES, *MORE], CORE_NODES)
+TYPES = catalogue([*NODES, *workflows.NODES], [*CORE_NODES, *CORE])
 EXAMPLES = 60  # of each kind: a quarter of a second each, on a quiet core
 QUIET = {"deferWarnings": True, "silentAssetErrors": True, "skipAssetScans": True}
 QUIET |= {"showMissingNodesDialog": False, "showMissingModelsDialog": False}  # 1.43's
