@@ -19,9 +19,11 @@ import torch
 from ostinato.cli import core_nodes, main
 from ostinato.cli.core_nodes import CORE_NODES, Folders, SaveAudioMP3, SaveAudioOpus, use_folders
 from ostinato.cli.graph import Graph, Link, WorkflowError, catalogue
+from ostinato.cli.share import write_workflow
 from ostinato.cli.validate import running_order, validate
 from ostinato.cli.workflow import load_json, parse
 from ostinato.engine_runtime.errors import AudioError
+from ostinato.engine_runtime.serve.messages import Settings
 from ostinato.nodes.shared.comfy import io
 from PIL import Image, PngImagePlugin
 from typer.testing import CliRunner
@@ -100,6 +102,14 @@ def test_values_on_a_subgraphs_node_win(form: str) -> None:
     inputs = run(held(*HELD[form])).nodes["5:1"].inputs
     assert (inputs["steps"], inputs["tags"]) == (12, "host")
     assert inputs["mode"] == ("ode" if "no input" in form else KNOBS["mode"])
+
+
+@pytest.mark.parametrize("form", HELD)
+def test_values_on_a_subgraphs_node_are_written_there(form: str) -> None:
+    turned = [{"node": "5:1", "input": name, "value": value} for name, value in (("steps", 33), ("tags", "new"))]
+    made = write_workflow(held(*HELD[form]), TYPES, turned, Settings())
+    inputs = run(made).nodes["5:1"].inputs
+    assert (inputs["steps"], inputs["tags"]) == (33, "new") and {33, "new"} < {*made["nodes"][0]["widgets_values"], 0}
 
 
 def test_values_that_are_missing_are_the_inner_ones() -> None:
