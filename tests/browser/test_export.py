@@ -73,6 +73,7 @@ def frontend(request: pytest.FixtureRequest, browser: Any, tmp_path_factory: pyt
     if request.param is None:
         pytest.skip("no frontend: pip install comfyui-frontend-package, or set OSTINATO_FRONTENDS")
     host = Host(request.param, tmp_path_factory.mktemp("host"))
+    host.start()
     context = browser.new_context()
     yield Frontend(context.new_page(), host, version(request.param))
     context.close()
