@@ -136,11 +136,13 @@ LISTS = {
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_files_that_a_file_names_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_files_that_a_file_names_are_not_opened(
+    tmp_path: Path, places, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     made(tmp_path, wav(), "other.wav")
     made(tmp_path, mp3(), "other.mp3")
     path = made(tmp_path, LISTS[name], name)
-    monkeypatch.chdir(tmp_path)
+    places(here=tmp_path)
     with av.open(name) as container:  # FFmpeg takes it for a list, and finds what is in it
         assert container.format.name in ("concat", "hls") and next(container.decode(audio=0)).samples
     with pytest.raises(AudioError, match="another kind"):

@@ -53,12 +53,12 @@ def test_a_write_that_ends_early_leaves_nothing(tmp_path, write):
     assert len(list((tmp_path / "a").iterdir())) == 1
 
 
-def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+def test_a_full_disk_is_one_sentence(tmp_path, knows, monkeypatch):
     def full(handle):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(files.os, "fsync", full)
-    monkeypatch.setattr(main, "all_types", lambda: catalogue(TOYS, CORE_NODES))
+    knows(catalogue(TOYS, CORE_NODES))
     path = tmp_path / "toy.json"
     path.write_text(json.dumps(player() | api(n9=("ToyDraw", {}))))
     for removed in ("3", "4", "9"):  # SaveAudio, PreviewAudio, the picture

@@ -10,6 +10,17 @@ from ostinato.engine_runtime.engines.compiled import hopper
 from ostinato.engine_runtime.errors import EngineError
 
 
+@pytest.fixture
+def calls(monkeypatch):
+    """`calls(_driver=..., kernel=..., missing=...)` stands in for these of the driver's functions."""
+
+    def enter(**functions):
+        for name, one in functions.items():
+            monkeypatch.setattr(driver, name, one)
+
+    return enter
+
+
 def bindings(cuda, monkeypatch, version="13.0.3", load=lambda: (0, 13000)):
     """Stand in for the package."""
     package = SimpleNamespace(__version__=version)
@@ -41,11 +52,11 @@ def test_what_is_missing_is_said(cuda, monkeypatch):
     assert "no CUDA device" in missing()
 
 
-def test_what_the_bindings_raise_is_an_error_of_ours(monkeypatch):
+def test_what_the_bindings_raise_is_an_error_of_ours(calls):
     def old():
         raise AttributeError("no cuGraphGetNodes")
 
-    monkeypatch.setattr(driver, "_driver", old)
+    calls(_driver=old)
     for call in (lambda: driver.memsets_to_kernels(1, 0), lambda: driver.tiles(torch.zeros(4, 8), 4, 8)):
         with pytest.raises(EngineError, match=r"no cuGraphGetNodes.*cuda-bindings 13"):
             call()
@@ -95,9 +106,8 @@ class Driver:
         return (0,)
 
 
-def edited(monkeypatch, fake):
-    monkeypatch.setattr(driver, "_driver", lambda: fake)
-    monkeypatch.setattr(driver, "kernel", lambda *_: driver.Kernel("fill", 0, 32, 0))
+def edited(calls, fake):
+    calls(_driver=lambda: fake, kernel=lambda *_: driver.Kernel("fill", 0, 32, 0))
     return driver.memsets_to_kernels(1, 0)
 
 
@@ -105,40 +115,39 @@ def memset(width, size=1, height=1):
     return SimpleNamespace(elementSize=size, width=width, height=height, dst=64, value=0)
 
 
-def test_a_small_memset_gives_its_place_to_a_kernel(monkeypatch):
+def test_a_small_memset_gives_its_place_to_a_kernel(calls):
     before = {"a": [], "m": ["a"], "b": ["m"], "c": ["m", "a"], "n": ["c"], "w": ["n"], "h": ["w"]}
     memsets = {"m": memset(4), "n": memset(driver.SMALL + 1), "w": memset(4, size=2), "h": memset(4, height=2)}
     fake = Driver(before, memsets)
-    assert edited(monkeypatch, fake) == 1
+    assert edited(calls, fake) == 1
     assert fake.before == {
         **{"a": [], "b": ["fill 7"], "c": ["a", "fill 7"], "n": ["c"], "w": ["n"], "h": ["w"]},
         "fill 7": ["a"],
     }
 
 
-def test_an_edit_that_fails_leaves_the_graph_as_it_was(monkeypatch):
+def test_an_edit_that_fails_leaves_the_graph_as_it_was(calls):
     fake = Driver({"a": [], "m": ["a"], "b": ["m"]}, {"m": memset(4)}, edges_fail=True)
     with pytest.raises(EngineError):
-        edited(monkeypatch, fake)
+        edited(calls, fake)
     assert fake.before == {"a": [], "m": ["a"], "b": ["m"]}
 
 
-def test_more_edges_than_are_read_are_refused(monkeypatch):
+def test_more_edges_than_are_read_are_refused(calls):
     before = {**{f"{i}": [] for i in range(70)}, "m": [f"{i}" for i in range(70)]}
     with pytest.raises(EngineError, match="64 edges"):
-        edited(monkeypatch, Driver(before, {"m": memset(4)}))
+        edited(calls, Driver(before, {"m": memset(4)}))
 
 
 @pytest.mark.parametrize("clusters", [0, EngineError("no compiler", "one is needed", "install it")])
-def test_the_gates_product_goes_without_the_kernel(cuda, monkeypatch, caplog, clusters):
+def test_the_gates_product_goes_without_the_kernel(cuda, calls, caplog, clusters):
     def kernel(*_):
         if isinstance(clusters, EngineError):
             raise clusters
         return SimpleNamespace(clusters=lambda size: clusters)
 
     cuda(get_device_capability=lambda device: (9, 0))
-    monkeypatch.setattr(driver, "missing", lambda: "")
-    monkeypatch.setattr(driver, "kernel", kernel)
+    calls(missing=lambda: "", kernel=kernel)
     hopper.product_kernel.cache_clear()
     x, weight = torch.ones(4, 64, dtype=torch.bfloat16), torch.ones(256, 64, dtype=torch.bfloat16)
     assert hopper.swiglu(x, weight) is None and hopper.swiglu(x, weight) is None

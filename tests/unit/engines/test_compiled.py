@@ -9,7 +9,8 @@ import pytest
 import torch
 from ostinato.engine_runtime.config import Guidance, Sampling
 from ostinato.engine_runtime.device.lane import Lane
-from ostinato.engine_runtime.engines.compiled import choice, needs
+from ostinato.engine_runtime.engines import kinds
+from ostinato.engine_runtime.engines.compiled import choice, needs, plain
 from ostinato.engine_runtime.engines.compiled.engine import CompiledEngine
 from ostinato.engine_runtime.engines.compiled.plain import quantized
 from ostinato.engine_runtime.engines.compiled.weights import PRODUCTS, Float8, bind, places
@@ -289,8 +290,20 @@ def test_a_second_session_moves_nothing(transformer):
     assert engine.decoder.bound is None
 
 
+@pytest.fixture
+def any_device(monkeypatch):
+    """Every device will do."""
+    return lambda: monkeypatch.setattr(needs, "check_device", lambda *given: None)
+
+
+@pytest.fixture
+def runs_on(monkeypatch):
+    """`runs_on(operations)`: these in place of the kernels."""
+    return lambda operations: monkeypatch.setattr(kinds, "operations", lambda model, fp8: operations)
+
+
 @pytest.mark.parametrize("kind", KINDS[1:])
-def test_what_a_machine_lacks_is_named(transformer, kind, cuda, monkeypatch):
+def test_what_a_machine_lacks_is_named(transformer, kind, cuda, any_device, monkeypatch):
     with pytest.raises(EngineError, match=f"the {kind} engine was asked for on cpu"):
         make_engine(kind, transformer, "unit-test")
     gpu, least = torch.device("cuda", 0), needs.CAPABILITY[kind == "fp8"]
@@ -300,20 +313,20 @@ def test_what_a_machine_lacks_is_named(transformer, kind, cuda, monkeypatch):
     cuda(get_device_capability=lambda device: (9, 0))
     with pytest.raises(EngineError, match="the weights are torch.float32"):
         needs.check_device(kind, gpu, torch.float32, least)
-    monkeypatch.setattr(needs, "check_device", lambda *given: None)
+    any_device()
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, f"{needs.__package__}.fused", raising=False)
     with pytest.raises(EngineError, match="needs Triton.*triton-windows"):
         make_engine(kind, transformer, "unit-test")
 
 
-def test_a_kernel_that_cannot_be_made_is_named(transformer, monkeypatch):
+def test_a_kernel_that_cannot_be_made_is_named(transformer, any_device, monkeypatch):
     class Fused:
         @staticmethod
         def silu(h, fp8):
             raise RuntimeError("Failed to find C compiler")
 
-    monkeypatch.setattr(needs, "check_device", lambda *given: None)
+    any_device()
     monkeypatch.setattr(needs.importlib, "import_module", lambda *given: Fused)
     with pytest.raises(EngineError, match=r"cannot make its kernels here \(Failed to find C compiler\)"):
         make_engine("compiled", transformer, "unit-test")
@@ -367,26 +380,21 @@ def broken_silu(h, fp8):
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
-def test_an_engine_is_proven_before_it_plays(cache, kind, monkeypatch):
+def test_an_engine_is_proven_before_it_plays(cache, kind, runs_on):
     """With the operations of the CPU in place of the kernels; then with weights that are not the model's."""
-    from ostinato.engine_runtime.engines import kinds
-    from ostinato.engine_runtime.engines.compiled import plain
-
-    monkeypatch.setattr(kinds, "operations", lambda model, fp8: plain)
+    runs_on(plain)
     model = load("random-base", torch.device("cpu"), torch.bfloat16)
     engine = torch_engine(model, kind, 4)
     assert "within" in engine.summary() and engine.recipe["kind"] == kind and engine.decoder.bound is None
     broken = type("Broken", (), {**vars(plain), "silu": staticmethod(broken_silu)})
-    monkeypatch.setattr(kinds, "operations", lambda model, fp8: broken)
+    runs_on(broken)
     with pytest.raises(EngineError, match="the engine is not the reference"):
         torch_engine(model, kind, 4)
 
 
 @pytest.mark.parametrize(("error", "refused"), [(0.09, False), (0.15, True)])
-def test_float8_has_a_tolerance_of_its_own(cache, error, refused, monkeypatch):
+def test_float8_has_a_tolerance_of_its_own(cache, error, refused, runs_on, monkeypatch):
     """Twice that of bfloat16, whatever the weights are."""
-    from ostinato.engine_runtime.engines import kinds
-    from ostinato.engine_runtime.engines.compiled import plain
 
     class Off(CompiledEngine):
         """As far from the reference as that."""
@@ -394,7 +402,7 @@ def test_float8_has_a_tolerance_of_its_own(cache, error, refused, monkeypatch):
         def __call__(self, rows):
             return EagerEngine(model.pipe.transformer, "x")(rows) * (1 + error)
 
-    monkeypatch.setattr(kinds, "operations", lambda model, fp8: plain)
+    runs_on(plain)
     monkeypatch.setattr(kinds, "CompiledEngine", Off)
     model = load("random-base", torch.device("cpu"), torch.float32)
     if refused:

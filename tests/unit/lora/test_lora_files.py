@@ -244,12 +244,12 @@ def test_what_changed_the_base_model_is_refused_by_name(targets, tmp_path, begun
 @pytest.mark.parametrize(
     "name", ["sub/style", r"sub\style", r"sub\style\adapter_model.safetensors", r"sub\a.safetensors"]
 )
-def test_a_peft_folder_and_another_systems_separators(targets, tmp_path, monkeypatch, headless, name):
+def test_a_peft_folder_and_another_systems_separators(targets, tmp_path, places, monkeypatch, headless, name):
     place = tmp_path / "models" / "loras" / "sub"
     (place / "style").mkdir(parents=True)
     written(place / "style" / "adapter_model.safetensors", targets, 4)
     written(place / "a.safetensors", targets, 4)
-    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    places(comfyui=tmp_path)
     listed = folders.adapter_names()
     if not headless:
         monkeypatch.setattr(folders, "HEADLESS", False)
@@ -264,8 +264,8 @@ def test_a_peft_folder_and_another_systems_separators(targets, tmp_path, monkeyp
             folders.adapter_path(f"{place}/style")
 
 
-def test_the_node_shows_that_no_alpha_was_found(targets, tmp_path, monkeypatch):
-    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+def test_the_node_shows_that_no_alpha_was_found(targets, tmp_path, places, monkeypatch):
+    places(comfyui=tmp_path)
     (tmp_path / "models" / "loras").mkdir(parents=True)
     shown = []
     monkeypatch.setattr(lora_node.host, "show_text", lambda text, node_id: shown.append(text))

@@ -23,7 +23,7 @@ CPU, F32 = torch.device("cpu"), torch.float32
 
 
 @pytest.fixture
-def comfyui(tmp_path: Path, tensors, metadata, words, monkeypatch) -> Path:  # noqa: F811
+def comfyui(tmp_path: Path, tensors, metadata, words, places) -> Path:  # noqa: F811
     """ComfyUI's folder with a model in three files whose names do not tell what they are."""
     files = {
         "diffusion_models/mine.safetensors": split(tensors, "diffusion"),
@@ -36,7 +36,7 @@ def comfyui(tmp_path: Path, tensors, metadata, words, monkeypatch) -> Path:  # n
         save_file(part, path, metadata)
     (tmp_path / "comfy" / "text_encoders").mkdir(parents=True)
     (tmp_path / "comfy" / "text_encoders" / "qwen25_tokenizer").symlink_to(words)
-    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    places(comfyui=tmp_path)
     return tmp_path
 
 

@@ -176,8 +176,9 @@ def test_a_negative_is_decoded_before_guidance_begins(ring):
 
 def test_guidance_of_a_blend():
     """Its negative lies behind the rows of all conditions."""
-    request = Request((Part(made_up(1, 7)), Part(made_up(2, 7, 3), 0.4)), Sampling(4), Guidance(3.0))
-    agree([request], Knobs(), StandIn(reuse=True), depth=2, conditions=2, guidance="full")
+    parts = Part(made_up(1, 7)), Part(made_up(2, 7, 3), 0.4)
+    requests = [Request(parts, Sampling(4), Guidance(3.0)), Request(parts, Sampling(4))]
+    agree(requests, Knobs(), StandIn(reuse=True), depth=2, conditions=2, guidance="full", spread=False)
 
 
 def test_a_blend_of_what_is_over_plays_the_first():

@@ -27,12 +27,22 @@ REAL = ["FLOAT", "HALF", "INT8", "INT32", "BOOL", "UINT8", "FP8", "BF16", "INT64
 
 
 @pytest.fixture
-def absent(monkeypatch, tmp_path):
+def finds(monkeypatch):
+    """`finds(mapped=..., folder_of=..., library_version=...)`: what this process finds of libraries."""
+
+    def find(**answers):
+        for name, answer in answers.items():
+            monkeypatch.setattr(flavor, name, lambda *_, answer=answer: answer)
+
+    return find
+
+
+@pytest.fixture
+def absent(monkeypatch, finds, tmp_path):
     """A process in which nothing of TensorRT was imported or mapped; its packages come from the returned folder."""
     for name in [n for n in sys.modules if n.split(".")[0] in ("tensorrt", "tensorrt_rtx")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(flavor, "mapped", lambda: [])
-    monkeypatch.setattr(flavor, "folder_of", lambda name: None)
+    finds(mapped=[], folder_of=None)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path
     for name in [n for n in sys.modules if n.split(".")[0] in ("tensorrt", "tensorrt_rtx")]:
@@ -62,25 +72,23 @@ def test_the_owner_is_named():
 
 
 @pytest.mark.parametrize("wanted", ["tensorrt", "tensorrt_rtx"])
-def test_a_foreign_library_is_named_and_refused(absent, monkeypatch, wanted):
+def test_a_foreign_library_is_named_and_refused(absent, finds, wanted):
     """Before anything is imported, for two of them in one process end in a crash."""
     package(absent, "raise SystemExit('imported beside a foreign library')", wanted)
     foreign = Path(f"{SITE}/torch_tensorrt/lib/libnvinfer.so.10")
-    monkeypatch.setattr(flavor, "mapped", lambda: [("tensorrt", foreign)])
-    monkeypatch.setattr(flavor, "folder_of", lambda name: Path(f"{SITE}/tensorrt_libs"))
+    finds(mapped=[("tensorrt", foreign)], folder_of=Path(f"{SITE}/tensorrt_libs"))
     with pytest.raises(EngineError) as error:
         probe(wanted)
     assert str(foreign) in str(error.value) and "package torch_tensorrt" in str(error.value)
 
 
-def test_a_library_of_another_release_is_named(absent, monkeypatch):
+def test_a_library_of_another_release_is_named(absent, finds):
     package(absent, WHOLE)
     found = Path("/usr/lib/libnvinfer.so.10")
-    monkeypatch.setattr(flavor, "mapped", lambda: [("tensorrt", found)])
-    monkeypatch.setattr(flavor, "library_version", lambda path: (10, 9, 0))
+    finds(mapped=[("tensorrt", found)], library_version=(10, 9, 0))
     with pytest.raises(EngineError, match=r"tensorrt 10\.13\.3\.9 met the library 10\.9\.0 from /usr/lib/libnvinfer"):
         probe("tensorrt")
-    monkeypatch.setattr(flavor, "library_version", lambda path: (10, 13, 3))
+    finds(library_version=(10, 13, 3))
     assert probe("tensorrt").library == found
 
 
