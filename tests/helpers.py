@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -143,6 +144,11 @@ class Fragile(StandIn):
         if error is not None:
             raise error
         return super().__call__(rows)
+
+
+def helping() -> set[threading.Thread]:
+    """The threads that rows and windows are computed on, side by side, of all pools of this process."""
+    return {thread for thread in threading.enumerate() if thread.name.startswith("ostinato worker")}
 
 
 def drawn(seed: int, *shape: int) -> Tensor:

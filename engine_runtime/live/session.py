@@ -115,13 +115,14 @@ class LiveSession:
     Attributes:
         key: tells it from a session of the same name before or after it.
         error: of the last thing that went wrong, until something is changed.
+        outlets: the listeners; the last has the sound.
     """
 
     def __init__(self, name: str, score: Score) -> None:
         self.name, self.score, self.state = name, score, State.READY
         self.key = secrets.token_hex(8)
         self.error: Exception | None = None
-        self._outlets: tuple[Outlet, ...] = ()
+        self.outlets: tuple[Outlet, ...] = ()
         self._lock = threading.Condition(threading.Lock())
         self._sound = Sound(
             name, score.vae, score.spec, self._lock, lambda: self._maker.line, self._block, self.fail, KEPT_SECONDS
@@ -144,12 +145,12 @@ class LiveSession:
     def attach(self, outlet: Outlet) -> None:
         """Let a listener hear what is made from now on. The one that came last has the sound; the others watch."""
         with self._lock:
-            self._outlets += (outlet,)
+            self.outlets += (outlet,)
 
     def detach(self, outlet: Outlet) -> None:
         """Let a listener go; one that is unknown is passed over."""
         with self._lock:
-            self._outlets = tuple(other for other in self._outlets if other is not outlet)
+            self.outlets = tuple(other for other in self.outlets if other is not outlet)
 
     def report(self, epoch: int, position: int, lead: int, moving: bool, by: Outlet | None = None) -> None:
         """Note the position, in samples, that a listener hears now, and how many it wants ahead of it.
@@ -158,7 +159,7 @@ class LiveSession:
         sound are passed over.
         """
         with self._lock:
-            if by is None or self._outlets[-1:] == (by,):
+            if by is None or self.outlets[-1:] == (by,):
                 self._sound.report(epoch, position, lead, moving)
 
     def resume_at(self, epoch: int, position: int) -> list[Block]:
@@ -399,15 +400,15 @@ class LiveSession:
             raise SessionError(f"the live session {self.name!r} is closed", "only an open one plays", "start another")
 
     def _block(self, block: Block) -> None:
-        for outlet in self._outlets[-1:]:
+        for outlet in self.outlets[-1:]:
             outlet.block(block)
 
     def _changed(self) -> None:
-        for outlet in self._outlets:
+        for outlet in self.outlets:
             outlet.changed()
 
     def fail(self, error: Exception) -> None:
         """Tell the listeners what went wrong; the session lives on."""
         self.error = error
-        for outlet in self._outlets:
+        for outlet in self.outlets:
             outlet.failed(error)

@@ -51,7 +51,7 @@ def holds_nothing(live: LiveSession) -> bool:
     vae = live.score.vae
     assert isinstance(vae, LiveVae)
     nothing = live.score.engine.players == 0 and vae._made_layers is None  # type: ignore[attr-defined]
-    return nothing and not [name for name in runtime()._sessions if name.startswith("resting")]
+    return nothing and not [name for name in runtime().names if name.startswith("resting")]
 
 
 def test_a_session_that_was_asked_to_rest_holds_nothing_and_start_goes_on_from_there(live: LiveSession) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from ostinato.engine_runtime.config import Sampling
-from ostinato.engine_runtime.device.workers import Workers
 from ostinato.engine_runtime.errors import EngineError, InputError, SessionError
 from ostinato.engine_runtime.live import listener
 from ostinato.engine_runtime.live.beat import Tempo
@@ -19,13 +18,12 @@ from ostinato.engine_runtime.live.line import Heard
 from ostinato.engine_runtime.live.score import Cost, Score, cost
 from ostinato.engine_runtime.live.session import LiveSession, State
 from ostinato.engine_runtime.models.loading import Model
-from ostinato.engine_runtime.registry import registry
 from ostinato.engine_runtime.spec import ACE_STEP
 from ostinato.engine_runtime.stream.sessions import runtime
 from ostinato.engine_runtime.takes.replay import replay
 
 from ...ear import LEAD, PATIENCE, Ear
-from ...helpers import StandIn, made_up
+from ...helpers import StandIn, helping, made_up
 
 HOP, SAMPLE_RATE = ACE_STEP.hop, ACE_STEP.sample_rate
 
@@ -50,8 +48,7 @@ def session(score: Score, request: pytest.FixtureRequest) -> Iterator[LiveSessio
     live = LiveSession(f"test {request.node.name}", replace(score, **with_mode))
     yield live
     live.close()
-    left = set(threading.enumerate()) - before
-    assert left <= set(registry.one(Workers)._alone._threads)  # which are the process's
+    assert set(threading.enumerate()) - before <= helping()  # which are the process's
     assert not [name for name in runtime().names if name.startswith("test ")]
 
 

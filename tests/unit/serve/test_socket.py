@@ -335,7 +335,7 @@ def test_fifty_connects_and_drops_leave_nothing(served: Served) -> None:
                 socket._response.connection.transport.abort()  # the network is gone
             else:
                 await socket.close()
-        while served.session._outlets:
+        while served.session.outlets:
             await asyncio.sleep(0.01)
         async with served.connect() as socket:
             client = Client(socket)
@@ -362,12 +362,12 @@ def test_a_client_that_never_reads_holds_nothing_up(
         served.session.start()
         reader, writer = await _raw(served.port)
         writer.write(_masked(json.dumps(HELLO)))
-        while served.session._outlets == ():
+        while served.session.outlets == ():
             await asyncio.sleep(0.01)
-        outlet: Any = served.session._outlets[0]
+        outlet: Any = served.session.outlets[0]
         position = 0
         end = time.monotonic() + 5.0
-        while outlet in served.session._outlets and (not acknowledged or time.monotonic() < end):
+        while outlet in served.session.outlets and (not acknowledged or time.monotonic() < end):
             position += 4800
             at = {"type": "at", "epoch": served.session.epoch, "position": position, "lead": 48_000}
             with contextlib.suppress(ConnectionError):
@@ -515,7 +515,7 @@ def test_who_does_not_greet_is_let_go(served: Served, first: str) -> None:
             await socket.send_str(first)
             got = await socket.receive(10)
             assert got.type in (WSMsgType.CLOSE, WSMsgType.CLOSED) and socket.close_code == 1008
-        assert served.session._outlets == ()
+        assert served.session.outlets == ()
 
     asyncio.run(served.run(test))
 

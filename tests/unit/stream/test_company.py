@@ -12,7 +12,7 @@ from ostinato.engine_runtime.models.engines import eager_engine
 from ostinato.engine_runtime.registry import registry
 from ostinato.engine_runtime.stream.request import Request
 
-from ...helpers import StandIn, drawn, made_up, play
+from ...helpers import StandIn, drawn, helping, made_up, play
 
 TOKENS = 128  # one buffer length for all: the longest condition here has fewer
 FRAMES = [1, 7, 25, 26, 63, 125]
@@ -139,9 +139,10 @@ def test_rows_side_by_side_are_those_that_one_thread_makes_in_turn(base, conditi
     asked = [Request(known[i], Sampling(2, seed=i), Guidance(5.0)) for i in range(3)]
     for count in (1, 4):
         threads(count)
+        before = helping()
         with registry.fresh(Workers):
             latents.append(play(engine, asked, depth=3, guidance="full", tokens=TOKENS, spread=False))
-            assert len(workers()._alone._threads) == (0 if count == 1 else 4)
+            assert len(helping() - before) == (0 if count == 1 else 4)
             workers().close()
     assert all(torch.equal(a, b) for a, b in zip(*latents, strict=True))
 
