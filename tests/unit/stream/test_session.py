@@ -14,6 +14,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ostinato.engine_runtime.config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
+from ostinato.engine_runtime.controls.automation import Track
 from ostinato.engine_runtime.engines.contract import Limits, Rows
 from ostinato.engine_runtime.errors import InputError, MemoryShortage, SessionError
 from ostinato.engine_runtime.models.engines import eager_engine
@@ -93,6 +94,16 @@ def test_a_full_queue_drops_its_oldest() -> None:
     assert session.stats().dropped == 3
 
 
+def test_a_curve_must_fit_what_waits() -> None:
+    session = session_of(depth=1)
+    for frames in (6, 9):
+        session.submit(request(frames))
+    session.step()
+    with pytest.raises(InputError, match="9"):
+        session.set(velocity_scale=torch.ones(6))
+    assert session.knobs.velocity_scale == 1.0
+
+
 def test_play_drops_nothing() -> None:
     session, asked = session_of(queue=1, depth=2), [request(steps=2, seed=i) for i in range(7)]
     assert [finished.request for finished in session.play(asked)] == asked
@@ -110,7 +121,20 @@ def test_close_counts_what_it_drops() -> None:
     assert session.stats().dropped == 5
 
 
-@pytest.mark.parametrize("use", [Session.step, lambda s: s.submit(request()), lambda s: list(s.play([request()]))])
+@pytest.mark.parametrize(
+    "use",
+    [
+        Session.step,
+        lambda s: s.submit(request()),
+        lambda s: s.submit_unchecked(request()),
+        lambda s: list(s.play([request()])),
+        lambda s: s.set(velocity_scale=0.5),
+        lambda s: s.set_unchecked({"velocity_scale": 0.5}),
+        lambda s: s.adapt(None),
+        lambda s: s.configure(depth=2),
+        lambda s: s.automate([Track("velocity_scale", (0.5,))]),
+    ],
+)
 def test_a_closed_session_refuses(use) -> None:
     use(session_of())
     session = session_of()
