@@ -17,7 +17,6 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from ..errors import InputError, OstinatoError, plain
 from ..live.block import Block
-from ..live.session import Figures
 from .control import Graph, Taken
 from .messages import (
     VERSION,
@@ -34,6 +33,8 @@ from .messages import (
     Stop,
     frame,
     read,
+    sentence,
+    shown,
     write,
 )
 from .sessions import Live
@@ -300,26 +301,6 @@ class _Refused(Exception):
     """The reason why a connection ends."""
 
 
-def sentence(error: Exception) -> str:
-    """Word an error for a client; of one that is not ours only the kind, for its text may name files."""
-    if isinstance(error, OstinatoError):
-        return str(error)
-    return f"{type(error).__name__}; the server's log says more."
-
-
 def _taken(number: int, taken: Taken) -> str:
     error = None if taken.error is None else plain(taken.error)
     return write("taken", id=number, change=taken.change, cost=taken.cost.name.lower(), error=error)
-
-
-def shown(figures: Figures) -> dict[str, Any]:
-    """Return the figures of a session as plain data, the ring's among them."""
-    plain_data = {name: value for name, value in vars(figures).items() if name != "stats"}
-    if (stats := figures.stats) is not None:
-        plain_data |= {
-            "tick": stats.ms_per_tick,
-            "finished": stats.finished,
-            "depth": stats.depth,
-            "slots": stats.slots,
-        }
-    return {name: round(value, 4) if isinstance(value, float) else value for name, value in plain_data.items()}

@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from ..errors import InputError
+from ..errors import InputError, OstinatoError
 from ..live.block import Block
+from ..live.session import Figures
 
 VERSION = 1
 MAX_BYTES = 64 << 10  # of a message from a client
@@ -156,3 +157,23 @@ def frame(block: Block) -> bytes:
     """Write a piece of sound to a client."""
     heard = block.heard
     return HEADER.pack(VERSION, block.epoch, block.position, heard.hot, heard.slot, block.at) + block.pcm
+
+
+def sentence(error: Exception) -> str:
+    """Word an error for a client; of one that is not ours only the kind, for its text may name files."""
+    if isinstance(error, OstinatoError):
+        return str(error)
+    return f"{type(error).__name__}; the server's log says more."
+
+
+def shown(figures: Figures) -> dict[str, Any]:
+    """Return the figures of a session as plain data, the ring's among them."""
+    plain_data = {name: value for name, value in vars(figures).items() if name != "stats"}
+    if (stats := figures.stats) is not None:
+        plain_data |= {
+            "tick": stats.ms_per_tick,
+            "finished": stats.finished,
+            "depth": stats.depth,
+            "slots": stats.slots,
+        }
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in plain_data.items()}

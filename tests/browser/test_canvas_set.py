@@ -55,6 +55,23 @@ def test_a_controller_is_learned_from_the_menu_of_a_node(editor: Editor) -> None
     assert editor.problems == []
 
 
+def test_a_stick_of_a_gamepad_turns_a_widget(editor: Editor) -> None:
+    pad = "window.pad = { id: 'A pad', axes: [0, 0], buttons: [] }; navigator.getGamepads = () => [window.pad];"
+    editor.page.add_init_script(pad + DESK)
+    push = "(place) => { window.pad = { ...window.pad, axes: [0, place] } }"
+    editor.open(live())
+    editor.play()
+    editor.menu(KNOBS, "Ostinato: controllers", "ode noise: Learn a controller")
+    says(editor, "Move a controller")
+    editor.page.evaluate(push, 0.9)
+    says(editor, "ode noise: axis 1, A pad")
+    editor.turned(lambda: editor.page.evaluate(push, -1))
+    assert editor.value(KNOBS, "ode_noise") == 0.0
+    editor.turned(lambda: editor.page.evaluate(push, 0))
+    assert 0.4 < editor.value(KNOBS, "ode_noise") < 0.6
+    assert editor.problems == []
+
+
 def test_a_controller_is_learned_by_keys(editor: Editor) -> None:
     editor.page.add_init_script(DESK)
     editor.open(live())

@@ -77,6 +77,14 @@ def test_a_controller_is_learned_and_turns_its_widget(desk: Any) -> None:
     assert saved(desk)["1"]["_meta"]["ostinato"]["midi"] == []
 
 
+def test_what_turning_takes_is_shown_before_the_first_turn(page: Any, server: Server) -> None:
+    page.wait_for_selector("fieldset", timeout=PATIENCE)
+    takes = {"4 ode_noise": "next tick", "3 tags": "next generation", "3 seconds": "a new ring", "5 depth": "next tick"}
+    for place, text in takes.items():
+        assert page.inner_text(f"[data-place='{place}'] output").startswith(text)
+    assert page.problems == []
+
+
 def test_a_turn_waits_for_the_bar_and_is_shown(page: Any, server: Server) -> None:
     press_play(page)
     page.select_option("#when", "bar")
@@ -100,5 +108,8 @@ def test_a_recording_is_what_was_heard(page: Any, server: Server) -> None:
         "() => document.querySelector('#message').textContent.startsWith('Recorded')", timeout=PATIENCE
     )
     (file,) = (server.folder / "out" / "live").glob("recording_*.flac")
+    with page.expect_download() as download:
+        page.get_by_role("link", name=f"Download {file.name}").click()
+    assert download.value.path().read_bytes() == file.read_bytes()
     samples, rate = soundfile.read(file)
     assert rate == 48_000 and 1.4 * rate <= len(samples) < 20 * rate and abs(samples).max() > 0.02
