@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from diffusers import AceStepAudioTokenizer
 from diffusers.pipelines.ace_step.pipeline_ace_step import TASK_INSTRUCTIONS
 from torch import Tensor
 
@@ -168,11 +169,18 @@ def _planned(model: Model, codes: Sequence[int], frames: int) -> Tensor:
     quantized, _ = coder.tokenize(silence, pipe.condition_encoder.silence_latent.to(device, dtype))
     count = min(len(codes), quantized.shape[1])
     if count:
-        indices = torch.zeros(1, count, coder.config.fsq_input_num_quantizers, device=device, dtype=torch.long)
-        indices[0, :, 0] = torch.tensor(codes[:count], device=device)
-        quantized = quantized.clone()
-        quantized[:, :count] = coder.quantizer.get_output_from_indices(indices).to(quantized.dtype)
+        planned = quantized_codes(coder, codes[:count])
+        quantized = torch.cat([planned.to(quantized), quantized[:, count:]], dim=1)
     return pipe.audio_token_detokenizer(quantized.to(dtype))[0, :frames].contiguous()
+
+
+def quantized_codes(coder: AceStepAudioTokenizer, codes: Sequence[int]) -> Tensor:
+    """Return what the tokenizer makes of codes of its first quantizer, `[1, codes, H]`, for the detokenizer."""
+    shape = (1, len(codes), coder.config.fsq_input_num_quantizers)
+    indices = torch.zeros(shape, device=coder.device, dtype=torch.long)
+    indices[0, :, 0] = torch.tensor(codes, device=coder.device)
+    found: Tensor = coder.quantizer.get_output_from_indices(indices)
+    return found
 
 
 def _check_tokenizer(model: Model, what: str) -> None:

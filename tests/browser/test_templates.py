@@ -50,6 +50,7 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     if request.param is None:
         pytest.skip("no frontend: pip install comfyui-frontend-package, or set OSTINATO_FRONTENDS")
     made = Host(request.param, tmp_path_factory.mktemp("host"))
+    made.start()
     made.name = version(request.param)
     yield made
     made.stop()

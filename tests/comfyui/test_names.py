@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from ostinato.engine_runtime.models.checkpoint import on_meta
+from ostinato.engine_runtime.models.conditioning import quantized_codes
 from ostinato.engine_runtime.models.names import our_shape, plan
 from ostinato.engine_runtime.models.sizes import config_from
+from ostinato.engine_runtime.models.weights import restore_buffers
 from safetensors.torch import load_file
 
 from .server import Unavailable, environment, find_install
@@ -97,6 +99,36 @@ save_file({k: v.contiguous() for k, v in {**tensors, **{"io." + k: v for k, v in
 """
 
 
+# A plan of audio codes as ComfyUI's model decodes it, by its real classes with random weights: the audio tokenizer's
+# quantizer and the detokenizer.
+PLAN = r"""
+import sys
+root, out, sys.argv = sys.argv[1], sys.argv[2], ["main.py", "--cpu"]
+sys.path.insert(0, root)
+import comfy.options
+comfy.options.enable_args_parsing()
+import torch
+import comfy.ops
+from comfy.ldm.ace.ace_step15 import AceStepAudioTokenizer, AudioTokenDetokenizer
+from safetensors.torch import save_file
+
+torch.manual_seed(0)
+ops = comfy.ops.disable_weight_init
+more = dict(dtype=torch.float32, operations=ops)
+coder = AceStepAudioTokenizer(64, 128, 5, 128, [8, 8, 8, 5, 5, 5], 1, 2, 8, 1e-6, **more)
+decoder = AudioTokenDetokenizer(128, 5, 64, 2, 8, **more)
+tensors = {}
+for prefix, module in (("tokenizer.", coder), ("detokenizer.", decoder)):
+    for name, p in module.named_parameters():
+        p.data = 0.1 * torch.randn_like(p) + ("norm" in name and p.ndim == 1)
+        tensors["model.diffusion_model." + prefix + name] = p.data
+codes = torch.randint(0, 64000, (1, 9))
+with torch.no_grad():
+    hints = decoder(coder.quantizer.get_output_from_indices(codes, dtype=torch.float32))
+save_file({k: v.contiguous() for k, v in {**tensors, "io.codes": codes, "io.hints": hints}.items()}, out)
+"""
+
+
 def comfyui(code: str, *arguments: str) -> str:
     """Run code with ComfyUI's Python; its output."""
     try:
@@ -136,3 +168,22 @@ def test_mapped_weights_compute_what_comfyuis_do(tmp_path: Path) -> None:
     for ours, theirs in ((v, io["v"]), (decoded, io["decoded"]), (encoded, io["encoded"])):
         assert theirs.std() > 1e-3
         torch.testing.assert_close(ours, theirs, atol=1e-4 * float(theirs.abs().max()), rtol=1e-4)
+
+
+def test_a_plan_is_decoded_as_comfyuis_model_does(tmp_path: Path) -> None:
+    """The codes that its text encoder writes into CONDITIONING, and what its model puts in the source's place."""
+    comfyui(PLAN, str(tmp_path / "plan.safetensors"))
+    tensors = load_file(tmp_path / "plan.safetensors")
+    codes, hints = (tensors.pop(f"io.{name}") for name in ("codes", "hints"))
+    names = plan(tensors)
+    made = {}
+    for part in ("audio_tokenizer", "audio_token_detokenizer"):
+        found = {our: tensors[their] for our, their in names[part].items()}
+        shapes = {our: our_shape(part, our, tuple(tensor.shape)) for our, tensor in found.items()}
+        made[part] = on_meta(part, config_from(part, shapes, "plan"), "plan")
+        state = {our: tensor.reshape(shapes[our]) for our, tensor in found.items()}
+        made[part].load_state_dict(state, assign=True, strict=False)
+        restore_buffers(made[part], torch.device("cpu"))
+    with torch.no_grad():
+        mine = made["audio_token_detokenizer"](quantized_codes(made["audio_tokenizer"], codes[0].tolist()))
+    torch.testing.assert_close(mine, hints, atol=1e-5, rtol=1e-5)

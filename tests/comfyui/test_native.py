@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from ostinato.nodes.shared.folders import EXAMPLE
 
 from ..examples import example
 
@@ -28,3 +29,10 @@ def test_no_node_is_missing(comfy, name):
         for link in (i for i in node["inputs"] if i["link"] is not None):
             wanted = specs[link["name"]][0]
             assert link["type"] == wanted or link["type"] in wanted, (node["type"], link["name"])
+
+
+def test_the_clip_of_the_templates_is_in_place(comfy):
+    """Before anything was uploaded: the chooser of Load Audio has it, so that templates open without a red node."""
+    place = comfy.input_dir / EXAMPLE.name
+    assert place.read_bytes() == EXAMPLE.read_bytes()
+    assert EXAMPLE.name in str(comfy.client.object_info()["LoadAudio"]["input"]["required"]["audio"])

@@ -21,11 +21,11 @@ from ostinato.engine_runtime.errors import InputError, OstinatoError
 from ostinato.nodes.curves import CurvePoints
 from typer.testing import CliRunner
 
+from ...examples import ALL, name_of
 from ...fuzz import budget
 from .toy_nodes import KNOB_VALUES, TOYS, ToyFail, editor, player, raw, socket
 
 TYPES = catalogue([toy for toy in TOYS if toy is not ToyFail], CORE_NODES)
-FOLDER = Path(__file__).parents[3] / "example_workflows"
 QUICK = 10  # seconds
 LONG = 2100  # characters of a message: a few lines
 
@@ -321,7 +321,7 @@ def test_any_workflow_plays_or_is_one_sentence(run, tmp_path, data, settings):
         path.unlink() if path.is_file() else None
 
 
-EXAMPLES = [json.loads(path.read_text("utf-8")) for path in sorted(FOLDER.glob("[!n]*.json"))]
+EXAMPLES = [json.loads(path.read_text("utf-8")) for path in ALL if not name_of(path).startswith("native")]
 
 
 @budget(60)
