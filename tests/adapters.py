@@ -66,6 +66,37 @@ def tensors_of(
     return made
 
 
+def lokr_of(
+    targets: Targets,
+    factor: int = 8,
+    seed: int = 0,
+    prefix: str = "lycoris_",
+    kinds: Iterable[str] = KINDS,
+    ranks: tuple[int | None, int | None] = (None, None),
+    alpha: float | None = None,
+) -> dict[str, Tensor]:
+    """A LoKr as LyCORIS names it (flat) or, with a prefix that ends in a dot, PEFT: W1 `[factor, factor]`; each of the
+    two matrices whole, or as a product of this rank.
+    """
+    generator, made = torch.Generator().manual_seed(2000 + seed), {}
+    for layer in range(targets.layers):
+        for kind in kinds:
+            width_in, width_out = targets.kinds[kind]
+            path = f"layers.{layer}.{THEIRS[kind]}"
+            path = prefix + (path if prefix.endswith(".") else path.replace(".", "_"))
+            sizes = {"w1": (factor, factor), "w2": (width_out // factor, width_in // factor)}
+            for (side, (rows, columns)), rank in zip(sizes.items(), ranks, strict=True):
+                scale = 0.5 * (rows * columns) ** -0.25
+                if rank is None:
+                    made[f"{path}.lokr_{side}"] = torch.randn(rows, columns, generator=generator) * scale
+                else:
+                    made[f"{path}.lokr_{side}_a"] = torch.randn(rows, rank, generator=generator) * scale
+                    made[f"{path}.lokr_{side}_b"] = torch.randn(rank, columns, generator=generator) * scale / rank**0.5
+            if alpha is not None:
+                made[f"{path}.alpha"] = torch.tensor(alpha)
+    return made
+
+
 def written(path: Path, targets: Targets, rank: int, **options) -> Path:
     save_file(tensors_of(targets, rank, **options), path)
     return path

@@ -77,6 +77,7 @@ class StandIn:
     width: int = WIDTH
     dtype: torch.dtype = torch.float32
     device: torch.device = torch.device("cpu")
+    krons = False
     targets: None = None  # takes no adapters
     identity: str = "stand-in"
     capturable: bool = False

@@ -39,6 +39,7 @@ class SecondEngine:
     width: int = WIDTH
     dtype: torch.dtype = torch.float32
     device: torch.device = torch.device("cpu")
+    krons = False
     targets: None = None
     capturable: bool = False
 

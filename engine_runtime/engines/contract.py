@@ -190,6 +190,7 @@ class Engine(Protocol):
     dtype: torch.dtype
     device: torch.device
     targets: Targets | None  # the layers for which it takes factors; None where it takes none
+    krons: bool  # a LoKr is taken as it is, not only low-rank factors
     identity: str  # weights, kind, precision, library
     name: str  # for people
     model: ModelId | None  # whose weights; None where that is not known

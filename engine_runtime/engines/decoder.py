@@ -13,7 +13,7 @@ from diffusers import AceStepTransformer1DModel
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor, nn
 
-from .factors import PLACES, Factors
+from .factors import PLACES, Factors, kron_product
 
 
 class MaskedDecoder(nn.Module):
@@ -112,7 +112,7 @@ class _Current(threading.local):
 
 
 class _Adapted(nn.Module):
-    """A linear layer plus the low-rank term `(x A^T) B^T` of its layer and kind."""
+    """A linear layer plus the adapters' terms of its layer and kind."""
 
     def __init__(self, linear: nn.Module, layer: int, kind: str, current: _Current) -> None:
         super().__init__()
@@ -120,11 +120,13 @@ class _Adapted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y, factors = self.linear(x), self.current.factors
-        if self.kind not in factors.used:
-            return y
-        low = nn.functional.linear(x, factors.a[self.kind][self.layer])
-        added = y.view(-1, y.shape[-1]).addmm_(low.view(-1, low.shape[-1]), factors.b[self.kind][self.layer].T)
-        return added.view_as(y)
+        if self.kind in factors.used:
+            low = nn.functional.linear(x, factors.a[self.kind][self.layer])
+            added = y.view(-1, y.shape[-1]).addmm_(low.view(-1, low.shape[-1]), factors.b[self.kind][self.layer].T)
+            y = added.view_as(y)
+        for w1, w2 in factors.krons.get(self.kind, ()):
+            y = y + kron_product(x, w1[self.layer], w2[self.layer])
+        return y
 
 
 def _twin(layers: nn.ModuleList) -> tuple[nn.ModuleList, _Current]:

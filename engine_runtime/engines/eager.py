@@ -36,6 +36,7 @@ class EagerEngine:
     spec: ModelSpec = ACE_STEP
     recipe: dict[str, Any] | None = None
     model: ModelId | None = None
+    krons = True
 
     def __init__(
         self,

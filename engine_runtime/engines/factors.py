@@ -1,12 +1,13 @@
 """Low-rank factors of adapters: one stacked pair for each kind of linear layer of an engine.
 
-r is the rank of all adapters together, rounded up to a bucket; a layer's output gains `(x A^T) B^T`.
+r is the rank of all adapters together, rounded up to a bucket; a layer's output gains `(x A^T) B^T`. A LoKr adds the
+Kronecker product of two matrices, which is never expanded: see `kron_product`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -78,7 +79,9 @@ class Factors:
         rank: r; 1 with no adapter, else one of `BUCKETS`.
         a: `[layers, r, in]` of each kind.
         b: `[layers, out, r]` of each kind, multiplied by strength and alpha.
-        used: kinds that any adapter changes; the others are zeros.
+        used: kinds that a pair of factors changes; the others are zeros.
+        krons: by kind, one a LoKr: W1 `[layers, p, q]`, with strength and scale, and W2 `[layers, m, n]`.
+        error: the largest relative error of a LoKr that was cut down to low-rank factors; 0 where none was.
         silent: true where they change nothing: no adapter, or only strengths of 0.
         digests, strengths, names: of the adapters, in their order.
         ready: event after the copies that made them.
@@ -94,6 +97,8 @@ class Factors:
     strengths: tuple[float, ...]
     names: tuple[str, ...]
     ready: torch.cuda.Event | None
+    krons: Mapping[str, tuple[tuple[Tensor, Tensor], ...]] = field(default_factory=dict)
+    error: float = 0.0
 
     @property
     def dtype(self) -> torch.dtype:
@@ -110,11 +115,22 @@ class Factors:
 
     def tensors(self) -> list[Tensor]:
         """List every tensor that a lane will read."""
-        return [*self.a.values(), *self.b.values()]
+        return [
+            *self.a.values(),
+            *self.b.values(),
+            *(w for pairs in self.krons.values() for pair in pairs for w in pair),
+        ]
 
-    def check(self, targets: Targets | None, dtype: torch.dtype, device: torch.device, most: int = BUCKETS[-1]) -> None:
+    def check(
+        self,
+        targets: Targets | None,
+        dtype: torch.dtype,
+        device: torch.device,
+        most: int = BUCKETS[-1],
+        krons: bool = True,
+    ) -> None:
         """Raise `InputError` unless an engine with these targets, dtype, device and largest rank (`most`) can take
-        them.
+        them; `krons` tells whether it takes a LoKr as it is.
         """
         targets = required(targets)
         if (self.targets, self.dtype, self.device) != (targets, dtype, device):
@@ -123,12 +139,30 @@ class Factors:
                 f"the engine takes {dtype} on {device} for {targets.layers} layers of its own widths",
                 "stack the adapters for this engine",
             )
+        if self.krons and not krons:
+            raise InputError(
+                "an adapter is a LoKr as it is",
+                "the engine takes low-rank factors only",
+                "give the adapters again, for this engine",
+            )
         if self.rank > most:
             raise InputError(
                 f"the adapters have rank {self.rank} together, padded",
                 f"the engine takes at most {most}",
                 "use fewer adapters or smaller ones, or build an engine for more",
             )
+
+
+def kron_product(x: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
+    """Compute `x (W1 (x) W2)^T` for `[..., in]`, without the `[out, in]` product: `[..., out]`.
+
+    With x as `[..., q, n]` it is `W1 X W2^T`: in * m + out * q multiplications a row, where the product takes in * out.
+
+    Args:
+        w1, w2: `[p, q]` and `[m, n]`; in is q * n and out is p * m.
+    """
+    inner = nn.functional.linear(x.unflatten(-1, (w1.shape[1], w2.shape[1])), w2)  # [..., q, m]
+    return nn.functional.linear(inner.transpose(-1, -2), w1).transpose(-1, -2).flatten(-2)
 
 
 def required(targets: Targets | None) -> Targets:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ..audio.decode import Vae
-from ..engines.factors import required
-from ..lora.stack import stack
+from ..lora.stack import stacked_for
 from ..stream.session import Session
 from ..stream.sessions import runtime
 from .rolling import RollingLog
@@ -118,4 +117,4 @@ def _adapt(session: Session, score: Score) -> None:
         return
     engine = score.engine
     lane = runtime().lane(engine.device)
-    session.adapt(stack(score.adapters, required(engine.targets), engine.dtype, engine.device, lane))
+    session.adapt(stacked_for(engine, score.adapters, lane))

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """Low-rank factors of some of a decoder's layers, on the host, in the file's precision.
+    """Factors of some of a decoder's layers, on the host, low-rank ones in the file's precision.
 
     Attributes:
         name: for people.
         digest: sha256 of what was read of the file, and of what scales it.
         pairs: by layer and kind: A `[rank, in]`, B `[out, rank]`, and the scale alpha / rank.
-        rank: the largest of its layers.
+        krons: of a LoKr, by layer and kind: W1 `[p, q]`, W2 `[out / p, in / q]`, float32, and the scale; they stand for
+            their Kronecker product (LyCORIS, arXiv 2309.14859).
+        rank: the largest of its layers' pairs; 0 with none.
         note: what its user should know; empty where all is as it should be.
     """
 
@@ -42,6 +44,7 @@ class Adapter:
     pairs: Mapping[Place, tuple[Tensor, Tensor, float]]
     rank: int
     note: str = ""
+    krons: Mapping[Place, tuple[Tensor, Tensor, float]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, source: Path | str, targets: Targets) -> Adapter:
@@ -65,24 +68,46 @@ class Adapter:
         tensors = {name: _widened(file.get_tensor(name)) for name in names}
         _check_values(tensors, pairs, path.name)
         scaling = _scaling(path, file)
-        made = {place: _scaled(pair, tensors, scaling) for place, pair in sorted(pairs.items())}
+        in_order = sorted(pairs.items())
+        made = {place: _scaled(pair, tensors, scaling) for place, pair in in_order if not pair.is_kron}
+        krons = {place: _kron(pair, tensors, scaling) for place, pair in in_order if pair.is_kron}
         name = path.parent.name if path.name == PEFT_FILE else path.stem
         if note := note_of(path):
             log.warning("%s", note)
-        return cls(name, _digest(made), targets, made, max(a.shape[0] for a, _, _ in made.values()), note)
+        rank = max((a.shape[0] for a, _, _ in made.values()), default=0)
+        return cls(name, _digest(made | krons), targets, made, rank, note, krons)
 
 
 def _check_shapes(shapes: Mapping[str, Shape], pairs: Mapping[Place, Pair], targets: Targets, source: str) -> None:
     wrong = []
     for (_, kind), pair in pairs.items():
+        if "alpha" in pair.found and math.prod(shapes[pair.found["alpha"]]) != 1:
+            wrong.append(f"{pair.found['alpha']}, not one number")
+        if pair.is_kron:
+            wrong += _misfits({side: shapes[name] for side, name in pair.found.items()}, pair, targets.kinds[kind])
+            continue
         widths, a, b = targets.kinds[kind], pair.found["a"], pair.found["b"]
         rank = shapes[a][0] if len(shapes[a]) == 2 and 0 < shapes[a][0] <= max(widths) else 0
         for name, fits in ((a, (rank, widths[0])), (b, (widths[1], rank))):
             if shapes[name] != fits or not rank:
                 wrong.append(f"{name} {list(shapes[name])} instead of {['rank' if n == rank else n for n in fits]}")
-        if math.prod(shapes[pair.found.get("alpha", a)]) != 1 and "alpha" in pair.found:
-            wrong.append(f"{pair.found['alpha']}, not one number")
     _refuse(wrong, "shape", source)
+
+
+def _misfits(shapes: Mapping[str, Shape], pair: Pair, widths: tuple[int, int]) -> list[str]:
+    """Name the matrices of a LoKr whose Kronecker product is not a layer's `[out, in]`."""
+    sizes = []
+    for side in ("w1", "w2"):
+        parts = [shapes[s] for s in (side, f"{side}_a", f"{side}_b") if s in shapes]
+        if any(len(shape) != 2 or 0 in shape for shape in parts):
+            return [f"{pair.path}: {', '.join(map(str, map(list, parts)))} are no matrices"]
+        rows, columns, inner = parts[0][0], parts[-1][1], {parts[0][1], parts[-1][0]}
+        if len(parts) == 2 and (len(inner) > 1 or max(inner) > max(widths)):
+            return [f"{pair.path}: {list(parts[0])} times {list(parts[1])}"]
+        sizes.append((rows, columns))
+    (p, q), (m, n) = sizes
+    fits = (q * n, p * m) == widths
+    return [] if fits else [f"{pair.path}: {[p, q]} and {[m, n]} make {[p * m, q * n]} instead of {[*widths[::-1]]}"]
 
 
 def _check_values(tensors: Mapping[str, Tensor], pairs: Mapping[Place, Pair], source: str) -> None:
@@ -102,7 +127,7 @@ def _refuse(wrong: list[str], what: str, source: str) -> None:
     if wrong:
         raise ModelError(
             f"{source} has {len(wrong)} tensors of the wrong {what} ({'; '.join(sorted(wrong)[:4])})",
-            "both factors of a layer must fit its widths and each other, with a rank no larger than these",
+            "the factors of a layer must fit its widths and each other, with a rank no larger than these",
             "choose a LoRA that was made for this model (2B and XL differ)",
         )
 
@@ -118,7 +143,7 @@ def note_of(path: Path) -> str:
         ModelError: for a file that is not one, and for a config that cannot be used. Reads no tensor.
     """
     file = opened(path)
-    if not without_alpha(file.keys()) or _scaling(path, file).lora_alpha is not None:
+    if not without_alpha(file.keys()) or _scaling(path, file).told:
         return ""
     return (
         f"{plain(path.name)}: no alpha was found in the file or in an {PEFT_CONFIG} of its own beside it, so that it "
@@ -135,6 +160,20 @@ def _scaled(pair: Pair, tensors: Mapping[str, Tensor], scaling: Scaling) -> tupl
     a, b, rank = tensors[pair.found["a"]], tensors[pair.found["b"]], tensors[pair.found["a"]].shape[0]
     alpha = pair.found.get("alpha")
     return a, b, scaling.scale(pair.path, rank) if alpha is None else tensors[alpha].item() / rank
+
+
+def _kron(pair: Pair, tensors: Mapping[str, Tensor], scaling: Scaling) -> tuple[Tensor, Tensor, float]:
+    """Multiply out the two matrices of a LoKr, and find its scale by LyCORIS's rule: alpha over the rank of what is
+    factored, and 1 where neither is; PEFT's config scales either.
+    """
+    found = {side: tensors[name] for side, name in pair.found.items()}
+    w1, w2 = (
+        found[s].float() if s in found else found[f"{s}_a"].float() @ found[f"{s}_b"].float() for s in ("w1", "w2")
+    )
+    rank = next((found[side].shape[0] for side in ("w2_b", "w1_b") if side in found), None)
+    if "alpha" not in found:
+        return w1, w2, scaling.scale(pair.path, rank)
+    return w1, w2, found["alpha"].item() / rank if rank else 1.0
 
 
 def _digest(pairs: Mapping[Place, tuple[Tensor, Tensor, float]]) -> str:

@@ -34,10 +34,16 @@ _SIDES = {
     "a": re.compile(rf"(.+?)(?:{_DOWN})(?:\.(?!bias$)\w+?)?(?:\.weight)?"),
     "b": re.compile(rf"(.+?)(?:{_UP})(?:\.(?!bias$)\w+?)?(?:\.weight)?"),
     "alpha": re.compile(r"(.+)\.alpha"),
+    # LoKr's (LyCORIS, arXiv 2309.14859): each of its two matrices whole, or as a product
+    **{side: re.compile(rf"(.+?)\.lokr_{side}(?:\.\w+)?") for side in ("w1", "w2", "w1_a", "w1_b", "w2_a", "w2_b")},
 }
+_WHOLE = [
+    {"a", "b"},
+    *({*first, *second} for first in (("w1",), ("w1_a", "w1_b")) for second in (("w2",), ("w2_a", "w2_b"))),
+]
 _OTHERS = (
     ("DoRA", re.compile(r"\.dora_scale|\.lora_magnitude_vector\b|\.magnitude\b")),
-    ("LoKr", re.compile(r"\.lokr_")),
+    ("Tucker LoKr", re.compile(r"\.lokr_t2\b")),
     ("LoHa", re.compile(r"\.hada_")),
     ("OFT", re.compile(r"\.oft_|\.rescale$")),
     ("GLoRA", re.compile(r"\.[ab][12]\.weight$")),
@@ -52,7 +58,11 @@ class Pair:
     """Names, in a file, of one layer's factors."""
 
     path: str
-    found: dict[str, str] = field(default_factory=dict)  # a, b, alpha
+    found: dict[str, str] = field(default_factory=dict)  # the sides of `_SIDES`
+
+    @property
+    def is_kron(self) -> bool:
+        return "a" not in self.found
 
 
 def find(names: Iterable[str], targets: Targets, source: str) -> dict[Place, Pair]:
@@ -79,13 +89,15 @@ def find(names: Iterable[str], targets: Targets, source: str) -> dict[Place, Pai
         if side in pair.found:  # two adapters in one file, or one layer by two names
             strange += [pair.found[side], name]
         pair.found[side] = name
-    strange += [name for pair in pairs.values() if not {"a", "b"} <= pair.found.keys() for name in pair.found.values()]
+    strange += [
+        name for pair in pairs.values() if pair.found.keys() - {"alpha"} not in _WHOLE for name in pair.found.values()
+    ]
     if strange or not pairs:
         found = f"has {len(strange)} tensors that are no whole pair of factors of the decoder ({_few(strange)})"
         found = found if strange else "holds no tensors"
         raise ModelError(
             f"{source} {found}",
-            "what can be played is a LoRA of the attention and the MLP of ACE-Step 1.5's decoder",
+            "what can be played is a LoRA or LoKr of the attention and the MLP of ACE-Step 1.5's decoder",
             "choose another file, or merge this one upstream with ComfyUI's own LoRA loader",
         )
     return pairs
@@ -93,12 +105,13 @@ def find(names: Iterable[str], targets: Targets, source: str) -> dict[Place, Pai
 
 def without_alpha(names: Iterable[str]) -> bool:
     """Return whether a file has factors of a layer and no alpha of it."""
-    found: dict[str, set[str]] = {"a": set(), "b": set(), "alpha": set()}
+    found: dict[str, set[str]] = {side: set() for side in _SIDES}
     for name in names:
         for side, pattern in _SIDES.items():
             if match := pattern.fullmatch(name):
                 found[side].add(match[1])
-    return bool(found["a"] - found["alpha"])
+    scaled = found["a"] | found["w1_b"] | found["w2_b"]  # a LoKr of two whole matrices has no alpha
+    return bool(scaled - found["alpha"])
 
 
 def _refuse_others(names: list[str], source: str) -> None:
@@ -106,7 +119,7 @@ def _refuse_others(names: list[str], source: str) -> None:
         if found := [name for name in names if pattern.search(name)]:
             raise ModelError(
                 f"{source} holds {kind} ({_few(found)})",
-                "only plain LoRA, a pair of low-rank factors for each layer, can be played as it is",
+                "only plain LoRA and LoKr, two factors for each layer, can be played as they are",
                 "choose a LoRA, or merge this one upstream with ComfyUI's own LoRA loader",
             )
 

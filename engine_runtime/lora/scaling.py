@@ -39,6 +39,7 @@ class Scaling:
 
     Attributes:
         lora_alpha: of all layers; None is each one's rank.
+        alpha: a LoKr's, by PEFT's name.
         alpha_pattern: of the layers whose names end so, or are so from a leading `^` on; the first that fits counts.
             PEFT takes regular expressions: one that is more than this is refused, for it may run for ever.
         use_rslora: alpha is over the square root of the rank, not over the rank.
@@ -48,6 +49,7 @@ class Scaling:
     """
 
     lora_alpha: Alpha | None = None
+    alpha: Alpha | None = None
     alpha_pattern: dict[str, Alpha] | None = None
     use_rslora: bool = False
     use_dora: bool = False
@@ -60,13 +62,19 @@ class Scaling:
         begun = str(self.init_lora_weights).lower()
         return next((name for word, name in _BASE_CHANGED.items() if begun.startswith(word)), None)
 
-    def scale(self, path: str, rank: int) -> float:
-        """Return the scale of a layer, given its name in the file. Raises `InputError` for a pattern that is not
-        supported."""
+    @property
+    def told(self) -> bool:
+        """Return whether it has an alpha."""
+        return self.lora_alpha is not None or self.alpha is not None
+
+    def scale(self, path: str, rank: int | None) -> float:
+        """Return the scale of a layer, given its name in the file and its rank, None for the config's. Raises
+        `InputError` for a pattern that is not supported."""
+        rank = rank or self.r or 1
         words = path.split(".")
         names = [".".join(words[i:]) for i in range(len(words))]
         names += ["^" + path.removeprefix(prefix) for prefix in _WRAPPED]
-        default = rank if self.lora_alpha is None else self.lora_alpha
+        default = next((alpha for alpha in (self.lora_alpha, self.alpha) if alpha is not None), rank)
         _, alpha = min((self.ends[name] for name in names if name in self.ends), default=(0, default))
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 

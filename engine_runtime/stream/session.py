@@ -156,7 +156,8 @@ class Session:
             SessionError: for a closed session.
         """
         if lora is not None:
-            lora.check(self.engine.targets, self.engine.dtype, self.engine.device, self.engine.limits.rank)
+            engine = self.engine
+            lora.check(engine.targets, engine.dtype, engine.device, engine.limits.rank, engine.krons)
             if self.stage.shared is not None:
                 raise InputError(
                     "adapters were given to a session that shares its ring",

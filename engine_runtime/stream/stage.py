@@ -309,7 +309,7 @@ class Stage:
         """Raise `InputError` where an engine cannot take adapters that play or will."""
         for lora in (self.runner.lora, *(member.inbox.lora for member in self.members)):
             if lora is not None:
-                lora.check(engine.targets, engine.dtype, engine.device, engine.limits.rank)
+                lora.check(engine.targets, engine.dtype, engine.device, engine.limits.rank, engine.krons)
 
 
 def _inference_mode_off() -> AbstractContextManager:

@@ -14,9 +14,8 @@ from ..config import NO_GUIDANCE, Guidance, Sampling, StreamConfig, more_rows
 from ..controls.automation import DEPTH, Track
 from ..controls.knobs import Knobs
 from ..engines.contract import Engine
-from ..engines.factors import required
 from ..errors import InputError, check_range
-from ..lora.stack import Mix, stack
+from ..lora.stack import Mix, stacked_for
 from ..stream.request import Condition, Part, Request
 from ..stream.session import Session
 from ..stream.sessions import runtime
@@ -129,7 +128,7 @@ def render(
         with _awake(engine), runtime().playing(name, engine, config, knobs, log) as session:
             if adapters:
                 lane = runtime().lane(engine.device)
-                session.adapt(stack(adapters, required(engine.targets), engine.dtype, engine.device, lane))
+                session.adapt(stacked_for(engine, adapters, lane))
             session.automate(track for track in tracks if track.span is None)
             turn = _run_tracks(session, [track for track in tracks if track.span is not None])
 

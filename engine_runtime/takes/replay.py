@@ -14,7 +14,7 @@ from torch import Tensor
 from ..engines.contract import Engine
 from ..errors import TakeError, plain
 from ..lora.adapter import Adapter
-from ..lora.stack import stack
+from ..lora.stack import stacked_for
 from ..spec import ModelSpec
 from ..stream.request import Request
 from ..stream.session import Session
@@ -134,9 +134,7 @@ def _tell(session: Session, event: Event, adapters: Mapping[str, Adapter]) -> No
     elif event.kind == ADAPTED:
         digests, engine = event.what["digests"], session.engine
         mix = [(adapters[digest], s) for digest, s in zip(digests, event.what["strengths"], strict=True)]
-        session.adapt(
-            stack(mix, engine.targets, engine.dtype, engine.device, session.lane) if mix and engine.targets else None
-        )
+        session.adapt(stacked_for(engine, mix, session.lane) if mix and engine.targets else None)
     elif event.kind == TURNED:
         session.set_unchecked(event.what)
     elif event.kind == CLEARED:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Hashable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..factors import Factors
+from ..factors import Factors, kron_product
 from .plain import Activation, quantized
 from .weights import Matrix
 
@@ -26,12 +27,13 @@ class Resident:
     """
 
     def __init__(self, factors: Factors, fp8: bool) -> None:
-        self.serial, self.shape = next(_SERIAL), (factors.rank, factors.used)
+        self.serial, self.shape = next(_SERIAL), shape_of(factors)
         rank = factors.rank + (-factors.rank % _STEP if fp8 else 0)
         self.wide: dict[str, Tensor] = {}
         self.a: dict[str, tuple[Tensor, Tensor]] = {}
         self.b: dict[str, Tensor] = {}
         self._from: dict[str, Tensor] = {}
+        self.krons = {kind: [(w1.clone(), w2.clone()) for w1, w2 in pairs] for kind, pairs in factors.krons.items()}
         for kind in factors.used:
             layers, _, width = factors.a[kind].shape
             a = factors.a[kind].new_zeros(layers, rank, width)
@@ -52,9 +54,13 @@ class Resident:
                         kept[:, :rank].copy_(new)
                 self._from[kind] = factors.a[kind]
             self.b[kind][..., :rank].copy_(factors.b[kind])
+        for kind, pairs in factors.krons.items():
+            for own, given in zip(self.krons[kind], pairs, strict=True):
+                for place, w in zip(own, given, strict=True):
+                    place.copy_(w)
 
     def touches(self, *kinds: str) -> bool:
-        return any(kind in self.b for kind in kinds)
+        return any(kind in self.b or kind in self.krons for kind in kinds)
 
     def matrix(self, kind: str, layer: int, x: Activation) -> Matrix:
         """Return a layer's A, in float8 where `x` is."""
@@ -65,9 +71,21 @@ class Resident:
 
     def added_keys(self, kind: str, condition: Tensor) -> Tensor:
         """Compute what a kind adds, in every layer, to `condition @ weight.T`: `[layers, l, out]` for `[l, H]`."""
-        a, b = self.wide[kind], self.b[kind]
-        low = functional.linear(condition, a.flatten(0, 1)).unflatten(1, a.shape[:2]).transpose(0, 1)
-        return torch.bmm(low, b.transpose(1, 2))
+        terms = [
+            torch.stack([kron_product(condition, *layer) for layer in zip(w1, w2, strict=True)])
+            for w1, w2 in self.krons.get(kind, ())
+        ]
+        if kind in self.b:
+            a, b = self.wide[kind], self.b[kind]
+            low = functional.linear(condition, a.flatten(0, 1)).unflatten(1, a.shape[:2]).transpose(0, 1)
+            terms.insert(0, torch.bmm(low, b.transpose(1, 2)))
+        return sum(terms[1:], terms[0])
+
+
+def shape_of(factors: Factors) -> Hashable:
+    """Return what must stay the same for factors to replace others at their addresses."""
+    krons = tuple((kind, tuple((w1.shape, w2.shape) for w1, w2 in pairs)) for kind, pairs in factors.krons.items())
+    return factors.rank, factors.used, krons
 
 
 class Adapters:
@@ -86,7 +104,7 @@ class Adapters:
         before = self.active is not None and self.active.touches(*CONDITION_KINDS)
         self.on = factors is not None and not factors.silent
         if factors is not None and self.on:
-            if self.resident is not None and self.resident.shape == (factors.rank, factors.used):
+            if self.resident is not None and self.resident.shape == shape_of(factors):
                 self.resident.load(factors)
             else:
                 self.resident = Resident(factors, self.fp8)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...device.gpu import on
-from ..factors import Targets
+from ..factors import Targets, kron_product
 from . import plain
 from .adapters import Resident
 from .plain import Activation, Tables
@@ -153,12 +153,20 @@ class Decoder:
         return self.ops.scaled(x, matrix.values, matrix.scale, self.model.dtype)
 
     def _adapt(self, y: Tensor, x: Activation, i: int, active: Resident | None, kinds: tuple[str, ...]) -> None:
-        """Add `(x A^T) B^T` of each kind to its own columns of `y`."""
+        """Add the adapters' terms of each kind to its own columns of `y`."""
         if active is None or not active.touches(*kinds):
             return
         at, flat = 0, y.view(-1, y.shape[-1])
         for kind, width in ((kind, self.widths[kind]) for kind in kinds):
-            if active.touches(kind):
+            if kind in active.b:
                 low = self._linear(x, active.matrix(kind, i, x))
                 flat[:, at : at + width].addmm_(low.view(-1, low.shape[-1]), active.b[kind][i].t())
+            for w1, w2 in active.krons.get(kind, ()):
+                flat[:, at : at + width] += kron_product(_plain(x, y.dtype), w1[i], w2[i]).view(-1, width)
             at += width
+
+
+def _plain(x: Activation, dtype: torch.dtype) -> Tensor:
+    """Return an activation's own numbers, out of float8 where they are in it."""
+    values, step = x
+    return values if step is None else (values.float() * step.view(*values.shape[:-1], 1)).to(dtype)

@@ -49,6 +49,7 @@ class CompiledEngine:
     recipe: dict[str, Any] | None = None
     model: ModelId | None = None
     modules = None
+    krons = True
     proof = ""
 
     def __init__(

@@ -52,6 +52,7 @@ class TrtEngine:
     model: ModelId | None = None
     capturable = False  # its executor captures graphs where the library allows it
     modules = None
+    krons = False  # its graph has places for low-rank factors
 
     def __init__(self, executor: Executor, flavor: Flavor, sidecar: Sidecar) -> None:
         self.executor, self.flavor, self.sidecar = executor, flavor, sidecar
@@ -120,7 +121,7 @@ class TrtEngine:
         overwrites."""
         inputs = {name: getattr(rows, name) for name in FED}
         if rows.lora is not None and not (rows.lora.silent and self.targets is None):
-            rows.lora.check(self.targets, self.dtype, self.device)
+            rows.lora.check(self.targets, self.dtype, self.device, krons=self.krons)
         rank = None
         if self.targets is not None:
             inputs |= self._no_factors(self.targets) if rows.lora is None else rows.lora.inputs()

@@ -90,7 +90,7 @@ def test_diffusers_own_metadata_scales(targets, tmp_path):
 
 HEAD = "base_model.model.layers.0.self_attn.q_proj"
 OTHERS = {
-    "LoKr": {f"{HEAD}.lokr_w1": (2, 2)},
+    "Tucker LoKr": {f"{HEAD}.lokr_t2": (2, 2)},
     "LoHa": {f"{HEAD}.hada_w1_a": (2, 2)},
     "DoRA": {f"{HEAD}.lora_magnitude_vector": (128,)},
     "OFT": {f"{HEAD}.oft_blocks": (2, 2)},
@@ -112,7 +112,7 @@ STRANGE = {
 def test_other_kinds_of_adapters_are_refused_by_name(targets, tmp_path, kind):
     tensors = tensors_of(targets, 3) | {name: torch.ones(shape) for name, shape in OTHERS[kind].items()}
     save_file(tensors, tmp_path / "x.safetensors")
-    with pytest.raises(ModelError, match=f"x.safetensors holds {kind} .*only plain LoRA") as error:
+    with pytest.raises(ModelError, match=f"x.safetensors holds {kind} .*only plain LoRA and LoKr") as error:
         Adapter.read(tmp_path / "x.safetensors", targets)
     assert all(name in str(error.value) for name in OTHERS[kind])
 
