@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..engine_runtime.controls.automation import AUTOMATABLE, DEPTH, Track
 from ..engine_runtime.spec import ACE_STEP
@@ -86,5 +86,5 @@ class Automation(io.ComfyNode):
     ) -> io.NodeOutput:
         values = curve.values(POINTS if over == RUN else ticks).tolist()
         whole = [round(value) for value in values] if knob == DEPTH else values
-        span = (run_start, run_end) if over == RUN else None
-        return io.NodeOutput((*(tracks or ()), Track(knob, whole, start, loop, span, ticks)))
+        laid: dict[str, Any] = {"span": (run_start, run_end), "ticks": ticks} if over == RUN else {}
+        return io.NodeOutput((*(tracks or ()), Track(knob, whole, start, loop, **laid)))

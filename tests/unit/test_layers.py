@@ -47,7 +47,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("copy")
     for top in FOLDERS:
         shutil.copytree(ROOT / top, home / "ostinato" / top, ignore=shutil.ignore_patterns("__pycache__", "results"))
-    shutil.copy(ROOT / "__init__.py", home / "ostinato")
+    for name in ("__init__.py", "__main__.py"):
+        shutil.copy(ROOT / name, home / "ostinato")
     return home
 
 

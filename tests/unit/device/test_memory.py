@@ -33,7 +33,7 @@ class Short:
 
     def __init__(self, engine, at: int) -> None:
         self.engine, self.left = engine, at
-        sizes = ("spec", "limits", "width", "dtype", "device", "identity", "name")
+        sizes = ("spec", "limits", "width", "dtype", "device", "identity", "name", "model")
         for name in (*sizes, "rows", "ready", "rest", "capturable"):
             setattr(self, name, getattr(engine, name))
 

@@ -228,6 +228,7 @@ def test_a_download_fetches_no_code(monkeypatch: pytest.MonkeyPatch, folder: Pat
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetched)
+    monkeypatch.setattr(huggingface_hub, "file_exists", lambda repo, name: name == "model_index.json")
     assert load("owner/name", CPU, torch.float32, download=True).source == "owner/name"
 
 
@@ -551,7 +552,7 @@ def test_comfyui_tells_nothing_of_other_places(comfyui: Path, name: str) -> None
 
 def test_a_name_like_a_hub_id_is_no_folder_of_the_server(comfyui: Path, no_network: list) -> None:
     assert folders.model_source("input/evil") == "input/evil"  # a hub id by its looks
-    with pytest.raises(ModelError, match="not in the local hub cache"):
+    with pytest.raises(ModelError, match="nor is it in the local hub cache"):
         load("input/evil", CPU, torch.float32, local=False)
     with pytest.raises((InputError, ModelError), match="owner/x.safetensors"):
         load("owner/x.safetensors", CPU, torch.float32, local=False)

@@ -54,7 +54,7 @@ def cheap_encode(audio, return_dict=True):
 
 def by_pipeline(model, prompt, sampling, guidance, noise, seed=0, **audio):
     """The pipeline's latent `[T, 64]`; `seed` is its posterior's when it encodes audio."""
-    fields = {theirs: getattr(prompt, ours) or None for ours, theirs in NAMES.items()}
+    fields = {theirs: prompt.said(ours) or None for ours, theirs in NAMES.items()}
     if prompt.task == "repaint":
         fields.update(repainting_start=prompt.repaint_start, repainting_end=prompt.repaint_end)
     torch.manual_seed(seed)

@@ -31,7 +31,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_figures_of_a_run(turbo, conditions, clock: SimpleNamespace) -> None:
     engine = eager_engine(turbo)
-    names = ("spec", "limits", "width", "dtype", "device", "name", "rows", "capturable")
+    names = ("spec", "limits", "width", "dtype", "device", "name", "rows", "capturable", "model")
     slow = SimpleNamespace(**{name: getattr(engine, name) for name in names})
 
     class Slow(SimpleNamespace):
