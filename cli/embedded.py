@@ -57,7 +57,7 @@ def _picture(file: IO[bytes]) -> Mapping[str, Any]:
     except Image.DecompressionBombError as error:
         raise ValueError(str(error)) from None
     with opened as image:
-        texts = {str(name).lower(): text for name, text in image.info.items() if isinstance(text, str)}
+        texts = {str(name).lower(): str(text) for name, text in image.info.items() if isinstance(text, str)}
         if image.format == "WEBP":  # there ComfyUI writes "workflow:{...}" into any field
             fields = [text.partition(":") for text in image.getexif().values() if isinstance(text, str)]
             texts |= {name.lower(): text for name, _, text in fields}

@@ -29,13 +29,14 @@ def load_json(path: Path) -> dict[str, Any]:
     try:
         text = embedded(path)
         if text is None:
-            data = read_bytes(path, MAX_BYTES)
-            text = data.decode(json.detect_encoding(data))
+            given = read_bytes(path, MAX_BYTES)
+            data = parse_json(given.decode(json.detect_encoding(given)), path.name)
         elif len(text) > MAX_BYTES:
             raise InputError(
                 f"the workflow in {path} has {len(text)} characters", f"at most {MAX_BYTES} are read", "check it"
             )
-        data = parse_json(text, path.name)
+        else:
+            data = _with_null(text, path.name)
     except WorkflowError:
         raise
     except OSError as error:
@@ -51,6 +52,20 @@ def load_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise not_a_workflow(f"{path} holds a JSON {type(data).__name__}")
     return data
+
+
+def _with_null(text: str, what: str) -> Any:
+    """Parse JSON in which NaN may stand, as null: ComfyUI writes it into the prompts of files, as `is_changed`."""
+    try:
+        return parse_json(text, what)
+    except InputError:
+        if "NaN" not in text:
+            raise
+        try:
+            strict = json.dumps(json.loads(text, parse_constant=lambda name: None))
+        except (ValueError, RecursionError):
+            strict = text  # whose fault is told as that of any other
+        return parse_json(strict, what)
 
 
 def parse(data: dict[str, Any], types: Catalogue) -> Graph:

@@ -33,7 +33,7 @@ def test_it_plays_and_is_silent_before(
     editor.wait("link.figures.slots")
     panel = editor.page.locator(".ostinato-panel")
     assert "underruns" in panel.inner_text() and "a tick" in panel.inner_text()
-    assert "of 8 steps" in (panel.locator(".ostinato-ring").get_attribute("aria-label") or "")
+    panel.locator(".ostinato-ring[aria-label*='of 8 steps']").wait_for(timeout=PATIENCE)
     editor.wait("link.waveform.peaks.every((peak) => peak >= 0)")  # a whole round was heard
     inked = "(canvas) => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some((x) => x)"
     assert editor.page.locator(".ostinato-wave").evaluate(inked)

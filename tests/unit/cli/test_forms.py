@@ -368,3 +368,24 @@ def test_the_command_tells_of_nodes_that_it_passes_over(tmp_path: Path, monkeypa
     result = CliRunner().invoke(main.app, ["run", str(tmp_path / "toy.json"), "--out", str(tmp_path / "out"), "--json"])
     assert result.exit_code == 0 and json.loads(result.stdout)["nodes"] == 5
     assert result.stderr.startswith("Passed over: node 9 'SaveVideo' is of the unknown type")
+
+
+@pytest.mark.parametrize("zip", [False, True])
+def test_a_picture_with_international_text(tmp_path: Path, zip: bool) -> None:
+    made, info = BytesIO(), PngImagePlugin.PngInfo()
+    info.add_itxt("workflow", text(), zip=zip)
+    Image.new("RGB", (8, 8)).save(made, "png", pnginfo=info)
+    (tmp_path / "shared.png").write_bytes(made.getvalue())
+    assert load_json(tmp_path / "shared.png") == json.loads(text())
+
+
+def test_nan_in_a_picture_is_null(tmp_path: Path) -> None:
+    """ComfyUI writes it into prompts, as `is_changed`; a workflow's own file has none."""
+    found = player() | {"x": {"is_changed": [float("nan")]}}
+    (tmp_path / "shared.png").write_bytes(png(prompt=json.dumps(found)))
+    assert load_json(tmp_path / "shared.png") == player() | {"x": {"is_changed": [None]}}
+    (tmp_path / "broken.png").write_bytes(png(prompt='{"x": NaN'))
+    (tmp_path / "plain.json").write_text(json.dumps(found))
+    for name in ("broken.png", "plain.json"):
+        with pytest.raises(WorkflowError, match="no JSON"):
+            load_json(tmp_path / name)
