@@ -49,7 +49,8 @@ print(json.dumps({"missing": missing, "pip": importlib.util.find_spec("pip") is 
 
 # ComfyUI leaves with the test process however that ends, a kill included: its end of the pipe closes.
 LEASH = """
-import os, runpy, sys, threading
+import os, runpy, signal, sys, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores in what it starts in the background
 def leash():
     while os.read(0, 4096):  # not through sys.stdin, whose lock Python wants when it ends
         pass
