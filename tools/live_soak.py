@@ -24,12 +24,12 @@ from typing import Any
 import aiohttp
 import numpy as np
 
+from ..engine_runtime.bench.listener import Lead
 from ..engine_runtime.live.level import SAMPLE_RATE
 from ..engine_runtime.serve.messages import HEADER, VERSION
 
 NAME = "5"  # of the session: its node's id
 REPORT = 0.021  # seconds between two reports, as a page's worklet makes them
-FIRST_LEAD, MOST_LEAD, GROWTH, FALL, CALM = 2400, 24_000, 1.25, 0.85, 5 * SAMPLE_RATE  # as in `frontend/src/ring.ts`
 RECONNECT, JOB = 60.0, 300.0  # seconds between two
 EXCUSED = 5.0  # seconds after a lost connection in which missing sound is laid to it
 HEARD = 60.0  # seconds after which a change that no sound has counts as lost
@@ -41,13 +41,20 @@ TAGS = (
 )
 
 
-def session_graph() -> dict[str, Any]:
-    """Return a Live Session of the built-in model with hot knobs, in the API form."""
+def session_graph(seconds: float = 5.0, depth: int = 1, **more: Any) -> dict[str, Any]:
+    """Return a Live Session of the built-in model with hot knobs, in the API form; `more` are its inputs."""
 
     def node(class_type: str, /, **inputs: Any) -> dict[str, Any]:
         return {"class_type": class_type, "inputs": inputs}
 
-    prompt = {"tags": TAGS[0], "lyrics": "[instrumental]", "seconds": 5.0, "bpm": 96, "key": "", "time_signature": "4"}
+    prompt = {
+        "tags": TAGS[0],
+        "lyrics": "[instrumental]",
+        "seconds": seconds,
+        "bpm": 96,
+        "key": "",
+        "time_signature": "4",
+    }
     task = {"language": "en", "task": "text2music", "repaint_start": 0.0, "repaint_end": 0.0}
     knobs = {"velocity_scale": 1.0, "ode_noise": 0.0, "sde": 1.0, "target_strength": 0.0}
     walk = {"steps": 8, "shift": 3.0, "denoise": 1.0, "seed": 7, "seed_step": 0, "solver": "ode", "mode": "loop"}
@@ -57,7 +64,7 @@ def session_graph() -> dict[str, Any]:
         "2": node("OstinatoEngine", model=["1", 0], kind="eager", max_rows=16),
         "3": node("OstinatoEncodePrompt", model=["1", 0], **prompt, **task),
         "4": node("OstinatoKnobs", **knobs),
-        NAME: node("OstinatoLiveSession", depth=1, **links, **walk),
+        NAME: node("OstinatoLiveSession", depth=depth, **links, **walk, **more),
     }
 
 
@@ -85,7 +92,7 @@ class Page:
         self.figures: dict[str, Any] = {}
         self._socket: aiohttp.ClientWebSocketResponse | None = None
         self._key, self._epoch, self._read, self._end, self._bytes = "", 0, 0, 0, 0
-        self._lead, self._calm, self._moving, self._clock = FIRST_LEAD, 0, False, time.monotonic()
+        self._lead, self._moving, self._clock = Lead(), False, time.monotonic()
         self._cut = -EXCUSED  # when the connection was lost
         self._number, self._last = 0, dict[tuple[str, str], Any]()
         self._sent, self._due = dict[int, tuple[float, tuple[str, str]]](), list[tuple[float, str, int]]()
@@ -165,16 +172,15 @@ class Page:
         now = time.monotonic()
         due = int((now - self._clock) * SAMPLE_RATE)
         self._clock += due / SAMPLE_RATE
-        if not self._moving and self._end - self._read >= self._lead:
+        if not self._moving and self._end - self._read >= self._lead.samples:
             self._moving = True
         elif self._moving:
             if self._end - self._read < due:
                 self._gap("underruns")
-                self._lead, self._calm, self._moving = min(MOST_LEAD, int(self._lead * GROWTH)), 0, False
+                self._moving = False
+                self._lead.missed()
             self._read = min(self._end, self._read + due)
-            self._calm += due
-            if self._calm >= CALM:
-                self._lead, self._calm = max(FIRST_LEAD, int(self._lead * FALL)), 0
+            self._lead.played(due)
         while self._marks and self._marks[0][0] < self._read:
             _, hot, slot = self._marks.pop(0)
             heard = [one for one in self._due if (hot if one[1] == "tick" else slot) >= one[2]]
@@ -185,7 +191,7 @@ class Page:
         while True:
             await asyncio.sleep(REPORT)
             self._advance()
-            place = {"epoch": self._epoch, "position": self._read, "lead": self._lead, "moving": self._moving}
+            place = {"epoch": self._epoch, "position": self._read, "lead": self._lead.samples, "moving": self._moving}
             with contextlib.suppress(ConnectionError):
                 await self._send(type="at", bytes=self._bytes, **place)
             lost = [one for one in self._due if time.monotonic() - one[0] > HEARD]

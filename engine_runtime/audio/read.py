@@ -66,7 +66,7 @@ def read_audio(path: Path, most: int = MAX_SAMPLES) -> tuple[Tensor, int]:
 
 
 class _Input:
-    """What FFmpeg reads from: a file whose name helps to tell what it is, and whose seeks fail without an exception."""
+    """Gives FFmpeg a file whose name helps to tell what it is, and whose seeks fail without an exception."""
 
     def __init__(self, raw: BinaryIO, name: str) -> None:
         self.tell, self.name = raw.tell, name

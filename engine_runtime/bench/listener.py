@@ -14,9 +14,28 @@ from ..live.session import LiveSession
 
 QUANTUM = 128  # samples that an audio thread plays at a time
 REPORT = 1024  # samples between two reports
-# The lead of `frontend/src/ring.ts`: it grows after an underrun, and falls while there is none.
 FIRST_LEAD, MOST_LEAD, GROWTH, FALL, CALM = 2400, 24_000, 1.25, 0.85, 5 * SAMPLE_RATE
 PATIENCE = 120.0  # seconds
+
+
+class Lead:
+    """The samples that a listener wants ahead: more after an underrun, less again while there is none.
+
+    `frontend/src/ring.ts` has the same, but for the fall: there it is by half of what was never needed.
+    """
+
+    def __init__(self) -> None:
+        self.samples, self._calm = FIRST_LEAD, 0
+
+    def missed(self) -> None:
+        """Grow after an underrun."""
+        self.samples, self._calm = min(MOST_LEAD, round(self.samples * GROWTH)), 0
+
+    def played(self, count: int) -> None:
+        """Note samples that were there in time."""
+        self._calm += count
+        if self._calm >= CALM:
+            self.samples, self._calm = max(FIRST_LEAD, round(self.samples * FALL)), 0
 
 
 class Times(NamedTuple):
@@ -44,17 +63,22 @@ class Player:
 
     def __init__(self, session: LiveSession) -> None:
         self._session, self._lock = session, threading.Condition(threading.Lock())
-        self._epoch = self._read = self._end = self._calm = 0  # as in the page's ring
+        self._epoch = self._read = self._end = 0  # as in the page's ring
+        self._lead = Lead()
         self._moving = self._closed = False
         self._clock = time.perf_counter()  # up to which it has played
         self._last, self._marks = Heard(), list[tuple[int, Heard]]()
         self._met: dict[str, list[tuple[float, Heard]]] = {name: [] for name in Times._fields}
         self._error: Exception | None = None
-        self.underruns, self.lead = 0, FIRST_LEAD
+        self.underruns = 0
         self.began: float | None = None
         session.attach(self)
         self._thread = threading.Thread(target=self._run, name="bench player", daemon=True)
         self._thread.start()
+
+    @property
+    def lead(self) -> int:
+        return self._lead.samples
 
     # --- what the session's threads call ---
 
@@ -151,12 +175,11 @@ class Player:
         if not self._moving:
             return
         if ahead < QUANTUM:
-            self._moving, self._calm = False, 0
-            self.underruns, self.lead = self.underruns + 1, min(MOST_LEAD, round(self.lead * GROWTH))
+            self._moving, self.underruns = False, self.underruns + 1
+            self._lead.missed()
             return
-        self._read, self._calm = self._read + QUANTUM, self._calm + QUANTUM
-        if self._calm >= CALM:
-            self._calm, self.lead = 0, max(FIRST_LEAD, round(self.lead * FALL))
+        self._read += QUANTUM
+        self._lead.played(QUANTUM)
         while self._marks and self._marks[0][0] < self._read:
             at, heard = self._marks.pop(0)
             self._met["heard"].append((when + max(0, at - self._read + QUANTUM) / SAMPLE_RATE, heard))

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import numpy as np
 from ostinato.engine_runtime.serve.messages import HEADER, VERSION
+from ostinato.tools.live_soak import session_graph
 
 RATE = 48_000
 LEAD = RATE // 4  # samples that the listener wants ahead
@@ -18,23 +19,8 @@ PATIENCE = 60.0
 
 
 def workflow(seconds: float = 2.0, depth: int = 1, **more: Any) -> dict[str, Any]:
-    """A prompt, hot knobs and a Live Session of the built-in model, in the API form; `more` are its inputs."""
-
-    def node(class_type: str, /, **inputs: Any) -> dict[str, Any]:
-        return {"class_type": class_type, "inputs": inputs}
-
-    prompt = {"tags": "funk, drums, bass", "lyrics": "[instrumental]", "seconds": seconds, "bpm": 96, "key": ""}
-    task = {"language": "en", "task": "text2music", "repaint_start": 0.0, "repaint_end": 0.0, "time_signature": "4"}
-    knobs = {"velocity_scale": 1.0, "ode_noise": 0.0, "sde": 1.0, "target_strength": 0.0}
-    walk = {"steps": 8, "shift": 3.0, "denoise": 1.0, "seed": 7, "seed_step": 0, "solver": "ode", "mode": "loop"}
-    links = {"engine": ["2", 0], "condition": ["3", 0], "knobs": ["4", 0], "model": ["1", 0]}
-    return {
-        "1": node("OstinatoLoadModel", model="tiny", precision="auto", device="cpu", download=False),
-        "2": node("OstinatoEngine", model=["1", 0], kind="eager", max_rows=16),
-        "3": node("OstinatoEncodePrompt", model=["1", 0], **prompt, **task),
-        "4": node("OstinatoKnobs", **knobs),
-        "5": node("OstinatoLiveSession", depth=depth, **links, **walk, **more),
-    }
+    """Return the graph of the soak, of a shorter loop; `more` are inputs of its Live Session."""
+    return session_graph(seconds, depth, **more)
 
 
 class Listener:
