@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shlex
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -16,7 +15,7 @@ from ..engine_runtime.bench.case import AHEAD, SOAK_SECONDS, SOAK_TICKS, TICKS, 
 from ..engine_runtime.errors import InputError
 from ..engine_runtime.files import write_whole
 from ..engine_runtime.profile.layers import Workload
-from .terminal import FAILED, Bar, exit_codes
+from .terminal import FAILED, Bar, command_of, exit_codes, where
 
 if TYPE_CHECKING:
     from ..engine_runtime.bench.run import Plan
@@ -73,7 +72,7 @@ def bench(
         rest = dict(steps=steps, tokens=tokens, dcw=dcw, controls=controls, sessions=sessions, ahead=ahead)
         lengths = _numbers("seconds", seconds, float)
         cases = grid(_numbers("depth", depth, int), lengths, _listed(cfg), **rest)
-        plan = Plan(_listed(engine), cases, ticks, _listed(reference), _command(context))
+        plan = Plan(_listed(engine), cases, ticks, _listed(reference), command_of(context, "bench"))
         found = _measured(plan, (model, size), (device, precision), as_json, keep)
         if plot is not None:
             _draw(found, plot)
@@ -136,10 +135,10 @@ def vae(
         from ..engine_runtime.models.sized import sized_vae
 
         with redirect_stdout(sys.stderr if as_json else sys.stdout):
-            place, dtype = _where("cuda", precision)
+            place, dtype = where("cuda", precision)
             with opened(engine, source_for((engine,), model, size, place, dtype)) as found:
                 own = LiveVae(sized_vae(dtype, place))
-                measured = beside(found, own, Case(), ticks, window, every, _command(context, "vae"))
+                measured = beside(found, own, Case(), ticks, window, every, command_of(context, "bench", "vae"))
         typer.echo(json.dumps(measured) if as_json else _beside(measured))
 
 
@@ -173,9 +172,9 @@ def soak(
 
         with redirect_stdout(sys.stderr if as_json else sys.stdout), _bar() as bar:
             bar.named("soak")
-            source = source_for((engine,), model, size, *_where(device, precision))
+            source = source_for((engine,), model, size, *where(device, precision))
             with opened(engine, source) as found:
-                made_on = {**origin(found.device, _command(context, "soak")), "size": source.name}
+                made_on = {**origin(found.device, command_of(context, "bench", "soak")), "size": source.name}
                 report = run(found, ticks, seconds, seed, bar.progress)
         whole = {**made_on, **report.as_json()}
         typer.echo(json.dumps(whole) if as_json else report.text())
@@ -208,9 +207,9 @@ def live(
 
         case = Case(seconds, depth, steps, mode, changes, busy, seed_step)
         with redirect_stdout(sys.stderr if as_json else sys.stdout):
-            source = source_for((engine,), model, size, *_where(device, precision))
+            source = source_for((engine,), model, size, *where(device, precision))
             with opened(engine, source) as found:
-                measured = run(found, source.model(), case, _command(context, "live"))
+                measured = run(found, source.model(), case, command_of(context, "bench", "live"))
         typer.echo(json.dumps({"size": source.name, **measured}) if as_json else text(measured))
 
 
@@ -232,15 +231,17 @@ def busy(
         from ..engine_runtime.bench.subject import opened, source_for
 
         with redirect_stdout(sys.stderr if as_json else sys.stdout):
-            source = source_for(("eager",), model, None, *_where("cpu", "float32"))
+            source = source_for(("eager",), model, None, *where("cpu", "float32"))
             with opened("eager", source) as found:
                 case = Case(depth, seconds=seconds, cfg=cfg)
-                measured = share(found, source.model().pipe.vae, case, count, ticks, _command(context, "busy"))
+                measured = share(
+                    found, source.model().pipe.vae, case, count, ticks, command_of(context, "bench", "busy")
+                )
         typer.echo(json.dumps(measured) if as_json else text(measured))
 
 
 def _measured(
-    plan: Plan, weights: tuple[str | None, str | None], where: tuple[str, str], quiet: bool, keep: Path | None
+    plan: Plan, weights: tuple[str | None, str | None], place: tuple[str, str], quiet: bool, keep: Path | None
 ) -> dict:
     from ..engine_runtime.bench.run import run
     from ..engine_runtime.bench.subject import source_for
@@ -253,30 +254,11 @@ def _measured(
             write_whole(keep, json.dumps(found).encode())
 
     with redirect_stdout(sys.stderr if quiet else sys.stdout):
-        return run(plan, source_for(plan.engines, *weights, *_where(*where)), tell, kept)
-
-
-def _where(device: str, precision: str) -> tuple[Any, Any]:
-    from ..engine_runtime.models.loading import pick_device, pick_dtype
-
-    place = pick_device(device)
-    return place, pick_dtype(precision, place)
+        return run(plan, source_for(plan.engines, *weights, *where(*place)), tell, kept)
 
 
 def _bar() -> Any:
     return Bar(sys.stderr.isatty())
-
-
-def _command(context: typer.Context, *under: str) -> str:
-    """Return the command with all its options, defaults included, except those that name files to write."""
-    words = ["ostinato", "bench", *under]
-    for name in (option.name for option in context.command.params):
-        value = context.params.get(name or "")
-        if value is True and name != "as_json":
-            words.append(f"--{name}")
-        elif name not in ("plot", "keep") and not isinstance(value, bool) and value not in (None, ""):
-            words += [f"--{name.replace('_', '-')}", f"{value}"]
-    return shlex.join([*words, "--json"])
 
 
 def _listed(text: str) -> tuple[str, ...]:

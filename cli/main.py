@@ -14,6 +14,7 @@ import typer
 from ..engine_runtime.errors import plain, printable
 from .bench import app as bench
 from .engines import build, doctor, inspect
+from .plan import fits
 from .terminal import FAILED, Bar, check_folder, exit_codes
 
 if TYPE_CHECKING:
@@ -199,6 +200,7 @@ def knobs() -> None:
 
 for command in (build, inspect, doctor):
     app.command()(command)
+bench.command()(fits)
 app.add_typer(bench, name="bench")
 
 

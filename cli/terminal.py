@@ -1,8 +1,9 @@
-"""Shared by the commands: exit codes, errors in one sentence, the check of the output folder, the progress bar."""
+"""Shared by the commands: exit codes, errors in one sentence, the command as typed, the output folder, the bar."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,26 @@ def exit_codes() -> Iterator[None]:
         raise _exit(failure, REFUSED if isinstance(failure.__cause__, InputError) else FAILED) from None
     except KeyboardInterrupt:
         raise _exit("stopped", INTERRUPTED) from None
+
+
+def where(device: str, precision: str) -> tuple[Any, Any]:
+    """Return the device and the dtype that options name, as `pick_device` and `pick_dtype` choose them."""
+    from ..engine_runtime.models.loading import pick_device, pick_dtype
+
+    place = pick_device(device)
+    return place, pick_dtype(precision, place)
+
+
+def command_of(context: typer.Context, *under: str) -> str:
+    """Return the command with all its options, defaults included, except those that name files to write."""
+    words = ["ostinato", *under]
+    for name in (option.name for option in context.command.params):
+        value = context.params.get(name or "")
+        if value is True and name != "as_json":
+            words.append(f"--{name}")
+        elif name not in ("plot", "keep") and not isinstance(value, bool) and value not in (None, ""):
+            words += [f"--{name.replace('_', '-')}", f"{value}"]
+    return shlex.join([*words, "--json"])
 
 
 def check_folder(out: Path) -> None:

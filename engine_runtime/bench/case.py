@@ -17,6 +17,8 @@ TICKS = 100  # timed in each round, unless told otherwise
 BLOCK = 1000  # ticks that a soak compares at both ends
 SOAK_TICKS, SOAK_SECONDS = 20 * BLOCK, 10.0
 WINDOW_SECONDS = 3.0  # of the VAE
+GIB = 1 << 30  # what the label of a card calls a GB
+OUTSIDE = 1.0  # GiB of a card for the driver, CUDA's libraries, graphs, and a desktop: not for tensors
 AHEAD = 2  # ticks that the host may be ahead of the device, as in live play
 
 

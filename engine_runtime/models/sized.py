@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from diffusers import AceStepConditionEncoder, AceStepTransformer1DModel, AutoencoderOobleck
@@ -106,22 +108,28 @@ def plant(model: AceStepTransformer1DModel, seed: int = 0) -> AceStepTransformer
 
 def sized_vae(dtype: torch.dtype, device: torch.device) -> AutoencoderOobleck:
     """Make the VAE in its real size, which all decoders share, with random weights."""
-    with quiet(), torch.device(device):
+    with _made_in(dtype, device):
         return filled(AutoencoderOobleck(**VAE)).to(dtype)
 
 
-def sized_model(size: str, dtype: torch.dtype, device: torch.device) -> Model:
+def sized_model(size: str, dtype: torch.dtype, device: torch.device, whole: bool = False) -> Model:
     """Make a turbo model that encodes prompts and decodes latents in the real sizes, with random weights.
 
-    Its decoder is cut to one layer: an engine brings its own. Its tokenizer is that of the built-in models, which
-    spells out most words: a prompt has more tokens than with Qwen3's.
+    Its tokenizer is that of the built-in models, which spells out most words: a prompt has more tokens than with
+    Qwen3's.
+
+    Args:
+        whole: with all of its decoder, else with one layer: the benchmarks' engines bring their own.
 
     Raises:
         InputError, MemoryShortage: as `sized_decoder`.
     """
-    transformer = sized_decoder(PLANTED.get(size, size), dtype, device, num_hidden_layers=1)
-    with guarded(f"the encoders of size {size} found no room on {device}", *ROOM), quiet():
-        with torch.device(device):
+    if whole:
+        transformer = sized_decoder(size, dtype, device)
+    else:
+        transformer = sized_decoder(PLANTED.get(size, size), dtype, device, num_hidden_layers=1)
+    with guarded(f"the encoders of size {size} found no room on {device}", *ROOM):
+        with _made_in(dtype, device):
             text, conditions = Qwen3Model(Qwen3Config(**TEXT)), AceStepConditionEncoder()
         parts = {
             "vae": sized_vae(dtype, device),
@@ -133,6 +141,18 @@ def sized_model(size: str, dtype: torch.dtype, device: torch.device) -> Model:
         }
         pipe = assemble(parts, tokenizer_of_words())
     return Model(pipe, size, True, size, size)
+
+
+@contextmanager
+def _made_in(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
+    """Make modules in this dtype from the start: made in float32 and narrowed, they would need twice their room."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with quiet(), torch.device(device):
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def filled(model: nn.Module, seed: int = 0) -> nn.Module:

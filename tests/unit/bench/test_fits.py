@@ -1,0 +1,122 @@
+"""Whether a model fits: all of the way is gone, what runs short is named, and the cap goes with the block."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from ostinato.cli.main import app
+from ostinato.engine_runtime.bench import fits as fits_module
+from ostinato.engine_runtime.bench.case import GIB, Case
+from ostinato.engine_runtime.bench.fits import PARTS, Asked, Meter, capped, fits, text
+from ostinato.engine_runtime.errors import InputError
+from ostinato.engine_runtime.models.sized import _made_in
+from ostinato.engine_runtime.stream.sessions import runtime
+from torch import nn
+from typer.testing import CliRunner
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+SMALL = Asked(8.0, Case(depth=2, steps=2, seconds=1.0), longer=2.0, window=1.0)
+WAY = ("prompt", "play", "decode", "live decode")
+
+
+def measured(asked=SMALL):
+    found = fits("tiny", "eager", CPU, torch.float32, asked, "ostinato bench fits")
+    assert not runtime().names
+    return found
+
+
+def test_the_command_loads_encodes_plays_and_decodes(cache):
+    words = "bench fits --size tiny --engine eager --device cpu --depth 2 --steps 2 --seconds 1 --longer 2 --json"
+    done = CliRunner().invoke(app, words.split())
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    both = ("depth 2, 1 s", "depth 2, 2 s")
+    assert [part["name"] for part in found["parts"]] == [
+        *("load", "engine"), *(f"{step}, {name}" for name in both for step in WAY)
+    ]  # fmt: skip
+    assert found["fits"] is None and found["device_bytes"] is None, "a CPU has no cap"
+    assert set(found["weights_bytes"]) == set(PARTS) and all(found["weights_bytes"].values())
+    assert all(part["finished"] >= 6 for part in found["parts"] if part["name"].startswith("play"))
+    assert found["longer"] == [{"seconds": 2.0, "depth": 2, "fits": True}] and found["case"]["tokens"] > 8
+    assert "--gigabytes 8.0" in found["command"] and "ran; a CPU has no cap" in text(found)
+
+
+def test_guidance_has_its_rows(cache, monkeypatch):
+    rows, plain = [], fits_module.torch_engine
+
+    def watched(*given):
+        engine = plain(*given)
+        made = engine.rows
+        engine.rows = lambda batch, *rest: rows.append(batch) or made(batch, *rest)
+        return engine
+
+    monkeypatch.setattr(fits_module, "torch_engine", watched)
+    measured(Asked(8.0, Case(depth=2, steps=2, seconds=1.0, cfg="full"), longer=1.0))
+    assert set(rows) == {4}
+
+
+def test_what_runs_short_is_named(cache, monkeypatch):
+    def short(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(fits_module, "decode", short)
+    found = measured()
+    assert found["fits"] is False and found["longer"] == []
+    assert found["parts"][-1]["name"] == "decode, depth 2, 1 s" and "found no room" in found["parts"][-1]["shortage"]
+    assert "does NOT fit" in text(found)
+    words = "bench fits --size tiny --engine eager --device cpu --depth 1 --steps 2 --seconds 1"
+    assert CliRunner().invoke(app, words.split()).exit_code == 1
+
+
+def test_longer_music_is_tried_at_smaller_depths(cache, monkeypatch):
+    plain = fits_module.driven
+
+    def driven(engine, config, *rest):
+        if config.depth == 2 and rest[0](0).frames == 50:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(engine, config, *rest)
+
+    monkeypatch.setattr(fits_module, "driven", driven)
+    found = measured()
+    assert found["fits"] is None, "what was asked for did play"
+    assert [(one["depth"], one["fits"]) for one in found["longer"]] == [(2, False), (1, True)]
+
+
+def test_the_cap_holds_inside_the_block_only(monkeypatch):
+    set_to, card = [], SimpleNamespace(total_memory=16 * GIB)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: set_to.append(share))
+    with pytest.raises(KeyError), capped(CUDA, SMALL.cap):
+        assert set_to == [7 / 16], "a gigabyte is kept for the driver"
+        raise KeyError
+    assert set_to == [7 / 16, 1.0]
+    with pytest.raises(InputError, match=r"23\.0 GiB are to be taken of a GPU that has 16\.0"), capped(CUDA, 23 * GIB):
+        pass
+
+
+def test_parts_are_never_wider_than_asked():
+    """Made in float32 and narrowed, the encoders of the real size would not fit where they do."""
+    before = torch.get_default_dtype()
+    with pytest.raises(KeyError), _made_in(torch.bfloat16, CPU):
+        assert nn.Linear(2, 2).weight.dtype == torch.bfloat16
+        raise KeyError
+    assert torch.get_default_dtype() == before
+
+
+def test_a_gpus_memory_is_read_part_by_part(monkeypatch):
+    """And what the whole device holds counts, not only what PyTorch took."""
+    used = iter((5 * GIB, 9 * GIB, 6 * GIB))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (16 * GIB - next(used), 16 * GIB))
+    for name in ("synchronize", "reset_peak_memory_stats", "memory_allocated", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: 3 * GIB)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 4 * GIB)
+    meter = Meter(CUDA)
+    for name in "abc":
+        with meter.part(name):
+            pass
+    assert meter.most == 9 * GIB
+    assert meter.parts[2] | {"seconds": 0} == {
+        "name": "c", "seconds": 0, "held_bytes": 3 * GIB, "peak_bytes": 3 * GIB,
+        "reserved_bytes": 4 * GIB, "device_bytes": 6 * GIB,
+    }  # fmt: skip
