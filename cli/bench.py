@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..engine_runtime.bench.case import AHEAD, SOAK_SECONDS, SOAK_TICKS, TICKS, WINDOW_SECONDS
-from ..engine_runtime.errors import InputError
 from ..engine_runtime.files import write_whole
 from ..engine_runtime.profile.layers import Workload
-from .terminal import FAILED, Bar, command_of, exit_codes, where
+from .terminal import FAILED, Bar, command_of, exit_codes, listed, numbers, where
 
 if TYPE_CHECKING:
     from ..engine_runtime.bench.run import Plan
@@ -70,9 +69,9 @@ def bench(
         from ..engine_runtime.bench.run import Plan
 
         rest = dict(steps=steps, tokens=tokens, dcw=dcw, controls=controls, sessions=sessions, ahead=ahead)
-        lengths = _numbers("seconds", seconds, float)
-        cases = grid(_numbers("depth", depth, int), lengths, _listed(cfg), **rest)
-        plan = Plan(_listed(engine), cases, ticks, _listed(reference), command_of(context, "bench"))
+        lengths = numbers("seconds", seconds, float)
+        cases = grid(numbers("depth", depth, int), lengths, listed(cfg), **rest)
+        plan = Plan(listed(engine), cases, ticks, listed(reference), command_of(context, "bench"))
         found = _measured(plan, (model, size), (device, precision), as_json, keep)
         if plot is not None:
             _draw(found, plot)
@@ -259,17 +258,6 @@ def _measured(
 
 def _bar() -> Any:
     return Bar(sys.stderr.isatty())
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def _numbers(name: str, text: str, kind: type) -> tuple:
-    try:
-        return tuple(kind(word) for word in _listed(text)) or (kind(text),)
-    except ValueError as error:
-        raise InputError(f"{name} is {text!r}", "allowed are numbers with commas", "write 4 or 1,2,4,8") from error
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import typer
 from ..engine_runtime.errors import plain, printable
 from .bench import app as bench
 from .engines import build, doctor, inspect
-from .plan import fits
+from .plan import fits, plan
 from .terminal import FAILED, Bar, check_folder, exit_codes
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def knobs() -> None:
         typer.echo(f"{knob.name:16} {knob.default_text:15} {knob.range_text:36} {knob.help}")
 
 
-for command in (build, inspect, doctor):
+for command in (build, inspect, doctor, plan):
     app.command()(command)
 bench.command()(fits)
 app.add_typer(bench, name="bench")

@@ -1,4 +1,4 @@
-"""`ostinato bench fits`: whether a model plays within so much memory."""
+"""`ostinato plan`: what a card plays and about how fast; `ostinato bench fits`: whether it does, with memory capped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from ..engine_runtime.bench.case import OUTSIDE, WINDOW_SECONDS
 from ..engine_runtime.profile.layers import Workload
-from .terminal import FAILED, command_of, exit_codes, where
+from .terminal import FAILED, command_of, exit_codes, listed, numbers, where
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout, nothing else.")]
 
@@ -47,3 +47,31 @@ def fits(
         typer.echo(json.dumps(measured) if as_json else text(measured))
     if measured["fits"] is False:
         raise typer.Exit(FAILED)
+
+
+def plan(
+    card: Annotated[
+        str | None, typer.Option(help="A card by its name, RTX 4070; the one that is here without it.")
+    ] = None,
+    size: Annotated[str, typer.Option(help="Of the weights: 2b or xl.")] = "2b",
+    depth: Annotated[int, typer.Option(help="Generations in flight.")] = Workload.depth,
+    seconds: Annotated[str, typer.Option(help="Length of each; several with commas.")] = "60,240",
+    cfg: Annotated[str, typer.Option(help="Guidance, as in `bench`; several with commas.")] = "off,full",
+    cards: Annotated[bool, typer.Option("--cards", help="Every card in the table, with the engine to take.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a card plays: for each engine what fits in its memory, and about how fast.
+
+    Figures are marked `measured`, on that very card, or `estimate`. No model and no card is needed.
+    """
+    with exit_codes():
+        from ..engine_runtime.plan import cards as known
+        from ..engine_runtime.plan import plan as planned
+
+        if cards:
+            rows = planned.overview()
+            typer.echo(json.dumps(rows) if as_json else "\n".join(planned.columns(rows)))
+            return
+        found = known.find(card) if card else planned.here()
+        made = planned.plan(found, size, depth, numbers("seconds", seconds, float), listed(cfg))
+        typer.echo(json.dumps(made.as_json()) if as_json else made.text())

@@ -59,6 +59,19 @@ def command_of(context: typer.Context, *under: str) -> str:
     return shlex.join([*words, "--json"])
 
 
+def listed(text: str) -> tuple[str, ...]:
+    """Split words at commas."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def numbers(name: str, text: str, kind: type) -> tuple:
+    """Read numbers with commas between. Raises `InputError` for anything else."""
+    try:
+        return tuple(kind(word) for word in listed(text)) or (kind(text),)
+    except ValueError as error:
+        raise InputError(f"{name} is {text!r}", "allowed are numbers with commas", "write 4 or 1,2,4,8") from error
+
+
 def check_folder(out: Path) -> None:
     """Raise `WorkflowError` where a file stands in the place of the output folder, before any music is made."""
     from .graph import WorkflowError

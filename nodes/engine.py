@@ -60,6 +60,11 @@ class Engine(io.ComfyNode):
         except (EngineError, MemoryShortage) as error:
             log.warning("the %s engine does not run here, eager plays instead: %s", kind, error)
             engine, why = eager_engine(model, max_rows), f"\n{kind} does not run here: {error}"
+            kind = KINDS[0]
         text = engine.summary() + why
+        if engine.device.type == "cuda":
+            from ..engine_runtime.plan.plan import told
+
+            text += f"\n{told(model, engine, kind)}"
         host.show_text(text, cls.hidden.unique_id)
         return io.NodeOutput(engine, text)
