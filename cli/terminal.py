@@ -24,19 +24,19 @@ REFUSED, FAILED, INTERRUPTED = 2, 1, 130  # exit codes
 @contextmanager
 def exit_codes() -> Iterator[None]:
     """Turn errors that a user may meet into one sentence on stderr and an exit code; others keep their traceback."""
-    from .execute import Failure
-
     try:
         with packages.named():
             yield
     except (OstinatoError, OSError) as error:
         raise _exit(error, REFUSED if isinstance(error, InputError) else FAILED) from None
-    except Failure as failure:
-        if not failure.expected:
-            raise
-        raise _exit(failure, REFUSED if isinstance(failure.__cause__, InputError) else FAILED) from None
     except KeyboardInterrupt:
         raise _exit("stopped", INTERRUPTED) from None
+    except Exception as error:
+        from .execute import Failure  # here, because what runs no graph needs none of its packages
+
+        if not isinstance(error, Failure) or not error.expected:
+            raise
+        raise _exit(error, REFUSED if isinstance(error.__cause__, InputError) else FAILED) from None
 
 
 def where(device: str, precision: str) -> tuple[Any, Any]:

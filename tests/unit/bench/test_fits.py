@@ -1,6 +1,8 @@
 """Whether a model fits: all of the way is gone, what runs short is named, and the cap goes with the block."""
 
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -40,6 +42,14 @@ def test_the_command_loads_encodes_plays_and_decodes(cache):
     assert all(part["finished"] >= 6 for part in found["parts"] if part["name"].startswith("play"))
     assert found["longer"] == [{"seconds": 2.0, "depth": 2, "fits": True}] and found["case"]["tokens"] > 8
     assert "--gigabytes 8.0" in found["command"] and "ran; a CPU has no cap" in text(found)
+
+
+def test_it_needs_no_package_that_only_graphs_need():
+    """A machine that is lent to measure has PyTorch, and perhaps no FFmpeg."""
+    code = "import sys; sys.modules['av'] = None; from ostinato.cli.main import app; app(sys.argv[1:])"
+    words = "bench fits --size tiny --engine eager --device cpu --depth 1 --steps 2 --seconds 1 --longer 1 --json"
+    done = subprocess.run([sys.executable, "-c", code, *words.split()], capture_output=True, text=True)
+    assert (done.returncode, json.loads(done.stdout)["size"]) == (0, "tiny"), done.stderr
 
 
 def test_guidance_has_its_rows(cache, monkeypatch):

@@ -72,6 +72,7 @@ def test_measured_is_said_of_that_very_card_only():
     assert {"h100-80gb/targets", "h100-80gb/modes"} <= set(found.runs) and not any("h200" in run for run in found.runs)
     for card, kind, other in ((find("H100 PCIe"), "compiled", case), (find("H100"), "compiled", Case(tokens=64))):
         assert speed(card, "2b", config, kind, "bf16", other).source == ESTIMATE
+    assert speed(find("H100"), "2b", config, "compiled", "fp16", case).source == ESTIMATE, "it was measured in bf16"
     assert speed(find("T4"), "2b", config, "eager", "fp32", case) is None, "float32 was timed nowhere"
     assert speed(find("RTX 3090"), "2b", config, "fp8", "bf16", case) is None, "it has no fp8"
 
@@ -198,6 +199,8 @@ def test_what_does_not_fit_is_told():
     assert made.best is None and made.advice() == "Size xl does not fit on RTX 4060."
     assert all(fit.largest == 0 and fit.speed is None for one in made.choices for fit in one.fits)
     assert plan(find("RTX 4090"), "xl").best.kind == "fp8"
+    smaller = plan(find("RTX 3060"), "xl").best.fits[0]
+    assert smaller.case.depth == smaller.largest < 4, "its figures are of what fits"
 
 
 def test_the_fastest_that_fits_is_taken():
