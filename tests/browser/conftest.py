@@ -25,6 +25,16 @@ FRONTENDS = frontends() or [None]
 ARGUMENTS = ["--autoplay-policy=no-user-gesture-required", "--no-sandbox"]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group the tests by frontend, so that `--dist loadgroup` gives each to one process, with one host."""
+    for item in items:
+        if item.get_closest_marker("browser"):
+            given = getattr(item, "callspec", None)
+            frontend = given.params.get("host") if given else None
+            item.add_marker(pytest.mark.xdist_group(version(frontend) if frontend else "page"))
+
+
 def workflow(seconds: float = 5.0, depth: int = 1) -> dict[str, Any]:
     """A prompt, hot knobs and a ring of the built-in model, in the API form."""
 
@@ -79,7 +89,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     made.stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
     if not CHROMIUM:
@@ -102,7 +112,7 @@ def page(browser: Any, server: Server) -> Iterator[Any]:
     context.close()
 
 
-@pytest.fixture(scope="module", params=FRONTENDS, ids=lambda path: version(path) if path else "none")
+@pytest.fixture(scope="session", params=FRONTENDS, ids=lambda path: version(path) if path else "none")
 def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host | ComfyUI]:
     if request.param is None:
         pytest.skip(
