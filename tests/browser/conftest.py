@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,6 @@ CHROMIUM = next(
 FRONTENDS = frontends() or [None]
 # Chromium plays into nothing; a page may sound without a click, as it may where a user has clicked before.
 ARGUMENTS = ["--autoplay-policy=no-user-gesture-required", "--no-sandbox"]
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group the tests by frontend, so that `--dist loadgroup` gives each to one process, with one host."""
-    for item in items:
-        if item.get_closest_marker("browser"):
-            given = getattr(item, "callspec", None)
-            frontend = given.params.get("host") if given else None
-            item.add_marker(pytest.mark.xdist_group(version(frontend) if frontend else "page"))
 
 
 def workflow(seconds: float = 5.0, depth: int = 1) -> dict[str, Any]:
@@ -89,7 +79,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     made.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
     if not CHROMIUM:
@@ -112,20 +102,35 @@ def page(browser: Any, server: Server) -> Iterator[Any]:
     context.close()
 
 
-@pytest.fixture(scope="session", params=FRONTENDS, ids=lambda path: version(path) if path else "none")
-def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host | ComfyUI]:
+@pytest.fixture(scope="session")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], Host | ComfyUI]]:
+    """`hosts(frontend)`: a host of this frontend, started once."""
+    kind = ComfyUI if os.environ.get("OSTINATO_BROWSER_COMFYUI") else Host
+    made: dict[Path, Host | ComfyUI] = {}
+
+    def get(frontend: Path) -> Host | ComfyUI:
+        if frontend not in made:
+            one = kind(frontend, tmp_path_factory.mktemp("host"))
+            one.start()
+            made[frontend] = one
+        return made[frontend]
+
+    yield get
+    for one in made.values():
+        one.stop()
+    for one in made.values():
+        assert not any("Traceback" in line for line in one.lines), "\n".join(one.lines)
+
+
+@pytest.fixture(scope="module", params=FRONTENDS, ids=lambda path: version(path) if path else "none")
+def host(request: pytest.FixtureRequest, hosts: Callable[[Path], Host | ComfyUI]) -> Host | ComfyUI:
     if request.param is None:
         pytest.skip(
             "no frontend: pip install comfyui-frontend-package, or set OSTINATO_FRONTENDS to its static folders"
         )
     if not Path(request.param, "index.html").is_file():
         pytest.fail(f"{request.param} is no frontend: OSTINATO_FRONTENDS names folders `static` of the package")
-    kind = ComfyUI if os.environ.get("OSTINATO_BROWSER_COMFYUI") else Host
-    made = kind(request.param, tmp_path_factory.mktemp("host"))
-    made.start()
-    yield made
-    made.stop()
-    assert not any("Traceback" in line for line in made.lines), "\n".join(made.lines)
+    return hosts(request.param)
 
 
 @pytest.fixture(params=CANVASES, ids=str)
