@@ -11,15 +11,8 @@ import msgspec
 from ..engine_runtime.errors import InputError, plain
 from ..nodes.shared.comfy import io
 from ..nodes.shared.run import widget_of
+from ..nodes.shared.widget_value import WIDGET_VALUES, options_of
 
-WIDGET_VALUES = {  # types of widgets, and the values that each takes
-    "INT": "a whole number of at most 64 bits",
-    "FLOAT": "a finite number",
-    "BOOLEAN": "true or false",
-    "STRING": "text without NUL and lone surrogates",
-    "COMBO": "one of its options",
-    "CURVE": 'a curve such as {"points": [[0, 0], [1, 1]], "interpolation": "linear"}',
-}
 MAX_NAME = 120  # characters of a node's name in an error
 SEED_NAMES = ("seed", "noise_seed")  # the editor gives these a "control after generate" widget by default
 T = TypeVar("T")
@@ -37,7 +30,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the editor's file keeps a value: number `at` of a node, of subgraph `sheet` or ("") of the workflow."""
+    """Points at a value in the editor's file: number `at` of a node, of subgraph `sheet` or ("") of the workflow."""
 
     sheet: str
     node: str
@@ -184,11 +177,6 @@ def control_widgets(spec: io.Input) -> int:
     if spec.get_io_type() == "INT":
         return 1 if (spec.id in SEED_NAMES if control is None else control) else 0
     return 0
-
-
-def options_of(spec: io.Input) -> list[Any]:
-    """Return the choices of a combo; none for any other input."""
-    return list(getattr(widget_of(spec), "options", ()))
 
 
 def widget_default(spec: io.Input) -> Any:

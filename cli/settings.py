@@ -8,7 +8,8 @@ from ..engine_runtime.controls.knobs import KNOBS, check_names
 from ..engine_runtime.files import parse_json
 from ..nodes.shared.comfy import io
 from ..nodes.shared.run import widget_of
-from .graph import WIDGET_VALUES, Catalogue, Graph, Node, WorkflowError, check_input_name, options_of
+from ..nodes.shared.widget_value import WIDGET_VALUES, options_of
+from .graph import Catalogue, Graph, Node, WorkflowError, check_input_name
 
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import suppress
 from math import isfinite
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 from ..engine_runtime.errors import LONGEST, plain
 from ..nodes.shared.comfy import io
 from ..nodes.shared.run import checker_arguments, widget_of
+from ..nodes.shared.widget_value import NotTaken, check_limits, converted
 from .graph import (
-    WIDGET_VALUES,
     Catalogue,
     Graph,
     Link,
@@ -19,10 +18,8 @@ from .graph import (
     NodeType,
     WorkflowError,
     is_widget,
-    options_of,
 )
 
-SHOWN_OPTIONS = 20
 LONGEST_NUMBER = 400  # characters of a number that is given as text
 
 
@@ -99,9 +96,8 @@ def validate(graph: Graph, types: Catalogue, order: list[Node]) -> None:
             elif isinstance(value, Link):
                 received[spec.id] = _check_link(graph, types, node, spec, value, "input_types" in arguments)
             else:
-                node.inputs[spec.id] = value = check_type(node, spec, value)
-                if not unchecked and spec.id not in arguments:
-                    check_limits(node, spec, value)
+                limits = not unchecked and spec.id not in arguments
+                node.inputs[spec.id] = check_value(node, spec, value, limits)
         _ask_node(node, node_type, arguments, unchecked, received)
 
 
@@ -145,28 +141,21 @@ def types_match(made: str, wanted: str) -> bool:
     return {t.strip() for t in made.split(",")} <= {t.strip() for t in wanted.split(",")}
 
 
-def check_type(node: Node, spec: io.Input, value: Any) -> Any:
-    """Convert a value to its input's type.
+def check_value(node: Node, spec: io.Input, value: Any, limits: bool = True) -> Any:
+    """Convert a value to its input's type, and check its limits.
 
     Raises:
-        WorkflowError: for a value of another type.
+        WorkflowError: for a value that the input does not take.
     """
-    kind = widget_of(spec).get_io_type()
-    value = _as_prompt(kind, value)
-    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-    text = isinstance(value, str) and not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value)
-    if kind == "INT" and number and value == value // 1 and -(1 << 63) <= value < 1 << 64:
-        return int(value)
-    if kind == "FLOAT" and number:
-        return float(value)
-    if kind == "BOOLEAN" and isinstance(value, bool) or kind == "STRING" and text:
-        return value
-    if kind == "COMBO" and (text or value in options_of(spec)):
-        return value
-    if kind == "CURVE" and (isinstance(value, list) or isinstance(value, dict) and "points" in value):
-        return value
-    allowed = WIDGET_VALUES.get(kind) or f"a link of type {spec.get_io_type()}"
-    raise WorkflowError(f"{node.name} has {_short(value)} for {spec.id}", f"allowed is {allowed}", "correct it")
+    value = _as_prompt(widget_of(spec).get_io_type(), value)
+    try:
+        value = converted(spec, value)
+        if limits:
+            check_limits(spec, value)
+    except NotTaken as error:
+        given = f"{node.name} has {_short(value)} for {spec.id}"
+        raise WorkflowError(given, f"allowed is {error}", "correct it") from None
+    return value
 
 
 def _as_prompt(kind: str, value: Any) -> Any:
@@ -183,20 +172,6 @@ def _as_prompt(kind: str, value: Any) -> Any:
     if kind == "STRING" and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     return value
-
-
-def check_limits(node: Node, spec: io.Input, value: Any) -> None:
-    takes, spec = spec.get_io_type(), widget_of(spec)
-    low, high = getattr(spec, "min", None), getattr(spec, "max", None)
-    given = f"{node.name} has {_short(value)} for {spec.id}"
-    if low is not None and value < low or high is not None and value > high:
-        allowed = f"at least {low}" if high is None else f"at most {high}" if low is None else f"{low} to {high}"
-        raise WorkflowError(given, f"allowed is {allowed}", "correct it")
-    options = options_of(spec)
-    if takes == "COMBO" and value not in options:  # one that takes text too has any text, in ComfyUI as well
-        shown = ", ".join(str(option) for option in options[:SHOWN_OPTIONS]) or "nothing: the list is empty"
-        more = len(options) - SHOWN_OPTIONS
-        raise WorkflowError(given, f"allowed is {shown}" + (f" and {more} more" if more > 0 else ""), "choose one")
 
 
 def _ask_node(node: Node, node_type: NodeType, arguments: list[str], takes_all: bool, received: dict[str, str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..engine_runtime.errors import OstinatoError
 from .shared import engine_owner, folders, host, sockets
@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from ..engine_runtime.models.loading import Model
 
 TORCH, STOP = "play on the torch engine", "stop"
-LOAD = "load"
 
 
-class LoadEngine(io.ComfyNode):
+class LoadEngine(engine_owner.EngineNode):
+    KIND = "load"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -56,20 +57,10 @@ class LoadEngine(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, engine: str | None = None) -> bool:
-        """Accept any name: `execute` reports an engine that is missing and does what `otherwise` says."""
-        return True
-
-    @classmethod
-    def fingerprint_inputs(cls, engine: str | None = None, **_: Any) -> str:
-        """Change when the engine's files change or the engine that the node opened is closed."""
-        return engine_owner.fingerprint(engine_owner.owner(cls.hidden, LOAD), engine)
-
-    @classmethod
     def execute(
         cls, engine: str, otherwise: str, model: Model | None = None, fallback: Engine | None = None
     ) -> io.NodeOutput:
-        place, who = engine_owner.place(model, cls.hidden), engine_owner.owner(cls.hidden, LOAD)
+        place, who = engine_owner.place(model, cls.hidden), cls.who()
         other = fallback or model
         playing: Engine
         try:

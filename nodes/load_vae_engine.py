@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..engine_runtime.errors import OstinatoError
 from .shared import engine_owner, folders, host, sockets
@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from ..engine_runtime.models.loading import Model
 
 TORCH, STOP = "decode with the model's VAE", "stop"
-LOAD = "load vae"
 
 
-class LoadVaeEngine(io.ComfyNode):
+class LoadVaeEngine(engine_owner.EngineNode):
+    KIND = "load vae"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -45,20 +46,10 @@ class LoadVaeEngine(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, engine: str | None = None) -> bool:
-        """Accept any name: `execute` reports an engine that is missing and does what `otherwise` says."""
-        return True
-
-    @classmethod
-    def fingerprint_inputs(cls, engine: str | None = None, **_: Any) -> str:
-        """Change when the engine's files change or the engine that the node opened is closed."""
-        return engine_owner.fingerprint(engine_owner.owner(cls.hidden, LOAD), engine)
-
-    @classmethod
     def execute(cls, model: Model, engine: str, otherwise: str) -> io.NodeOutput:
         from ..engine_runtime.trt.loader import drop
 
-        who, vae = engine_owner.owner(cls.hidden, LOAD), None
+        who, vae = cls.who(), None
         try:
             vae = engine_owner.place(model, cls.hidden).open_vae(who, engine)
             info = vae.summary()

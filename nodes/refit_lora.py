@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .shared import control_values, engine_owner, folders, host, sockets
 from .shared.comfy import io
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
     from ..engine_runtime.models.loading import Model
 
-REFIT = "refit"
 
+class RefitLora(engine_owner.EngineNode):
+    KIND = "refit"
 
-class RefitLora(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -47,22 +47,12 @@ class RefitLora(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, engine: str | None = None) -> bool:
-        """Accept any name: `execute` reports an engine that is missing."""
-        return True
-
-    @classmethod
-    def fingerprint_inputs(cls, engine: str | None = None, **_: Any) -> str:
-        """Change when the engine's files change, or the weights of the engine that the node opened."""
-        return engine_owner.fingerprint(engine_owner.owner(cls.hidden, REFIT), engine)
-
-    @classmethod
     def execute(cls, engine: str, model: Model, adapters: tuple[tuple[Path, float], ...] = ()) -> io.NodeOutput:
         from ..engine_runtime.engines.factors import Targets
         from ..engine_runtime.trt.bake import bake
 
         model.ready()
         mix = control_values.read_adapters(adapters, Targets.of(model.pipe.transformer))
-        baked = bake(engine_owner.owner(cls.hidden, REFIT), engine, engine_owner.place(model, cls.hidden), model, mix)
+        baked = bake(cls.who(), engine, engine_owner.place(model, cls.hidden), model, mix)
         host.show_text(baked.summary(), cls.hidden.unique_id)
         return io.NodeOutput(baked, baked.summary())

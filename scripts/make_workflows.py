@@ -1,6 +1,6 @@
 """Write the example workflows in the editor's JSON, from `graphs` and the nodes' own schemas.
 
-python scripts/make_workflows.py
+python -m scripts.make_workflows
 
 They are laid out so that the editor, which fits a template into its window, shows them large enough to read: in few
 columns of about the same height. `tests/browser/test_templates.py` measures that in the editor itself.
@@ -11,10 +11,11 @@ import math
 import uuid
 from pathlib import Path
 
-from graphs import CORE, GRAPHS, MODELS, ORDER, SAME_TAKE
 from ostinato.cli import core_nodes
 from ostinato.cli.graph import control_widgets, is_widget, widget_default
 from ostinato.nodes import NODES
+
+from .graphs import CORE, GRAPHS, MODELS, ORDER, SAME_TAKE
 
 FOLDER = Path(__file__).parent.parent / "example_workflows"
 

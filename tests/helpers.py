@@ -147,6 +147,20 @@ class Fragile(StandIn):
         return super().__call__(rows)
 
 
+class Asked:
+    """A pipeline that keeps what its `encode_prompt` was asked by name, in order."""
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe, self.asked = pipe, list[dict[str, Any]]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.pipe, name)
+
+    def encode_prompt(self, *given: Any, **named: Any) -> Any:
+        self.asked.append(named)
+        return self.pipe.encode_prompt(*given, **named)
+
+
 def helping() -> set[threading.Thread]:
     """The threads that rows and windows are computed on, side by side, of all pools of this process."""
     return {thread for thread in threading.enumerate() if thread.name.startswith("ostinato worker")}

@@ -65,3 +65,15 @@ def in_memory(most: int) -> Iterator[None]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < most << 10  # KiB, and on macOS bytes
+
+
+@contextmanager
+def no_file_beyond(size: int) -> Iterator[None]:
+    """The system ends every write at `size` bytes, as a full disk ends it."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

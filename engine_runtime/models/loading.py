@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,20 +18,17 @@ from ..errors import InputError, ModelError
 from ..files import read_bytes
 from ..spec import ACE_STEP, ModelId, ModelSpec
 from .checkpoint import load_checkpoint
-from .folder import INDEX, load_folder
+from .folder import load_folder
 from .given import NOTHING, Given
-from .original import DIFFUSERS, original
+from .hub import Progress, is_hub_id, snapshot
 from .presets import preset_folder
-from .quiet import offline, quiet, reason
+from .quiet import offline, quiet
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-Progress = Callable[[int, int], None]  # bytes done, bytes in all
-_FETCHED = ["*.json", "*.safetensors", "*.txt"]  # of a hub repository; code and pickles stay there
 _HASHED = 24 << 20  # bytes of a config at most, whose contents tell a model from another
 ROOM = ("the weights must fit beside what is loaded", "unload other models or use a smaller precision")
 
 CHECKPOINT = ".safetensors"
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,58 +169,7 @@ def _find(source: str, local: bool, download: bool, progress: Progress | None) -
             f"allowed are {', '.join(PRESETS)}, a folder, a {CHECKPOINT} file, or a hub id such as owner/name",
             "check the name or the path",
         )
-    return _from_hub(source, download, progress), False
-
-
-def is_hub_id(name: str) -> bool:
-    return _HUB_ID.fullmatch(name) is not None
-
-
-def _from_hub(repo: str, download: bool, progress: Progress | None) -> Path:
-    """Return the local snapshot of a hub repository, downloaded only where `download` allows it."""
-    from huggingface_hub import file_exists, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
-    from tqdm import tqdm
-
-    class Bar(tqdm):
-        def update(self, n: float | None = 1) -> bool | None:
-            shown = super().update(n)
-            if progress is not None and self.unit == "B" and self.total:
-                progress(int(self.n), int(self.total))
-            return shown
-
-    try:
-        with nullcontext() if download else offline():
-            if download and not file_exists(repo, INDEX):
-                raise original(repo)
-            return Path(
-                snapshot_download(
-                    repo,
-                    local_files_only=not download,
-                    tqdm_class=Bar if download else None,
-                    allow_patterns=_FETCHED if download else None,
-                )
-            )
-    except LocalEntryNotFoundError as error:
-        raise ModelError(
-            f"the model {repo} was not found: there is no such folder or file, nor is it in the local hub cache",
-            "nothing is downloaded unless you allow it" if not download else "the hub could not be reached",
-            f"switch download on, or run: hf download {repo}",
-        ) from error
-    except ModelError:
-        raise
-    except RepositoryNotFoundError as error:
-        raise ModelError(
-            f"the hub has no model {repo}, or none that is open to you",
-            "the id must name a public ACE-Step 1.5 repository in diffusers' format",
-            f"check the id, or use {DIFFUSERS}",
-        ) from error
-    except Exception as error:  # the hub's own errors have many roots: gated, missing, no network
-        raise ModelError(
-            f"fetching {repo} failed with: {reason(error)}",
-            "the id must name a public ACE-Step 1.5 repository in diffusers' format",
-            "check the id and the network",
-        ) from error
+    return snapshot(source, download, progress), False
 
 
 def _check_format(pipe: AceStepPipeline, source: str) -> None:

@@ -8,7 +8,9 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -59,10 +61,13 @@ warm dark bright soft loud slow fast deep dreamy happy sad calm epic tight wide 
 of to in my your you me we is are for all""".split()
 
 
-def preset_folder(name: str) -> Path:
+def preset_folder(name: str, make: Callable[[str], Any] | None = None) -> Path:
     """Return the folder of a preset in diffusers' format, made on first use.
 
     It lies in `$OSTINATO_CACHE`, or in the user's cache folder.
+
+    Args:
+        make: makes the pipeline of a kind, to be saved; None makes the preset's own.
 
     Raises:
         ModelError: where it cannot be written.
@@ -72,7 +77,7 @@ def preset_folder(name: str) -> Path:
     if not (folder / "model_index.json").is_file():
         try:
             root.mkdir(parents=True, exist_ok=True)
-            _make(name, folder)
+            _make(name, folder, make or (build if name in RANDOM else trained.build))
         except (OSError, SafetensorError) as error:  # the latter where the disk is full
             raise ModelError(
                 f"the preset {name} could not be written to {folder}: {getattr(error, 'strerror', None) or error}",
@@ -82,12 +87,11 @@ def preset_folder(name: str) -> Path:
     return folder
 
 
-def _make(name: str, folder: Path) -> None:
+def _make(name: str, folder: Path, make: Callable[[str], Any]) -> None:
     """Write the preset beside its place and move it there, so that it is whole or not there."""
     made = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
     try:
         with quiet():
-            make = build if name in RANDOM else trained.build
             make(PRESETS[name]).save_pretrained(made)
         os.replace(made, folder)
     except OSError:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...engine_runtime.errors import EngineBuildError, EngineError, EngineFileError, MemoryShortage, OstinatoError
 from . import folders, host
+from .comfy import io
 
 if TYPE_CHECKING:
     from ...engine_runtime.engines.contract import Engine
     from ...engine_runtime.models.loading import Model
     from ...engine_runtime.trt.loader import Place
-    from .comfy import io
 
 CANNOT_PLAY = (EngineBuildError, EngineError, EngineFileError, MemoryShortage)  # the torch engine plays instead
 
@@ -19,6 +19,29 @@ CANNOT_PLAY = (EngineBuildError, EngineError, EngineFileError, MemoryShortage)  
 def owner(hidden: io.HiddenHolder, kind: str) -> str:
     """Return the key under which a node opens engines: its kind and its id. Ids alone repeat between workflows."""
     return f"{kind} {hidden.unique_id}"
+
+
+class EngineNode(io.ComfyNode):
+    """Base of the nodes that open an engine by name; `KIND` is that of `owner`."""
+
+    KIND: ClassVar[str]
+
+    @classmethod
+    def who(cls) -> str:
+        """Return the key under which this node opens its engine."""
+        return owner(cls.hidden, cls.KIND)
+
+    @classmethod
+    def validate_inputs(cls, engine: str | None = None) -> bool:
+        """Accept any name: `execute` reports an engine that is missing, and a node with `otherwise` does what that
+        says.
+        """
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, engine: str | None = None, **_: Any) -> str:
+        """Change when the engine's files change, or the engine that the node opened is closed or has other weights."""
+        return fingerprint(cls.who(), engine)
 
 
 def place(model: Model | None, hidden: io.HiddenHolder) -> Place:

@@ -6,7 +6,6 @@ some of them again, outside the queue, gives what a whole run would.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from . import host
 from .comfy import io
 from .live_score import Scorer, usual_cost
 from .run import checker_arguments, run_node, widget_of
+from .widget_value import NotTaken, check_limits, converted
 
 Place = tuple[str, str]  # node id and input
 SESSION = "session"  # the id under which the session's own widgets are found
@@ -230,27 +230,11 @@ def _described(spec: io.Input, value: Any) -> dict[str, Any]:
 
 def _checked(name: str, spec: io.Input, value: Any) -> Any:
     """Convert a value to its widget's type and check its limits. Raises `InputError`."""
-    takes, spec = spec.get_io_type().split(","), widget_of(spec)
-    kind, options = spec.get_io_type(), list(getattr(spec, "options", None) or ())
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    low, high = getattr(spec, "min", None), getattr(spec, "max", None)
-    if kind in ("INT", "FLOAT"):
-        if not number or kind == "INT" and value != int(value):
-            raise _wrong(name, value, "a whole number" if kind == "INT" else "a finite number")
-        if low is not None and value < low or high is not None and value > high:
-            raise _wrong(name, value, f"{low} to {high}")
-        return int(value) if kind == "INT" else float(value)
-    if kind == "BOOLEAN" and isinstance(value, bool):
-        return value
-    if kind == "COMBO" and value in options:
-        return value
-    if "STRING" in takes and isinstance(value, str) and len(value) <= MAX_TEXT:
-        if not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
-            return value
-    if kind == "CURVE" and isinstance(value, dict):
-        return value
-    raise _wrong(name, value, ", ".join(map(str, options)) or KINDS[kind])
-
-
-def _wrong(name: str, value: Any, allowed: str) -> InputError:
-    return InputError(f"{name} is {value!r}", f"allowed is {allowed}", "correct it")
+    try:
+        if isinstance(value, str) and len(value) > MAX_TEXT:
+            raise NotTaken(f"at most {MAX_TEXT} characters")
+        value = converted(spec, value)
+        check_limits(spec, value)
+    except NotTaken as error:
+        raise InputError(f"{name} is {value!r}", f"allowed is {error}", "correct it") from None
+    return value

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,20 +102,35 @@ def page(browser: Any, server: Server) -> Iterator[Any]:
     context.close()
 
 
+@pytest.fixture(scope="session")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], Host | ComfyUI]]:
+    """`hosts(frontend)`: a host of this frontend, started once."""
+    kind = ComfyUI if os.environ.get("OSTINATO_BROWSER_COMFYUI") else Host
+    made: dict[Path, Host | ComfyUI] = {}
+
+    def get(frontend: Path) -> Host | ComfyUI:
+        if frontend not in made:
+            one = kind(frontend, tmp_path_factory.mktemp("host"))
+            one.start()
+            made[frontend] = one
+        return made[frontend]
+
+    yield get
+    for one in made.values():
+        one.stop()
+    for one in made.values():
+        assert not any("Traceback" in line for line in one.lines), "\n".join(one.lines)
+
+
 @pytest.fixture(scope="module", params=FRONTENDS, ids=lambda path: version(path) if path else "none")
-def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host | ComfyUI]:
+def host(request: pytest.FixtureRequest, hosts: Callable[[Path], Host | ComfyUI]) -> Host | ComfyUI:
     if request.param is None:
         pytest.skip(
             "no frontend: pip install comfyui-frontend-package, or set OSTINATO_FRONTENDS to its static folders"
         )
     if not Path(request.param, "index.html").is_file():
         pytest.fail(f"{request.param} is no frontend: OSTINATO_FRONTENDS names folders `static` of the package")
-    kind = ComfyUI if os.environ.get("OSTINATO_BROWSER_COMFYUI") else Host
-    made = kind(request.param, tmp_path_factory.mktemp("host"))
-    made.start()
-    yield made
-    made.stop()
-    assert not any("Traceback" in line for line in made.lines), "\n".join(made.lines)
+    return hosts(request.param)
 
 
 @pytest.fixture(params=CANVASES, ids=str)

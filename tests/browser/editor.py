@@ -46,6 +46,7 @@ class Host(Program):
     def __init__(self, frontend: Path, folder: Path) -> None:
         arguments = ["--frontend", str(frontend), "--out", str(folder), "--settings", json.dumps(SETTINGS)]
         super().__init__([str(HERE / "host.py"), *arguments], folder)
+        self.version = version(frontend)
 
 
 class ComfyUI:
@@ -55,7 +56,7 @@ class ComfyUI:
         from ..comfyui.server import Server, find_install
 
         self.server = Server(find_install(), HERE.parents[1], folder, arguments=("--front-end-root", str(frontend)))
-        self.folder, self.address = folder / "output", ""
+        self.folder, self.address, self.version = folder / "output", "", version(frontend)
 
     def start(self) -> None:
         self.server.__enter__()

@@ -23,7 +23,7 @@ from ostinato.nodes import NODES
 from ..examples import ALL
 from . import workflows
 from .core import CORE
-from .editor import PATIENCE, Host, frontends, version
+from .editor import PATIENCE, ComfyUI, Host
 from .object_info import object_info
 
 pytestmark = pytest.mark.browser
@@ -54,8 +54,8 @@ seeded = settings(
 class Frontend:
     """A page with the editor, which knows the pack's nodes, toys and core nodes."""
 
-    def __init__(self, page: Any, host: Host, name: str) -> None:
-        self.page, self.new = page, not name.startswith("1.43")
+    def __init__(self, page: Any, host: Host | ComfyUI) -> None:
+        self.page, self.new = page, not host.version.startswith("1.43")
         page.route("**/api/object_info", self._add)
         page.goto(host.address)
         page.wait_for_function("() => window.app?.vueAppReady && window.ostinato", timeout=PATIENCE)
@@ -68,16 +68,11 @@ class Frontend:
         return self.page.evaluate(EXPORT, workflow)
 
 
-@pytest.fixture(scope="module", params=frontends() or [None], ids=lambda path: version(path) if path else "none")
-def frontend(request: pytest.FixtureRequest, browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    if request.param is None:
-        pytest.skip("no frontend: pip install comfyui-frontend-package, or set OSTINATO_FRONTENDS")
-    host = Host(request.param, tmp_path_factory.mktemp("host"))
-    host.start()
+@pytest.fixture(scope="module")
+def frontend(browser: Any, host: Host | ComfyUI) -> Iterator[Frontend]:
     context = browser.new_context()
-    yield Frontend(context.new_page(), host, version(request.param))
+    yield Frontend(context.new_page(), host)
     context.close()
-    host.stop()
 
 
 def plain(prompt: dict[str, Any]) -> Prompt:

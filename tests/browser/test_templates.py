@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
-from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ostinato.scripts.graphs import CLIP, CORE
 
-from ..examples import ALL, FOLDER
-from .editor import CANVASES, PATIENCE, Editor, Host, frontends, version
+from ..examples import ALL
+from .editor import PATIENCE, Editor
 from .object_info import object_info
 
 pytestmark = pytest.mark.browser
-FRONTENDS = frontends() or [None]
 LEAST = 0.6  # of the scale, below which nodes are grey boxes or too small to read
 
 # What lies where, in pixels at scale 1: a node's whole box in the classic canvas, its element in Nodes 2.0.
@@ -45,38 +43,18 @@ WRONG = """() => window.app.graph.nodes.flatMap((node) => [
 ])"""
 
 
-@pytest.fixture(scope="module", params=FRONTENDS, ids=lambda path: version(path) if path else "none")
-def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    if request.param is None:
-        pytest.skip("no frontend: pip install comfyui-frontend-package, or set OSTINATO_FRONTENDS")
-    made = Host(request.param, tmp_path_factory.mktemp("host"))
-    made.start()
-    made.name = version(request.param)
-    yield made
-    made.stop()
-
-
-@pytest.fixture(params=CANVASES, ids=str)
-def editor(
-    request: pytest.FixtureRequest, browser: Any, host: Host, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Editor]:
-    context = browser.new_context(viewport={"width": 1600, "height": 950})
-    page = context.new_page()
-    monkeypatch.syspath_prepend(str(FOLDER.parent / "scripts"))
-    graphs = runpy.run_path(str(FOLDER.parent / "scripts" / "graphs.py"))
-    core = [type(s.node_id, (), {"GET_SCHEMA": classmethod(lambda cls, s=s: s)}) for s in graphs["CORE"]]
+@pytest.fixture
+def templates(editor: Editor) -> Editor:
+    """An editor that knows ComfyUI's own nodes that some templates have, and the clip that the pack puts in place."""
+    core = [type(s.node_id, (), {"GET_SCHEMA": classmethod(lambda cls, s=s: s)}) for s in CORE]
 
     def known(route: Any) -> None:
-        """The nodes of ComfyUI's own that some templates have, and the clip that the pack puts in place."""
         info = route.fetch().json() | object_info(core, "nodes")
-        info["LoadAudio"]["input"]["required"]["audio"] = [[graphs["CLIP"]], {"audio_upload": True}]
+        info["LoadAudio"]["input"]["required"]["audio"] = [[CLIP], {"audio_upload": True}]
         route.fulfill(json=info)
 
-    page.route("**/object_info", known)
-    made = Editor(page, host, CANVASES[request.param])
-    made.canvas = request.param
-    yield made
-    context.close()
+    editor.page.route("**/object_info", known)
+    return editor
 
 
 def over(a: list[float], b: list[float]) -> bool:
@@ -84,7 +62,8 @@ def over(a: list[float], b: list[float]) -> bool:
     return all(a[i] + a[i + 2] > b[i] + 1 and b[i] + b[i + 2] > a[i] + 1 for i in (0, 1))
 
 
-def test_templates_open_readable(editor: Editor, host: Host, tmp_path: Path) -> None:
+def test_templates_open_readable(templates: Editor, tmp_path: Path) -> None:
+    editor, canvas = templates, "nodes2" if templates.nodes2 else "classic"
     folder = Path(os.environ.get("OSTINATO_SHOTS") or tmp_path)
     folder.mkdir(parents=True, exist_ok=True)
     editor.open()
@@ -99,7 +78,7 @@ def test_templates_open_readable(editor: Editor, host: Host, tmp_path: Path) -> 
         editor.page.wait_for_timeout(1000)  # elements take their place, and the view moves to them
         scale = editor.page.evaluate("() => window.app.canvas.ds.scale")
         boxes = editor.page.evaluate(BOXES, editor.nodes2)
-        editor.page.screenshot(path=folder / f"{host.name}-{editor.canvas}-{path.stem}.png")
+        editor.page.screenshot(path=folder / f"{editor.host.version}-{canvas}-{path.stem}.png")
         covered = [f"{a} and {b}" for (a, one), (b, other) in combinations(boxes, 2) if over(one, other)]
         wrong = editor.page.evaluate(WRONG)
         told[path.stem] = round(scale, 2)

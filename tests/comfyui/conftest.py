@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 import soundfile
 from ostinato.cli.graph import catalogue
+from ostinato.scripts.graphs import CLIP
 
-from ..examples import ALL, name_of
+from ..examples import ALL, name_of, put_short_clip
 from . import ace15
 from .client import Client, Graph
 from .server import Server, ServerDied, Unavailable, find_install
 
 HERE = Path(__file__).resolve().parent
 PACK = HERE.parents[1]
-AS_SHIPPED = ("text_to_music", "cover")  # the others play the random model here: a minute of music takes a minute
+AS_SHIPPED = ("cover",)  # the others play the random model here: a minute of music takes a minute
+SHORT = {name: {"seconds": 2.0} for name in ("OstinatoEncodePrompt", "OstinatoLayerProfile")}
+SHORT |= {"OstinatoStreamDenoise": {"steps": 4}}
 OTHERS = ("native_", "live")  # what begins so needs a checkpoint, or plays beside the queue
 WORKFLOWS = [path for path in ALL if not name_of(path).startswith(OTHERS)]
 
@@ -140,9 +143,25 @@ def to_api(comfy: Comfy, object_info: dict[str, dict]) -> Callable[[Path], Graph
     return convert
 
 
+@pytest.fixture(scope="session")
+def short_clip(comfy: Comfy, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The name of the first seconds of the examples' clip, in the server's input folder."""
+    folder = tmp_path_factory.mktemp("clip")
+    put_short_clip(folder)
+    shutil.copy(folder / CLIP, comfy.input_dir / "short.flac")
+    return "short.flac"
+
+
 @pytest.fixture(params=WORKFLOWS, ids=name_of)
-def example(request: pytest.FixtureRequest, to_api: Callable[[Path], Graph]) -> Graph:
-    return copy.deepcopy(to_api(request.param))
+def example(request: pytest.FixtureRequest, to_api: Callable[[Path], Graph], short_clip: str) -> Graph:
+    """One is played as it is shipped; the others are shorter, on fewer steps, which takes a sixth of the time."""
+    graph = copy.deepcopy(to_api(request.param))
+    if name_of(request.param) not in AS_SHIPPED:
+        for node in graph.values():
+            node["inputs"] |= SHORT.get(node["class_type"], {})
+            if node["class_type"] == "LoadAudio":
+                node["inputs"]["audio"] = short_clip
+    return graph
 
 
 @pytest.fixture

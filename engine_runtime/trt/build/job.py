@@ -89,6 +89,7 @@ class Job:
         home: Path | None = None,
         wait: bool = True,
         changed: Callable[[Job], None] = lambda _: None,
+        command: list[str] | None = None,
     ) -> Job:
         """Start a build and return at once.
 
@@ -98,6 +99,7 @@ class Job:
             home: folder of the key and manifest; None is `data_home()`.
             wait: wait for another build that runs in the folder; else the job fails and names it.
             changed: called after every change, from the job's own thread.
+            command: of the process that builds; None is `child.py`.
 
         Raises:
             EngineFileError: when the folder cannot be written to.
@@ -105,7 +107,8 @@ class Job:
         folder = ready_folder(folder if folder is not None else engines_home())
         trust = Trust(home)
         job = cls(spec, folder, trust, changed)
-        job._open({"spec": spec.as_json(), "folder": str(folder), "home": str(trust.home.absolute()), "wait": wait})
+        task = {"spec": spec.as_json(), "folder": str(folder), "home": str(trust.home.absolute()), "wait": wait}
+        job._open(task, command or child_command("build"))
         return job
 
     def wait(self, timeout: float | None = None) -> State:
@@ -152,13 +155,13 @@ class Job:
             _end(process, gently=False)
         return self.wait()
 
-    def _open(self, task: dict[str, Any]) -> None:
+    def _open(self, task: dict[str, Any], command: list[str]) -> None:
         options: dict[str, Any] = {"start_new_session": True} if os.name == "posix" else {}
         if os.name == "nt":
             options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW  # type: ignore[attr-defined]  # Windows has them
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
-            child_command("build"), stdin=pipe, stdout=pipe, stderr=pipe, text=True, encoding="utf-8",
+            command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, encoding="utf-8",
             errors="replace", cwd=self.folder, **options,
         )  # fmt: skip
         assert self._process.stdin is not None

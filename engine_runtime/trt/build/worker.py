@@ -57,17 +57,17 @@ def run(what: str) -> int:
     try:
         tell(TASKS[what](task, tell))
     except OstinatoError as error:
-        tell({"error": _packed(error)})
+        tell({"error": packed(error)})
         return 3
     except OSError as error:  # from the exporter, which writes the largest files
-        tell({"error": _packed(refused_write(Path(error.filename or task.get("folder", ".")), error))})
+        tell({"error": packed(refused_write(Path(error.filename or task.get("folder", ".")), error))})
         return 3
     except Exception as error:
         from ...device.memory import is_shortage  # imports torch, which the building process does not need
 
         if not is_shortage(error):
             raise
-        tell({"error": _packed(_shortage(what))})
+        tell({"error": packed(_shortage(what))})
         return 3
     return 0
 
@@ -116,7 +116,8 @@ def _undisturbed() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def _packed(error: OstinatoError) -> dict[str, Any]:
+def packed(error: OstinatoError) -> dict[str, Any]:
+    """Make plain data of an error, of which `process.revived` makes it again."""
     data = {"type": type(error).__name__, "given": error.given, "allowed": error.allowed, "remedy": error.remedy}
     return data | {name: getattr(error, name) for name in ("reason", "tail") if hasattr(error, name)}
 
@@ -229,11 +230,16 @@ def prove(
     return said.get("proof"), said.get("unverified", "")
 
 
-def run_child(what: str, task: dict[str, Any], hear: Callable[[float, str], None]) -> dict[str, Any]:
+def run_child(
+    what: str,
+    task: dict[str, Any],
+    hear: Callable[[float, str], None],
+    command: Callable[[str], list[str]] = child_command,
+) -> dict[str, Any]:
     """Run a task in its own process, whose memory is freed with it, and return its last message. Raises its error."""
     pipe = subprocess.PIPE
     process = subprocess.Popen(
-        child_command(what), stdin=pipe, stdout=pipe, stderr=pipe, text=True, encoding="utf-8", errors="replace"
+        command(what), stdin=pipe, stdout=pipe, stderr=pipe, text=True, encoding="utf-8", errors="replace"
     )
     assert process.stdin is not None and process.stdout is not None and process.stderr is not None
     tail: deque[str] = deque(maxlen=LAST)

@@ -18,6 +18,7 @@ from ostinato.engine_runtime.device.workers import Workers, in_turn, workers
 from ostinato.engine_runtime.errors import InputError
 from ostinato.engine_runtime.registry import registry
 
+from ...fuzz import examples
 from ...helpers import helping
 
 HOP = 1920  # samples a frame
@@ -63,7 +64,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
     return bool((a - b).abs().max() <= 1e-4 * b.abs().max())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(frames=st.integers(1, 60), window=st.sampled_from([1, 2, 3, 7, 25, 64]), clips=st.integers(1, 2))
 @example(frames=1, window=1, clips=1)
 @example(frames=1, window=25, clips=2)

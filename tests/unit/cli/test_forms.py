@@ -355,15 +355,15 @@ def test_lossy_files_sound_like_what_they_were_given(
         core_nodes.write_lossy(audio | {"sample_rate": 44_000}, "clip", "mp3", "128k")
 
 
-def test_the_command_plays_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(main, "all_types", lambda: TYPES)
+def test_the_command_plays_a_picture(tmp_path: Path, knows) -> None:
+    knows(TYPES)
     (tmp_path / "shared.png").write_bytes(png(prompt=json.dumps(player())))
     result = CliRunner().invoke(main.app, ["run", str(tmp_path / "shared.png"), "--out", str(tmp_path / "out")])
     assert result.exit_code == 0 and list((tmp_path / "out").rglob("*.flac")), result.output
 
 
-def test_the_command_tells_of_nodes_that_it_passes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(main, "all_types", lambda: TYPES)
+def test_the_command_tells_of_nodes_that_it_passes_over(tmp_path: Path, knows) -> None:
+    knows(TYPES)
     (tmp_path / "toy.json").write_text(json.dumps(player() | api(n9=("SaveVideo", {"audio": ["2", 0]}))))
     result = CliRunner().invoke(main.app, ["run", str(tmp_path / "toy.json"), "--out", str(tmp_path / "out"), "--json"])
     assert result.exit_code == 0 and json.loads(result.stdout)["nodes"] == 5

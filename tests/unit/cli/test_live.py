@@ -22,7 +22,7 @@ from ostinato.engine_runtime.live.score import Cost, cost
 from ostinato.nodes.shared import host, live_graph
 from ostinato.nodes.shared.live_graph import LiveGraph
 
-from ...examples import ALL, FOLDER, example, name_of
+from ...examples import ALL, example, name_of, put_short_clip
 
 # those whose music ComfyUI makes, or whose engine is built first
 ELSEWHERE = ("build_engine", "layer_profile", "load_engine", "native_cover", "native_drop_in", "native_repaint")
@@ -32,7 +32,8 @@ PLAYED = [name for name in map(name_of, ALL) if name not in ELSEWHERE]
 @pytest.fixture
 def instrument(cache: None, tmp_path: Path) -> Iterator[Callable[..., LiveGraph]]:
     """`instrument(name, *settings)`: an example workflow on a random model, played live."""
-    with use_folders(Folders(tmp_path, (FOLDER,))), host.use(host.Host(device="cpu", next_file=next_file)):
+    put_short_clip(tmp_path)
+    with use_folders(Folders(tmp_path, (tmp_path,))), host.use(host.Host(device="cpu", next_file=next_file)):
 
         def make(name: str, *settings: str, node: str | None = None) -> LiveGraph:
             types = all_types()

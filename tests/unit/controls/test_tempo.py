@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ostinato.engine_runtime.controls import from_audio, tempo
 from ostinato.engine_runtime.errors import InputError
 
+from ...fuzz import examples
 from ..refusal import check_sentence
 
 RATE = 22050
@@ -165,7 +166,7 @@ def test_strokes_at_random_times_have_no_beat(seed):
     no_beat(strokes(times, 8.0, seed if seed % 2 else None))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.floats(0, 1), max_size=12), st.floats(0.01, 6), st.sampled_from([0, 60, 240]), st.booleans())
 def test_any_strokes_have_a_beat_or_none(places, seconds, bpm, noisy):
     sound = strokes(np.array(places) * seconds, seconds, 3 if noisy else None)

@@ -10,7 +10,7 @@ from ostinato.engine_runtime.engines.factors import BUCKETS, KINDS, Targets
 from ostinato.engine_runtime.errors import InputError, ModelError
 from ostinato.engine_runtime.lora.adapter import Adapter
 from ostinato.nodes import lora as lora_node
-from ostinato.nodes.shared import folders
+from ostinato.nodes.shared import folders, host
 from safetensors.torch import save_file
 
 from ...adapters import dotted, flat, made_adapter, tensors_of, written
@@ -244,17 +244,14 @@ def test_what_changed_the_base_model_is_refused_by_name(targets, tmp_path, begun
 @pytest.mark.parametrize(
     "name", ["sub/style", r"sub\style", r"sub\style\adapter_model.safetensors", r"sub\a.safetensors"]
 )
-def test_a_peft_folder_and_another_systems_separators(targets, tmp_path, places, monkeypatch, headless, name):
+def test_a_peft_folder_and_another_systems_separators(targets, tmp_path, places, in_comfyui, headless, name):
     place = tmp_path / "models" / "loras" / "sub"
     (place / "style").mkdir(parents=True)
     written(place / "style" / "adapter_model.safetensors", targets, 4)
     written(place / "a.safetensors", targets, 4)
     places(comfyui=tmp_path)
-    listed = folders.adapter_names()
     if not headless:
-        monkeypatch.setattr(folders, "HEADLESS", False)
-        monkeypatch.setattr(folders, "roots", lambda kind: [tmp_path / "models" / kind])
-        monkeypatch.setattr(folders, "adapter_names", lambda: listed)
+        in_comfyui({"loras": [tmp_path / "models" / "loras"]})
     wanted = (
         place / "a.safetensors" if name.endswith("a.safetensors") else place / "style" / "adapter_model.safetensors"
     )
@@ -264,12 +261,12 @@ def test_a_peft_folder_and_another_systems_separators(targets, tmp_path, places,
             folders.adapter_path(f"{place}/style")
 
 
-def test_the_node_shows_that_no_alpha_was_found(targets, tmp_path, places, monkeypatch):
+def test_the_node_shows_that_no_alpha_was_found(targets, tmp_path, places):
     places(comfyui=tmp_path)
     (tmp_path / "models" / "loras").mkdir(parents=True)
     shown = []
-    monkeypatch.setattr(lora_node.host, "show_text", lambda text, node_id: shown.append(text))
-    for alpha in (None, 4.0):
-        written(tmp_path / "models" / "loras" / "a.safetensors", targets, 4, alpha=alpha)
-        lora_node.Lora.execute("a.safetensors", 1.0)
+    with host.use(host.Host(text=lambda text, node: shown.append(text))):
+        for alpha in (None, 4.0):
+            written(tmp_path / "models" / "loras" / "a.safetensors", targets, 4, alpha=alpha)
+            lora_node.Lora.execute("a.safetensors", 1.0)
     assert "no alpha was found" in shown[0] and shown[1] == ""

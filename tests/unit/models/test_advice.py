@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
-import huggingface_hub
 import pytest
 import torch
 from huggingface_hub.errors import RepositoryNotFoundError
 from ostinato.engine_runtime.errors import InputError, ModelError
 from ostinato.engine_runtime.models.given import Given
+from ostinato.engine_runtime.models.hub import snapshot
 from ostinato.engine_runtime.models.loading import load
 from ostinato.engine_runtime.models.original import DIFFUSERS, WHOLE
 from ostinato.nodes import LoadModel
@@ -17,8 +18,9 @@ from ostinato.nodes.shared.missing import missing
 from ostinato.nodes.shared.run import run_node
 from safetensors.torch import save_file
 
-from .test_checkpoint import metadata, same, split, tensors, words  # noqa: F401 - fixtures, and what they are made of
+from .test_checkpoint import metadata, put_tokenizer, same, split, tensors, words  # noqa: F401 - fixtures, and what they are made of
 
+pytestmark = pytest.mark.usefixtures("silence_is_encoded_once")
 CPU, F32 = torch.device("cpu"), torch.float32
 
 
@@ -34,8 +36,7 @@ def comfyui(tmp_path: Path, tensors, metadata, words, places) -> Path:  # noqa: 
         path = tmp_path / "models" / name
         path.parent.mkdir(parents=True)
         save_file(part, path, metadata)
-    (tmp_path / "comfy" / "text_encoders").mkdir(parents=True)
-    (tmp_path / "comfy" / "text_encoders" / "qwen25_tokenizer").symlink_to(words)
+    put_tokenizer(tmp_path, words)
     places(comfyui=tmp_path)
     return tmp_path
 
@@ -108,20 +109,18 @@ def test_the_original_layout_gets_the_sentence_that_helps(tmp_path: Path, marks:
     assert DIFFUSERS in raised.value.remedy and WHOLE in raised.value.remedy
 
 
-def test_the_original_repository_is_refused_before_its_gigabytes_come(monkeypatch) -> None:
-    monkeypatch.setattr(huggingface_hub, "file_exists", lambda repo, name: False)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("it was fetched"))
+def test_the_original_repository_is_refused_before_its_gigabytes_come() -> None:
+    hub = SimpleNamespace(file_exists=lambda repo, name: False)
     with pytest.raises(ModelError, match="ACE-Step/Ace-Step1.5 is in ACE-Step's original layout"):
-        load("ACE-Step/Ace-Step1.5", CPU, F32, download=True)
+        snapshot("ACE-Step/Ace-Step1.5", download=True, hub=hub)
 
 
-def test_a_repository_that_the_hub_does_not_have(monkeypatch) -> None:
+def test_a_repository_that_the_hub_does_not_have() -> None:
     def answer(repo: str, name: str) -> bool:
         raise RepositoryNotFoundError.__new__(RepositoryNotFoundError)  # its response is of whatever HTTP library
 
-    monkeypatch.setattr(huggingface_hub, "file_exists", answer)
     with pytest.raises(ModelError, match="the hub has no model nobody/nothing"):
-        load("nobody/nothing", CPU, F32, download=True)
+        snapshot("nobody/nothing", download=True, hub=SimpleNamespace(file_exists=answer))
 
 
 def test_what_was_given_goes_into_a_build_and_a_take(comfyui: Path) -> None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
-import huggingface_hub
 import pytest
 import torch
 from diffusers import AceStepTransformer1DModel, AutoencoderOobleck
 from ostinato.engine_runtime.errors import InputError, ModelError
 from ostinato.engine_runtime.models.engines import eager_engine
+from ostinato.engine_runtime.models.hub import snapshot
 from ostinato.engine_runtime.models.loading import load
 from ostinato.engine_runtime.models.presets import preset_folder
 from safetensors.torch import load_file, save_file
@@ -154,21 +154,6 @@ def test_a_file_is_not_a_folder(folder: Path, refuses: Callable) -> None:
         read(folder / "transformer" / "config.json")
 
 
-@pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list:
-    """An empty hub cache, and sockets that refuse and count."""
-    tried: list = []
-
-    def deny(*address: object, **_: object) -> None:
-        tried.append(address)
-        raise OSError("the network is unreachable")
-
-    monkeypatch.setattr(socket, "getaddrinfo", deny)
-    monkeypatch.setattr(socket.socket, "connect", deny)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    return tried
-
-
 @pytest.mark.parametrize("name", ["owner/name", "ACE-Step/no-such-model"])
 def test_a_hub_id_is_not_fetched_unasked(no_network: list, refuses: Callable, name: str) -> None:
     with refuses(ModelError, name):
@@ -176,19 +161,26 @@ def test_a_hub_id_is_not_fetched_unasked(no_network: list, refuses: Callable, na
     assert no_network == []
 
 
-def test_a_download_without_a_network(no_network: list, refuses: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+def test_a_model_of_the_hub_cache_is_known_by_its_id(no_network: list, tmp_path: Path) -> None:
+    place = tmp_path / "hub" / "models--owner--name"
+    for name in ("refs", "snapshots"):
+        (place / name).mkdir(parents=True)
+    (place / "refs" / "main").write_text("0" * 40)
+    (place / "snapshots" / ("0" * 40)).symlink_to(preset_folder("random"))
+    assert load("owner/name", torch.device("cpu"), torch.float32).source == "owner/name" and no_network == []
+
+
+def test_a_download_without_a_network(no_network: list, refuses: Callable) -> None:
     with refuses(ModelError, "owner/name"):
         read("owner/name", download=True)
     assert no_network
 
 
 @pytest.mark.parametrize("error", [RuntimeError(), OSError("disk full.\nSecond line."), ValueError("odd")])
-def test_whatever_the_hub_raises(refuses: Callable, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_the_hub_raises(refuses: Callable, error: Exception) -> None:
     def fail(*args: object, **kwargs: object) -> None:
         raise error
 
-    monkeypatch.setattr(huggingface_hub, "file_exists", lambda repo, name: True)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    hub = SimpleNamespace(file_exists=lambda repo, name: True, snapshot_download=fail)
     with refuses(ModelError, "owner/name"):
-        read("owner/name", download=True)
+        snapshot("owner/name", download=True, hub=hub)

@@ -22,7 +22,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from ostinato.engine_runtime.errors import MemoryShortage, OstinatoError
-from ostinato.engine_runtime.models import checkpoint
 from ostinato.engine_runtime.models.loading import load
 from ostinato.engine_runtime.models.presets import preset_folder
 from ostinato.engine_runtime.models.tokenizer import read_tokenizer
@@ -30,7 +29,7 @@ from safetensors.torch import save
 
 from ...fuzz import budget
 from ..refusal import check_sentence
-from .test_checkpoint import comfyui_names
+from .test_checkpoint import comfyui_names, put_tokenizer
 
 ROOM = 1 << 30
 WORDS = [
@@ -95,8 +94,9 @@ def loads_or_refuses(path: Path, root: Path) -> None:
 
 @pytest.fixture
 def root(turbo) -> Iterator[Path]:
-    """A folder for a test; a model has been loaded before, for the first load imports much."""
+    """A folder for a test, with a tokenizer; a model has been loaded before, for the first load imports much."""
     with tempfile.TemporaryDirectory() as place:
+        put_tokenizer(Path(place), preset_folder("random") / "tokenizer")
         yield Path(place)
 
 
@@ -231,15 +231,11 @@ def whole(turbo, tmp_path_factory) -> Path:
 
 @budget(6)
 @given(st.data())
-def test_a_damaged_checkpoint(whole: Path, root: Path, data: Any) -> None:
-    words = read_tokenizer(preset_folder("random") / "tokenizer")
+def test_a_damaged_checkpoint(whole: Path, root: Path, places, silence_is_encoded_once: None, data: Any) -> None:
     path = root / "turbo.safetensors"
     path.write_bytes(rewritten(data.draw, whole.read_bytes()))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "find_tokenizer", lambda given: words)
-        # encoding silence reads no file, and takes 3 s of a core
-        patch.setattr(checkpoint, "make_silence", lambda vae, frames: torch.zeros(1, frames, 64))
-        loads_or_refuses(path, root)
+    places(comfyui=root)
+    loads_or_refuses(path, root)
 
 
 @budget(30)

@@ -6,10 +6,10 @@ import io
 import json
 import os
 import shutil
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -20,6 +20,7 @@ import transformers
 from ostinato.engine_runtime.device.memory import guarded
 from ostinato.engine_runtime.errors import InputError, MemoryShortage, ModelError
 from ostinato.engine_runtime.models import loading
+from ostinato.engine_runtime.models.hub import snapshot
 from ostinato.engine_runtime.models.loading import Model, load
 from ostinato.engine_runtime.models.presets import preset_folder
 from ostinato.engine_runtime.models.quiet import offline
@@ -130,14 +131,24 @@ def test_a_config_names_no_code(folder: Path, name: str, values: dict, told: str
     assert ran(folder) == []
 
 
-def test_a_tokenizer_of_its_own_is_not_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tokenizer_of_its_own_is_not_run(folder: Path, no_answer: None) -> None:
     """Its config is not even read, so nobody is asked either."""
     (folder / "tokenizer" / "evil.py").write_text(EVIL)
     config = folder / "tokenizer" / "tokenizer_config.json"
     edit(config, tokenizer_class="Evil", auto_map={"AutoTokenizer": ["evil.Evil", None]}, tokenizer_file="/dev/zero")
-    monkeypatch.setattr(sys, "stdin", None)
     assert read(folder).pipe.tokenizer("warm piano").input_ids
     assert ran(folder) == []
+
+
+@pytest.fixture
+def no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody may be asked on the terminal."""
+
+    class Silent(io.StringIO):
+        def readline(self, *given: object) -> str:
+            pytest.fail("stdin was read")
+
+    monkeypatch.setattr(sys, "stdin", Silent())
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.ckpt", "model.pkl", "flax_model.msgpack"])
@@ -163,21 +174,6 @@ def test_shards_are_read_when_all_are_there(folder: Path) -> None:
     assert all(torch.equal(loaded[name], tensors[name]) for name in names)
     (place / "diffusion_pytorch_model-00002-of-00002.safetensors").unlink()
     refused(folder, "no whole diffusion_pytorch_model.safetensors")
-
-
-@pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> list:
-    """Sockets that refuse and are counted, and libraries that believe they may ask."""
-    tried: list = []
-
-    def deny(*address: object, **_: object) -> None:
-        tried.append(address)
-        raise OSError("the network is unreachable")
-
-    for place, name in ((socket, "getaddrinfo"), (socket, "create_connection"), (socket.socket, "connect")):
-        monkeypatch.setattr(place, name, deny)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    return tried
 
 
 def test_no_library_is_given_the_folder(folder: Path, no_network: list, monkeypatch) -> None:
@@ -220,16 +216,15 @@ def test_the_last_load_puts_the_switch_back(monkeypatch: pytest.MonkeyPatch) -> 
         assert constants.HF_HUB_OFFLINE is before
 
 
-def test_a_download_fetches_no_code(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+def test_a_download_fetches_no_code(folder: Path) -> None:
     def fetched(repo: str, **options: Any) -> str:
         names = ["a.py", "vae/a.bin", "vae/config.json", "vae/a.safetensors", "tokenizer/merges.txt"]
         kept = list(huggingface_hub.utils.filter_repo_objects(names, allow_patterns=options["allow_patterns"]))
         assert kept == ["vae/config.json", "vae/a.safetensors", "tokenizer/merges.txt"]
         return str(folder)
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetched)
-    monkeypatch.setattr(huggingface_hub, "file_exists", lambda repo, name: name == "model_index.json")
-    assert load("owner/name", CPU, torch.float32, download=True).source == "owner/name"
+    hub = SimpleNamespace(file_exists=lambda repo, name: name == "model_index.json", snapshot_download=fetched)
+    assert snapshot("owner/name", download=True, hub=hub) == folder
 
 
 def test_a_schedule_of_a_billion_steps_is_not_built(folder: Path) -> None:
@@ -567,11 +562,6 @@ def test_an_operator_allows_more_folders(comfyui: Path, tmp_path: Path, places) 
     assert folders.model_source("linked") == str(comfyui / "models" / "checkpoints" / "linked")
 
 
-def test_nobody_is_asked_on_the_terminal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Silent(io.StringIO):
-        def readline(self, *given: object) -> str:
-            pytest.fail("stdin was read")
-
-    monkeypatch.setattr(sys, "stdin", Silent())
+def test_nobody_is_asked_on_the_terminal(folder: Path, no_answer: None) -> None:
     edit(folder / "text_encoder" / "config.json", auto_map={"AutoModel": "evil.Evil"})
     refused(folder, "auto_map")

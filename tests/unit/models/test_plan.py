@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers.pipelines.ace_step.pipeline_ace_step import TASK_INSTRUCTIONS
@@ -9,6 +11,8 @@ from ostinato.engine_runtime.errors import InputError
 from ostinato.engine_runtime.models.conditioning import encode_prompt
 from ostinato.engine_runtime.models.prompt import Prompt
 from ostinato.nodes.shared import layout
+
+from ...helpers import Asked
 
 SECONDS, FRAMES = 1.0, 25
 CODES = [3, 1, 4, 1, 5]  # five a second
@@ -27,13 +31,15 @@ def test_codes_are_decoded_as_the_pipeline_does(turbo) -> None:
     assert not torch.equal(made.context, encode_prompt(turbo, Prompt("piano", seconds=SECONDS)).context)
 
 
-def test_the_text_asks_as_the_pipeline_does(turbo, monkeypatch) -> None:
+def test_the_text_asks_as_the_pipeline_does(turbo) -> None:
     """With codes, the pipeline's text2music has the instruction of a cover."""
-    asked, real = [], turbo.pipe.encode_prompt
-    monkeypatch.setattr(turbo.pipe, "encode_prompt", lambda *a, **k: asked.append(k["instruction"]) or real(*a, **k))
-    encode_prompt(turbo, Prompt("piano", seconds=SECONDS), codes=CODES)
-    encode_prompt(turbo, Prompt("piano", seconds=SECONDS))
-    assert asked == [TASK_INSTRUCTIONS["cover"], TASK_INSTRUCTIONS["text2music"]]
+    model = replace(turbo, pipe=Asked(turbo.pipe))
+    encode_prompt(model, Prompt("piano", seconds=SECONDS), codes=CODES)
+    encode_prompt(model, Prompt("piano", seconds=SECONDS))
+    assert [one["instruction"] for one in model.pipe.asked] == [
+        TASK_INSTRUCTIONS["cover"],
+        TASK_INSTRUCTIONS["text2music"],
+    ]
 
 
 @pytest.mark.parametrize("count", [2, 5, 9])

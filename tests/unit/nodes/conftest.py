@@ -37,11 +37,13 @@ def folder(tmp_path, places, cache):
 
 @pytest.fixture
 def jobs(monkeypatch, on_machine):
-    monkeypatch.setattr(FakeJob, "started", [])
-    monkeypatch.setattr(queue, "Job", FakeJob)
+    class Job(FakeJob):
+        started = []
+
+    monkeypatch.setattr(queue, "Job", Job)
     monkeypatch.setattr(queue.preflight, "check_packages", lambda names, flavor: None)
     on_machine({})
-    return FakeJob.started
+    return Job.started
 
 
 @pytest.fixture

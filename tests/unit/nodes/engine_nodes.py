@@ -27,6 +27,7 @@ class FakeJob:
     """A build that goes as far as it is told."""
 
     started: list[FakeJob] = []
+    halves = False  # whether it is half done for a while
 
     def __init__(self, spec, folder, changed):
         self.spec, self.folder, self.changed = spec, folder, changed
@@ -48,7 +49,11 @@ class FakeJob:
         self.changed(self)
 
     def wait(self, timeout):
-        self.ends(State.done)
+        """Goes a step further: half way, then to its end."""
+        if self.halves and self.fraction < 0.5:
+            self.fraction = 0.5
+        else:
+            self.ends(State.done)
 
     def cancel(self):
         if not self.over:

@@ -113,9 +113,15 @@ def test_nothing_finished_saves_nothing(model, tmp_path):
     assert not user.files() and not user.texts
 
 
-def test_a_full_disk_does_not_stop_the_cancel(model, tmp_path, monkeypatch):
-    user = User(tmp_path, 6)
-    monkeypatch.setattr(user, "next_file", lambda prefix, suffix: tmp_path / "no folder" / "clip.flac")
+class WithoutFolder(User):
+    """One whose files have nowhere to go."""
+
+    def next_file(self, prefix: str, suffix: str) -> Path:
+        return self.folder / "no folder" / "clip.flac"
+
+
+def test_a_full_disk_does_not_stop_the_cancel(model, tmp_path):
+    user = WithoutFolder(tmp_path, 6)
     with pytest.raises(Cancelled):
         user.runs(StreamDenoise, **stream(model))
     assert user.texts[-1].startswith("cancelled; what was finished is not saved: ")

@@ -97,7 +97,7 @@ def test_an_engine_that_was_swapped_after_the_look_does_not_play(turbo, jobs, pl
     assert not player.library.open_engines
 
 
-def test_the_engine_comes_from_the_folder_it_was_built_into(turbo, jobs, player, tmp_path, folder):
+def test_the_engine_comes_from_the_folder_it_was_built_into(turbo, jobs, player, tmp_path, folder, in_comfyui):
     asked = ASKED | {"name": "x", "precision": "fp32"}
     run(BuildEngine, model=turbo, **asked)
     elsewhere = player.make("x", spec=jobs[0].spec, flags={"elsewhere": True})
@@ -106,9 +106,8 @@ def test_the_engine_comes_from_the_folder_it_was_built_into(turbo, jobs, player,
     assert engine_owner.place(turbo, SimpleNamespace(unique_id="7")).folders[0] == folder
     player.make("x", spec=jobs[0].spec)
     jobs[0].state = State.done
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(folders, "roots", lambda kind: [other, folder])
-        assert run(BuildEngine, model=turbo, **asked)[0].sidecar.flags == {}
+    in_comfyui({folders.ENGINES: [other, folder]})
+    assert run(BuildEngine, model=turbo, **asked)[0].sidecar.flags == {}
 
 
 @pytest.mark.parametrize("how", ["delete", "cut", "sidecar"])
@@ -390,29 +389,25 @@ def test_whoever_manages_memory_is_asked_before_an_engine_plays(turbo, player):
 # adapters
 
 
-class Writes(FakeRefit):
-    """Keeps what was written into each executor."""
-
-    written: list = []
-
-    def apply(self, mix, prove):
-        self.written.append((self.engine.executor, [(a.digest, s) for a, s in mix]))
-        super().apply(mix, prove)
-
-
 @pytest.fixture
 def baking(turbo, player, files, monkeypatch):
-    """A cached Refit LoRA and its adapters, a and b."""
-    monkeypatch.setattr(Writes, "written", [])
+    """A cached Refit LoRA, its adapters a and b, and what was written into each executor."""
+    written = []
+
+    class Writes(FakeRefit):
+        def apply(self, mix, prove):
+            written.append((self.engine.executor, [(a.digest, s) for a, s in mix]))
+            super().apply(mix, prove)
+
     monkeypatch.setattr(bake, "Refit", Writes)
     monkeypatch.setattr(bake, "_check", lambda *_: None)
     player.make("b", refittable=True)
     mixes = [run(Lora, adapter=f"mine/{name}.safetensors", strength=1.0)[0] for name in "ab"]
-    return (Cache(RefitLora, engine="b", model=turbo), *mixes)
+    return (Cache(RefitLora, engine="b", model=turbo), *mixes, written)
 
 
 def test_adapters_in_turn_are_what_is_given_out(baking):
-    play, a, b = baking
+    play, a, b, written = baking
 
     def given(mix):
         made = play(linked=("adapters", "model"), adapters=mix)
@@ -421,16 +416,16 @@ def test_adapters_in_turn_are_what_is_given_out(baking):
     first, second = given(a), given(b)
     assert first != second == given(b)
     assert given(a) == first == given(a) and given(b) == second
-    assert len(Writes.written) == 4, "what is in the weights is not written again"
+    assert len(written) == 4, "what is in the weights is not written again"
 
 
 def test_adapters_come_back_with_their_engine(baking):
-    play, a, _ = baking
+    play, a, _, written = baking
     engine = play(linked=("adapters",), adapters=a)[0]
     loader.put_away(engine)
     engine.ready()
     engine.ready()
-    (before, mix), (after, again) = Writes.written
+    (before, mix), (after, again) = written
     assert mix == again and after is engine.executor is not before and is_open(engine)
 
 

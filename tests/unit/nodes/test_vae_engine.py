@@ -34,6 +34,15 @@ def latents():
     return {"samples": drawn(3, FRAMES, 64).T[None], "type": "audio"}
 
 
+def test_nodes_of_one_id_and_two_kinds_keep_their_engines(turbo, player):
+    """Ids repeat between workflows."""
+    player.make("one"), player.make_vae("voice")
+    for _ in range(2):
+        run(LoadEngine, engine="one", otherwise="stop", model=turbo)
+        run(LoadVaeEngine, model=turbo, engine="voice", otherwise="stop")
+        assert len(player.library.open_engines) == 2
+
+
 def test_a_clip_is_decoded_on_the_engine(turbo, player, shown, runs):
     player.make_vae("voice")
     vae, info = run(LoadVaeEngine, model=turbo, engine="voice", otherwise=TORCH)

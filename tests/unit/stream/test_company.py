@@ -12,6 +12,7 @@ from ostinato.engine_runtime.models.engines import eager_engine
 from ostinato.engine_runtime.registry import registry
 from ostinato.engine_runtime.stream.request import Request
 
+from ...fuzz import examples
 from ...helpers import StandIn, drawn, helping, made_up, play
 
 TOKENS = 128  # one buffer length for all: the longest condition here has fewer
@@ -52,7 +53,7 @@ def same(engine, one, others, at, **config):
     return alone, play(engine, [*others[:at], one, *others[at:]], **config)[at]
 
 
-SLOW = settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SLOW = settings(max_examples=examples(10), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.mark.parametrize("rows", [FUSED, TWO_PASS], ids=["fused", "two-pass"])
@@ -149,7 +150,7 @@ def test_rows_side_by_side_are_those_that_one_thread_makes_in_turn(base, conditi
 
 @pytest.mark.parametrize("spread", [True, False], ids=["spread", "at-once"])
 @pytest.mark.parametrize("rows", [16, 8], ids=["fused", "two-pass"])
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.data())
 def test_any_ring_on_the_stand_in(rows, spread, data):
     """The runtime's own arithmetic by itself, over many more rings than the decoder allows in the time."""

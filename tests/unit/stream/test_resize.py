@@ -16,6 +16,7 @@ from ostinato.engine_runtime.engines.contract import Limits
 from ostinato.engine_runtime.errors import InputError
 from ostinato.engine_runtime.stream.request import Request
 
+from ...fuzz import examples
 from ...helpers import StandIn, apart, made_up, play
 from ...live import everything, rows
 
@@ -94,7 +95,7 @@ def test_growth_admits_at_once_and_a_smaller_ring_waits():
 CHANGES = st.dictionaries(st.integers(0, 30), st.integers(1, 8), max_size=6)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(CHANGES, st.integers(1, 8), st.integers(1, 12), st.booleans(), st.integers(0, 9))
 def test_any_changes(depths, depth, count, spread, close_at):
     requests = asked(count)
@@ -114,7 +115,7 @@ def test_any_changes(depths, depth, count, spread, close_at):
     complete(session, requests, out)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     st.lists(st.tuples(st.sampled_from([4, 7, 8]), st.integers(1, 5), st.integers(0, 3)), min_size=1, max_size=10),
     st.integers(1, 8),

@@ -24,6 +24,7 @@ from ostinato.engine_runtime.stream.session import Session
 from ostinato.engine_runtime.stream.sessions import runtime
 from ostinato.engine_runtime.takes.render import render, take_batch
 
+from ...fuzz import examples
 from ...helpers import Fragile, StandIn, apart, made_up, play
 
 WIDTH = 8
@@ -158,7 +159,7 @@ ACTIONS = st.one_of(
 ONE = (4, 1, False, 1, 0)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(st.lists(ACTIONS, max_size=30), st.integers(1, 8), st.integers(1, 9), st.booleans(), st.booleans())
 @example([ONE, ONE, 1, ONE, ONE], 1, 2, False, True)  # one that waits already makes room at the next step
 def test_every_request_ends_once(actions: list, depth: int, queue: int, spread: bool, drain: bool) -> None:
@@ -315,7 +316,7 @@ def test_an_interrupt_leaves_the_id_free(error: type[BaseException], at: int) ->
     assert all(torch.equal(a, b) for a, b in zip(again, play(ENGINE, asked, depth=2), strict=True))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([4, 7]), st.integers(1, 5)), min_size=1, max_size=8), st.integers(1, 6))
 def test_progress_reaches_its_total(shapes: list, depth: int) -> None:
     asked, told = [request(frames, steps, seed=i) for i, (frames, steps) in enumerate(shapes)], []

@@ -114,12 +114,12 @@ def test_numbers_are_rows_by_name_and_columns_by_slot():
     plans = [SlotPlan.of(two, 2, ALL), FREE, SlotPlan.of(request(), 0, Gates())]
     numbers = numbers_of(plans, 3)
     assert len(numbers) == COUNT + 3 and {len(row) for row in numbers} == {3}
-    assert numbers[: len(Scalars._fields)] == list(zip(*(plan.scalars for plan in plans), strict=True))
-    flags = dict(zip(PLACE, numbers[len(Scalars._fields) : COUNT], strict=True))
+    assert numbers[: len(Scalars.__match_args__)] == list(zip(*(plan.scalars for plan in plans), strict=True))
+    flags = dict(zip(PLACE, numbers[len(Scalars.__match_args__) : COUNT], strict=True))
     assert flags["dcw"] == (3, 0, 0) and flags["velocity_scale"] == (1, 0, 0)
     assert numbers[COUNT:] == [(False, False, True), (True, False, False), (False, False, False)]
     assert numbers_of(plans, 1)[COUNT:] == [(False, False, True)]
-    assert Scalars._fields[FLAGS:] == ("decoded", "masked", "redirected", "renoised")
+    assert Scalars.__match_args__[FLAGS:] == ("decoded", "masked", "redirected", "renoised")
     assert set(PLACE) == {name for name, knob in KNOBS.items() if knob.gated}
 
 

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ...fuzz import examples
 from .test_take import a_log
 
 
@@ -160,7 +161,7 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
         refused(tmp_path / str(i))
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_damaged_file_is_refused_or_is_a_take(saved: Path, data) -> None:
     """Cut anywhere it is refused. A changed byte may make another take, and never another error."""

@@ -37,7 +37,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from ... import live
-from ...helpers import StandIn, made_up
+from ...helpers import Fragile, StandIn, made_up
 
 RANGES = {
     "velocity_scale": (0.5, 1.3),
@@ -366,25 +366,18 @@ def test_a_scale_that_is_turned_after_a_request_without_rows() -> None:
     assert not replay(log, engine).differing
 
 
-def test_a_depth_that_could_not_be_had(monkeypatch) -> None:
+def test_a_depth_that_could_not_be_had() -> None:
     """It is in the take, and that it was given up."""
-    engine, config = StandIn(), StreamConfig(depth=2, spread=False)
-    log, rows = Log.of(engine, config), StandIn.rows
-
-    def small(self, *sizes):
-        if sizes[0] > 2:
-            raise torch.OutOfMemoryError("no room")
-        return rows(self, *sizes)
-
+    engine, config = Fragile(most=2), StreamConfig(depth=2, spread=False)
+    log = Log.of(engine, config)
     with runtime().playing("no room", engine, config, log=log) as session:
         for i in range(4):
             session.submit(Request(made_up(i, 6), Sampling(3, seed=i)))
         session.step()
-        with monkeypatch.context() as patch, pytest.raises(MemoryShortage):
-            patch.setattr(StandIn, "rows", small)
-            session.configure(depth=4)
+        session.configure(depth=4)
+        with pytest.raises(MemoryShortage):
             session.step()
         log.finished([f.take() for f in session.play([])])
         log.ticks = session.ticks
-    again = replay(log, engine)
+    again = replay(log, StandIn())
     assert len(again.latents) == 4 and not again.differing

@@ -219,11 +219,9 @@ def test_a_refittable_build_needs_a_gpu(folder, graph):
     ],
 )  # fmt: skip
 @POSIX
-def test_how_the_exporting_process_ended_is_told(tmp_path, monkeypatch, code, kind, given):
-    monkeypatch.setattr(worker, "child_command", lambda _: [sys.executable, "-c", "input()\n" + code])
-    spec = make_spec("rtx", "decoder", {"model": "random"}, DYNAMIC)
+def test_how_the_exporting_process_ended_is_told(code, kind, given):
     with pytest.raises(kind) as caught:
-        worker.exported_graph({"spec": spec.as_json()}, spec, tmp_path, lambda *_: None)
+        worker.run_child("export", {}, lambda *_: None, lambda _: [sys.executable, "-c", "input()\n" + code])
     assert type(caught.value) is kind and given in caught.value.given
 
 
@@ -317,13 +315,12 @@ def test_the_message_ends_with_the_last_lines():
     assert str(error).endswith("; it said last: Traceback / File x / ValueError: the disk is odd.")
 
 
-def test_the_last_lines_of_a_child_of_the_build_come_through(monkeypatch, capfd):
+def test_the_last_lines_of_a_child_of_the_build_come_through(capfd):
     """An export that dies is a child of the child; its error crosses two pipes."""
     dies = "import sys; sys.stdin.readline(); print('on the way', file=sys.stderr); raise ValueError('odd weights')"
-    monkeypatch.setattr(worker, "child_command", lambda what: [sys.executable, "-c", dies])
     with pytest.raises(EngineBuildError) as raised:
-        worker.run_child("export", {}, lambda *said: None)
-    again = revived({"error": worker._packed(raised.value)})
+        worker.run_child("export", {}, lambda *said: None, lambda _: [sys.executable, "-c", dies])
+    again = revived({"error": worker.packed(raised.value)})
     assert type(again) is EngineBuildError and str(again) == str(raised.value)
     assert str(again).endswith("ValueError: odd weights.") and "on the way" in capfd.readouterr().err
 

@@ -14,7 +14,7 @@ from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.engines.profiles import Profile, Span
 from ostinato.engine_runtime.engines.prove import Proof, Refused
 from ostinato.engine_runtime.errors import EngineBuildError, EngineError, EngineFileError, MemoryShortage
-from ostinato.engine_runtime.trt.build import job, worker
+from ostinato.engine_runtime.trt.build import worker
 from ostinato.engine_runtime.trt.build.builder import Built
 from ostinato.engine_runtime.trt.build.job import Job, State
 from ostinato.engine_runtime.trt.export import record, source
@@ -226,15 +226,15 @@ def test_a_task_that_finds_no_memory_says_so_in_its_own_type(monkeypatch):
     check_sentence(error)
 
 
-def test_a_checking_process_is_heard_and_its_refusal_is_the_builds(tmp_path, monkeypatch):
+def test_a_checking_process_is_heard_and_its_refusal_is_the_builds():
     said = [{"state": "checking", "fraction": 0.95, "message": "comparing with eager"}]
     error = {"type": "Refused", "given": "the engine is not the reference: minimum", "allowed": "a", "remedy": "r"}
     heard = []
 
     def answers(*words):
         lines = "\n".join(json.dumps(word) for word in words)
-        monkeypatch.setattr(worker, "child_command", lambda _: [sys.executable, "-c", f"input(); print({lines!r})"])
-        return worker.run_child("check", {}, lambda *words: heard.append(words))
+        command = [sys.executable, "-c", f"input(); print({lines!r})"]
+        return worker.run_child("check", {}, lambda *words: heard.append(words), lambda _: command)
 
     assert answers(*said, {"proof": {"a": 1}}) == {"proof": {"a": 1}} and heard == [(0.95, "comparing with eager")]
     with pytest.raises(EngineBuildError, match="is not the reference: minimum; a; r"):
@@ -244,8 +244,8 @@ def test_a_checking_process_is_heard_and_its_refusal_is_the_builds(tmp_path, mon
 @pytest.mark.parametrize(
     ("word", "message"), [("", "built one.plan"), ("no GPU", "built one.plan, unverified: no GPU")]
 )
-def test_a_job_says_whether_its_engine_was_checked(tmp_path, plan, monkeypatch, word, message):
+def test_a_job_says_whether_its_engine_was_checked(tmp_path, plan, word, message):
     last = json.dumps({"plan": str(tmp_path / "one.plan"), "unverified": word})
-    monkeypatch.setattr(job, "child_command", lambda _: [sys.executable, "-c", f"input(); print({last!r})"])
-    done = Job.start(replace(plan.sidecar.spec, name="one"), tmp_path, tmp_path / "home")
+    command = [sys.executable, "-c", f"input(); print({last!r})"]
+    done = Job.start(replace(plan.sidecar.spec, name="one"), tmp_path, tmp_path / "home", command=command)
     assert done.wait(30) is State.done and (done.unverified, done.message) == (word, message)

@@ -130,8 +130,7 @@ def test_a_faithful_engine_passes_at_every_corner(vae, kind, monkeypatch):
     assert str(proof.corners[0]).startswith("minimum (1 rows, 2 frames): relative")
 
 
-@pytest.mark.parametrize("kind", ["vae_decoder", "vae_encoder"])
-@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize(("kind", "bad"), [*(("vae_decoder", bad) for bad in BAD), ("vae_encoder", "louder")])
 def test_an_engine_that_differs_is_refused_with_its_figures(vae, kind, bad, monkeypatch):
     plan = stand_in.make_vae(VaeHalf(vae, kind), PROVEN)
     plan.bend = BAD[bad]
