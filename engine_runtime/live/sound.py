@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 SIZES = (2, 4, 6, 8, 12, 25)  # frames of a window
 SAFE = 1.3  # of the first decode's time, while the ring does not play yet
 FORGET = 0.03  # share by which the longest decode of late is forgotten at each window
-BUSY = 0.6  # share of a window's time that its decode may take before windows grow
+BUSY = 0.6  # share of a window's time that its decode may usually take before windows grow
+CALM = 0.3  # the same, in which smaller ones are decoded again
+READY = 4  # of the longest decodes that a loop's sound is ready for, beyond the lead; a change replaces what is ready
 MOST_AHEAD = 2 * SAMPLE_RATE  # samples that are made ahead of the listener at most
 LAID = 64  # windows of which it is known with which changes they were made: more than are ahead of a listener
 
@@ -265,7 +267,8 @@ class Sound:
         if self._line().changes_at(self.decoded) != self._heard:
             return 0.0  # a change is made at once, before the sound of it is needed
         ahead = self.decoded * self._hop - self.listener.now()
-        wanted = min(MOST_AHEAD, self.listener.lead + int(self.spent * SAMPLE_RATE))
+        decodes = READY if self._line().length else 1  # endless music goes on from what is decoded
+        wanted = min(MOST_AHEAD, self.listener.lead + int(decodes * self.spent * SAMPLE_RATE))
         return 0.0 if ahead <= wanted else min(0.5, (ahead - wanted) / SAMPLE_RATE)
 
     def _count(self, size: int) -> int:
@@ -284,9 +287,9 @@ class Sound:
         self.usual += 0.2 * (seconds - self.usual)
         self.spent = max(seconds, self.spent + FORGET * (seconds - self.spent))
         at = SIZES.index(self.size)
-        if self.spent * self._rate > BUSY * self.size and at + 1 < len(SIZES):
+        if self._usual(self.size) * self._rate > BUSY * self.size and at + 1 < len(SIZES):
             size = SIZES[at + 1]
-        elif at and self.spent * self._rate < 0.5 * BUSY * SIZES[at - 1]:
+        elif at and self._usual(SIZES[at - 1]) * self._rate < CALM * SIZES[at - 1]:
             size = SIZES[at - 1]
         else:
             return

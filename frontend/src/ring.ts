@@ -43,6 +43,7 @@ export class Ring {
     this.epoch = epoch;
     this.read = this.end = this.fresh = position;
     this.marks = [];
+    this.last = { at: 0, hot: 0, slot: 0 }; // changes that were not heard yet are told again
   }
 
   /**

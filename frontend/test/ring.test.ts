@@ -177,6 +177,13 @@ test("a change is told with the sample that has it first", () => {
   assert.deepEqual(heard, [7]);
 });
 
+test("a change that was not heard before a new epoch is told in it", () => {
+  const ring = ready();
+  ring.take(block(4800, 4800, 1, { hot: 7, at: 5000 }));
+  ring.take(block(0, 4800, 1, { epoch: 2, hot: 7, at: 0 }));
+  assert.equal(play(ring).heard[0]?.hot, 7);
+});
+
 test("a frame is read as the server lays it out", () => {
   const data = new ArrayBuffer(HEADER + 8);
   const view = new DataView(data);
