@@ -31,7 +31,7 @@ SAFE = 1.3  # of the first decode's time, while the ring does not play yet
 FORGET = 0.03  # share by which the longest decode of late is forgotten at each window
 BUSY = 0.6  # share of a window's time that its decode may usually take before windows grow
 CALM = 0.3  # the same, in which smaller ones are decoded again
-READY = 4  # of the longest decodes that a loop's sound is ready for, beyond the lead; a change replaces what is ready
+READY = 10  # of the longest decodes that a loop's sound is ready for, beyond the lead; a change replaces what is ready
 MOST_AHEAD = 2 * SAMPLE_RATE  # samples that are made ahead of the listener at most
 LAID = 64  # windows of which it is known with which changes they were made: more than are ahead of a listener
 
