@@ -125,7 +125,14 @@ class LiveSession:
         self.outlets: tuple[Outlet, ...] = ()
         self._lock = threading.Condition(threading.Lock())
         self._sound = Sound(
-            name, score.vae, score.spec, self._lock, lambda: self._maker.line, self._block, self.fail, KEPT_SECONDS
+            name,
+            score.vae,
+            score.spec,
+            self._lock,
+            lambda: self._maker,
+            self._block,
+            self.fail,
+            KEPT_SECONDS,
         )
         self._maker = Maker(
             name,
