@@ -24,8 +24,9 @@ from typing import Any
 import aiohttp
 import numpy as np
 
-from ..engine_runtime.bench.listener import Lead
+from ..engine_runtime.bench.listener import QUANTUM, Ring
 from ..engine_runtime.live.level import SAMPLE_RATE
+from ..engine_runtime.live.line import Heard
 from ..engine_runtime.serve.messages import HEADER, VERSION
 
 NAME = "5"  # of the session: its node's id
@@ -85,18 +86,20 @@ class Page:
     Attributes:
         counts: what happened how often.
         waits: seconds from a change to the first sample that has it.
+        gaps: the moments at which sound was missing.
     """
 
     def __init__(self, address: str) -> None:
         self.address, self.counts, self.waits = address, Counter[str](), list[float]()
-        self.figures: dict[str, Any] = {}
+        self.gaps, self.figures = list[dict[str, Any]](), dict[str, Any]()
         self._socket: aiohttp.ClientWebSocketResponse | None = None
-        self._key, self._epoch, self._read, self._end, self._bytes = "", 0, 0, 0, 0
-        self._lead, self._moving, self._clock = Lead(), False, time.monotonic()
-        self._cut = -EXCUSED  # when the connection was lost
+        self._key, self._bytes = "", 0
+        self._ring, self._clock = Ring(), time.monotonic()
+        self._began = time.monotonic()
+        self._cut = self._turned = -EXCUSED  # when the connection was lost, and when a change was sent
         self._number, self._last = 0, dict[tuple[str, str], Any]()
         self._sent, self._due = dict[int, tuple[float, tuple[str, str]]](), list[tuple[float, str, int]]()
-        self._marks, self._silent = list[tuple[int, int, int]](), 0
+        self._heard, self._silent = Heard(), 0
 
     async def run(self, http: aiohttp.ClientSession, until: float) -> None:
         """Listen; come back after each lost connection."""
@@ -106,7 +109,7 @@ class Page:
                 url = f"http://{self.address}/ostinato/live/{NAME}/socket"
                 async with http.ws_connect(url, max_msg_size=1 << 22) as self._socket:
                     self._bytes = 0
-                    hello = {"session": self._key, "epoch": self._epoch, "position": self._end}
+                    hello = {"session": self._key, "epoch": self._ring.epoch, "position": self._ring.fresh}
                     await self._send(type="hello", version=VERSION, **hello)
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(min(RECONNECT, until - time.monotonic())):
@@ -151,47 +154,47 @@ class Page:
         self._bytes += len(data)
         _, epoch, position, hot, slot, at = HEADER.unpack_from(data)
         self._advance()
-        samples = (len(data) - HEADER.size) // 4
-        if epoch < self._epoch or position + samples <= self._read and epoch == self._epoch:
+        ring, samples = self._ring, (len(data) - HEADER.size) // 4
+        if epoch > ring.epoch or epoch == ring.epoch and position > ring.end:
+            self._gap("epochs" if epoch > ring.epoch else "holes")
+        if not ring.take(epoch, position, samples, Heard(hot, slot), at):
             return
-        if epoch > self._epoch or position > self._end:
-            self._gap("epochs" if epoch > self._epoch else "holes")
-            self._epoch, self._read, self._moving = epoch, position, False
-        self._end = position + samples
-        self._marks.append((at, hot, slot))
         pcm = np.frombuffer(data, "<i2", offset=HEADER.size)
         self._silent = self._silent + samples if int(np.abs(pcm.astype(np.int32)).max()) < 30 else 0
         self.counts["silences"] += SAMPLE_RATE <= self._silent < SAMPLE_RATE + samples
 
     def _gap(self, what: str) -> None:
-        late = time.monotonic() - self._cut > EXCUSED and self._epoch > 0
+        """Note that sound was missing, when, and how long after what could have been the cause."""
+        if self._ring.epoch == 0:
+            return
+        now = time.monotonic()
+        late = now - self._cut > EXCUSED
         self.counts[what if late else what + " at a reconnect"] += 1
+        since = {"reconnect": now - self._cut, "change": now - self._turned, "start": now - self._began}
+        self.gaps.append(
+            {"what": what, "lead": self._ring.lead} | {f"s since {k}": round(v, 2) for k, v in since.items()}
+        )
 
     def _advance(self) -> None:
         """Play what was due since the last call."""
         now = time.monotonic()
-        due = int((now - self._clock) * SAMPLE_RATE)
-        self._clock += due / SAMPLE_RATE
-        if not self._moving and self._end - self._read >= self._lead.samples:
-            self._moving = True
-        elif self._moving:
-            if self._end - self._read < due:
+        for _ in range(int((now - self._clock) * SAMPLE_RATE / QUANTUM)):
+            self._clock += QUANTUM / SAMPLE_RATE
+            underruns = self._ring.underruns
+            self._heard = next((changes for _, changes in reversed(self._ring.play())), self._heard)
+            if self._ring.underruns > underruns:
                 self._gap("underruns")
-                self._moving = False
-                self._lead.missed()
-            self._read = min(self._end, self._read + due)
-            self._lead.played(due)
-        while self._marks and self._marks[0][0] < self._read:
-            _, hot, slot = self._marks.pop(0)
-            heard = [one for one in self._due if (hot if one[1] == "tick" else slot) >= one[2]]
-            self.waits += [now - began for began, _, _ in heard]
-            self._due = [one for one in self._due if one not in heard]
+        hot, slot = self._heard.hot, self._heard.slot
+        heard = [one for one in self._due if (hot if one[1] == "tick" else slot) >= one[2]]
+        self.waits += [now - began for began, _, _ in heard]
+        self._due = [one for one in self._due if one not in heard]
 
     async def _play(self) -> None:
         while True:
             await asyncio.sleep(REPORT)
             self._advance()
-            place = {"epoch": self._epoch, "position": self._read, "lead": self._lead.samples, "moving": self._moving}
+            ring = self._ring
+            place = {"epoch": ring.epoch, "position": ring.read, "lead": ring.lead, "moving": ring.moving}
             with contextlib.suppress(ConnectionError):
                 await self._send(type="at", bytes=self._bytes, **place)
             lost = [one for one in self._due if time.monotonic() - one[0] > HEARD]
@@ -214,7 +217,8 @@ class Page:
                 (10, 10, 2, 1),
             )[0]
             self._number += 1
-            self._sent[self._number] = (time.monotonic(), place)
+            self._turned = time.monotonic()
+            self._sent[self._number] = (self._turned, place)
             with contextlib.suppress(ConnectionError):
                 await self._send(type="set", id=self._number, node=place[0], input=place[1], value=value)
                 self._last[place] = value
@@ -244,13 +248,13 @@ def resident(pid: int) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
 
-async def soak(address: str, pid: int, minutes: float, out: Path) -> bool:
+async def soak(address: str, pid: int, minutes: float, job: float, out: Path) -> bool:
     began, until = time.monotonic(), time.monotonic() + 60 * minutes
     page, memory, jobs = Page(address), list[tuple[float, float]](), list[float]()
 
     async def work(http: aiohttp.ClientSession) -> None:
         while True:
-            await asyncio.sleep(JOB)
+            await asyncio.sleep(job)
             jobs.append(await queue(http, address, image_graph(len(jobs))))
 
     async def watch() -> None:
@@ -267,6 +271,7 @@ async def soak(address: str, pid: int, minutes: float, out: Path) -> bool:
             "changes heard": len(page.waits),
             "ms to the ear, median and 95th percentile": waits,
             "image jobs, s": jobs,
+            "gaps": page.gaps,
             "memory, MB by seconds": memory,
             "figures": page.figures,
         }
@@ -288,6 +293,7 @@ if __name__ == "__main__":
     parser.add_argument("--at", default="127.0.0.1:8188")
     parser.add_argument("--pid", type=int, required=True, help="of ComfyUI, whose memory is watched")
     parser.add_argument("--minutes", type=float, default=120.0)
+    parser.add_argument("--job", type=float, default=JOB, help="seconds between two image jobs")
     parser.add_argument("--out", type=Path, default=Path("soak.json"))
     given = parser.parse_args()
-    sys.exit(0 if asyncio.run(soak(given.at, given.pid, given.minutes, given.out)) else 1)
+    sys.exit(0 if asyncio.run(soak(given.at, given.pid, given.minutes, given.job, given.out)) else 1)

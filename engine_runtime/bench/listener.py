@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from typing import NamedTuple
@@ -14,28 +15,61 @@ from ..live.session import LiveSession
 
 QUANTUM = 128  # samples that an audio thread plays at a time
 REPORT = 1024  # samples between two reports
-FIRST_LEAD, MOST_LEAD, GROWTH, FALL, CALM = 2400, 24_000, 1.25, 0.85, 5 * SAMPLE_RATE
+FIRST_LEAD, MOST_LEAD, GROWTH, CALM = 2400, 24_000, 1.25, 5 * SAMPLE_RATE
 PATIENCE = 120.0  # seconds
 
 
-class Lead:
-    """The samples that a listener wants ahead: more after an underrun, less again while there is none.
+class Ring:
+    """The ring of a page, `frontend/src/ring.ts`, without its samples: which are there, and which play.
 
-    `frontend/src/ring.ts` has the same, but for the fall: there it is by half of what was never needed.
+    Attributes:
+        epoch: of the sound.
+        read: position that sounds next.
+        end: position up to which there is sound.
+        fresh: end of the newest block; what lies behind it was made before.
+        lead: samples that are wanted ahead: more after an underrun, less again by half of what nobody needed.
+        moving: it plays, and does not wait for its lead.
+        underruns: times that the sound was not there in time.
     """
 
     def __init__(self) -> None:
-        self.samples, self._calm = FIRST_LEAD, 0
+        self.epoch = self.read = self.end = self.fresh = self.underruns = 0
+        self.lead, self.moving = FIRST_LEAD, False
+        self._calm, self._spare = 0, math.inf  # samples since the last underrun, and the fewest ahead in that time
+        self._last, self._marks = Heard(), list[tuple[int, Heard]]()
 
-    def missed(self) -> None:
-        """Grow after an underrun."""
-        self.samples, self._calm = min(MOST_LEAD, round(self.samples * GROWTH)), 0
+    def take(self, epoch: int, position: int, samples: int, heard: Heard, at: int) -> bool:
+        """Take a block in place of what is at its positions; returns false for one that is passed over."""
+        stop = position + samples
+        if epoch < self.epoch or epoch == self.epoch and stop <= self.read:
+            return False
+        if epoch > self.epoch or position > self.end:
+            if epoch > self.epoch:
+                self._marks, self._last = [], Heard()
+            self.epoch, self.read, self.end, self.moving = epoch, position, position, False
+        self.fresh, self.end = stop, max(self.end, stop)
+        if heard != self._last:
+            self._last = heard
+            self._marks.append((at, heard))
+        return True
 
-    def played(self, count: int) -> None:
-        """Note samples that were there in time."""
-        self._calm += count
+    def play(self) -> list[tuple[int, Heard]]:
+        """Play a quantum; returns the changes that are heard first in it, and at which positions."""
+        ahead = self.end - self.read
+        self.moving = self.moving or ahead >= self.lead
+        if not self.moving:
+            return []
+        if ahead < QUANTUM:
+            self.moving, self.underruns = False, self.underruns + 1
+            self.lead, self._calm, self._spare = min(MOST_LEAD, round(self.lead * GROWTH)), 0, math.inf
+            return []
+        self.read += QUANTUM
+        self._calm, self._spare = self._calm + QUANTUM, min(self._spare, self.end - self.read)
         if self._calm >= CALM:
-            self.samples, self._calm = max(FIRST_LEAD, round(self.samples * FALL)), 0
+            self.lead, self._calm, self._spare = max(FIRST_LEAD, self.lead - int(self._spare) // 2), 0, math.inf
+        heard = [mark for mark in self._marks if mark[0] < self.read]
+        self._marks = self._marks[len(heard) :]
+        return heard
 
 
 class Times(NamedTuple):
@@ -63,14 +97,11 @@ class Player:
 
     def __init__(self, session: LiveSession) -> None:
         self._session, self._lock = session, threading.Condition(threading.Lock())
-        self._epoch = self._read = self._end = 0  # as in the page's ring
-        self._lead = Lead()
-        self._moving = self._closed = False
+        self._ring, self._closed = Ring(), False
         self._clock = time.perf_counter()  # up to which it has played
-        self._last, self._marks = Heard(), list[tuple[int, Heard]]()
+        self._last = Heard()  # of the blocks that came
         self._met: dict[str, list[tuple[float, Heard]]] = {name: [] for name in Times._fields}
         self._error: Exception | None = None
-        self.underruns = 0
         self.began: float | None = None
         session.attach(self)
         self._thread = threading.Thread(target=self._run, name="bench player", daemon=True)
@@ -78,7 +109,11 @@ class Player:
 
     @property
     def lead(self) -> int:
-        return self._lead.samples
+        return self._ring.lead
+
+    @property
+    def underruns(self) -> int:
+        return self._ring.underruns
 
     # --- what the session's threads call ---
 
@@ -87,14 +122,9 @@ class Player:
         now = time.perf_counter()
         with self._lock:
             self._advance(now)
-            if block.epoch < self._epoch or block.epoch == self._epoch and block.end <= self._read:
-                return
-            if block.epoch > self._epoch or block.position > self._end:
-                self._epoch, self._read, self._moving = block.epoch, block.position, False
-            self._end = block.end
-            if block.heard != self._last:
+            taken = self._ring.take(block.epoch, block.position, block.samples, block.heard, block.at)
+            if taken and block.heard != self._last:
                 self._last = block.heard
-                self._marks.append((block.at, block.heard))
                 self._met["ready"].append((self._clock, block.heard))  # within a quantum before now
 
     def changed(self) -> None:
@@ -158,7 +188,7 @@ class Player:
                 if self._lock.wait_for(lambda: self._closed, max(0.0, due - time.perf_counter())):
                     return
                 self._advance(time.perf_counter())
-                place = self._epoch, self._read, self.lead, self._moving
+                place = self._ring.epoch, self._ring.read, self._ring.lead, self._ring.moving
             self._session.report(*place, self)
 
     def _advance(self, now: float) -> None:
@@ -168,19 +198,9 @@ class Player:
             self._clock += QUANTUM / SAMPLE_RATE
 
     def _play(self, when: float) -> None:
-        ahead = self._end - self._read
-        if not self._moving and ahead >= self.lead:
-            self._moving = True
+        heard = self._ring.play()
+        if self._ring.moving:
             self.began = self.began or when
-        if not self._moving:
-            return
-        if ahead < QUANTUM:
-            self._moving, self.underruns = False, self.underruns + 1
-            self._lead.missed()
-            return
-        self._read += QUANTUM
-        self._lead.played(QUANTUM)
-        while self._marks and self._marks[0][0] < self._read:
-            at, heard = self._marks.pop(0)
-            self._met["heard"].append((when + max(0, at - self._read + QUANTUM) / SAMPLE_RATE, heard))
+        for at, changes in heard:
+            self._met["heard"].append((when + max(0, at - self._ring.read + QUANTUM) / SAMPLE_RATE, changes))
             self._lock.notify_all()

@@ -28,7 +28,7 @@ from .score import Cost, Score, cost
 log = logging.getLogger(__name__)
 RUNWAY = 2.0  # seconds of music that a stretch is begun ahead of, beyond the time it takes
 SAFE = 1.2  # of the time that a generation takes
-NICE = 10  # of a ring on the CPU
+NICE = 4  # of a ring on the CPU
 HOLD = 0.3  # seconds that a ring waits at most for what is evaluated beside it
 
 
@@ -38,13 +38,11 @@ class _Flight:
 
     Attributes:
         heard: the changes that it was made with; further hot ones may act on it.
-        began: when it was submitted.
         ends: the step that finishes it.
         at, kept: for a stretch, the moment of its first new frame, and the frames before that it repeats.
     """
 
     heard: Heard
-    began: float
     ends: int
     at: int = 0
     kept: int = 0
@@ -107,7 +105,7 @@ class Maker:
         self._ahead: torch.cuda.Event | None = None  # behind the last tick
         self._flights: dict[int, _Flight] = {}
         self._number = self._since = 0  # requests made; steps since the last one was
-        self._seconds = 1.0  # that a generation takes
+        self._tick, self._stepped = 0.1, 0.0  # seconds that a step takes, and when the latest began
         self._coming: Loop | Endless | None = None  # the line of a new ring, until its first latent is there
         self._thread = threading.Thread(target=self._run, name=f"ostinato ring {name}", daemon=True)
         self._thread.start()
@@ -159,6 +157,27 @@ class Maker:
         """Return whether the ring has memory, or may take some now."""
         return self._busy or self._lease.opened
 
+    def until_laid(self) -> float:
+        """Return the seconds until the latest change is in music; 0 where it is, where nothing is in flight, and where
+        the step takes so long that nothing can be said. Hold the lock.
+        """
+        ends = [flight.ends for flight in list(self._flights.values())]
+        if not ends or not self._lease.opened or self.line.changes_at(1 << 62).hot == self._hot_id:
+            return 0.0
+        if time.monotonic() - self._stepped > 2.0 * self._tick:
+            return 0.0
+        return max(1, min(ends) - self._lease.session.ticks) * self._tick
+
+    @property
+    def works(self) -> bool:
+        """Return whether a round runs."""
+        return self._busy
+
+    @property
+    def _generation(self) -> float:
+        """Return the seconds that a generation takes."""
+        return self._tick * self.score.steps
+
     @property
     def here(self) -> bool:
         """Return whether this is the ring's own thread."""
@@ -173,7 +192,7 @@ class Maker:
 
     def reach(self, cost: Cost) -> float:
         """Return the seconds until music with a change of this cost is there, on the safe side."""
-        return SAFE * self._seconds * (1 if cost <= Cost.TICK else 2)  # another generation may have to end first
+        return SAFE * self._generation * (1 if cost <= Cost.TICK else 2)  # another generation may have to end first
 
     @property
     def alive(self) -> bool:
@@ -273,10 +292,12 @@ class Maker:
             self._heard, self._fresh, self._same = Heard(hot, slot), True, False
         self._hold = hold
         self._submit(session)
+        self._stepped = began = time.monotonic()
         done = session.step()
         if self._ahead is not None:
             self._ahead.synchronize()  # a tick is enqueued while one runs, and no more: the next hears a later knob
         self._ahead = session.lane.done()
+        self._tick += 0.1 * (time.monotonic() - began - self._tick)
         self._since += 1
         for finished in done:
             self._lay(finished)
@@ -326,7 +347,7 @@ class Maker:
         decoded, end, rate = self._decoded(), line.end, self.score.spec.frame_rate
         if line is self._coming or end == line.start or self._extends():
             return end
-        ahead = decoded + round(self._seconds * rate) + 1
+        ahead = decoded + round(self._generation * rate) + 1
         if not self._fresh and end - ahead > RUNWAY * rate:
             return None
         return min(max(ahead, line.start, self._hold), end)
@@ -343,7 +364,7 @@ class Maker:
         request = self.score.request(self._number, tail)
         session.submit(request)
         ends = session.ticks + request.steps
-        self._flights[id(request)] = _Flight(self._heard, time.monotonic(), ends, at, kept)
+        self._flights[id(request)] = _Flight(self._heard, ends, at, kept)
         self._number, self._since, self._fresh = self._number + 1, 0, False
 
     def _move(self, at: int, kept: int) -> None:
@@ -362,7 +383,6 @@ class Maker:
             finished.done.synchronize()  # a copy that waits would keep other threads out of the driver
         if self._lease.record is not None:
             self._lease.record.finished(finished.request, latent)
-        self._seconds += 0.3 * (time.monotonic() - flight.began - self._seconds)
         heard = Heard(self._heard.hot, flight.heard.slot)
         alike = not (self.score.seed_step or self.score.tracks or self.score.moving)
         self._same = alike and flight.heard == self._heard

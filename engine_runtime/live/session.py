@@ -125,7 +125,14 @@ class LiveSession:
         self.outlets: tuple[Outlet, ...] = ()
         self._lock = threading.Condition(threading.Lock())
         self._sound = Sound(
-            name, score.vae, score.spec, self._lock, lambda: self._maker.line, self._block, self.fail, KEPT_SECONDS
+            name,
+            score.vae,
+            score.spec,
+            self._lock,
+            lambda: self._maker,
+            self._block,
+            self.fail,
+            KEPT_SECONDS,
         )
         self._maker = Maker(
             name,
@@ -163,17 +170,20 @@ class LiveSession:
                 self._sound.report(epoch, position, lead, moving)
 
     def resume_at(self, epoch: int, position: int) -> list[Block]:
-        """Go on for a listener that has the sound up to a position: return the blocks from there on.
+        """Go on for a listener that has the sound up to a position: return the blocks from there on, and those that it
+        has not heard yet, for they may have been made again.
 
         Where they are no longer here, or were made in another epoch, the sound begins a new epoch where it was heard
         last, and nothing is returned.
         """
         with self._lock:
-            if position == self._sound.decoded * self.score.spec.hop and epoch == self._sound.epoch:
+            sound = self._sound
+            start = min(position, sound.listener.now())
+            if epoch == sound.epoch and start == sound.decoded * self.score.spec.hop:
                 return []
-            blocks = self._sound.blocks_since(epoch, position)
+            blocks = sound.blocks_since(epoch, start)
             if blocks is None:
-                self._sound.begin(self._sound.listener.position)
+                sound.begin(sound.listener.position)
             return blocks or []
 
     @property

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +30,32 @@ log = logging.getLogger(__name__)
 SIZES = (2, 4, 6, 8, 12, 25)  # frames of a window
 SAFE = 1.3  # of the first decode's time, while the ring does not play yet
 FORGET = 0.03  # share by which the longest decode of late is forgotten at each window
-BUSY = 0.6  # share of a window's time that its decode may take before windows grow
+BUSY = 0.5  # share of a window's time that its decode may usually take before windows grow
+CALM = 0.2  # the same, in which smaller ones are decoded again
+# Sound of a loop that is made ahead, in longest decodes. A change replaces what is ahead, so that it costs no latency,
+# but its decodes would take the ring's time on a CPU: while the ring works, they wait as long as enough is sent.
+READY, ENOUGH, SOON = 10, 4, 1
 MOST_AHEAD = 2 * SAMPLE_RATE  # samples that are made ahead of the listener at most
 LAID = 64  # windows of which it is known with which changes they were made: more than are ahead of a listener
+
+
+class Source(Protocol):
+    """Where the music comes from. All is asked with the line's lock held.
+
+    Attributes:
+        line: of what is heard.
+        works: the ring takes time.
+    """
+
+    @property
+    def line(self) -> Line: ...
+
+    @property
+    def works(self) -> bool: ...
+
+    def until_laid(self) -> float:
+        """Return the seconds until the latest change is in the line; 0 where it is, or none is on its way."""
+        ...
 
 
 class Sound:
@@ -41,7 +65,7 @@ class Sound:
         vae: the decoder.
         spec: of the model.
         lock: of the line.
-        line: returns the line; called with `lock` held.
+        source: returns where the music comes from; called with `lock` held.
         send: takes each block, in this thread.
         failed: told, in this thread, what went wrong; the sound then pauses.
 
@@ -62,14 +86,14 @@ class Sound:
         vae: Vae,
         spec: ModelSpec,
         lock: threading.Condition,
-        line: Callable[[], Line],
+        source: Callable[[], Source],
         send: Callable[[Block], None],
         failed: Callable[[Exception], None],
         kept_seconds: float,
     ) -> None:
         self._hop, self._rate = spec.hop, spec.frame_rate
         self._silence = np.zeros((2, FADE * spec.hop), np.float32)
-        self.lock, self._line, self._send, self._failed = lock, line, send, failed
+        self.lock, self._source, self._send, self._failed = lock, source, send, failed
         self.decoded, self.epoch, self.listener = 0, 1, Listener()
         self.level, self.dry, self.size = Level(), 0, SIZES[1]
         self.spent = self.usual = 0.0
@@ -80,6 +104,7 @@ class Sound:
         self._laid: list[tuple[int, Heard]] = []  # the changes that frames were made with, from which on
         self._at = 0  # position from which the latest changes are heard
         self._begun = 0  # position at which the epoch began
+        self._sent = 0  # position up to which sound of this epoch was sent, be it of older music
         self._waits = False  # for a line without music
         self._under: NDArray[np.float32] | None = self._silence  # what the next window fades from, after the level
         self._moments: deque[Moment] = deque()
@@ -109,7 +134,7 @@ class Sound:
         self._windows.forget()
         self._under = self._silence
         self.listener = Listener()
-        self.listener.position = self._begun = self.decoded * self._hop
+        self.listener.position = self._begun = self._sent = self.decoded * self._hop
         self.lock.notify_all()
 
     def rest(self, resting: bool) -> None:
@@ -232,11 +257,11 @@ class Sound:
         """Return the first frame whose changes are not those it was made with, of those that can likely be made before
         they are heard; else a frame that was not made yet. Hold the lock.
 
-        It goes by the usual time of a decode, and half the lead: where that is too short, the listener hears the old
-        music for a moment longer, and no gap.
+        It goes by the usual time of a decode: where that is too short, the listener hears the old music for a moment
+        longer, and no gap.
         """
         now = self.listener.now()
-        start = -(-(now + self.listener.lead // 2 + int(self._usual(self._first()) * SAMPLE_RATE)) // self._hop)
+        start = -(-(now + int(self._usual(self._first()) * SAMPLE_RATE)) // self._hop)
         start = max(start, self._line().start)
         coming = self._line().changes(start, self.decoded) if start < self.decoded else []
         return next((at for at, heard in coming if heard != self._made_with(at)), self.decoded)
@@ -264,9 +289,26 @@ class Sound:
         self._waits = False
         if self._line().changes_at(self.decoded) != self._heard:
             return 0.0  # a change is made at once, before the sound of it is needed
-        ahead = self.decoded * self._hop - self.listener.now()
-        wanted = min(MOST_AHEAD, self.listener.lead + int(self.spent * SAMPLE_RATE))
-        return 0.0 if ahead <= wanted else min(0.5, (ahead - wanted) / SAMPLE_RATE)
+        return min(0.5, self._spare() / SAMPLE_RATE)
+
+    def _spare(self) -> int:
+        """Return the samples until the end of what is ahead is too near; 0 for now. Hold the lock."""
+        now, lead = self.listener.now(), self.listener.lead
+        ahead, sent = self.decoded * self._hop - now, self._sent - now
+
+        def beyond(samples: int, decodes: int) -> int:
+            return max(0, samples - min(MOST_AHEAD, lead + int(decodes * self.spent * SAMPLE_RATE)))
+
+        source, enough = self._source(), beyond(sent, ENOUGH)
+        if not source.line.length:
+            return beyond(ahead, 1)  # endless music goes on from what is decoded
+        coming = source.until_laid()
+        if 0.0 < coming < self.usual and beyond(sent, 2):  # this decode would be in the way of that of the change
+            return min(beyond(sent, 2), int(coming * SAMPLE_RATE))
+        return min(beyond(ahead, SOON), enough) if source.works else beyond(ahead, READY)
+
+    def _line(self) -> Line:
+        return self._source().line
 
     def _count(self, size: int) -> int:
         end = self._line().end
@@ -284,9 +326,9 @@ class Sound:
         self.usual += 0.2 * (seconds - self.usual)
         self.spent = max(seconds, self.spent + FORGET * (seconds - self.spent))
         at = SIZES.index(self.size)
-        if self.spent * self._rate > BUSY * self.size and at + 1 < len(SIZES):
+        if self._usual(self.size) * self._rate > BUSY * self.size and at + 1 < len(SIZES):
             size = SIZES[at + 1]
-        elif at and self.spent * self._rate < 0.5 * BUSY * SIZES[at - 1]:
+        elif at and self._usual(SIZES[at - 1]) * self._rate < CALM * SIZES[at - 1]:
             size = SIZES[at - 1]
         else:
             return
@@ -315,6 +357,7 @@ class Sound:
             if epoch != self.epoch:  # it began anew meanwhile
                 return
             self.decoded = start + count
+            self._sent = max(self._sent, self.decoded * self._hop)
             self._laid = [one for one in self._laid if one[0] < start][-LAID:] + changes
             self._moments.append(made)
             while self._moments[0].frame < self.decoded - self._kept * self._rate:

@@ -1,6 +1,7 @@
 // A player and a download for every clip of a batch; the editor's own player has the first alone.
 
 import { addElement, type Comfy, fromPack, grow, type Node, type Output } from "./comfy.ts";
+import { worded } from "./words.ts";
 
 const ROW = 46; // pixels
 const MOST = 4; // rows without a scroll bar
@@ -33,8 +34,12 @@ function row(comfy: Comfy, { filename, subfolder, type }: Clip, number: number):
   const url = comfy.fileUrl(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
   const made = document.createElement("div");
   const player = Object.assign(document.createElement("audio"), { controls: true, preload: "none", src: url });
-  player.setAttribute("aria-label", `Clip ${number}, ${filename}`);
-  const link = Object.assign(document.createElement("a"), { href: url, download: filename, textContent: "Download" });
+  player.setAttribute("aria-label", worded("Clip %1, %2", number, filename));
+  const link = Object.assign(document.createElement("a"), {
+    href: url,
+    download: filename,
+    textContent: worded("Download"),
+  });
   link.title = filename;
   made.append(`${number}`, player, link);
   return made;

@@ -109,6 +109,13 @@ export class Comfy {
     return (this.app.extensionManager.setting.get(id) as T | undefined) ?? otherwise;
   }
 
+  /** What the host has of the extension's words in the editor's language, by their English. */
+  async words(): Promise<Record<string, string>> {
+    const answer = await this.fetch("/i18n").catch(() => null);
+    const all: Record<string, { ostinato?: Record<string, string> }> = answer?.ok ? await answer.json() : {};
+    return all[this.setting("Comfy.Locale", "en")]?.ostinato ?? {}; // English is in the sources
+  }
+
   tell(text: string, wrong = false): void {
     this.app.extensionManager.toast.add({
       severity: wrong ? "error" : "info",

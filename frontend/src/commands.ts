@@ -3,8 +3,7 @@
 import type { Comfy, Node } from "./comfy.ts";
 import { openMenu } from "./menu.ts";
 import type { Sessions } from "./sessions.ts";
-
-const SELECTED_FIRST = "Select one of the Live Session nodes, for there are several.";
+import { worded } from "./words.ts";
 
 /** The Live Session that a command means: the only one, one that plays, or the selected. */
 function meant(comfy: Comfy, sessions: Sessions): Node | null {
@@ -12,7 +11,14 @@ function meant(comfy: Comfy, sessions: Sessions): Node | null {
   const chosen = all.filter(([node]) => comfy.selection.includes(node));
   const playing = all.filter(([, link]) => link?.playing);
   const found = [all, chosen, playing].find((some) => some.length === 1)?.[0]?.[0];
-  if (!found) comfy.tell(all.length ? SELECTED_FIRST : "The workflow has no Live Session node.", true);
+  if (!found) {
+    comfy.tell(
+      all.length
+        ? worded("Select one of the Live Session nodes, for there are several.")
+        : worded("The workflow has no Live Session node."),
+      true,
+    );
+  }
   return found ?? null;
 }
 
@@ -20,7 +26,7 @@ function meant(comfy: Comfy, sessions: Sessions): Node | null {
 function learn(comfy: Comfy, sessions: Sessions): void {
   const choices = comfy.selection.flatMap((node) => sessions.choices(node));
   if (choices.length) openMenu(innerWidth / 2 - 120, innerHeight / 3, choices);
-  else comfy.tell("Select a node whose widgets turn a live session that has been run.", true);
+  else comfy.tell(worded("Select a node whose widgets turn a live session that has been run."), true);
 }
 
 export function commandsOf(comfy: Comfy, sessions: Sessions): Record<string, unknown> {

@@ -7,6 +7,7 @@ import { drawWaveform } from "./draw.ts";
 import type { Link } from "./link.ts";
 import { keepKeys } from "./panel.ts";
 import { added, type Drawn, evaluator, INTERPOLATIONS, moved, type Point, readDrawn, removed } from "./shape.ts";
+import { worded } from "./words.ts";
 
 const HEIGHT = 180; // pixels
 const KEY_STEP = 0.01; // of the field
@@ -29,7 +30,7 @@ export class CurveEditor {
     private readonly widget: Widget,
     private readonly link: () => Link | undefined,
   ) {
-    this.kinds.setAttribute("aria-label", "Between the points");
+    this.kinds.setAttribute("aria-label", worded("Between the points"));
     for (const kind of INTERPOLATIONS) this.kinds.add(new Option(kind.replace("_", " "), kind));
     this.kinds.onchange = () => this.give({ ...this.drawn, interpolation: this.kinds.value });
     const svg = document.createElementNS(SVG, "svg");
@@ -38,7 +39,7 @@ export class CurveEditor {
     this.line.classList.add("ostinato-curve-line");
     svg.append(this.line);
     this.field.append(this.canvas, svg);
-    this.field.title = "Double-click adds a point; Delete removes one; arrows move it.";
+    this.field.title = worded("Double-click adds a point; Delete removes one; arrows move it.");
     this.field.ondblclick = (event) => {
       if (!(event.target instanceof HTMLButtonElement)) this.add(pointIn(this.field.getBoundingClientRect(), event));
     };
@@ -82,8 +83,8 @@ export class CurveEditor {
     for (const [i, [x, y]] of points.entries()) {
       const handle = this.handles[i]!;
       handle.style.inset = `${100 * (1 - y)}% auto auto ${100 * x}%`;
-      handle.setAttribute("aria-label", `Point ${i + 1} of ${points.length}`);
-      handle.setAttribute("aria-valuetext", `${x.toFixed(2)} of the length, ${y.toFixed(2)} of the height`);
+      handle.setAttribute("aria-label", worded("Point %1 of %2", i + 1, points.length));
+      handle.setAttribute("aria-valuetext", worded("%1 of the length, %2 of the height", x.toFixed(2), y.toFixed(2)));
       handle.setAttribute("aria-valuenow", y.toFixed(2));
     }
   }

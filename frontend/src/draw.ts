@@ -2,6 +2,7 @@
 
 import type { Figures } from "./protocol.ts";
 import type { Waveform } from "./waveform.ts";
+import { worded } from "./words.ts";
 
 const HEAD = "#3b82f6";
 const FRESH = "#d97706";
@@ -63,5 +64,8 @@ export function drawRing(canvas: HTMLCanvasElement, slots: NonNullable<Figures["
 
 /** The ring in words, for those who do not see it. */
 export function ringText(slots: NonNullable<Figures["slots"]>): string {
-  return `Ring: ${slots.map(([done, steps]) => (steps ? `${done} of ${steps} steps` : "free")).join(", ")}`;
+  return worded(
+    "Ring: %1",
+    slots.map(([done, steps]) => (steps ? worded("%1 of %2 steps", done, steps) : worded("free"))).join(", "),
+  );
 }

@@ -8,6 +8,7 @@ import { note, noteOutput, restore } from "./notes.ts";
 import css from "./ostinato.css";
 import { PANEL_HEIGHT } from "./panel.ts";
 import { LIVE, Sessions } from "./sessions.ts";
+import { speak } from "./words.ts";
 
 interface Executed {
   node: string;
@@ -17,6 +18,7 @@ interface Executed {
 /** @param base the address of ComfyUI's page */
 export async function register(base: string): Promise<void> {
   const comfy = await Comfy.load(base);
+  speak(await comfy.words());
   const sessions = new Sessions(comfy);
   document.head.append(Object.assign(document.createElement("style"), { textContent: css }));
   comfy.register({

@@ -6,13 +6,19 @@ import type { Figures, FromServer, Missing, Settings, Value, Widget } from "./pr
 import { RATE } from "./protocol.ts";
 import { Queue, type When } from "./quantise.ts";
 import { Waveform } from "./waveform.ts";
+import { worded } from "./words.ts";
 
-export const COSTS: Record<string, string> = {
-  nothing: "already so",
-  tick: "next tick",
-  slot: "next generation",
-  ring: "a new ring; the old music goes on",
+const COSTS: Record<string, () => string> = {
+  nothing: () => worded("already so"),
+  tick: () => worded("next tick"),
+  slot: () => worded("next generation"),
+  ring: () => worded("a new ring; the old music goes on"),
 };
+
+/** What turning a widget takes. */
+export function costText(cost: string): string {
+  return COSTS[cost]?.() ?? cost;
+}
 
 /** What the widgets of a node take before they are turned: what most of them do, then those that do otherwise. */
 export function costsText(widgets: Pick<Widget, "input" | "cost">[]): string {
@@ -20,9 +26,10 @@ export function costsText(widgets: Pick<Widget, "input" | "cost">[]): string {
   for (const { input, cost } of widgets) by.set(cost, [...(by.get(cost) ?? []), input]);
   const [most, ...others] = [...by].sort(([, a], [, b]) => b.length - a.length);
   if (!most) return "";
-  return [`live: ${COSTS[most[0]]}`, ...others.map(([cost, inputs]) => `${inputs.join(", ")}: ${COSTS[cost]}`)].join(
-    "\n",
-  );
+  return [
+    worded("live: %1", costText(most[0])),
+    ...others.map(([cost, inputs]) => `${inputs.join(", ")}: ${costText(cost)}`),
+  ].join("\n");
 }
 
 /** Those who look on; every method may be left out. */
@@ -64,7 +71,7 @@ export class Link {
     this.player = new Player(url, {
       message: (message) => this.receive(message),
       closed: (reason) => {
-        this.say(`Connecting again${reason ? ` (${reason})` : ""} …`);
+        this.say(`${worded("Connecting again …")}${reason ? ` (${reason})` : ""}`);
         for (const view of this.views) view.closed?.();
       },
       heard: (heard) => this.latencies.heard(heard),
@@ -77,7 +84,7 @@ export class Link {
       peaks: (peaks) => this.waveform.take(peaks, performance.now()),
     });
     this.latencies.told = (place, milliseconds, kind) =>
-      this.note(place, `${COSTS[kind]}: ${Math.round(milliseconds)} ms`);
+      this.note(place, `${costText(kind)}: ${Math.round(milliseconds)} ms`);
   }
 
   /** The sample that sounds now. */
@@ -91,13 +98,13 @@ export class Link {
   }
 
   async start(): Promise<void> {
-    if (!(await this.player.start())) this.say("The browser waits for a click before it sounds.");
+    if (!(await this.player.start())) this.say(worded("The browser waits for a click before it sounds."));
   }
 
   /** Goes on after a reload; browsers that want a click first get it from the next one. */
   async resume(): Promise<void> {
     if (!this.player.wasPlaying || (await this.player.start())) return;
-    this.say("Click anywhere to go on.");
+    this.say(worded("Click anywhere to go on."));
     const go = () => void this.start();
     for (const kind of ["pointerdown", "keydown"]) addEventListener(kind, go, { once: true });
   }
@@ -151,17 +158,19 @@ export class Link {
     } else if (message.type === "queued") {
       const place = `${message.node} ${message.input}`;
       this.queue.queued({ id: message.id, place, position: message.position });
-      this.note(place, `waits for the ${this.when}`);
+      this.note(place, this.when === "bar" ? worded("waits for the bar") : worded("waits for the beat"));
     } else if (message.type === "recording") {
-      this.say(message.error ?? (message.on ? `Recording ${message.file}` : `Recorded: ${message.file}`));
+      this.say(
+        message.error ?? (message.on ? worded("Recording %1", message.file) : worded("Recorded: %1", message.file)),
+      );
       if (!message.on && message.file) this.kept([message.file]);
     } else if (message.type === "taken") {
       const waited = this.queue.taken(message.id);
       if (waited) this.latencies.turned(message.id, waited.place); // its wait is no latency
       const place = this.latencies.taken(message.id, message.change, message.cost);
-      if (place) this.note(place, message.error ?? COSTS[message.cost] ?? message.cost, message.error !== null);
+      if (place) this.note(place, message.error ?? costText(message.cost), message.error !== null);
     } else if (message.type === "captured") {
-      this.say(message.error ?? `Kept: ${message.files.join(", ")}`);
+      this.say(message.error ?? worded("Kept: %1", message.files.join(", ")));
       if (message.files.length) this.kept(message.files);
     } else if (message.type === "figures") {
       this.take(message);
@@ -192,11 +201,16 @@ export class Link {
   }
 }
 
+/** What the button to record says, given the file that is written and how long it is. */
+export function recordText(recording: Figures["recording"] | undefined): string {
+  return recording ? worded("End recording (%1 s)", recording[1].toFixed(0)) : worded("Record");
+}
+
 /** Makes a link to the sound among the files that a session kept: the first of them. */
 export function downloadOf(link: Link, [name]: string[]): HTMLElement {
   return Object.assign(document.createElement("a"), {
     href: link.fileUrl(name!),
     download: name,
-    textContent: `Download ${name}`,
+    textContent: worded("Download %1", name!),
   });
 }

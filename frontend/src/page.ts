@@ -1,6 +1,6 @@
 // The page of `ostinato live`: the graph's widgets, the player, and what it costs to turn a knob.
 
-import { COSTS, downloadOf, type Link } from "./link.ts";
+import { costText, downloadOf, type Link, recordText } from "./link.ts";
 import { openMenu } from "./menu.ts";
 import { type Missing, missingText, type Settings, type Value, type Widget } from "./protocol.ts";
 import { readWhen } from "./quantise.ts";
@@ -116,7 +116,7 @@ export class Page {
     ];
     const recording = figures?.recording;
     element("record").setAttribute("aria-pressed", String(Boolean(recording)));
-    element("record").textContent = recording ? `End recording (${recording[1].toFixed(0)} s)` : "Record";
+    element("record").textContent = recordText(recording);
     element("figures").textContent = parts.join(" · ");
   }
 
@@ -147,7 +147,7 @@ export class Page {
       }
       const made = control(widget, (value) => void this.link.turn(widget, value));
       group.append(made.row);
-      made.note.textContent = COSTS[widget.cost]!;
+      made.note.textContent = costText(widget.cost);
       this.shown.set(`${widget.node} ${widget.input}`, made);
     }
   }

@@ -2,11 +2,19 @@
 
 import { whileShown } from "./clock.ts";
 import { drawRing, drawWaveform, ringText } from "./draw.ts";
-import { downloadOf, type Link, type View } from "./link.ts";
+import { downloadOf, type Link, recordText, type View } from "./link.ts";
 import { type Missing, missingText, RATE } from "./protocol.ts";
 import { readWhen, WHEN, WHEN_TEXT, type When } from "./quantise.ts";
+import { worded } from "./words.ts";
 
 export const PANEL_HEIGHT = 264; // pixels
+
+const STATES: Record<string, () => string> = {
+  ready: () => worded("ready"),
+  playing: () => worded("playing"),
+  paused: () => worded("paused"),
+  closed: () => worded("closed"),
+};
 
 /** What the buttons do; `start` may have to run the graph first. */
 export interface Actions {
@@ -49,39 +57,44 @@ export class Panel implements View {
   constructor(actions: Actions, volume: number) {
     const { root } = this;
     root.setAttribute("role", "group");
-    root.setAttribute("aria-label", "Live session");
+    root.setAttribute("aria-label", worded("Live session"));
     root.style.minHeight = `${PANEL_HEIGHT}px`;
     const buttons = make("div", root, { className: "ostinato-row" });
     const button = (textContent: string, title: string, onclick: () => void) =>
       make("button", buttons, { textContent, title, onclick, type: "button" });
-    this.playing = button("Play", "Play, or go on; the graph runs first where it has not yet", () => actions.start());
-    button("Pause", "Make nothing more, until Play", () => actions.pause());
-    button("Stop", "Pause, and drop what was not heard yet", () => actions.stop());
-    button("Capture", "Keep what was heard last", () => actions.capture());
-    const label = make("label", buttons, { textContent: "Volume " });
+    this.playing = button(worded("Play"), worded("Play, or go on; the graph runs first where it has not yet"), () =>
+      actions.start(),
+    );
+    button(worded("Pause"), worded("Make nothing more, until Play"), () => actions.pause());
+    button(worded("Stop"), worded("Pause, and drop what was not heard yet"), () => actions.stop());
+    button(worded("Capture"), worded("Keep what was heard last"), () => actions.capture());
+    const label = make("label", buttons, { textContent: `${worded("Volume")} ` });
     const slider = make("input", label, { type: "range", min: "0", max: "1", step: "0.01", value: String(volume) });
     slider.oninput = () => actions.volume(Number(slider.value));
     const set = make("div", root, { className: "ostinato-row" });
-    const record = { textContent: "Record", title: "Write what is heard to a file, until it is pressed again" };
+    const record = {
+      textContent: worded("Record"),
+      title: worded("Write what is heard to a file, until it is pressed again"),
+    };
     this.recording = make("button", set, { ...record, onclick: () => actions.record(), type: "button" });
-    this.when = make("select", make("label", set, { textContent: "Changes " }));
-    for (const when of WHEN) this.when.add(new Option(WHEN_TEXT[when], when));
+    this.when = make("select", make("label", set, { textContent: `${worded("Changes")} ` }));
+    for (const when of WHEN) this.when.add(new Option(WHEN_TEXT[when](), when));
     this.when.onchange = () => actions.when(readWhen(this.when.value));
     this.download = make("span", set);
     this.wave = make("canvas", root, { className: "ostinato-wave" });
     this.ring = make("canvas", root, { className: "ostinato-ring" });
     for (const canvas of [this.wave, this.ring]) canvas.setAttribute("role", "img");
-    this.wave.setAttribute("aria-label", "The sound of one round, and where it plays");
-    this.status = make("div", root, { className: "ostinato-status", textContent: "Not started" });
+    this.wave.setAttribute("aria-label", worded("The sound of one round, and where it plays"));
+    this.status = make("div", root, { className: "ostinato-status", textContent: worded("Not started") });
     this.turned = make("div", root, { className: "ostinato-status" });
     this.queue = make("div", root, { className: "ostinato-status ostinato-queue" });
     this.message = make("div", root, { className: "ostinato-message ostinato-wrong" });
     this.message.setAttribute("role", "alert");
-    const text = "Nodes or links have changed: run the graph, and the music goes on with them.";
+    const text = worded("Nodes or links have changed: run the graph, and the music goes on with them.");
     this.again = make("div", root, { className: "ostinato-rewired", textContent: text, hidden: true });
     this.again.setAttribute("role", "status");
     this.lacking = make("ul", root, { className: "ostinato-missing ostinato-wrong", hidden: true });
-    this.lacking.setAttribute("aria-label", "Missing on this machine");
+    this.lacking.setAttribute("aria-label", worded("Missing on this machine"));
     root.addEventListener("keydown", keepKeys);
     this.end = whileShown(root, (now) => this.draw(now));
   }
@@ -95,7 +108,9 @@ export class Panel implements View {
     this.rewired(false);
     this.figures();
     if (link?.player.plain) {
-      this.said("This address is no secure one: the sound comes later here than at http://localhost or over https.");
+      this.said(
+        worded("This address is no secure one: the sound comes later here than at http://localhost or over https."),
+      );
     }
   }
 
@@ -135,21 +150,22 @@ export class Panel implements View {
     this.playing.setAttribute("aria-pressed", String(Boolean(link?.playing)));
     const recording = link?.figures?.recording;
     this.recording.setAttribute("aria-pressed", String(Boolean(recording)));
-    this.recording.textContent = recording ? `End recording (${recording[1].toFixed(0)} s)` : "Record";
+    this.recording.textContent = recordText(recording);
     this.when.value = link?.when ?? "now";
     if (!link?.figures) {
-      this.status.textContent = link ? "Connecting …" : "Not started";
+      this.status.textContent = link ? worded("Connecting …") : worded("Not started");
       return;
     }
     const { tick, budget, loudness, dropped, slots } = link.figures;
     const parts = [
-      link.figures.resting ? `${link.state}, resting` : link.state,
-      `${(tick ?? 0).toFixed(0)} of ${budget.toFixed(0)} ms a tick`,
-      `${((1000 * link.ahead) / RATE).toFixed(0)} ms ahead, lead ${((1000 * link.lead) / RATE).toFixed(0)}`,
-      `${link.underruns} underruns`,
+      STATES[link.state]?.() ?? link.state,
+      worded("%1 of %2 ms a tick", (tick ?? 0).toFixed(0), budget.toFixed(0)),
+      worded("%1 ms ahead, lead %2", ((1000 * link.ahead) / RATE).toFixed(0), ((1000 * link.lead) / RATE).toFixed(0)),
+      worded("%1 underruns", link.underruns),
       `${loudness.toFixed(1)} LUFS`,
     ];
-    if (dropped) parts.push(`${dropped} blocks dropped`);
+    if (link.figures.resting) parts.splice(1, 0, worded("resting"));
+    if (dropped) parts.push(worded("%1 blocks dropped", dropped));
     this.status.textContent = parts.join(" · ");
     this.ring.setAttribute("aria-label", ringText(slots ?? []));
   }

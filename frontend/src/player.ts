@@ -229,6 +229,6 @@ export class Player {
   }
 
   private tellWorker(): void {
-    this.worker.postMessage({ type: "at", at: this.ring!.at(), end: this.ring!.end });
+    this.worker.postMessage({ type: "at", at: this.ring!.at(), fresh: this.ring!.fresh });
   }
 }

@@ -1,12 +1,17 @@
 // Changes that wait for a beat: the setting, and what the server has queued.
 
 import { RATE } from "./protocol.ts";
+import { worded } from "./words.ts";
 
 export type When = "now" | "beat" | "bar";
 
 export const WHEN: readonly When[] = ["now", "beat", "bar"];
 
-export const WHEN_TEXT: Record<When, string> = { now: "at once", beat: "on the beat", bar: "on the bar" };
+export const WHEN_TEXT: Record<When, () => string> = {
+  now: () => worded("at once"),
+  beat: () => worded("on the beat"),
+  bar: () => worded("on the bar"),
+};
 
 export function readWhen(given: unknown): When {
   return WHEN.find((when) => when === given) ?? "now";
@@ -53,7 +58,9 @@ export class Queue {
   /** Says what waits and for how long, heard from `position`; empty where nothing does. */
   text(position: number): string {
     return this.list
-      .map(({ place, position: at }) => `${nameOf(place)} in ${Math.max(0, (at - position) / RATE).toFixed(1)} s`)
+      .map(({ place, position: at }) =>
+        worded("%1 in %2 s", nameOf(place), Math.max(0, (at - position) / RATE).toFixed(1)),
+      )
       .join(", ");
   }
 }

@@ -21,6 +21,7 @@ export class Ring {
   epoch = 0;
   read = 0; // position that sounds next
   end = 0; // position up to which there is sound
+  fresh = 0; // end of the newest block; what lies behind it was made before, and plays where the next block is late
   lead = FIRST_LEAD;
   underruns = 0;
   moving = false;
@@ -40,11 +41,15 @@ export class Ring {
   flush(epoch: number, position: number): void {
     this.stopMoving();
     this.epoch = epoch;
-    this.read = this.end = position;
+    this.read = this.end = this.fresh = position;
     this.marks = [];
+    this.last = { at: 0, hot: 0, slot: 0 }; // changes that were not heard yet are told again
   }
 
-  /** Takes a block in place of what is at its positions; one of an older epoch, or already heard, is passed over. */
+  /**
+   * Takes a block in place of what is at its positions; one of an older epoch, or already heard, is passed over. Older
+   * sound behind it stays: after a change the listener hears the old music for a moment longer, and no gap.
+   */
   take(block: Block): void {
     if (block.epoch < this.epoch) return;
     if (block.epoch > this.epoch) this.flush(block.epoch, block.position);
@@ -57,15 +62,17 @@ export class Ring {
       this.read = block.position;
     }
     const first = Math.max(0, this.read - block.position);
-    // a block that comes late begins in its middle: what lies there goes over into it
-    const fade = first > 0 ? Math.min(FADE, this.end - this.read) : 0;
+    // a block that comes late begins in its middle, one behind a lost block in older sound: that goes over into it
+    const fade = first > 0 || block.position > this.fresh ? Math.min(FADE, this.end - this.read) : 0;
     for (let i = first; i < frames; i++) {
       const place = (block.position + i) & (SIZE - 1);
       const share = i - first < fade ? (i - first) / fade : 1;
       this.left[place] = this.left[place]! * (1 - share) + (block.pcm[2 * i]! / 32768) * share;
       this.right[place] = this.right[place]! * (1 - share) + (block.pcm[2 * i + 1]! / 32768) * share;
     }
-    this.end = stop;
+    this.fresh = stop;
+    if (this.end > stop) this.joinOlder();
+    this.end = Math.max(this.end, stop);
     if (block.hot !== this.last.hot || block.slot !== this.last.slot) {
       this.last = { at: block.at, hot: block.hot, slot: block.slot };
       this.marks.push(this.last);
@@ -116,6 +123,15 @@ export class Ring {
 
   at(): At {
     return { epoch: this.epoch, position: this.read, lead: this.lead, moving: this.moving, underruns: this.underruns };
+  }
+
+  /** Takes the step away with which the older sound behind the newest block would begin. */
+  private joinOlder(): void {
+    for (const samples of [this.left, this.right]) {
+      const step = samples[(this.fresh - 1) & (SIZE - 1)]! - samples[this.fresh & (SIZE - 1)]!;
+      const count = Math.min(FADE, this.end - this.fresh);
+      for (let i = 0; i < count; i++) samples[(this.fresh + i) & (SIZE - 1)]! += step * (1 - i / FADE);
+    }
   }
 
   private stopMoving(): void {

@@ -9,6 +9,7 @@ import { Panel } from "./panel.ts";
 import { readVolume, writeVolume } from "./player.ts";
 import type { Missing, Widget } from "./protocol.ts";
 import { LiveSet } from "./set.ts";
+import { worded } from "./words.ts";
 
 export const LIVE = "OstinatoLiveSession"; // the node's type
 const ROUTES = "/ostinato/live";
@@ -146,7 +147,7 @@ export class Sessions {
     if (name === null || id === null) return;
     if (this.open.has(name)) return this.play(name);
     this.wanted.add(name);
-    this.panels.get(node)?.said("The graph runs …");
+    this.panels.get(node)?.said(worded("The graph runs …"));
     await this.comfy.queue(id);
   }
 
@@ -196,7 +197,9 @@ export class Sessions {
   /** The same for the editor's own menu of the node. */
   menu(node: Node): MenuItem[] {
     const options = this.choices(node).map(({ text, act }) => ({ content: text, callback: act }));
-    return options.length ? [{ content: "Ostinato: controllers", has_submenu: true, submenu: { options } }] : [];
+    return options.length
+      ? [{ content: worded("Ostinato: controllers"), has_submenu: true, submenu: { options } }]
+      : [];
   }
 
   /** Ends the wait for a controller. */

@@ -6,14 +6,20 @@ import type { Link } from "./link.ts";
 import type { Choice } from "./menu.ts";
 import { type Binding, Midi, missingDevices } from "./midi.ts";
 import type { Value, Widget } from "./protocol.ts";
+import { worded } from "./words.ts";
 
 const LOOK = 16; // milliseconds between two looks at gamepads
 
+const KINDS: Record<Binding["kind"], (number: number, channel: number) => string> = {
+  cc: (number, channel) => worded("controller %1 of channel %2", number, channel + 1),
+  note: (number, channel) => worded("note %1 of channel %2", number, channel + 1),
+  axis: (number) => worded("axis %1", number),
+  button: (number) => worded("button %1", number),
+};
+
 /** What a user reads of a binding. */
 export function described({ kind, number, channel, device, mode }: Binding): string {
-  const names = { cc: "controller", note: "note", axis: "axis", button: "button" };
-  const where = kind === "cc" || kind === "note" ? ` of channel ${channel + 1}` : "";
-  return `${names[kind]} ${number}${where}${mode === "absolute" ? "" : ` (${mode})`}${device ? `, ${device}` : ""}`;
+  return `${KINDS[kind](number, channel)}${mode === "absolute" ? "" : ` (${mode})`}${device ? `, ${device}` : ""}`;
 }
 
 export class Signals {
@@ -60,7 +66,7 @@ export class Signals {
   /** Waits for a controller, key, axis or button for this widget. */
   async learn(widget: Widget): Promise<void> {
     this.midi.learn(widget);
-    this.say(`Move a controller, or strike a key, for ${widget.input.replaceAll("_", " ")}; Escape ends it.`);
+    this.say(worded("Move a controller, or strike a key, for %1; Escape ends it.", widget.input.replaceAll("_", " ")));
     this.look();
     await this.open();
   }
@@ -69,9 +75,12 @@ export class Signals {
   choices(widget: Widget): Choice[] {
     if (widget.kind === "text" || widget.kind === "curve") return [];
     const bound = this.bindingOf(widget);
-    const found: Choice[] = [{ text: "Learn a controller", act: () => void this.learn(widget) }];
+    const found: Choice[] = [{ text: worded("Learn a controller"), act: () => void this.learn(widget) }];
     if (bound) {
-      found.push({ text: `Forget ${described(bound)}`, act: () => this.midi.forget(widget.node, widget.input) });
+      found.push({
+        text: worded("Forget %1", described(bound)),
+        act: () => this.midi.forget(widget.node, widget.input),
+      });
     }
     return found;
   }
@@ -92,19 +101,21 @@ export class Signals {
   private async open(): Promise<void> {
     if (this.access) return;
     if (!window.isSecureContext || !navigator.requestMIDIAccess) {
-      this.say("Only a secure address has MIDI, such as http://localhost, in a browser that knows it; gamepads play.");
+      this.say(
+        worded("Only a secure address has MIDI, such as http://localhost, in a browser that knows it; gamepads play."),
+      );
       return;
     }
     try {
       this.access = await navigator.requestMIDIAccess();
     } catch {
-      this.say("The browser gives no MIDI devices; allow them for this page in its settings.");
+      this.say(worded("The browser gives no MIDI devices; allow them for this page in its settings."));
       return;
     }
     this.access.onstatechange = () => this.listen();
     this.listen();
     const away = missingDevices(this.midi.map, this.names());
-    if (away.length) this.say(`Not connected: ${away.join(", ")}`);
+    if (away.length) this.say(worded("Not connected: %1", away.join(", ")));
   }
 
   private names(): string[] {

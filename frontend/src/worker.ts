@@ -11,7 +11,7 @@ let player: MessagePort | "page" | null = null; // who plays; null before the us
 let early: unknown[] = []; // sound that came before; a server sends little until somebody says where it is
 let session = "";
 let at: At = { epoch: 0, position: 0, lead: 0, moving: false, underruns: 0 };
-let end = 0; // position up to which the player has sound
+let fresh = 0; // end of the newest sound that the player has
 let bytes = 0;
 let tries = 0;
 const waiting = new Map<string, string>(); // messages while there is no connection: the last of each widget or command
@@ -41,7 +41,7 @@ function connect(): void {
   socket = made;
   bytes = 0;
   made.onopen = () =>
-    made.send(JSON.stringify({ type: "hello", version: VERSION, session, epoch: at.epoch, position: end }));
+    made.send(JSON.stringify({ type: "hello", version: VERSION, session, epoch: at.epoch, position: fresh }));
   made.onmessage = ({ data }) => {
     if (typeof data === "string") receive(JSON.parse(data));
     else {
@@ -70,8 +70,8 @@ function receive(message: {
     tries = 0;
     session = message.session!;
     if (!message.resumed) {
-      end = message.position!;
-      toPlayer({ epoch: message.epoch!, position: end });
+      fresh = message.position!;
+      toPlayer({ epoch: message.epoch!, position: fresh });
     }
     tell(message);
     for (const text of waiting.values()) socket?.send(text);
@@ -101,13 +101,13 @@ self.onmessage = ({ data }) => {
     const port: MessagePort = data.port;
     port.onmessage = ({ data }) => {
       if (data.at) report(data.at);
-      else end = data.end;
+      else fresh = data.fresh;
     };
     playOn(port);
   } else if (data.type === "page") {
     playOn("page");
   } else if (data.type === "at") {
-    end = data.end;
+    fresh = data.fresh;
     report(data.at);
   } else if (data.type === "send") {
     send(data.message);

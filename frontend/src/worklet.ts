@@ -36,7 +36,7 @@ class Player extends AudioWorkletProcessor {
     } else {
       this.ring.flush(data.epoch, data.position);
     }
-    this.worker?.postMessage({ end: this.ring.end });
+    this.worker?.postMessage({ fresh: this.ring.fresh });
   }
 
   process(_inputs: unknown, outputs: Float32Array[][]): boolean {

@@ -99,10 +99,40 @@ test("a block takes the place of what lies there, but not of what was heard", ()
   const ring = ready();
   for (let i = 0; i < 10; i++) play(ring);
   ring.take(block(1280, 720, -16384));
-  assert.equal(ring.end, 2000);
+  assert.deepEqual([ring.fresh, ring.end], [2000, 4800]);
   assert.equal(play(ring).left[0], -0.5);
   ring.take(block(0, 128, 99));
-  assert.equal(ring.end, 2000);
+  assert.deepEqual([ring.fresh, ring.end], [2000, 4800]);
+});
+
+test("older sound behind a new block plays, without a click, until the next block is there", () => {
+  for (const late of [0, 128, 1024]) {
+    const ring = ready();
+    ring.take(block(0, 1280, -16384));
+    const heard: number[] = [];
+    const listen = (samples: number) => {
+      for (let i = 0; i < samples / 128; i++) heard.push(...play(ring).left);
+    };
+    listen(1280 + late);
+    ring.take(block(1280, 2000, -16384));
+    listen(768);
+    const steps = heard.slice(241).map((x, i) => Math.abs(x - heard[240 + i]!));
+    assert.ok(Math.max(...steps) < 0.01, `${late}: ${Math.max(...steps)}`);
+    assert.equal(Math.max(...heard) === 0.5, late > 240);
+    assert.equal(heard.at(-1), -0.5);
+    assert.equal(ring.underruns, 0);
+  }
+});
+
+test("a block behind a lost one is faded into", () => {
+  const ring = ready();
+  ring.take(block(0, 1280, 16384));
+  ring.take(block(1920, 1280, -16384));
+  const heard: number[] = [];
+  for (let i = 0; i < 20; i++) heard.push(...play(ring).left);
+  const steps = heard.slice(1).map((x, i) => Math.abs(x - heard[i]!));
+  assert.ok(Math.max(...steps) < 0.01);
+  assert.equal(heard.at(-1), -0.5);
 });
 
 test("a block that comes late is faded into", () => {
@@ -145,6 +175,13 @@ test("a change is told with the sample that has it first", () => {
     }
   }
   assert.deepEqual(heard, [7]);
+});
+
+test("a change that was not heard before a new epoch is told in it", () => {
+  const ring = ready();
+  ring.take(block(4800, 4800, 1, { hot: 7, at: 5000 }));
+  ring.take(block(0, 4800, 1, { epoch: 2, hot: 7, at: 0 }));
+  assert.equal(play(ring).heard[0]?.hot, 7);
 });
 
 test("a frame is read as the server lays it out", () => {

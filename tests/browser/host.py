@@ -40,7 +40,7 @@ from object_info import object_info
 PACK = Path(__file__).resolve().parents[2]
 NAME = "ostinato"  # of the pack's folder, as in /extensions
 EMPTY_LISTS = ("/embeddings", "/models", "/experiment/models", "/v2/userdata", "/userdata")
-EMPTY_OBJECTS = ("/i18n", "/node_replacements", "/history", "/global_subgraphs", "/features")
+EMPTY_OBJECTS = ("/node_replacements", "/history", "/global_subgraphs", "/features")
 
 
 class Events:
@@ -199,7 +199,7 @@ class Editor:
             *(web.post(path, answer) for path in ("/interrupt", "/free", "/queue", "/history", "/users")),
             web.get("/workflow_templates/" + NAME + "/{file}", self.template),
         ]
-        asked = ("/object_info", "/users", "/settings", "/settings/{id}", "/extensions", "/queue", "/prompt")
+        asked = ("/object_info", "/users", "/settings", "/settings/{id}", "/extensions", "/queue", "/prompt", "/i18n")
         found += [
             web.get(path, answer)
             for path in (*asked, "/system_stats", "/workflow_templates", "/jobs", *EMPTY_LISTS, *EMPTY_OBJECTS)
@@ -218,6 +218,7 @@ class Editor:
             "/queue": {"queue_running": [], "queue_pending": []},
             "/prompt": {"exec_info": {"queue_remaining": 0}},
             "/jobs": {"jobs": [], "pagination": {"offset": 0, "limit": 200, "total": 0, "has_more": False}},
+            "/i18n": translations(),
             "/workflow_templates": {NAME: sorted(file.stem for file in (PACK / "example_workflows").glob("*.json"))},
             "/system_stats": {
                 "system": {"os": "posix", "python_version": "3", "embedded_python": False, "comfyui_version": "0.20.1"}
@@ -259,6 +260,15 @@ class Editor:
 
     async def page(self, _: web.Request) -> web.StreamResponse:
         return web.FileResponse(self.frontend / "index.html", headers={"Cache-Control": "no-store"})
+
+
+def translations() -> dict[str, Any]:
+    """Return the pack's texts by language, as ComfyUI serves them: those of `main` beside the other files."""
+    found = {}
+    for folder in (PACK / "locales").iterdir():
+        texts = {file.stem: json.loads(file.read_text("utf-8")) for file in folder.glob("*.json")}
+        found[folder.name] = {**texts.pop("main"), **texts}
+    return found
 
 
 async def serve(frontend: Path, folder: Path, port: int, settings: dict[str, Any], told: Callable[[str], None]) -> None:

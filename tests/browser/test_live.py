@@ -6,7 +6,6 @@ Times are recorded (`--junit-xml`), and decide only where `OSTINATO_QUIET` says 
 from __future__ import annotations
 
 import os
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -40,9 +39,23 @@ async (source) => {
   const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
   await context.audioWorklet.addModule(url);
   const node = new AudioWorkletNode(context, "recorder");
+  window.recorder = node;
   window.recorded = [];
   node.port.onmessage = ({ data }) => window.recorded.push(data);
   gain.connect(node);
+}
+"""
+# Turns a hot knob, each time when the turn before is heard; nothing looks at the page meanwhile.
+TURNS = """
+async (values) => {
+  const { latencies } = window.ostinato;
+  const times = [];
+  for (const value of values) {
+    const heard = new Promise((done) => { latencies.told = (_, milliseconds) => done(milliseconds); });
+    window.ostinato.turn({ node: "4", input: "velocity_scale" }, value);
+    times.push(await heard);
+  }
+  return times;
 }
 """
 STATS = "() => { const s = window.ostinato.player.context.playbackStats; return s ? s.underrunEvents : null }"
@@ -84,12 +97,14 @@ def test_it_sounds_soon_and_is_silent_before(
 
 
 def test_hot_knobs_are_heard(page: Any, server: Server, record_property: Callable[[str, Any], None]) -> None:
+    """Each turn begins when the one before is heard, while the ring makes the rest of that: the least quiet moment."""
     press_play(page)
-    times = [turned(page, "4", "velocity_scale", 0.9 + 0.01 * (i % 20)) for i in range(20)]
-    times.sort()
-    record_property("hot knob to the ear, ms", (statistics.median(times), times[int(0.95 * len(times))]))
+    page.evaluate("() => window.ostinato.player.gain.disconnect(window.recorder)")  # it takes a tenth of a core
+    times = page.evaluate(TURNS, [0.9 + 0.01 * (i % 20) for i in range(40)])
+    median, late = (float(p) for p in np.percentile(times, (50, 95)))
+    record_property("hot knob to the ear, ms: median, 95th percentile, longest", (median, late, max(times)))
     if os.environ.get("OSTINATO_QUIET"):
-        assert times[int(0.95 * len(times))] <= HOT_MS, times
+        assert late <= HOT_MS, sorted(times)
 
 
 def a_round(page: Any) -> np.ndarray:

@@ -13,7 +13,7 @@ import torch
 from ostinato.engine_runtime.bench import busy as busy_module
 from ostinato.engine_runtime.bench import listener, live
 from ostinato.engine_runtime.bench.case import Case
-from ostinato.engine_runtime.bench.listener import FIRST_LEAD, QUANTUM, Player
+from ostinato.engine_runtime.bench.listener import FIRST_LEAD, QUANTUM, Player, Ring
 from ostinato.engine_runtime.errors import EngineError, InputError
 from ostinato.engine_runtime.live.block import Block
 from ostinato.engine_runtime.live.line import Heard
@@ -68,26 +68,40 @@ def test_a_player_begins_at_its_lead_and_hears_a_change_at_its_sample(clock: Sim
     assert heard == Heard(3, 0) and when - player.began == pytest.approx(4800 / RATE, abs=1e-6)
 
 
-def test_an_underrun_is_counted_and_the_lead_grows_and_falls(clock: SimpleNamespace) -> None:
-    player = Player(Session())  # type: ignore[arg-type]
-    player.block(block(0, 2 * FIRST_LEAD))
-    advance(player, clock.now + 1.0)
-    assert (player.underruns, player.lead) == (1, round(FIRST_LEAD * listener.GROWTH))
-    clock.now += 1.0
-    player.block(block(2 * FIRST_LEAD, 7 * RATE))
-    advance(player, clock.now + 6.0)
-    assert (player.underruns, player.lead) == (1, max(FIRST_LEAD, round(3000 * listener.FALL)))
+def test_an_underrun_is_counted_and_the_lead_grows() -> None:
+    ring = Ring()
+    ring.take(1, 0, 2 * FIRST_LEAD, Heard(), 0)
+    for _ in range(100):
+        ring.play()
+    assert (ring.underruns, ring.lead, ring.moving) == (1, round(FIRST_LEAD * listener.GROWTH), False)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "spare", "lead"), [(4, 400, 3000), (6, 400, 2800), (11, 400, 2600), (6, 4000, 2400)]
+)
+def test_the_lead_falls_as_in_the_page(seconds: int, spare: int, lead: int) -> None:
+    """These figures are those of `frontend/test/ring.test.ts`."""
+    ring = Ring()
+    ring.take(1, 0, 2500, Heard(), 0)
+    for _ in range(40):
+        ring.play()
+    for _ in range(375 * seconds):
+        wanted = max(1, ring.read + QUANTUM + spare - ring.end, 0 if ring.moving else ring.lead)
+        ring.take(1, ring.end, wanted, Heard(), 0)
+        ring.play()
+    assert (ring.underruns, ring.lead) == (1, lead)
 
 
 def test_a_block_takes_the_place_of_what_is_there_and_a_new_epoch_of_all(clock: SimpleNamespace) -> None:
     player = Player(Session())  # type: ignore[arg-type]
     player.block(block(0, 9600))
     player.block(block(4800, 4800 // 2))
-    assert player._end == 7200
+    ring = player._ring
+    assert (ring.fresh, ring.end) == (7200, 9600)
     player.block(block(96_000, 4800, epoch=2))
-    assert (player._read, player._end) == (96_000, 100_800)
+    assert (ring.read, ring.fresh, ring.end) == (96_000, 100_800, 100_800)
     player.block(block(0, 200_000, epoch=1))
-    assert player._end == 100_800
+    assert ring.end == 100_800
 
 
 def test_a_session_that_failed_is_an_error(clock: SimpleNamespace) -> None:

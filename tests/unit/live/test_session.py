@@ -309,6 +309,35 @@ def test_a_listener_that_comes_back_gets_what_it_has_missed(session: LiveSession
     assert session.resume_at(epoch - 1, place) == [] and session.epoch == epoch + 1
 
 
+def test_a_listener_that_comes_back_gets_what_was_made_again(session: LiveSession) -> None:
+    """It has sound up to a place behind which the session went back for a change: the sound goes on, in its epoch."""
+    ear = Ear(session)
+    session.start()
+    ahead(ear, 1.0, Heard())
+    epoch, end = session.epoch, ear.blocks[-1].end
+    session.detach(ear)
+    session.turn(1, velocity_scale=0.5)
+    give_up = time.monotonic() + PATIENCE
+    while not any(block.heard.hot == 1 for block in session.resume_at(epoch, end)):
+        assert time.monotonic() < give_up and session.epoch == epoch
+        session.report(epoch, 0, LEAD, False)
+        time.sleep(0.01)
+    assert session.epoch == epoch
+
+
+def test_a_rest_makes_no_generation_longer(session: LiveSession, score: Score) -> None:
+    """What a change on the beat takes goes by the steps, not by how long nothing was to be done."""
+    ear, calls = Ear(session), score.engine.calls
+    session.start()
+    ear.until(lambda: still(calls))
+    end = time.monotonic() + 3.0
+    ear.until(lambda: time.monotonic() > end)
+    before = session.reach(Cost.SLOT)
+    session.turn(1, velocity_scale=0.5)
+    ear.until(ear.heard(1))
+    assert session.reach(Cost.SLOT) < before + 1.0
+
+
 @pytest.mark.parametrize(
     "wrong", [{"velocity_scale": float("nan")}, {"velocity_scale": torch.ones(7)}, {"loudness": 1.0}, {"dcw": 2}]
 )

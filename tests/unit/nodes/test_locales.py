@@ -83,3 +83,14 @@ def test_commands_and_settings_of_the_extension_are_translated(language):
     assert words == set(read(language, "main")["settingsCategories"])
     told = len(re.findall("tooltip:", settings))
     assert told == sum("tooltip" in setting for setting in read(language, "settings").values())
+
+
+@each_language
+def test_the_words_of_the_extension_are_translated_and_no_other(language):
+    """They are looked up by their English; the places of values stay."""
+    sources = "".join(path.read_text("utf-8") for path in (LOCALES.parent / "frontend" / "src").glob("*.ts"))
+    said = set(re.findall(r'worded\(\s*"(.+?)"', sources))
+    translated = read(language, "main")["ostinato"]
+    assert set(translated) == said
+    for english_text, text in translated.items():
+        assert sorted(re.findall(r"%\d", text)) == sorted(re.findall(r"%\d", english_text)), english_text
