@@ -33,6 +33,8 @@ class Guidance:
         mode: source of the negative velocity: `full` decodes it at every step, `initialize` at the first step and keeps
             it, `self` takes the slot's initial noise and decodes nothing (residual guidance, arXiv 2312.12491, section
             3.2), `off` is no guidance whatever the scale.
+        every: in mode `full`, the negative is decoded at the first guided step and every so many after it. Between, the
+            guidance goes on as it was last (its running average is held), so less is decoded.
 
     Raises:
         InputError: for a value out of range.
@@ -46,6 +48,7 @@ class Guidance:
     norm_limit: float = 2.5
     rescale: Value = 0.0
     mode: str = "full"
+    every: int = 1
 
     def __post_init__(self) -> None:
         check_value("guidance scale", self.scale, *KNOBS["guidance_scale"].limits)
@@ -56,6 +59,7 @@ class Guidance:
         check_range("guidance norm limit", self.norm_limit, 1e-3, 1e6, "2.5 is the model's own value")
         check_value("guidance rescale", self.rescale, *KNOBS["rescale"].limits)
         check_choice("guidance mode", self.mode, MODES)
+        check_whole("guidance every", self.every, 1, MAX_STEPS, "1 decodes the negative at every step")
         if self.start > self.end:
             raise InputError(
                 f"guidance starts at {self.start:g} and ends at {self.end:g}",
@@ -77,7 +81,9 @@ class Guidance:
         """Return the rows it needs of a ring, one of `ROW_MODES`; `hot` where a knob may change the scale while it
         plays.
         """
-        return self.mode if self.decodes and (self.active or hot) else "off"
+        if not self.decodes or not (self.active or hot):
+            return "off"
+        return "initialize" if self.every > 1 else self.mode
 
     def acts_at(self, t: float) -> bool:
         """Return true where sigma `t` in [0, 1] lies in the interval.
@@ -119,9 +125,9 @@ class StreamConfig:
 
     Attributes:
         depth: slots in the ring.
-        guidance: rows for the negative condition: `off` has none, `initialize` decodes them one by one at a request's
-            first step, `full` at every step. They are part of the batch's shape, which is constant: so a slot's result
-            does not depend on the other slots.
+        guidance: rows for the negative condition: `off` has none, `initialize` decodes them one by one at the steps
+            that need one (the first, or some with `Guidance.every`), `full` at every step. They are part of the batch's
+            shape, which is constant: so a slot's result does not depend on the other slots.
         conditions: positive rows a slot, one for each condition that a request may have.
         tokens: length L of the condition buffers, 0 to take it from the first requests.
         queue: requests that may wait; one more drops the oldest, and the drop is counted.

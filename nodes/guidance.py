@@ -3,6 +3,7 @@
 from typing import Any
 
 from ..engine_runtime.config import MODES, Guidance
+from ..engine_runtime.constants import MAX_STEPS
 from ..engine_runtime.controls.knobs import KNOBS
 from .shared import control_values, sockets
 from .shared.comfy import io
@@ -76,6 +77,15 @@ class Guide(io.ComfyNode):
                     optional=True,
                     tooltip="Where the negative comes from: full decodes it at every step, initialize at the first and "
                     "keeps it, self takes the initial noise and decodes nothing, off is none.",
+                ),
+                io.Int.Input(
+                    "every",
+                    default=DEFAULT.every,
+                    min=1,
+                    max=MAX_STEPS,
+                    optional=True,
+                    tooltip="In mode full: decodes the negative at every so many steps and holds the guidance between; "
+                    "2 saves a quarter of the rows.",
                 ),
             ],
             outputs=[sockets.Guidance.Output(display_name="guidance", tooltip="For Stream Denoise.")],

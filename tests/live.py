@@ -97,6 +97,7 @@ def guidance(d: Draft, mode: str) -> None:
         norm_limit=pick((2.5, 0.5, 10.0)),
         rescale=d.number(0.0, 1.0),
         mode=mode,
+        every=pick((1, 1, 2, 3)),
     )
 
 

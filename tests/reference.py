@@ -130,6 +130,7 @@ class Loop:
         self.x = begin(self.noise, self.source, self.ts[0], share)
         self.m = np.zeros_like(self.x)
         self.kept: Array | None = None  # the negative velocity of the first step
+        self.guided_from = next((i for i, t in enumerate(self.ts) if self.in_interval(t)), self.n)
 
     def step(self, i: int, knobs: Any) -> None:
         t, t_next = self.ts[i], self.ts[i + 1]
@@ -188,14 +189,19 @@ class Loop:
         beta = g.momentum if knobs.momentum is None else knobs.momentum
         phi = g.rescale if knobs.rescale is None else knobs.rescale
         w = array(w) if hasattr(w, "shape") else w
-        if g.mode == "off" or np.all(w == 1.0) or not g.start <= 1.0 - float(np.float32(t)) <= g.end:
+        if g.mode == "off" or np.all(w == 1.0) or not self.in_interval(t):
             return v
+        if g.mode == "full" and (i - self.guided_from) % g.every:
+            return rescaled(guided(v, self.m, w, g.eta, g.norm_limit), v, per_frame(phi))
         if g.mode == "full":
             negative = self.velocity(fed, t, "negative")
         else:
             negative = self.kept if g.mode == "initialize" else self.noise
         self.m = (v - negative) + per_frame(beta) * self.m
         return rescaled(guided(v, self.m, w, g.eta, g.norm_limit), v, per_frame(phi))
+
+    def in_interval(self, t: float) -> bool:
+        return self.request.guidance.start <= 1.0 - float(np.float32(t)) <= self.request.guidance.end
 
     def pulled(self, x0: Array, i: int, strength: Any) -> Array:
         target, a = self.request.target, per_frame(strength)

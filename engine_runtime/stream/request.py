@@ -222,6 +222,11 @@ class Request:
         kept = self.mask is not None and not bool((self.mask == 1).all())
         return kept and any(self.mask_strength)
 
+    @cached_property
+    def guided_from(self) -> int:
+        """Return the first step in the interval of guidance; the number of steps where none is."""
+        return next((i for i, t in enumerate(self.sigmas[:-1]) if self.guidance.acts_at(t)), self.steps)
+
     def strength_at(self, step: int) -> float:
         """Return the strength of the mask at a step."""
         line = self.mask_strength

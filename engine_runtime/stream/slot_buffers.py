@@ -131,7 +131,8 @@ class SlotBuffers:
         """Return the mode in which a slot decodes its negative; `off` where the ring has no rows for it."""
         guidance = prepared.request.guidance
         decodes = guidance.decodes and prepared.request.first.null_tokens is not None
-        return guidance.mode if decodes and more_rows(guidance.mode, self.guidance) == self.guidance else "off"
+        has_rows = more_rows(guidance.rows(hot=True), self.guidance) == self.guidance
+        return guidance.mode if decodes and has_rows else "off"
 
     def _write_own(self, slot: int, state: KnobState, names: Collection[str]) -> None:
         """Write the request's own values of the knobs of these names that are None."""

@@ -16,8 +16,8 @@ class Gates(NamedTuple):
     """The formulas that a slot's request and knobs need, decided when they are set: so a tick reads no device.
 
     Attributes:
-        negative: when rows are decoded for the negative: at every step (`full`), at the first (`initialize`) or never
-            (`off`).
+        negative: when rows are decoded for the negative: at every step, or every so many (`full`), at the first
+            (`initialize`) or never (`off`).
         knobs: 1 for each that has an effect on the slot; for `dcw` the number of its correction in `correction.BY`.
     """
 
@@ -33,6 +33,7 @@ class Scalars(NamedTuple):
         eta, norm_limit: of the request's guidance.
         mask_strength: of the request's mask at this step.
         decoded: a negative velocity is decoded in this tick.
+        held: the slot is guided by what it was guided by at the step before.
         masked: the request has a mask.
         redirected: a mask or a target changes the prediction, so the step is taken toward what it became.
         renoised: the solver is sde.
@@ -44,6 +45,7 @@ class Scalars(NamedTuple):
     norm_limit: Any = 1.0
     mask_strength: Any = 1.0
     decoded: Any = 0.0
+    held: Any = 0.0
     masked: Any = 0.0
     redirected: Any = 0.0
     renoised: Any = 0.0
@@ -78,7 +80,9 @@ class SlotPlan(NamedTuple):
         t, t_next = request.sigmas[step : step + 2]
         guidance, target, sde = request.guidance, request.target, request.sampling.solver == "sde"
         guided = "guidance_scale" in gates.knobs and guidance.acts_at(t)
-        decoded = step == 0 if gates.negative == "initialize" else guided and gates.negative == "full"
+        due = (step - request.guided_from) % guidance.every == 0
+        decoded = step == 0 if gates.negative == "initialize" else guided and due and gates.negative == "full"
+        held = guided and not due and gates.negative == "full"
         strength = request.strength_at(step) if request.masked else 1.0
         masked = request.masked and strength > 0.0
         knobs = gates.knobs
@@ -99,13 +103,14 @@ class SlotPlan(NamedTuple):
                 norm_limit=guidance.norm_limit,
                 mask_strength=strength,
                 decoded=decoded,
+                held=held,
                 masked=masked,
                 redirected=masked or "target_strength" in knobs,
                 renoised=sde,
             ),
             knobs,
             holds=tuple([part.holds(step, request.steps) for part in request.parts]),
-            keeps=gates.negative == "initialize" if decoded else guided,
+            keeps=gates.negative == "initialize" if decoded else guided and not held,
             noise=noise_seed(request.sampling.seed, step) if drawn else None,
         )
 

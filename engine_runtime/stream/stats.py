@@ -65,7 +65,7 @@ class Stats:
 
     def text(self) -> str:
         """Describe the figures in three lines, for people."""
-        passes = {"off": "unguided", "initialize": "guided, negatives at the first step"}.get(self.guidance)
+        passes = {"off": "unguided", "initialize": "guided, negatives one by one"}.get(self.guidance)
         passes = passes or f"guided, {'one pass' if self.fused else 'several passes'}"
         return (
             f"{self.finished} latents finished, {self.dropped} dropped, in {self.ticks} ticks\n"

@@ -211,7 +211,8 @@ class Tick:
         if "guidance_scale" not in on:
             return velocity
         acts, average = self._acts("guidance_scale"), buffers["average"]
-        average.copy_(guidance.momentum(velocity - negative, average, buffers["momentum"], acts))
+        moves = acts & (s.held == 0) if "held" in on else acts
+        average.copy_(guidance.momentum(velocity - negative, average, buffers["momentum"], moves))
         guided = guidance.apg(velocity, average, buffers["guidance_scale"], s.eta, s.norm_limit, acts)
         if "rescale" in on:
             guided = guidance.rescaled(guided, velocity, buffers["rescale"], self._acts("rescale"))

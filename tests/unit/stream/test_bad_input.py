@@ -63,6 +63,7 @@ VALUES = {
         "momentum": (-1.1, 1.1, NAN),
         "eta": (-0.1, 1.1, NAN),
         "norm_limit": (0.0, -1.0, NAN, INF),
+        "every": (0, -1, 1.5, NAN, 1001),
     },
     StreamConfig: {"depth": (0, -1, 9, NAN), "queue": (0, -1, 10**9, NAN), "tokens": (-1, 10**9, NAN)},
     Prompt: {

@@ -34,6 +34,7 @@ GUIDANCES = st.just(NO_GUIDANCE) | st.builds(
     momentum=st.floats(-1, 1),
     eta=st.floats(0, 1),
     norm_limit=st.floats(0.1, 10.0),
+    every=st.integers(1, 3),
 )
 
 

@@ -94,6 +94,22 @@ def test_guidance_acts_in_its_interval():
     assert SlotPlan.of(plain, 0, Gates("full", {"guidance_scale": 1})).knobs == {}
 
 
+@pytest.mark.parametrize("start", [0.0, 0.25])
+@pytest.mark.parametrize("every", [2, 3])
+def test_a_negative_of_every_so_many_steps_is_counted_from_the_first_guided_one(start, every):
+    asked, guides = request(guidance=Guidance(3.0, start=start, every=every)), Gates("full", {"guidance_scale": 1})
+    first = int(start * STEPS)
+    assert asked.guided_from == first
+    plans = [SlotPlan.of(asked, i, guides) for i in range(STEPS)]
+    decoded = [i >= first and (i - first) % every == 0 for i in range(STEPS)]
+    assert [plan.scalars.decoded for plan in plans] == decoded
+    assert [plan.scalars.held for plan in plans] == [i >= first and not decoded[i] for i in range(STEPS)]
+    assert not any(plan.keeps for plan in plans), "the average is kept, no negative"
+    still = [SlotPlan.of(asked, i, Gates("full")) for i in range(STEPS)]
+    assert not any(plan.scalars.decoded or plan.scalars.held for plan in still), "nothing is guided"
+    assert request(guidance=Guidance(3.0, start=1.0)).guided_from == STEPS
+
+
 def test_a_mask_and_a_target_turn_the_step_toward_what_the_prediction_became():
     half = torch.ones(T, C)
     half[3:] = 0.0
@@ -119,7 +135,7 @@ def test_numbers_are_rows_by_name_and_columns_by_slot():
     assert flags["dcw"] == (3, 0, 0) and flags["velocity_scale"] == (1, 0, 0)
     assert numbers[COUNT:] == [(False, False, True), (True, False, False), (False, False, False)]
     assert numbers_of(plans, 1)[COUNT:] == [(False, False, True)]
-    assert Scalars.__match_args__[FLAGS:] == ("decoded", "masked", "redirected", "renoised")
+    assert Scalars.__match_args__[FLAGS:] == ("decoded", "held", "masked", "redirected", "renoised")
     assert set(PLACE) == {name for name, knob in KNOBS.items() if knob.gated}
 
 

@@ -17,6 +17,7 @@ from ...helpers import StandIn, apart, drawn, made_up, play
 
 GUIDED = Guidance(7.0)
 INITIALIZE, SELF = Guidance(7.0, mode="initialize"), Guidance(7.0, mode="self")
+EVERY = Guidance(7.0, every=2)
 LATE = Guidance(7.0, start=0.4)  # of 4 even steps the third and fourth, at 1 - t = 0.5 and 0.75
 FRAMES = [6, 7]  # odd ones run on a padded buffer
 
@@ -44,15 +45,28 @@ def test_fused_and_two_passes_agree(base, conditions, frames):
 
 
 @pytest.mark.parametrize("frames", FRAMES)
-@pytest.mark.parametrize("engine", [StandIn, lambda **kw: two_pass(3, **kw)], ids=["fused", "two-pass"])
+@pytest.mark.parametrize("engine", [StandIn, lambda **kw: two_pass(4, **kw)], ids=["fused", "two-pass"])
 def test_guidance_through_one_output_buffer(engine, frames):
-    made = batch(frames, [GUIDED, LATE, NO_GUIDANCE])
-    clean = play(engine(), made, depth=3, guidance="full", spread=False)
-    reused = play(engine(reuse=True), made, depth=3, guidance="full", spread=False)
-    plain = play(engine(), batch(frames, [NO_GUIDANCE] * 3), depth=3, spread=False)
+    made = batch(frames, [GUIDED, LATE, NO_GUIDANCE, EVERY])
+    clean = play(engine(), made, depth=4, guidance="full", spread=False)
+    reused = play(engine(reuse=True), made, depth=4, guidance="full", spread=False)
+    plain = play(engine(), batch(frames, [NO_GUIDANCE] * 4), depth=4, spread=False)
     for a, b in zip(clean, reused, strict=True):
         assert a.isfinite().all() and torch.equal(a, b)
-    assert [not torch.allclose(a, b, atol=1e-2) for a, b in zip(clean, plain, strict=True)] == [True, True, False]
+    differs = [not torch.allclose(a, b, atol=1e-2) for a, b in zip(clean, plain, strict=True)]
+    assert differs == [True, True, False, True]
+
+
+@pytest.mark.parametrize("ring", ["initialize", "full"])
+def test_guidance_that_is_held_reads_no_negative(ring):
+    """A stand-in poisons its one buffer and every row that is not active."""
+    made = batch(7, [EVERY, INITIALIZE, Guidance(7.0, every=3, start=0.4)])
+    clean = play(StandIn(), made, depth=3, guidance=ring, spread=False)
+    reused = play(StandIn(reuse=True), made, depth=3, guidance=ring, spread=False)
+    full = play(StandIn(), batch(7, [GUIDED] * 3), depth=3, guidance="full", spread=False)
+    for a, b, c in zip(clean, reused, full, strict=True):
+        assert a.isfinite().all() and torch.equal(a, b)
+        assert not torch.allclose(a, c, atol=1e-2)
 
 
 def keeps_the_engines_output(tick, x, features):
@@ -89,6 +103,9 @@ def test_a_naive_tick_is_found_out(monkeypatch, frames):
         (two_pass(2), "full", [INITIALIZE, SELF], [[2, 2], [2], [2], [2]]),
         (two_pass(2), "full", [NO_GUIDANCE, NO_GUIDANCE], [[2]] * 4),
         (StandIn(), "initialize", [INITIALIZE, INITIALIZE], [[2, 1, 1], [2], [2], [2]]),
+        (StandIn(), "initialize", [EVERY, EVERY], [[2, 1, 1], [2], [2, 1, 1], [2]]),
+        (StandIn(), "full", [EVERY, EVERY], [[4]] * 4),
+        (two_pass(2), "full", [EVERY, NO_GUIDANCE], [[2, 2], [2], [2, 2], [2]]),
         (StandIn(), "initialize", [SELF, NO_GUIDANCE], [[2]] * 4),
         (StandIn(), "off", [SELF, NO_GUIDANCE], [[2]] * 4),
     ],
