@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
-Engine = Annotated[str, typer.Option(help="eager, compiled, fp8, or a TensorRT engine's name or file; or several.")]
+Engine = Annotated[
+    str, typer.Option(help="eager, compiled, fp8, int8, or a TensorRT engine (name or file); or several.")
+]
 Model = Annotated[str | None, typer.Option(help="What to load; tiny without it.")]
 Size = Annotated[str | None, typer.Option(help="2b, xl or tiny: random weights, in place of a model.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16; fp8 is an engine.")]
+Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16; fp8 and int8 are engines.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout, nothing else.")]
 
 

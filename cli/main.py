@@ -151,7 +151,7 @@ def live(
 def profile(
     model: Annotated[str | None, typer.Option(help="What to load; tiny without it.")] = None,
     size: Annotated[str | None, typer.Option(help="2b, xl or tiny: random weights, in place of a model.")] = None,
-    engine: Annotated[str, typer.Option(help="eager, compiled, fp8, or a TensorRT engine's name or file.")] = "eager",
+    engine: Annotated[str, typer.Option(help="eager, compiled, fp8, int8, or a TensorRT engine.")] = "eager",
     depth: Annotated[int, typer.Option(help="Generations in flight.")] = 4,
     seconds: Annotated[float, typer.Option(help="Length of each.")] = 60.0,
     steps: Annotated[int, typer.Option(help="Of each.")] = 8,

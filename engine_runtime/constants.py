@@ -7,7 +7,7 @@ MAX_STEPS = 1000  # of one request
 ROWS, MAX_ROWS = 2 * MAX_DEPTH, 64  # rows of one execute, unless told otherwise, and at most
 MAX_CONDITIONS = 4  # of one request
 MAX_STRENGTH = 10.0  # of an adapter, either way
-KINDS = ("eager", "compiled", "fp8")  # of engines that run in PyTorch
+KINDS = ("eager", "compiled", "fp8", "int8")  # of engines that run in PyTorch
 
 # The built-in models and whether guidance is distilled in: trained ones, and random ones for tests, which are noise.
 PRESETS = {"tiny": "turbo", "tiny-base": "base", "random": "turbo", "random-base": "base"}

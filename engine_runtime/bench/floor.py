@@ -16,18 +16,19 @@ import torch
 from torch import Tensor
 
 from ..device.gpu import on
+from ..engines.compiled.plain import FP8, INT8
 from .case import Case
 
 COLD = 256 << 20  # bytes of all buffers of a product: several times the L2 cache of any GPU
 MOST = 64  # most sets of buffers
 SPAN = 0.1  # seconds that each product is run for, so that the clock settles as it does in a stream
 LEAST = 3  # fewest rounds
-FP8 = torch.float8_e4m3fn
+FEWEST = 32  # rows that PyTorch's int8 product takes
 
 
 @dataclass(frozen=True)
 class Product:
-    """`[M, K] x [K, N]`, `count` times a tick; `layer` products are those that an fp8 engine computes in fp8."""
+    """`[M, K] x [K, N]`, `count` times a tick; those of a `layer` are what an engine in 8 bits computes in them."""
 
     m: int
     n: int
@@ -94,37 +95,46 @@ class Floor:
     Args:
         device: where they run: in a CUDA graph over buffers that no cache holds, or on the CPU one after the other.
         dtype: of the products.
-        fp8: compute those of the layers in fp8, with a scale for every row and column.
+        narrow: dtype of 8 bits for those of the layers: float8 with a scale for every row and column; int8 as cuBLAS
+            has it, which writes its sums in 32 bits.
     """
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, fp8: bool = False) -> None:
-        self._device, self._dtype, self._fp8 = device, dtype, fp8
+    def __init__(self, device: torch.device, dtype: torch.dtype, narrow: torch.dtype | None = None) -> None:
+        self._device, self._dtype, self._narrow_dtype = device, dtype, narrow
         self._generator = torch.Generator(device).manual_seed(0)
-        self._known: dict[tuple[int, int, int, bool], float] = {}
+        self._known: dict[tuple[int, int, int, torch.dtype | None], float] = {}
 
     def ms(self, found: list[Product]) -> float:
         """Return the milliseconds of all products together."""
         return sum(product.count * self._one(product) for product in found)
 
     def _one(self, product: Product) -> float:
-        m, n, k, fp8 = key = (product.m, product.n, product.k, self._fp8 and product.layer)
+        m, n, k, narrow = key = (product.m, product.n, product.k, self._narrow_dtype if product.layer else None)
         if key not in self._known:
-            calls, cuda = self._calls(m, n, k, fp8), self._device.type == "cuda"
+            calls, cuda = self._calls(m, n, k, narrow), self._device.type == "cuda"
             with on(self._device):
                 self._known[key] = _on_gpu(calls, self._device) if cuda else _on_cpu(calls)
         return self._known[key]
 
-    def _calls(self, m: int, n: int, k: int, fp8: bool) -> list[Callable[[], Tensor]]:
+    def _calls(self, m: int, n: int, k: int, narrow: torch.dtype | None) -> list[Callable[[], Tensor]]:
         """Make the product on several sets of buffers, of random numbers: zeros run faster."""
-        size = m * k + n * k if fp8 else (m * k + n * k + m * n) * self._dtype.itemsize
+        size = m * k + n * k if narrow else (m * k + n * k + m * n) * self._dtype.itemsize
         sets = min(MOST, max(2, -(-COLD // size))) if self._device.type == "cuda" else 2
-        return [self._narrow(m, n, k) if fp8 else self._wide(m, n, k) for _ in range(sets)]
+        make = self._wide if narrow is None else self._integer if narrow == INT8 else self._float8
+        return [make(m, n, k) for _ in range(sets)]
 
     def _wide(self, m: int, n: int, k: int) -> Callable[[], Tensor]:
         x, w = self._drawn(m, k), self._drawn(n, k)
         return lambda: torch.nn.functional.linear(x, w)
 
-    def _narrow(self, m: int, n: int, k: int) -> Callable[[], Tensor]:
+    def _integer(self, m: int, n: int, k: int) -> Callable[[], Tensor]:
+        x, w = (
+            torch.randint(-127, 128, s, generator=self._generator, device=self._device, dtype=INT8)
+            for s in ((max(m, FEWEST), k), (n, k))
+        )
+        return lambda: torch._int_mm(x, w.t())
+
+    def _float8(self, m: int, n: int, k: int) -> Callable[[], Tensor]:
         x, w = self._drawn(m, k).to(FP8), self._drawn(n, k).to(FP8)
         a, b = torch.ones(m, 1, device=self._device), torch.ones(1, n, device=self._device)
         return lambda: torch._scaled_mm(x, w.t(), scale_a=a, scale_b=b, out_dtype=torch.bfloat16, use_fast_accum=True)

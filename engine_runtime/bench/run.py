@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..engines.compiled.plain import NARROW
 from ..engines.contract import Engine
 from ..errors import InputError, check_whole
 from ..profile.drive import Laps
@@ -119,7 +120,7 @@ class Bench:
     ) -> None:
         self.plan, self.source, self.choice, self.engine, self.beside = plan, source, choice, engine, beside
         self.resident, self.precision = resident, precision_of(choice, engine)
-        self.floor = Floor(engine.device, engine.dtype, fp8=self.precision == "fp8")
+        self.floor = Floor(engine.device, engine.dtype, NARROW.get(self.precision))
         self.cuda = engine.device.type == "cuda"
 
     def measure(self, case: Case) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from diffusers import AceStepTransformer1DModel
 from torch import Tensor
 
+from ..engines.compiled.plain import NARROW
 from ..engines.contract import Engine, Rows
 from ..engines.eager import EagerEngine
 from ..engines.kinds import KINDS, make_engine
@@ -117,7 +118,7 @@ def _plan(choice: str) -> Path:
 def precision_of(choice: str, engine: Engine) -> str:
     """Return the precision of an engine's matrix products."""
     names = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
-    return choice if choice == "fp8" else names[engine.dtype]
+    return choice if choice in NARROW else names[engine.dtype]
 
 
 class Compiled(EagerEngine):

@@ -86,10 +86,10 @@ class Kernel:
         """Launch on its device's current stream.
 
         Args:
-            arguments: integers (C's int), and maps from `tiles`.
+            arguments: integers (C's int), tensors and None (pointers), and maps from `tiles`.
         """
-        driver, held = _driver(), [ctypes.c_int(a) if isinstance(a, int) else a for a in arguments]
-        places = [ctypes.addressof(a) if isinstance(a, ctypes.c_int) else int(a.getPtr()) for a in held]
+        driver, held = _driver(), [_value(a) for a in arguments]
+        places = [int(a.getPtr()) if hasattr(a, "getPtr") else ctypes.addressof(a) for a in held]
         pointers = (ctypes.c_void_p * len(places))(*places)
         stream, at = torch.cuda.current_stream(self.device).cuda_stream, ctypes.addressof(pointers)
         with torch.cuda.device(self.device):
@@ -107,6 +107,15 @@ class Kernel:
         config.sharedMemBytes, config.attrs, config.numAttrs = self.shared, [shape], 1
         with torch.cuda.device(self.device):
             return int(_check(driver.cuOccupancyMaxActiveClusters(self.function, config)))
+
+
+def _value(argument: Any) -> Any:
+    """Return what a kernel's argument is in C; a map as it is."""
+    if isinstance(argument, int):
+        return ctypes.c_int(argument)
+    if argument is None or isinstance(argument, Tensor):
+        return ctypes.c_void_p(None if argument is None else argument.data_ptr())
+    return argument
 
 
 @functools.cache
@@ -158,7 +167,8 @@ def compiled(source: str, name: str, flags: Sequence[str]) -> bytes:
 
 @_typed
 def tiles(tensor: Tensor, rows: int, columns: int) -> Any:
-    """Map a contiguous `[M, K]` of bfloat16 or float16 in tiles for Hopper's copy engine (TMA), swizzled by 128 bytes.
+    """Map a contiguous `[M, K]` of bfloat16, float16 or float8 in tiles for Hopper's copy engine (TMA), swizzled by the
+    128 or 64 bytes of a tile's row.
 
     Beyond the tensor's edge a tile reads zeros and writes nothing.
     """
@@ -167,6 +177,7 @@ def tiles(tensor: Tensor, rows: int, columns: int) -> Any:
     kind = {
         torch.bfloat16: kinds.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
         torch.float16: kinds.CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+        torch.float8_e4m3fn: kinds.CU_TENSOR_MAP_DATA_TYPE_UINT8,
     }[tensor.dtype]
     m, k = tensor.shape
     return _check(
@@ -179,7 +190,7 @@ def tiles(tensor: Tensor, rows: int, columns: int) -> Any:
             [driver.cuuint32_t(columns), driver.cuuint32_t(rows)],
             [driver.cuuint32_t(1), driver.cuuint32_t(1)],
             driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
-            driver.CUtensorMapSwizzle.CU_TENSOR_MAP_SWIZZLE_128B,
+            getattr(driver.CUtensorMapSwizzle, f"CU_TENSOR_MAP_SWIZZLE_{columns * tensor.element_size()}B"),
             driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
             driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
         )

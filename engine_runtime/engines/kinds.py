@@ -11,6 +11,7 @@ from ..errors import check_choice
 from .compiled.choice import choose, none_of
 from .compiled.engine import CompiledEngine
 from .compiled.needs import operations
+from .compiled.plain import NARROW
 from .contract import limits_of
 from .eager import EagerEngine
 
@@ -39,10 +40,10 @@ def make_engine(
     limits = limits_of(max_rows)
     if kind == "eager":
         return EagerEngine(transformer, identity, limits, ready)
-    ops = operations(transformer, kind == "fp8")
-    if kind != "fp8":
+    ops = operations(transformer, kind)
+    if kind not in NARROW:
         return CompiledEngine(transformer, identity, limits, ready, ops)
-    engine = CompiledEngine(transformer, identity, limits, ready, ops, none_of(len(transformer.layers)))
+    engine = CompiledEngine(transformer, identity, limits, ready, ops, none_of(len(transformer.layers), NARROW[kind]))
     engine.ready()
     try:
         chosen = choose(engine)

@@ -1,4 +1,4 @@
-"""The compiled and fp8 engines on a GPU: the reference's numbers, the same bits in every slot, adapters in place."""
+"""The engines with kernels on a GPU: the reference's numbers, the same bits in every slot, adapters in place."""
 
 import copy
 
@@ -22,10 +22,10 @@ from ..helpers import made_up
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda", 0)
-KINDS = ("compiled", "fp8")
+KINDS = ("compiled", "fp8", "int8")
 FRAMES = 125
 # relative L2 from float32: eager bfloat16 has 0.014 at the 2B size, fp8 0.027
-MOST = {"compiled": 0.02, "fp8": 0.05}
+MOST = {"compiled": 0.02, "fp8": 0.05, "int8": 0.03}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -128,13 +128,38 @@ def test_company_does_not_matter_in_a_ring(tiny, kind, guided):
         assert torch.equal(together[id(mine)], alone), place
 
 
+@pytest.mark.parametrize("captured", [True, False], ids=["captured", "plain"])
+def test_kinds_change_while_music_plays(wide, captured):
+    """What is in flight plays on, near to what one kind makes of it."""
+    engines = [engine_of(kind, wide) for kind in (*KINDS, "compiled")]
+    config = StreamConfig(4, "full", tokens=64, queue=64, spread=False, captured=captured)
+    given = requests_of(engines[0], 9)
+
+    def played(swaps):
+        ticks = iter(range(1000))
+        with runtime().playing("gpu swap", engines[0], config) as session:
+
+            def before():
+                engine = swaps.get(next(ticks))
+                if engine is not None:
+                    session.stage.swap(engine)
+
+            done = {id(f.request): f.take() for f in session.play(given, before)}
+            return [done[id(request)] for request in given], session.engine
+
+    (want, _), (got, last) = played({}), played({2: engines[1], 4: engines[2], 6: engines[3]})
+    assert last is engines[3]
+    far = [relative(one, other.float()) for one, other in zip(got, want, strict=True)]
+    assert max(far) < 0.1 and min(far[: config.depth]) > 0  # the last may begin when the first kind is back
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_length_compiles_nothing(tiny, kind):
     """Not even one that 16 divides, nor a row whose numbers lie anywhere: it would be compiled while music plays."""
-    from ostinato.engine_runtime.engines.compiled import attention, kernels
+    from ostinato.engine_runtime.engines.compiled import attention, integer, kernels
 
     def compiled():
-        made = [value for module in (kernels, attention) for value in vars(module).values()]
+        made = [value for module in (kernels, attention, integer) for value in vars(module).values()]
         return sum(len(one.device_caches[0][0]) for one in made if hasattr(one, "device_caches"))
 
     engine = engine_of(kind, tiny)
@@ -175,11 +200,12 @@ def test_the_weights_are_held_once(wide):
     engines = [make_engine("compiled", transformer, "gpu-test")]
     engines[0].ready()
     assert torch.cuda.memory_allocated() - before < 0.02 * weights
-    engines.append(make_engine("fp8", transformer, "gpu-test"))
-    engines[1].ready()
-    assert 0.3 * weights < torch.cuda.memory_allocated() - before < 0.55 * weights
-    engines[1].rest()
-    assert torch.cuda.memory_allocated() - before < 0.02 * weights
+    for kind in ("fp8", "int8"):
+        engines.append(make_engine(kind, transformer, "gpu-test"))
+        engines[-1].ready()
+        assert 0.3 * weights < torch.cuda.memory_allocated() - before < 0.55 * weights
+        engines[-1].rest()
+        assert torch.cuda.memory_allocated() - before < 0.02 * weights
 
 
 def with_factors(engine, mix):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from ostinato.engine_runtime.device import capture, driver
 from ostinato.engine_runtime.engines.compiled import hopper
+from ostinato.engine_runtime.engines.compiled.plain import FP8, quantized
 from torch.nn import functional
 
 pytestmark = [
@@ -36,6 +37,40 @@ def test_the_gates_product(hopper_gpu, m, inner, k, dtype):
     gate, up = (x.double() @ weight.double().t()).chunk(2, -1)
     want = (functional.silu(gate) * up).float()
     assert ((got - want).norm() / want.norm()).item() < (3e-3 if dtype == torch.bfloat16 else 4e-4)
+
+
+def quantized_pair(m, n, k, seed=0):
+    return quantized(drawn(m, k, seed=seed), FP8), quantized(drawn(n, k, seed=seed + 1) * k**-0.5, FP8)
+
+
+def exact(x, weight):
+    """The product of what float8 kept, in float64."""
+    (x, step), (w, scale) = x, weight
+    return (x.double() * step.double()[..., None]) @ (w.double() * scale.double()[:, None]).t()
+
+
+@pytest.mark.parametrize("m, inner, k", [(1, 128, 128), (130, 384, 80), (257, 128, 2048), (3000, 6144, 2048)])
+def test_the_gates_product_in_float8(hopper_gpu, m, inner, k):
+    x, weight = quantized_pair(m, 2 * inner, k)
+    gate, up = exact(x, weight).chunk(2, -1)
+    want = functional.silu(gate) * up
+    limit = (want.abs().amax(-1) * 3 / 448).float()
+    values, step = hopper.gated(x, *weight, limit)
+    assert values.dtype is torch.float8_e4m3fn and step is limit
+    got = values.double() * limit.double()[:, None]
+    assert ((got - want).norm() / want.norm()).item() < 0.03
+    rounded = (want / limit[:, None]).float().to(values.dtype).double() * limit[:, None]
+    assert ((got - rounded).norm() / want.norm()).item() < 0.015  # float8's own rounding, but at its edges
+
+
+def test_float8_rows_depend_on_themselves_alone(hopper_gpu):
+    x, weight = quantized_pair(3000, 2 * 2048, 2048)
+    limit = torch.full((3000,), 0.05, device="cuda")
+    whole = hopper.gated(x, *weight, limit)[0].float()
+    for start, count in ((0, 1), (100, 750), (1700, 1300), (751, 1)):
+        part = slice(start, start + count)
+        own = x[0][part].contiguous(), x[1][part].contiguous()
+        assert torch.equal(hopper.gated(own, *weight, limit[part].contiguous())[0].float(), whole[part])
 
 
 def test_large_values_make_no_nan(hopper_gpu):
@@ -73,6 +108,9 @@ def test_what_the_kernel_does_not_take(hopper_gpu):
     assert hopper.swiglu(drawn(4, 64), drawn(2 * 64, 64)) is None
     assert hopper.swiglu(drawn(4, 64, dtype=torch.float32), drawn(256, 64, dtype=torch.float32)) is None
     assert hopper.swiglu(drawn(4, 68), drawn(256, 68)) is None
+    x, weight = quantized_pair(4, 128, 128)
+    assert hopper.gated(x, *weight, x[1]) is None  # an inner width of 64
+    assert hopper.gated((drawn(4, 128), x[1]), *weight, x[1]) is None
 
 
 @pytest.mark.parametrize("count", [1, 4, 100, driver.SMALL])

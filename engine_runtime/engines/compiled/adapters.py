@@ -14,8 +14,8 @@ from .plain import Activation, quantized
 from .weights import Matrix
 
 _SERIAL = itertools.count(1)
-_STEP = 16  # a float8 product's width out is a multiple of this
-CONDITION_KINDS = frozenset(("cross_k", "cross_v"))  # of the condition; their products are never in float8
+_STEP = 16  # the width out of a product in 8 bits is a multiple of this
+CONDITION_KINDS = frozenset(("cross_k", "cross_v"))  # of the condition; their products are never in 8 bits
 
 
 class Resident:
@@ -23,12 +23,17 @@ class Resident:
 
     Attributes:
         serial: unique in the process, never used again.
-        wide: A of each kind, `[layers, r, in]`. a: the same in float8, with the steps `[layers, r]`.
+        wide: A of each kind, `[layers, r, in]`. a: the same in 8 bits, with the steps `[layers, r]`.
+
+    Args:
+        narrow: dtype of the products in 8 bits; None for none.
+        channels: `[layers, I]` that `down` is multiplied with in 8 bits (see `Matrix`); None without.
     """
 
-    def __init__(self, factors: Factors, fp8: bool) -> None:
+    def __init__(self, factors: Factors, narrow: torch.dtype | None, channels: Tensor | None) -> None:
+        self._narrow, self._channels = narrow, channels
         self.serial, self.shape = next(_SERIAL), shape_of(factors)
-        rank = factors.rank + (-factors.rank % _STEP if fp8 else 0)
+        rank = factors.rank + (-factors.rank % _STEP if narrow else 0)
         self.wide: dict[str, Tensor] = {}
         self.a: dict[str, tuple[Tensor, Tensor]] = {}
         self.b: dict[str, Tensor] = {}
@@ -38,8 +43,8 @@ class Resident:
             layers, _, width = factors.a[kind].shape
             a = factors.a[kind].new_zeros(layers, rank, width)
             self.wide[kind] = a
-            if fp8 and kind not in CONDITION_KINDS:
-                self.a[kind] = quantized(a)
+            if narrow and kind not in CONDITION_KINDS:
+                self.a[kind] = quantized(a, narrow)
             self.b[kind] = a.new_zeros(layers, factors.b[kind].shape[1], rank)
         self.load(factors)
 
@@ -49,8 +54,9 @@ class Resident:
         for kind in factors.used:
             if self._from.get(kind) is not factors.a[kind]:
                 self.wide[kind][:, :rank].copy_(factors.a[kind])
-                if kind in self.a:
-                    for kept, new in zip(self.a[kind], quantized(factors.a[kind]), strict=True):
+                if kind in self.a and self._narrow:
+                    new_a = quantized(self._flattened(kind, factors.a[kind]), self._narrow)
+                    for kept, new in zip(self.a[kind], new_a, strict=True):
                         kept[:, :rank].copy_(new)
                 self._from[kind] = factors.a[kind]
             self.b[kind][..., :rank].copy_(factors.b[kind])
@@ -59,11 +65,18 @@ class Resident:
                 for place, w in zip(own, given, strict=True):
                     place.copy_(w)
 
+    def _flattened(self, kind: str, a: Tensor) -> Tensor:
+        return a if kind != "down" or self._channels is None else a * self._channels[:, None]
+
+    def channels(self, kind: str, layer: int) -> Tensor | None:
+        """Return what a layer's input `[in]` is divided by in 8 bits (see `Matrix`); None for ones."""
+        return None if kind != "down" or self._channels is None else self._channels[layer]
+
     def touches(self, *kinds: str) -> bool:
         return any(kind in self.b or kind in self.krons for kind in kinds)
 
     def matrix(self, kind: str, layer: int, x: Activation) -> Matrix:
-        """Return a layer's A, in float8 where `x` is."""
+        """Return a layer's A, in 8 bits where `x` is."""
         if x[1] is None:
             return Matrix(self.wide[kind][layer])
         values, step = self.a[kind]
@@ -89,10 +102,14 @@ def shape_of(factors: Factors) -> Hashable:
 
 
 class Adapters:
-    """The adapters of some rows. `resident` acts while `on`, and is kept while off."""
+    """The adapters of some rows. `resident` acts while `on`, and is kept while off.
 
-    def __init__(self, fp8: bool) -> None:
-        self.fp8, self.on = fp8, False
+    Args:
+        narrow, channels: as `Resident` takes them.
+    """
+
+    def __init__(self, narrow: torch.dtype | None, channels: Tensor | None) -> None:
+        self.narrow, self.channels, self.on = narrow, channels, False
         self.resident: Resident | None = None
 
     @property
@@ -107,5 +124,5 @@ class Adapters:
             if self.resident is not None and self.resident.shape == shape_of(factors):
                 self.resident.load(factors)
             else:
-                self.resident = Resident(factors, self.fp8)
+                self.resident = Resident(factors, self.narrow, self.channels)
         return before or (self.active is not None and self.active.touches(*CONDITION_KINDS))

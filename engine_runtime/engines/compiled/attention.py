@@ -27,7 +27,7 @@ def attention_kernel(
     cos,  # [N, D / 2] float32
     sin,
     count,  # [B] int32: keys of each row
-    peak,  # largest magnitude of a key's values
+    peak,  # [B] float32, `peak_batch` apart: largest magnitude of the values
     out_scale,
     n_queries,
     n_keys,
@@ -37,7 +37,6 @@ def attention_kernel(
     k_batch,
     k_token,
     peak_batch,
-    peak_token,
     eps,
     sm_scale,  # with log2(e)
     G: tl.constexpr,
@@ -77,7 +76,6 @@ def attention_kernel(
     top = tl.full([BM], LOW, tl.float32)
     total = tl.zeros([BM], tl.float32)
     acc = tl.zeros([BM, D], tl.float32)
-    reach = tl.zeros([BN], tl.float32)
     for j in range(low, high, BN):
         col = j + tl.arange(0, BN)
         place = b * k_batch + col[:, None] * k_token + kv * D + d[None, :]
@@ -101,13 +99,11 @@ def attention_kernel(
             acc = tl.dot(p, values, acc, input_precision="ieee")
         else:
             acc = tl.dot(p.to(values.dtype), values, acc)
-        if FP8:
-            reach = tl.maximum(reach, tl.load(peak + b * peak_batch + col * peak_token, mask=col < high, other=0.0))
         top = new
     acc /= total[:, None]
     row = b * n_queries + token
     if FP8:  # an average of values is no larger than the largest of them: one scale for all heads, no second pass
-        step = tl.maximum(tl.max(reach, 0), SMALLEST) / FP8_MAX
+        step = tl.maximum(tl.load(peak + b * peak_batch), SMALLEST) / FP8_MAX
         if kv == 0:
             tl.store(out_scale + row, tl.zeros([BM], tl.float32) + step, mask=(token < n_queries) & (head == 0))
         acc /= step

@@ -17,9 +17,9 @@ from ...device.gpu import on
 from ..factors import Targets, kron_product
 from . import plain
 from .adapters import Resident
-from .plain import Activation, Tables
+from .plain import FP8, INT8, Activation, Tables
 from .rows import CompiledRows
-from .weights import Float8, Layer, Matrix, Weights, bind, places, time_embedding
+from .weights import Layer, Matrix, Narrow, Weights, bind, places, time_embedding
 
 
 class Decoder:
@@ -28,13 +28,13 @@ class Decoder:
     Args:
         model: the reference, whose memory the weights share.
         ops: the fused operations: `plain`, or `fused` on a GPU.
-        fp8: the layers' products that are computed in float8, with a step for each token and each row of a weight; None
-            for none. The rest keeps the model's dtype.
+        narrow: the layers' products that are computed in 8 bits, with a step for each token and each row of a weight;
+            None for none. The rest keeps the model's dtype.
     """
 
-    def __init__(self, model: AceStepTransformer1DModel, ops: ModuleType = plain, fp8: Float8 | None = None) -> None:
+    def __init__(self, model: AceStepTransformer1DModel, ops: ModuleType = plain, narrow: Narrow | None = None) -> None:
         attention = model.layers[0].self_attn
-        self.model, self.ops, self.fp8 = model, ops, fp8
+        self.model, self.ops, self.narrow = model, ops, narrow
         self.heads, self.kv_heads, self.head_dim = attention.heads, attention.kv_heads, attention.head_dim
         self.eps = model.norm_out.eps
         self.widths = {kind: out for kind, (_, out) in Targets.of(model).kinds.items()}
@@ -52,7 +52,7 @@ class Decoder:
         """Read the weights at their present addresses; where none has moved, captured passes stay valid."""
         if self.bound is None or self._places != places(self.model):
             with torch.no_grad():
-                self.bound = bind(self.model, self.fp8)
+                self.bound = bind(self.model, self.narrow)
             self._places = places(self.model)
             if self.bound.cross_kv.is_cuda:  # a lane may read them next, on another stream
                 torch.cuda.synchronize(self.bound.cross_kv.device)
@@ -97,49 +97,88 @@ class Decoder:
         x = functional.linear(rows.input.view(batch, frames // self.model.patch_size, -1), *w.proj_in)
         steps = x.new_empty(len(w.layers), batch, 6, x.shape[-1])
         torch.add(w.tables[:, None], modulation, out=steps)
+        float8 = any(layer.self_o.narrow == FP8 for layer in w.layers)
+        peaks = rows.timestep.new_zeros(len(w.layers), batch) if float8 else None
         added, gate = None, None
         for i, layer in enumerate(w.layers):
             shift, scale, own_gate, mlp_shift, mlp_scale, mlp_gate = steps[i].unbind(1)
             y = ops.norm(x, layer.self_norm, self.eps, layer.qkv.narrow, added, gate, (shift, scale))
-            y = self._product(self._own(y, layer, i, rows), layer.self_o, i, active, "self_o")
-            y = ops.norm(x, layer.cross_norm, self.eps, layer.cross_q.narrow, y, own_gate)
-            added = self._residual(x, self._cross(y, layer, i, rows), layer.cross_o, i, active)
-            y = ops.norm(x, layer.mlp_norm, self.eps, layer.gate_up.narrow, added, None, (mlp_shift, mlp_scale))
-            added, gate = self._product(self._inner(y, layer, i, active), layer.down, i, active, "down"), mlp_gate
+            y = self._own(y, layer, i, rows, peaks)
+            added, gate = self._residual(x, y, layer.self_o, i, active, "self_o", own_gate)
+            y = ops.norm(x, layer.cross_norm, self.eps, layer.cross_q.narrow, added, gate)
+            added, gate = self._residual(x, self._cross(y, layer, i, rows), layer.cross_o, i, active, "cross_o")
+            reach = self._reach(x, layer)
+            y = ops.norm(x, layer.mlp_norm, self.eps, layer.gate_up.narrow, added, gate, (mlp_shift, mlp_scale), reach)
+            y = self._inner(y, reach, layer, i, active)
+            added, gate = self._residual(x, y, layer.down, i, active, "down", mlp_gate)
         shift, scale = (w.last + temb.float()[:, None]).to(x.dtype).unbind(1)
-        y, _ = ops.norm(x, w.last_norm, self.eps, False, added, gate, (shift, scale))
+        y, _ = ops.norm(x, w.last_norm, self.eps, None, added, gate, (shift, scale))
         return functional.linear(y, *w.proj_out).view(batch, frames, -1)
 
-    def _own(self, x: Activation, layer: Layer, i: int, rows: CompiledRows) -> Activation:
+    def _own(self, x: Activation, layer: Layer, i: int, rows: CompiledRows, peaks: Tensor | None) -> Activation:
         qkv = self._product(x, layer.qkv, i, rows.adapters.active, "self_q", "self_k", "self_v")
         qkv = qkv.unflatten(-1, (-1, self.head_dim))
         (q_norm, k_norm), eps = layer.qk_norms, self.eps
-        peak = self.ops.keys(qkv, k_norm, rows.tables, self.heads, eps, layer.self_o.narrow)
+        peak = None if peaks is None or layer.self_o.narrow != FP8 else peaks[i]
+        self.ops.keys(qkv, k_norm, rows.tables, self.heads, eps, peak)
         q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), 2)
-        return self.ops.attend(q, k, v, q_norm, eps, rows.tables, layer.window, peak=peak)
+        y = self.ops.attend(q, k, v, q_norm, eps, rows.tables, layer.window, peak=peak)
+        return self._attended(y, layer.self_o)
 
     def _cross(self, x: Activation, layer: Layer, i: int, rows: CompiledRows) -> Activation:
         q = self._product(x, layer.cross_q, i, rows.adapters.active, "cross_q").unflatten(-1, (-1, self.head_dim))
         k, v = rows.keys_values[:, i].unflatten(-1, (-1, self.head_dim)).unbind(1)
-        peak = rows.peaks[:, i, None].expand(-1, k.shape[1]) if layer.cross_o.narrow else None
-        return self.ops.attend(q, k, v, layer.cross_q_norm, self.eps, count=rows.count, peak=peak)
+        peak = rows.peaks[:, i] if layer.cross_o.narrow == FP8 else None
+        y = self.ops.attend(q, k, v, layer.cross_q_norm, self.eps, count=rows.count, peak=peak)
+        return self._attended(y, layer.cross_o)
 
-    def _inner(self, x: Activation, layer: Layer, i: int, active: Resident | None) -> Activation:
-        narrow = layer.gate_up.narrow or layer.down.narrow
-        if not narrow and (active is None or not active.touches("gate", "up")):
-            whole = self.ops.swiglu(x[0], layer.gate_up.values)
-            if whole is not None:
-                return whole, None
+    def _attended(self, y: Activation, matrix: Matrix) -> Activation:
+        """Round to int8 where it is wanted: by its own largest value, for an average lies far below what it is of."""
+        return self.ops.quantized(y[0], INT8) if matrix.narrow == INT8 else y
+
+    def _reach(self, x: Tensor, layer: Layer) -> tuple[Tensor, Tensor] | None:
+        """Return the bound of the gated result and a place for its steps, where it is made in float8 in one."""
+        if layer.gated is None:
+            return None
+        return layer.gated.bound, x.new_empty(x.shape[:2], dtype=torch.float32)
+
+    def _inner(
+        self, x: Activation, reach: tuple[Tensor, Tensor] | None, layer: Layer, i: int, active: Resident | None
+    ) -> Activation:
+        if active is None or not active.touches("gate", "up"):
+            if reach is not None and layer.gated is not None:
+                both = self.ops.gated(x, layer.gate_up.values, layer.gated.scale, reach[1])
+                if both is not None:
+                    return both
+            elif not layer.gate_up.narrow and not layer.down.narrow:
+                whole = self.ops.swiglu(x[0], layer.gate_up.values)
+                if whole is not None:
+                    return whole, None
         both = self._product(x, layer.gate_up, i, active, "gate", "up")
-        return self.ops.silu(both, layer.down.narrow)
+        return self.ops.silu(both, layer.down.narrow, layer.down.channel)
 
-    def _residual(self, x: Tensor, y: Activation, matrix: Matrix, i: int, active: Resident | None) -> Tensor | None:
-        """Add a product to `x` in place; in float8, which has no such product, return the term to be added."""
+    def _residual(
+        self,
+        x: Tensor,
+        y: Activation,
+        matrix: Matrix,
+        i: int,
+        active: Resident | None,
+        kind: str,
+        gate: Tensor | None = None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Add a product, times `gate`, to `x` in place; where no one product can, return term and gate for the next
+        norm to add.
+        """
         if matrix.scale is not None:
-            return self._product(y, matrix, i, active, "cross_o")
-        x.view(-1, x.shape[-1]).addmm_(y[0].view(-1, y[0].shape[-1]), matrix.values.t())
-        self._adapt(x, y, i, active, ("cross_o",))
-        return None
+            touched = active is not None and active.touches(kind)
+            if not touched and self.ops.added(x, y, matrix.values, matrix.scale, gate):
+                return None, None
+        elif gate is None:
+            x.view(-1, x.shape[-1]).addmm_(y[0].view(-1, y[0].shape[-1]), matrix.values.t())
+            self._adapt(x, y, i, active, (kind,))
+            return None, None
+        return self._product(y, matrix, i, active, kind), gate
 
     def _product(self, x: Activation, matrix: Matrix, i: int, active: Resident | None, *kinds: str) -> Tensor:
         """Compute `x @ matrix.T` plus the adapters' terms; `kinds` are the kinds of layer stacked in the matrix."""
@@ -162,11 +201,15 @@ class Decoder:
                 low = self._linear(x, active.matrix(kind, i, x))
                 flat[:, at : at + width].addmm_(low.view(-1, low.shape[-1]), active.b[kind][i].t())
             for w1, w2 in active.krons.get(kind, ()):
-                flat[:, at : at + width] += kron_product(_plain(x, y.dtype), w1[i], w2[i]).view(-1, width)
+                whole = _plain(x, y.dtype, active.channels(kind, i))
+                flat[:, at : at + width] += kron_product(whole, w1[i], w2[i]).view(-1, width)
             at += width
 
 
-def _plain(x: Activation, dtype: torch.dtype) -> Tensor:
-    """Return an activation's own numbers, out of float8 where they are in it."""
+def _plain(x: Activation, dtype: torch.dtype, channel: Tensor | None) -> Tensor:
+    """Return an activation's own numbers, out of 8 bits and times its channels where it is in them."""
     values, step = x
-    return values if step is None else (values.float() * step.view(*values.shape[:-1], 1)).to(dtype)
+    if step is None:
+        return values
+    wide = values.float() * step.view(*values.shape[:-1], 1)
+    return (wide if channel is None else wide * channel).to(dtype)

@@ -1,4 +1,4 @@
-"""The engine of the restructured decoder, in the weights' own precision or with float8 products."""
+"""The engine of the restructured decoder, in the weights' own precision or with products in 8 bits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from . import plain
 from .adapters import Adapters
 from .decoder import Decoder
 from .rows import CompiledRows
-from .weights import Float8
+from .weights import NAMES, Narrow
 
 
 class CompiledEngine:
@@ -29,7 +29,7 @@ class CompiledEngine:
     The first pass at a shape compiles its kernels, which Triton keeps on disk; capture after it. A row's velocity
     depends only on that row and the batch's shape.
 
-    Its weights share the transformer's memory; float8 products keep their own copy beside it.
+    Its weights share the transformer's memory; products in 8 bits keep their own copy beside it.
 
     Args:
         transformer: the reference model; its dtype and device become the engine's.
@@ -37,7 +37,7 @@ class CompiledEngine:
         limits: rows, frames and tokens it accepts.
         ready: brings the weights to the device, before a session opens.
         ops: the fused operations, `plain` or `fused`.
-        fp8: products in float8; `choice.choose` tells which are.
+        narrow: products in 8 bits; `choice.choose` tells which are.
 
     Attributes:
         recipe: arguments with which `models.engines` makes it again; None where it cannot.
@@ -59,22 +59,23 @@ class CompiledEngine:
         limits: Limits = LIMITS,
         ready: Callable[[], None] = lambda: None,
         ops: ModuleType = plain,
-        fp8: Float8 | None = None,
+        narrow: Narrow | None = None,
     ) -> None:
-        self.decoder = Decoder(transformer.eval().requires_grad_(False), ops, fp8)
+        self.decoder = Decoder(transformer.eval().requires_grad_(False), ops, narrow)
         self.limits = limits
         self._ready, self._lock, self._players = ready, threading.Lock(), 0
         self.width = transformer.condition_embedder.in_features
         self.targets: Targets | None = Targets.of(transformer)
         self.dtype, self.device = transformer.dtype, transformer.device
         self.capturable = self.device.type == "cuda"
-        self.products = self.dtype if fp8 is None else plain.FP8
-        kind = "compiled" if fp8 is None else "fp8"
+        self.products = self.dtype if narrow is None else narrow.dtype
+        kind = next((kind for kind, dtype in plain.NARROW.items() if dtype == self.products), "compiled")
         precision = str(self.dtype).removeprefix("torch.")
         self.identity = f"{kind}:{identity}:{self.dtype}:{self.device}:{limits}"
-        if fp8 is not None and fp8.digest:
-            self.identity += f":{fp8.digest}"
-        self.name = f"{kind}, {'' if fp8 is None else 'float8 products, '}{precision} on {self.device}"
+        if narrow is not None and narrow.digest:
+            self.identity += f":{narrow.digest}"
+        products = "" if narrow is None else f"{NAMES[narrow.dtype]} products, "
+        self.name = f"{kind}, {products}{precision} on {self.device}"
 
     def ready(self) -> None:
         self._ready()
@@ -121,7 +122,7 @@ class CompiledEngine:
             tables=d.tables(frames // self.spec.patch, self.device),
             weights=d.weights,
             made=d.keys_values,
-            adapters=Adapters(d.fp8 is not None),
+            adapters=Adapters(*((d.narrow.dtype, d.weights.channels) if d.narrow else (None, None))),
         )
         with torch.no_grad():
             d.keys_values(rows.weights, rows.encoder_hidden_states[0, :1], None, rows.keys_values[0, :, :, :1])
@@ -142,5 +143,5 @@ class CompiledEngine:
 
     @property
     def kept_wide(self) -> str:
-        """Name the products of a float8 engine that are not in float8; empty where there is none."""
-        return "" if self.decoder.fp8 is None else self.decoder.fp8.summary()
+        """Name the products of an engine in 8 bits that are not in 8 bits; empty where there is none."""
+        return "" if self.decoder.narrow is None else self.decoder.narrow.summary()

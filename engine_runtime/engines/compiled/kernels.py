@@ -14,9 +14,18 @@ import triton.language as tl
 
 FP8_MAX = tl.constexpr(448.0)  # of float8_e4m3fn
 SMALLEST = tl.constexpr(1e-12)  # divisor of a row of zeros
+ROUND = tl.constexpr(1.5 * 2**23)  # float32 has no fractions there: what is added to it becomes whole, halves even
 
 
-@triton.jit(do_not_specialize=["n_tokens"])
+@triton.jit
+def whole(v, out):
+    """Round to whole numbers where `out` holds integers, which a store would cut off."""
+    if out.dtype.element_ty == tl.int8:
+        v = (v + ROUND) - ROUND
+    return v
+
+
+@triton.jit(do_not_specialize=["n_tokens", "bound"])
 def norm_kernel(
     x,  # [B, N, H], changed in place where something is added
     added,  # [B, N, H]
@@ -24,8 +33,10 @@ def norm_kernel(
     weight,  # [H]
     shift,  # [B, H], rows `stride` apart
     scale,
-    out,  # [B, N, H], or float8 with `out_scale` [B, N] float32
+    out,  # [B, N, H], or 8 bits with `out_scale` [B, N] float32
     out_scale,
+    bound,  # [1] float32: a gated result is no larger than this times the square of its row's length
+    limit,  # [B, N] float32: the gated result's step
     n_tokens,
     width,
     gate_stride,
@@ -34,7 +45,8 @@ def norm_kernel(
     ADD: tl.constexpr,
     GATED: tl.constexpr,
     MODULATED: tl.constexpr,
-    FP8: tl.constexpr,
+    MOST: tl.constexpr,  # largest number of 8 bits, 0 for none
+    LIMIT: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -51,28 +63,33 @@ def norm_kernel(
         plus = tl.load(added + at, mask=live, other=0.0).to(tl.float32)
         if GATED:
             plus *= tl.load(gate + b * gate_stride + cols, mask=inside, other=0.0).to(tl.float32)[None, :]
-        rounded = (v + plus).to(x.dtype.element_ty)
-        tl.store(x + at, rounded, mask=live)
-        v = rounded.to(tl.float32)
+        total = (v + plus).to(x.dtype.element_ty)
+        tl.store(x + at, total, mask=live)
+        v = total.to(tl.float32)
     v *= tl.rsqrt(tl.sum(v * v, 1) / width + eps)[:, None]
     v *= tl.load(weight + cols, mask=inside, other=0.0).to(tl.float32)[None, :]
     if MODULATED:
         v *= 1.0 + tl.load(scale + b * stride + cols, mask=inside, other=0.0).to(tl.float32)[None, :]
         v += tl.load(shift + b * stride + cols, mask=inside, other=0.0).to(tl.float32)[None, :]
-    if FP8:
-        step = tl.maximum(tl.max(tl.abs(v), 1), SMALLEST) / FP8_MAX
+    if MOST:
+        step = tl.maximum(tl.max(tl.abs(v), 1), SMALLEST) / MOST
         tl.store(out_scale + row, step, mask=tokens < n_tokens)
-        v /= step[:, None]
-    tl.store(out + at, v.to(out.dtype.element_ty), mask=live)
+        v = whole(v / step[:, None], out)
+    rounded = v.to(out.dtype.element_ty)
+    tl.store(out + at, rounded, mask=live)
+    if LIMIT:
+        w = rounded.to(tl.float32) * step[:, None]
+        most = tl.maximum(tl.sum(w * w, 1) * tl.load(bound), SMALLEST) / FP8_MAX
+        tl.store(limit + row, most, mask=tokens < n_tokens)
 
 
-@triton.jit(do_not_specialize=["n_tokens"])
+@triton.jit(do_not_specialize=["n_tokens", "peak"])
 def keys_kernel(
     qkv,  # [B, N, (heads + 2 * kv_heads) * D], keys changed in place
     weight,  # [D]
     cos,  # [N, D / 2] float32
     sin,
-    peak,  # [B, N] float32: largest magnitude of a token's values
+    peak,  # [B] float32: largest magnitude of a row's values, 0 before
     n_tokens,
     heads,
     kv_heads,
@@ -104,29 +121,31 @@ def keys_kernel(
         cols = tl.arange(0, KV * D)
         values = qkv + start[:, None] + (heads + kv_heads) * D + cols[None, :]
         v = tl.load(values, mask=live & (cols < kv_heads * D)[None, :], other=0.0).to(tl.float32)
-        tl.store(peak + row, tl.max(tl.abs(v), 1), mask=tokens < n_tokens)
+        tl.atomic_max(peak + b, tl.max(tl.max(tl.abs(v), 1), 0), sem="relaxed")  # in any order the same
 
 
 @triton.jit
 def silu_kernel(
     h,  # [M, 2 * width]: gate, then up
-    out,  # [M, width], or float8 with `out_scale` [M] float32
+    out,  # [M, width], or 8 bits with `out_scale` [M] float32
     out_scale,
+    channel,  # [width] float32
     width,
-    FP8: tl.constexpr,
+    MOST: tl.constexpr,  # largest number of 8 bits, 0 for none
     BLOCK: tl.constexpr,
 ):
-    """Compute `out = silu(gate) * up`."""
+    """Compute `out = silu(gate) * up`, in 8 bits divided by `channel`."""
     row = tl.program_id(0).to(tl.int64)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     live = cols < width
     gate = tl.load(h + row * 2 * width + cols, mask=live, other=0.0).to(tl.float32)
     up = tl.load(h + row * 2 * width + width + cols, mask=live, other=0.0).to(tl.float32)
     v = gate * tl.sigmoid(gate) * up
-    if FP8:  # one program holds the whole row
-        step = tl.maximum(tl.max(tl.abs(v), 0), SMALLEST) / FP8_MAX
+    if MOST:  # one program holds the whole row
+        v /= tl.load(channel + cols, mask=live, other=1.0)
+        step = tl.maximum(tl.max(tl.abs(v), 0), SMALLEST) / MOST
         tl.store(out_scale + row, step)
-        v /= step
+        v = whole(v / step, out)
     tl.store(out + row * width + cols, v.to(out.dtype.element_ty), mask=live)
 
 

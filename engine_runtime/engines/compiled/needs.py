@@ -11,21 +11,26 @@ from diffusers import AceStepTransformer1DModel
 
 from ...device.gpu import on
 from ...errors import EngineError
-from .plain import quantized
+from .plain import NARROW, quantized
 
 log = logging.getLogger(__name__)
-CAPABILITY = {False: (8, 0), True: (8, 9)}  # least compute capability, without and with float8 products
+LEAST = {"compiled": (7, 5), "fp8": (8, 9), "int8": (7, 5)}  # compute capability
+DTYPES = {
+    "compiled": (torch.bfloat16, torch.float16),
+    "fp8": (torch.bfloat16,),
+    "int8": (torch.bfloat16, torch.float16),
+}
+AMPERE, LAST_FOR_TURING = (8, 0), (3, 2)  # before Ampere there is no bfloat16; Triton 3.3 ended support of Turing
 MOST_WIDE, STEP = 128, 16  # head width; what the widths of a product are multiples of
 
 
-def operations(model: AceStepTransformer1DModel, fp8: bool) -> ModuleType:
-    """Check that the fused operations run here, and return their module.
+def operations(model: AceStepTransformer1DModel, kind: str) -> ModuleType:
+    """Check that the fused operations of a kind of engine run here, and return their module.
 
     Raises:
         EngineError: naming the first thing that is missing.
     """
-    kind = "fp8" if fp8 else "compiled"
-    check_device(kind, model.device, model.dtype, CAPABILITY[fp8])
+    check_device(kind, model.device, model.dtype)
     check_sizes(kind, model)
     try:
         fused = importlib.import_module(".fused", __package__)
@@ -36,9 +41,10 @@ def operations(model: AceStepTransformer1DModel, fp8: bool) -> ModuleType:
             "install it, or use eager",
             str(error),
         ) from error
+    check_triton(kind, model.device, fused.triton.__version__)
     try:
         with on(model.device):
-            _try(fused, model.device, model.dtype, fp8)
+            _try(fused, model.device, model.dtype, kind)
     except Exception as error:  # Triton's compiler, the C compiler it calls and the driver each raise their own kinds
         log.debug("a kernel could not be tried", exc_info=True)
         raise EngineError(
@@ -50,21 +56,36 @@ def operations(model: AceStepTransformer1DModel, fp8: bool) -> ModuleType:
     return fused
 
 
-def check_device(kind: str, device: torch.device, dtype: torch.dtype, least: tuple[int, int]) -> None:
+def check_device(kind: str, device: torch.device, dtype: torch.dtype) -> None:
     if device.type != "cuda":
         raise EngineError(f"the {kind} engine was asked for on {device.type}", "it runs on CUDA", "use eager there")
-    found = torch.cuda.get_device_capability(device)
+    found, least = torch.cuda.get_device_capability(device), LEAST[kind]
     if found < least:
         raise EngineError(
             f"{torch.cuda.get_device_name(device)} has compute capability {found[0]}.{found[1]}",
             f"the {kind} engine needs {least[0]}.{least[1]}",
-            "use compiled or eager" if kind == "fp8" else "use eager",
+            "use int8, compiled or eager" if kind == "fp8" else "use eager",
         )
-    if dtype not in (torch.bfloat16, torch.float16) or (kind == "fp8" and dtype != torch.bfloat16):
+    allowed = [one for one in DTYPES[kind] if one == torch.float16 or found >= AMPERE]
+    if dtype not in allowed:
+        names = " or ".join(str(one).removeprefix("torch.") for one in allowed)
         raise EngineError(
             f"the weights are {dtype}",
-            f"the {kind} engine takes bfloat16{'' if kind == 'fp8' else ' or float16'}",
-            "load the model in bfloat16, or use eager",
+            f"the {kind} engine takes {names} on {torch.cuda.get_device_name(device)}",
+            f"load the model in {names}, or use eager",
+        )
+
+
+def check_triton(kind: str, device: torch.device, version: str) -> None:
+    """Check that this release of Triton makes kernels for the device."""
+    if torch.cuda.get_device_capability(device) >= AMPERE:
+        return
+    major, minor = (int(part) for part in version.split(".")[:2])
+    if (major, minor) > LAST_FOR_TURING:
+        raise EngineError(
+            f"Triton {version} makes no kernels for {torch.cuda.get_device_name(device)}",
+            f"the {kind} engine needs Triton 3.2 on GPUs before Ampere; it comes with PyTorch 2.6",
+            "install PyTorch 2.6, or use eager",
         )
 
 
@@ -89,12 +110,13 @@ def check_sizes(kind: str, model: AceStepTransformer1DModel) -> None:
         )
 
 
-def _try(fused: ModuleType, device: torch.device, dtype: torch.dtype, fp8: bool) -> None:
-    """Compile and run the smallest kernel, the gate's product and a float8 product; waits for the device."""
+def _try(fused: ModuleType, device: torch.device, dtype: torch.dtype, kind: str) -> None:
+    """Compile and run the smallest kernel, the gate's product and one in 8 bits; waits for the device."""
     ones = torch.ones(2 * STEP, 2 * STEP, dtype=dtype, device=device)
-    y, step = fused.silu(ones, fp8)
-    if fp8:
-        fused.scaled((y, step), *quantized(ones[:, :STEP].contiguous()), dtype)
+    narrow = NARROW.get(kind)
+    y, step = fused.silu(ones, narrow, torch.ones(STEP, device=device))
+    if narrow:
+        fused.scaled((y, step), *quantized(ones[:, :STEP].contiguous(), narrow), dtype)
     else:
         fused.swiglu(torch.ones(1, 64, dtype=dtype, device=device), torch.ones(256, 64, dtype=dtype, device=device))
     torch.cuda.synchronize(device)

@@ -1,7 +1,7 @@
 """The decoder's fused operations in plain PyTorch: the same results as the kernels, on any device.
 
-B batch rows, N tokens, L keys, D head width, M = B * N. An activation is its values `[..., K]` and, in float8, the
-float32 step `[M]` of each token.
+B batch rows, N tokens, L keys, D head width, M = B * N. An activation is its values `[..., K]` and, in 8 bits, the
+float32 step `[M]` of each token. `narrow` is the dtype of 8 bits that a result gets; None: the input's.
 """
 
 from __future__ import annotations
@@ -12,26 +12,30 @@ from torch.nn import functional
 
 Activation = tuple[Tensor, Tensor | None]
 Tables = tuple[Tensor, Tensor]  # cosine and sine `[N, D / 2]` float32
-FP8 = torch.float8_e4m3fn
+FP8, INT8 = torch.float8_e4m3fn, torch.int8
+NARROW = {"fp8": FP8, "int8": INT8}  # dtype of the products of engines in 8 bits, by their kind
+LARGEST = {FP8: 448, INT8: 127}  # -128 is left out, so that signs are alike
 
 
-def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Quantize rows of the last axis to float8; returns the values and each row's step `[...]`: its largest becomes
-    448.
+def quantized(x: Tensor, narrow: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Quantize rows of the last axis to 8 bits; returns the values and each row's step `[...]`: the row's largest
+    becomes the largest of the dtype.
     """
     wide = x.float()
-    step = wide.abs().amax(-1).clamp_min(1e-12) / torch.finfo(FP8).max
-    return (wide / step[..., None]).to(FP8), step
+    step = wide.abs().amax(-1).clamp_min(1e-12) / LARGEST[narrow]
+    scaled = wide / step[..., None]
+    return (scaled.round() if narrow == INT8 else scaled).to(narrow), step
 
 
 def norm(
     x: Tensor,
     weight: Tensor,
     eps: float,
-    fp8: bool,
+    narrow: torch.dtype | None,
     added: Tensor | None = None,
     gate: Tensor | None = None,
     modulation: tuple[Tensor, Tensor] | None = None,
+    reach: tuple[Tensor, Tensor] | None = None,
 ) -> Activation:
     """Compute `x += added * gate` in place, then `rmsnorm(x) * weight * (1 + scale) + shift`.
 
@@ -40,6 +44,7 @@ def norm(
         added: `[B, N, H]`.
         gate: `[B, H]`.
         modulation: shift and scale, `[B, H]` each.
+        reach: of a float8 result, the bound `[1]` of `Gated` and the steps `[B, N]` of its results, which are written.
     """
     if added is not None:
         x.copy_(x.float() + (added.float() if gate is None else added.float() * gate.float()[:, None]))
@@ -47,20 +52,28 @@ def norm(
     if modulation is not None:
         shift, scale = (m.float()[:, None] for m in modulation)
         y = y * (1 + scale) + shift
-    return quantized(y) if fp8 else (y.to(x.dtype), None)
+    if narrow is None:
+        return y.to(x.dtype), None
+    values, step = quantized(y, narrow)
+    if reach is not None:
+        bound, limit = reach
+        square = (values.float() * step[..., None]).square().sum(-1)
+        limit.copy_((square * bound).clamp_min(1e-12) / torch.finfo(FP8).max)
+    return values, step
 
 
-def keys(qkv: Tensor, weight: Tensor, tables: Tables, heads: int, eps: float, peak: bool) -> Tensor | None:
+def keys(qkv: Tensor, weight: Tensor, tables: Tables, heads: int, eps: float, peak: Tensor | None) -> None:
     """Apply RMSNorm to each head of the keys, then their rotary positions, in place.
 
     Args:
         qkv: `[B, N, heads + 2 * kv_heads, D]`.
         weight: `[D]`.
-        peak: return the largest magnitude of each token's values, `[B, N]` float32.
+        peak: `[B]` float32, 0: becomes the largest magnitude of each row's values.
     """
     k, v = qkv[:, :, heads:].chunk(2, 2)
     k.copy_(_turned(_rms(k.float(), weight, eps), tables))
-    return v.float().abs().amax((2, 3)) if peak else None
+    if peak is not None:
+        peak.copy_(v.float().abs().amax((1, 2, 3)))
 
 
 def place(both: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
@@ -96,7 +109,7 @@ def attend(
         tables: of the positions; None for none.
         window: keys up to this far to either side are attended; 0 attends all.
         count: `[B]` keys that each row has; None for all.
-        peak: `[B, L]` largest magnitude of each key's values, for a float8 result.
+        peak: `[B]` largest magnitude of each row's values, for a float8 result, which is no larger.
     """
     wide = _rms(q.float(), weight, eps)
     q = (wide if tables is None else _turned(wide, tables)).to(q.dtype)
@@ -108,14 +121,20 @@ def attend(
         seen &= (keys < count[:, None])[:, None, None]
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     out = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True).transpose(1, 2).flatten(2)
-    return (out, None) if peak is None else quantized(out)
+    if peak is None:
+        return out, None
+    step = (peak.clamp_min(1e-12) / torch.finfo(FP8).max)[:, None].expand(out.shape[:-1])
+    return (out.float() / step[..., None]).to(FP8), step
 
 
-def silu(h: Tensor, fp8: bool) -> Activation:
-    """Compute `silu(gate) * up` of `h = [gate, up]`, `[..., 2 * I]`."""
+def silu(h: Tensor, narrow: torch.dtype | None, channel: Tensor | None = None) -> Activation:
+    """Compute `silu(gate) * up` of `h = [gate, up]`, `[..., 2 * I]`; in 8 bits, divided by `channel` `[I]`."""
     gate, up = h.float().chunk(2, -1)
     y = functional.silu(gate) * up
-    return quantized(y) if fp8 else (y.to(h.dtype), None)
+    if narrow is None:
+        return y.to(h.dtype), None
+    assert channel is not None
+    return quantized(y / channel, narrow)
 
 
 def swiglu(x: Tensor, weight: Tensor) -> Tensor | None:
@@ -123,10 +142,32 @@ def swiglu(x: Tensor, weight: Tensor) -> Tensor | None:
     return None
 
 
+def gated(x: Activation, weight: Tensor, scale: Tensor, limit: Tensor) -> Activation | None:
+    """Compute `silu(x @ gate.T) * (x @ up.T)` in float8.
+
+    Args:
+        weight: `[2 * I, K]` float8, gate before up.
+        scale: `[2 * I]`, the steps of its rows.
+        limit: `[...]`, the step of each row of the result.
+    """
+    y, _ = silu(scaled(x, weight, scale, torch.float32), None)
+    return (y / limit[..., None]).to(FP8), limit
+
+
+def added(out: Tensor, x: Activation, weight: Tensor, scale: Tensor, gate: Tensor | None) -> bool:
+    """Add a product in 8 bits `[B, N, H]`, times `gate` `[B, H]`, to `out` in place; returns whether it did."""
+    y = scaled(x, weight, scale, torch.float32)
+    out.copy_(out.float() + (y if gate is None else y * gate.float()[:, None]))
+    return True
+
+
 def scaled(x: Activation, weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """Multiply float8 rows `[..., K]` by a float8 weight `[out, K]`, whose rows have steps `[out]`."""
+    """Multiply rows `[..., K]` of 8 bits by a weight `[out, K]` of the same dtype, whose rows have steps `[out]`."""
     values, step = x
     assert step is not None
+    if values.dtype == INT8:  # the sums of integers are exact, in float64 as in 32 bits
+        total = functional.linear(values.double(), weight.double()).float()
+        return (total * step[..., None] * scale).to(dtype)
     return functional.linear(values.float() * step[..., None], weight.float() * scale[:, None]).to(dtype)
 
 

@@ -1,4 +1,6 @@
-// out = silu(x @ gate.T) * (x @ up.T) for Hopper: M rows, I inner width, K width in; weight is gate, then up.
+// out = silu(x @ gate.T) * (x @ up.T) for Hopper: M rows, I inner width, K width in; weight is gate, then up. In bfloat16
+// or float16; or in float8, where every row of x and of the weight has a step, and so has a row of the result, which the
+// caller knows before: it can be rounded before its row is complete.
 //
 // A cluster of two blocks takes 256 rows of 128 columns. Each block loads its own 128 rows of x and one half of the
 // weight's tile, which it sends to both, so that the second level cache is read a third less than by blocks alone. In a
@@ -12,9 +14,11 @@ typedef unsigned long long u64;
 
 struct alignas(64) Map { u64 words[16]; };  // a CUtensorMap
 
-constexpr int BM = 128, BN = 128, BK = 64, STAGES = 4;
-constexpr u32 X = BM * BK * 2, HALF = BN * BK * 2, STAGE = X + 2 * HALF, PART = 64 * 64 * 2;
-constexpr u32 OUT = STAGES * STAGE, BARS = OUT + 4 * PART;  // offsets in shared memory
+constexpr int BM = 128, BN = 128, BK = 128 / WIDTH;  // a tile's rows of K are 128 bytes; WIDTH is a number's bytes
+constexpr int STAGES = 4, AHEAD = WIDTH == 1;  // in float8 a warpgroup begins the next tile of K before the last is done
+constexpr u32 X = BM * 128, HALF = BN * 128, STAGE = X + 2 * HALF, PART = 64 * 128;
+constexpr u32 PARTS = WIDTH;  // of a warpgroup's 64 rows of output, 128 bytes wide
+constexpr u32 OUT = STAGES * STAGE, BARS = OUT + 2 * PARTS * PART;  // offsets in shared memory
 
 __device__ __forceinline__ void barrier_init(u32 bar, u32 count) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count) : "memory");
@@ -75,11 +79,19 @@ __device__ __forceinline__ u64 descriptor(u32 at) {
   return (u64)((at & 0x3FFFF) >> 4) | (1ull << 16) | ((u64)(1024 >> 4) << 32) | (1ull << 62);
 }
 
-// d[64, 256] (+)= a[64, 16] @ b[256, 16].T
+#if WIDTH == 1
+#define STEP "32"
+#define MAJOR ""
+#else
+#define STEP "16"
+#define MAJOR ", 0, 0"
+#endif
+
+// d[64, 256] (+)= a[64, 32 bytes] @ b[256, 32 bytes].T
 __device__ __forceinline__ void multiply(float (&d)[128], u64 a, u64 b, int add) {
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n256k16.f32." TYPE "." TYPE " {"
+      "wgmma.mma_async.sync.aligned.m64n256k" STEP ".f32." TYPE "." TYPE " {"
         "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
         "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
         "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
@@ -88,7 +100,7 @@ __device__ __forceinline__ void multiply(float (&d)[128], u64 a, u64 b, int add)
         "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
         "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
         "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
-        "%128, %129, p, 1, 1, 0, 0;\n}\n"
+        "%128, %129, p, 1, 1" MAJOR ";\n}\n"
         :
           "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
           "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
@@ -109,11 +121,19 @@ __device__ __forceinline__ void multiply(float (&d)[128], u64 a, u64 b, int add)
         : "l"(a), "l"(b), "r"(add));
 }
 
+#if WIDTH == 1
+__device__ __forceinline__ unsigned short pair(float low, float high) {
+  unsigned short both;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(both) : "f"(high), "f"(low));
+  return both;
+}
+#else
 __device__ __forceinline__ u32 pair(float low, float high) {
   u32 both;
   asm("cvt.rn." TYPE "x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
   return both;
 }
+#endif
 
 __device__ __forceinline__ float exp2_of(float x) {
   float y;
@@ -121,18 +141,90 @@ __device__ __forceinline__ float exp2_of(float x) {
   return y;
 }
 
+__device__ __forceinline__ float one_over(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // silu(gate) * up of four in one row, with one reciprocal: an output tile waits for the unit that computes it and the
 // powers. 1 + exp(-gate) is held below 2^30 so that the product of four is finite; there silu is 0 to nine digits.
 __device__ __forceinline__ void swiglu_of(const float (&gate)[4], const float (&up)[4], float (&y)[4]) {
-  float a[4], over;
+  float a[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) a[i] = 1.0f + exp2_of(fminf(gate[i] * -1.44269504f, 30.0f));
-  float low = a[0] * a[1], high = a[2] * a[3];
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(over) : "f"(low * high));
+  float low = a[0] * a[1], high = a[2] * a[3], over = one_over(low * high);
   float over_low = over * high, over_high = over * low;
   y[0] = gate[0] * up[0] * (over_low * a[1]), y[1] = gate[1] * up[1] * (over_low * a[0]);
   y[2] = gate[2] * up[2] * (over_high * a[3]), y[3] = gate[3] * up[3] * (over_high * a[2]);
 }
+
+// The steps, in float8; null otherwise.
+struct Steps {
+  const float* row;     // [M], of x
+  const float* column;  // [2 * I], of the weight
+  const float* limit;   // [M], of the result
+};
+
+// Where a thread's numbers lie: d[4 * j + 2 * h + (0, 1)] is row `row + 8 * h` of its warpgroup, columns 8 * j + `column`;
+// the second 64 of d are up's.
+struct Own {
+  u32 place;  // the warpgroup's parts in shared memory
+  int row, column;
+};
+
+#if WIDTH == 2
+
+__device__ __forceinline__ void finish(const float (&d)[128], const Own& own, const Steps&, int, int, int, int) {
+  int lane = threadIdx.x % 32, row = own.row - lane / 4 + lane % 16, chunk = lane / 16;  // for stmatrix
+#pragma unroll
+  for (int j = 0; j < 16; j += 2) {
+    u32 y[4];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {  // two rows, 8 apart: no row may change with another
+      int e = 4 * j + 2 * h;
+      float gate[4] = {d[e], d[e + 1], d[e + 4], d[e + 5]}, up[4] = {d[e + 64], d[e + 65], d[e + 68], d[e + 69]};
+      float z[4];
+      swiglu_of(gate, up, z);
+      y[h] = pair(z[0], z[1]), y[2 + h] = pair(z[2], z[3]);
+    }
+    u32 to = own.place + (j / 8) * PART + row * 128 + (((j % 8 + chunk) ^ (row & 7)) << 4);
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(y[0]), "r"(y[1]),
+                 "r"(y[2]), "r"(y[3])
+                 : "memory");
+  }
+}
+
+#else
+
+__device__ __forceinline__ void finish(const float (&d)[128], const Own& own, const Steps& s, int first, int column, int m,
+                                       int inner) {
+  float step[2], over[2];
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    int row = min(first + own.row + 8 * h, m - 1);
+    step[h] = __ldg(s.row + row), over[h] = step[h] * one_over(__ldg(s.limit + row));
+  }
+  const float* of = s.column + column + own.column;
+#pragma unroll
+  for (int j = 0; j < 16; j += 2) {
+    float2 g0 = __ldg((const float2*)(of + 8 * j)), g1 = __ldg((const float2*)(of + 8 * j + 8));
+    float2 u0 = __ldg((const float2*)(of + inner + 8 * j)), u1 = __ldg((const float2*)(of + inner + 8 * j + 8));
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      int e = 4 * j + 2 * h, row = own.row + 8 * h;
+      float t = step[h], r = over[h], z[4];
+      float gate[4] = {d[e] * t * g0.x, d[e + 1] * t * g0.y, d[e + 4] * t * g1.x, d[e + 5] * t * g1.y};
+      float up[4] = {d[e + 64] * r * u0.x, d[e + 65] * r * u0.y, d[e + 68] * r * u1.x, d[e + 69] * r * u1.y};
+      swiglu_of(gate, up, z);
+      u32 to = own.place + row * 128 + (((j / 2) ^ (row & 7)) << 4) + own.column;
+      asm volatile("st.shared.b16 [%0], %1;" ::"r"(to), "h"(pair(z[0], z[1])) : "memory");
+      asm volatile("st.shared.b16 [%0], %1;" ::"r"(to + 8), "h"(pair(z[2], z[3])) : "memory");
+    }
+  }
+}
+
+#endif
 
 // Tiles go down `group` pairs of row tiles, then to the next column.
 struct Place {
@@ -146,8 +238,8 @@ __device__ __forceinline__ Place place(int tile, int pairs, int columns, int gro
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
-    swiglu(const __grid_constant__ Map x, const __grid_constant__ Map weight, const __grid_constant__ Map out, int m,
-           int inner, int k, int group) {
+    swiglu(const __grid_constant__ Map x, const __grid_constant__ Map weight, const __grid_constant__ Map out,
+           const float* row_step, const float* column_step, const float* limit, int m, int inner, int k, int group) {
   extern __shared__ unsigned char raw[];
   u32 base = ((u32)__cvta_generic_to_shared(raw) + 1023) & ~1023u;
   u32 full = base + BARS, empty = full + 8 * STAGES;
@@ -164,7 +256,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   cluster_sync();
-  u32 stage = 0, phase = 0;
+  u32 stage = 0, phase = 0, last = 0;
   if (warpgroup == 0) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
     if (thread == 0) {
@@ -183,52 +275,44 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
     int part = warpgroup - 1, warp = thread / 32, lane = thread % 32;
-    u32 own = base + OUT + part * 2 * PART;
-    int row = 16 * warp + lane % 16, chunk = lane / 16;  // whose address this lane gives to stmatrix
+    Own own = {base + OUT + part * PARTS * PART, 16 * warp + lane / 4, 2 * (lane % 4)};
+    Steps steps = {row_step, column_step, limit};
+    bool teller = lane == 0 && warp < 2;  // tells a block that a stage is read
     float d[128];
     for (int tile = begin; tile < tiles; tile += clusters) {
       Place at = place(tile, pairs, columns, group, rank);
-      bool live = at.row + 64 * part < m;
+      int first = at.row + 64 * part;
+      bool live = first < m;
       for (int i = 0; i < k; i += BK) {
         u32 from = base + stage * STAGE;
         wait(full + 8 * stage, phase);
         if (live) {
-          u64 a = descriptor(from + part * 64 * BK * 2), b = descriptor(from + X);
+          u64 a = descriptor(from + part * 64 * 128), b = descriptor(from + X);
           asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
-          for (int j = 0; j < BK / 16; ++j) multiply(d, a + 2 * j, b + 2 * j, i + j);
+          for (int j = 0; j < 4; ++j) multiply(d, a + 2 * j, b + 2 * j, i + j);
           asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-          asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");  // the other warpgroup multiplies meanwhile
+          asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(AHEAD) : "memory");  // the other multiplies meanwhile
         } else {
           asm volatile("bar.sync %0, 128;" ::"r"(warpgroup) : "memory");  // no warp may fall two rounds behind
         }
-        if (thread % 32 == 0 && thread < 64) arrive(empty + 8 * stage, thread / 32);
+        if (!AHEAD) last = stage;
+        if (teller && (!AHEAD || i)) arrive(empty + 8 * last, warp);
+        last = stage;
         if (++stage == STAGES) stage = 0, phase ^= 1;
+      }
+      if (AHEAD) {
+        asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+        if (teller) arrive(empty + 8 * last, warp);
       }
       if (!live) continue;
       if (thread == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
       asm volatile("bar.sync %0, 128;" ::"r"(warpgroup) : "memory");
-#pragma unroll
-      for (int j = 0; j < 16; j += 2) {
-        u32 y[4];
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {  // two rows, 8 apart: no row may change with another
-          int e = 4 * j + 2 * h;
-          float gate[4] = {d[e], d[e + 1], d[e + 4], d[e + 5]}, up[4] = {d[e + 64], d[e + 65], d[e + 68], d[e + 69]};
-          float z[4];
-          swiglu_of(gate, up, z);
-          y[h] = pair(z[0], z[1]), y[2 + h] = pair(z[2], z[3]);
-        }
-        u32 to = own + (j / 8) * PART + row * 128 + (((j % 8 + chunk) ^ (row & 7)) << 4);
-        asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(y[0]), "r"(y[1]),
-                     "r"(y[2]), "r"(y[3])
-                     : "memory");
-      }
+      finish(d, own, steps, first, at.column, m, inner);
       asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
       asm volatile("bar.sync %0, 128;" ::"r"(warpgroup) : "memory");
       if (thread == 0) {
-        store(out, own, at.column, at.row + 64 * part);
-        store(out, own + PART, at.column + 64, at.row + 64 * part);
+        for (int n = 0; n < PARTS; ++n) store(out, own.place + n * PART, at.column + 64 * n, first);
         asm volatile("cp.async.bulk.commit_group;" ::: "memory");
       }
     }

@@ -1,9 +1,9 @@
 """The reference transformer's weights as a few large matrices that share its memory.
 
 Matrices of one product are laid side by side, and the reference's parameters become views of them, so both decoders run
-on one copy. Float8 products add their own beside it. A host that manages memory may move the parameters and so end the
-sharing; `lay_out` restores it, and costs nothing where it holds. Every engine on such a model calls it before it plays,
-so that no engine moves a parameter that another's captured pass reads.
+on one copy. Products in 8 bits add their own beside it. A host that manages memory may move the parameters and so end
+the sharing; `lay_out` restores it, and costs nothing where it holds. Every engine on such a model calls it before it
+plays, so that no engine moves a parameter that another's captured pass reads.
 """
 
 from __future__ import annotations
@@ -18,44 +18,70 @@ from diffusers import AceStepTransformer1DModel
 from torch import Tensor, nn
 
 from ..factors import PLACES
-from .plain import quantized
+from .plain import FP8, INT8, quantized
+
+NAMES = {FP8: "float8", INT8: "int8"}
+ROUNDED = (1 + 2.0**-4) ** 2  # most by which float8 makes the product of two numbers larger
+FLATTEST = 2.0**12  # most that a channel is divided by or multiplied with
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """A weight `[out, in]`; in float8 with the step `[out]` of each row."""
+    """A weight `[out, in]`; in 8 bits with the step `[out]` of each row.
+
+    Attributes:
+        channel: `[in]` float32, powers of two: what is multiplied is divided by them, and `values` are the weight times
+            them. None for ones.
+    """
 
     values: Tensor
     scale: Tensor | None = None
+    channel: Tensor | None = None
 
     @property
-    def narrow(self) -> bool:
-        """Return whether it is in float8."""
-        return self.scale is not None
+    def narrow(self) -> torch.dtype | None:
+        """Return the dtype of 8 bits that its input has to have; None where the model's own is taken."""
+        return None if self.scale is None else self.values.dtype
+
+
+@dataclass(frozen=True)
+class Gated:
+    """What `silu(x @ gate.T) * (x @ up.T)` needs to be rounded to float8 before its row is complete.
+
+    Attributes:
+        scale: `[2 * I]` float32, the steps of the gate's rows, and of the other's divided by `down`'s channels.
+        bound: `[1]` float32: the result, divided by the channels, is at most this times the square of x's length.
+    """
+
+    scale: Tensor
+    bound: Tensor
 
 
 Product = tuple[int, str]  # layer, and one of `PRODUCTS`
 
 
 @dataclass(frozen=True)
-class Float8:
-    """The choice of the products that are computed in float8: all but those named.
+class Narrow:
+    """The choice of the products that are computed in 8 bits: all but those named.
 
     Attributes:
+        dtype: one of `NAMES`.
         wide: products that stay in the model's dtype.
     """
 
+    dtype: torch.dtype = FP8
     wide: frozenset[Product] = frozenset()
 
     @property
     def digest(self) -> str:
-        """Return a hash of the choice; empty where all products are in float8."""
+        """Return a hash of the choice; empty where all products are in 8 bits."""
         return hashlib.sha256(repr(sorted(self.wide)).encode()).hexdigest()[:16] if self.wide else ""
 
     def summary(self) -> str:
-        """Name the products that are not in float8; empty where there is none."""
+        """Name the products that are not in 8 bits; empty where there is none."""
         layers = {name: [layer for layer, one in sorted(self.wide) if one == name] for name in PRODUCTS}
-        return ", ".join(f"{name} of layers {_spans(them)} not in float8" for name, them in layers.items() if them)
+        found = {name: _spans(them) for name, them in layers.items() if them}
+        return ", ".join(f"{name} of layers {them} not in {NAMES[self.dtype]}" for name, them in found.items())
 
 
 @dataclass(frozen=True)
@@ -74,6 +100,7 @@ class Layer:
     mlp_norm: Tensor
     gate_up: Matrix
     down: Matrix
+    gated: Gated | None  # where both are in float8
 
 
 @dataclass(frozen=True)
@@ -99,6 +126,12 @@ class Weights:
     condition: tuple[Tensor, Tensor]
     cross_kv: Tensor
     k_norms: Tensor
+
+    @property
+    def channels(self) -> Tensor:
+        """Return the channels of every layer's `down`, `[layers, I]`."""
+        ones = self.layers[0].down.values.new_ones(self.layers[0].down.values.shape[1], dtype=torch.float32)
+        return torch.stack([ones if (own := layer.down.channel) is None else own for layer in self.layers])
 
 
 PRODUCTS: dict[str, tuple[str, ...]] = {  # of a layer, with the kinds that are stacked in its matrix
@@ -132,19 +165,26 @@ def places(model: nn.Module) -> list[int]:
     return [parameter.data_ptr() for parameter in model.parameters()]
 
 
-def bind(model: AceStepTransformer1DModel, fp8: Float8 | None = None) -> Weights:
+def bind(model: AceStepTransformer1DModel, narrow: Narrow | None = None) -> Weights:
     """Lay out the model's matrices and read the other weights. Call it without gradients."""
     products, cross_kv = lay_out(model)
 
     def matrix(i: int, name: str) -> Matrix:
         whole = products[i][name]
-        if fp8 is None or (i, name) in fp8.wide:
+        if narrow is None or (i, name) in narrow.wide:
             return Matrix(whole)
-        return Matrix(*quantized(whole))
+        if name != "down":
+            return Matrix(*quantized(whole, narrow.dtype))
+        largest = _largest(products[i]["gate_up"])
+        if narrow.dtype == INT8:  # whose steps are even, so that a large column would harm as a large channel does
+            largest = (largest / torch.linalg.vector_norm(whole, dim=0, dtype=torch.float32).clamp_min(1e-30)).sqrt()
+        channel = _channels(largest)
+        return Matrix(*quantized(whole * channel, narrow.dtype), channel)
 
     layers = []
     for i, (kind, layer) in enumerate(zip(model.layer_types, model.layers, strict=True)):
         own, cross = layer.self_attn, layer.cross_attn
+        gate_up, down = matrix(i, "gate_up"), matrix(i, "down")
         layers.append(
             Layer(
                 model.config.sliding_window if kind == "sliding_attention" else 0,
@@ -157,8 +197,9 @@ def bind(model: AceStepTransformer1DModel, fp8: Float8 | None = None) -> Weights
                 cross.norm_q.weight.detach(),
                 matrix(i, "cross_o"),
                 layer.mlp_norm.weight.detach(),
-                matrix(i, "gate_up"),
-                matrix(i, "down"),
+                gate_up,
+                down,
+                _gated(products[i]["gate_up"], gate_up, down),
             )
         )
     temb, modulation = time_embedding(model.time_embed_r, torch.zeros(1, device=cross_kv.device))
@@ -175,6 +216,31 @@ def bind(model: AceStepTransformer1DModel, fp8: Float8 | None = None) -> Weights
         cross_kv,
         torch.stack([layer.cross_attn.norm_k.weight.detach() for layer in model.layers]),
     )
+
+
+def _largest(gate_up: Tensor) -> Tensor:
+    """Return, for x of length 1, the largest `(x @ gate.T) * (x @ up.T)`, `[I]` float32.
+
+    That of two vectors a and b is `(|a| |b| + a b) / 2`, and `|silu(g) u|` is below `|g u|`.
+    """
+    gate, up = gate_up.chunk(2)
+    lengths = torch.linalg.vector_norm(gate_up, dim=1, dtype=torch.float32).unflatten(0, (2, -1)).prod(0)
+    return (lengths + (gate.float() * up.float()).sum(1).abs()) / 2
+
+
+def _channels(largest: Tensor) -> Tensor:
+    """Return the powers of two that make all channels about as large: a massive one leaves the others no room below."""
+    ratio = largest / largest.median().clamp_min(1e-30)
+    return torch.exp2(torch.round(torch.log2(ratio.clamp(1 / FLATTEST, FLATTEST))))
+
+
+def _gated(whole: Tensor, gate_up: Matrix, down: Matrix) -> Gated | None:
+    if gate_up.narrow != FP8 or down.narrow != FP8:
+        return None
+    assert gate_up.scale is not None and down.channel is not None
+    gate, up = gate_up.scale.chunk(2)
+    bound = ROUNDED * (_largest(whole) / down.channel).amax(0, keepdim=True)
+    return Gated(torch.cat([gate, up / down.channel]), bound)
 
 
 def time_embedding(embed: Any, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,8 @@ import torch
 from ostinato.engine_runtime.config import Sampling
 from ostinato.engine_runtime.device.lane import Lane
 from ostinato.engine_runtime.engines.compiled.engine import CompiledEngine
-from ostinato.engine_runtime.engines.compiled.weights import Float8
+from ostinato.engine_runtime.engines.compiled.plain import NARROW
+from ostinato.engine_runtime.engines.compiled.weights import Narrow
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.engines.factors import Targets, kron_product
 from ostinato.engine_runtime.errors import InputError, ModelError
@@ -118,9 +119,11 @@ def test_a_strength_that_moves_is_read_at_the_same_addresses(transformer, target
     assert torch.equal(engine(rows), engine(fresh))
 
 
-def test_the_float8_engine_is_near(transformer, targets, tmp_path):
+@pytest.mark.parametrize("dtype", NARROW.values(), ids=NARROW)
+def test_an_engine_in_8_bits_is_near(transformer, targets, dtype, tmp_path):
     tensors = lokr_of(targets)
-    adapter, engine = read(tmp_path, targets, tensors), CompiledEngine(copy.deepcopy(transformer), "lokr", fp8=Float8())
+    adapter = read(tmp_path, targets, tensors)
+    engine = CompiledEngine(copy.deepcopy(transformer), "lokr", narrow=Narrow(dtype))
     got = engine(rows_of(engine).adapted(stacked_for(engine, [(adapter, 0.7)], LANE)))
     want, plain = with_weights(transformer, by_hand(targets, tensors), 0.7), with_weights(transformer, {}, 0)
     assert (got - want).norm() / want.norm() < 0.06 < (want - plain).norm() / want.norm()

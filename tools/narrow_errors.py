@@ -1,6 +1,6 @@
-"""Measures how far a float8 engine is from eager, with all products in float8 and with those that `choice` leaves out.
+"""Measures how far an engine in 8 bits is from eager: with all products in them, and without those `choice` leaves out.
 
-python -m ostinato.tools.fp8_errors 2b 2b-outliers > errors.json      # needs a GPU with float8 products
+python -m ostinato.tools.narrow_errors int8 2b 2b-outliers > errors.json      # fp8 or int8, where that runs
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from ..engine_runtime.device.gpu import current
 from ..engine_runtime.engines.compiled.choice import BUDGET, choose, none_of
 from ..engine_runtime.engines.compiled.engine import CompiledEngine
 from ..engine_runtime.engines.compiled.needs import operations
-from ..engine_runtime.engines.compiled.weights import Float8
+from ..engine_runtime.engines.compiled.plain import NARROW
+from ..engine_runtime.engines.compiled.weights import Narrow
 from ..engine_runtime.engines.eager import EagerEngine
 from ..engine_runtime.engines.prove import fill
+from ..engine_runtime.errors import check_choice
 from ..engine_runtime.models.sized import sized_decoder
 
 # rows, frames, tokens and seed of what is compared
@@ -41,16 +43,16 @@ def differences(engine: CompiledEngine, eager: EagerEngine) -> list[dict[str, fl
     return found
 
 
-def measure(size: str) -> dict[str, Any]:
+def measure(kind: str, size: str) -> dict[str, Any]:
     model = sized_decoder(size, torch.bfloat16, current())
-    ops, eager = operations(model, True), EagerEngine(model, size)
-    wide = CompiledEngine(model, size, ops=ops, fp8=none_of(len(model.layers)))
+    ops, eager = operations(model, kind), EagerEngine(model, size)
+    wide = CompiledEngine(model, size, ops=ops, narrow=none_of(len(model.layers), NARROW[kind]))
     wide.ready()
     began = time.perf_counter()
     chosen = choose(wide)
-    seconds, made = time.perf_counter() - began, {"none in fp8": differences(wide, eager)}
-    for name, fp8 in {"all in fp8": Float8(), f"chosen, budget {BUDGET}": chosen}.items():
-        engine = CompiledEngine(model, size, ops=ops, fp8=fp8)
+    seconds, made = time.perf_counter() - began, {f"none in {kind}": differences(wide, eager)}
+    for name, choice in {f"all in {kind}": Narrow(NARROW[kind]), f"chosen, budget {BUDGET}": chosen}.items():
+        engine = CompiledEngine(model, size, ops=ops, narrow=choice)
         engine.ready()
         made[name] = differences(engine, eager)
         engine.rest()
@@ -58,7 +60,9 @@ def measure(size: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    command = f"python -m ostinato.tools.fp8_errors {' '.join(sys.argv[1:])}"
-    figures: dict[str, Any] = {size: measure(size) for size in sys.argv[1:]}
-    found = {**origin(current(), command), "engine": "fp8", "draws": DRAWS, **figures}
+    kind, *sizes = sys.argv[1:]
+    check_choice("the kind of engine", kind, tuple(NARROW))
+    command = f"python -m ostinato.tools.narrow_errors {' '.join(sys.argv[1:])}"
+    figures: dict[str, Any] = {size: measure(kind, size) for size in sizes}
+    found = {**origin(current(), command), "engine": kind, "draws": DRAWS, **figures}
     sys.stdout.write(json.dumps(found, indent=1) + "\n")
