@@ -58,7 +58,8 @@ class Ear:
     @property
     def sound(self) -> np.ndarray:
         """What a player makes of it: a block takes the place of what lies there."""
-        pcm = np.zeros((max(block.end for block in self.blocks), 2), np.int16)
-        for block in self.blocks:
+        blocks = list(self.blocks)  # more may come meanwhile
+        pcm = np.zeros((max(block.end for block in blocks), 2), np.int16)
+        for block in blocks:
             pcm[block.position : block.end] = np.frombuffer(block.pcm, "<i2").reshape(-1, 2)
         return pcm

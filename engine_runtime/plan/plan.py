@@ -19,7 +19,7 @@ from .cards import ADA, AMPERE, CARDS, HOPPER, TURING, Card, called
 from .memory import NARROW, Sizes, needed, released, room
 from .speed import MEASURED, Speed, speed
 
-NEEDS = {"eager": (0, 0), "compiled": AMPERE, "fp8": ADA, "int8": TURING}  # least compute capability
+NEEDS = {"eager": (0, 0), "compiled": TURING, "fp8": ADA, "int8": TURING}  # least compute capability
 SECONDS, MODES = (60.0, 240.0), ("off", "full")  # unless told otherwise
 TENSORRT = "TensorRT"
 

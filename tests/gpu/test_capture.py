@@ -173,6 +173,7 @@ def test_scripts_are_bounded_and_the_tick_frees_its_memory(transformer):
 def test_what_cannot_be_captured_is_played_plainly_and_said(fails, caplog):
     capture, lane, x = Capture(CUDA), Lane(CUDA), torch.zeros(8, device=CUDA)
     other, y = torch.cuda.Stream(), torch.zeros(8, device=CUDA)
+    torch.cuda.synchronize()  # the lane does not wait for the zeros
 
     def asks():
         x.add_(1.0)

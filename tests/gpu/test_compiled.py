@@ -150,7 +150,8 @@ def test_kinds_change_while_music_plays(wide, captured):
     (want, _), (got, last) = played({}), played({2: engines[1], 4: engines[2], 6: engines[3]})
     assert last is engines[3]
     far = [relative(one, other.float()) for one, other in zip(got, want, strict=True)]
-    assert max(far) < 0.1 and min(far[: config.depth]) > 0  # the last may begin when the first kind is back
+    assert max(far) < 0.1
+    assert sum(one > 0 for one in far) >= config.depth  # of the others one kind made all
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -71,13 +71,13 @@ def test_the_ring_is_timed_by_the_device(engine):
 
 
 def test_the_floor_is_measured_over_cold_buffers():
-    """No faster than any H100 or H200 could be, and neither dtype of 8 bits slower than bf16."""
+    """No faster than any H100 or H200 could be, and float8 faster than bf16, which cuBLAS's int8 is not there."""
     device, found = torch.device("cuda", 0), [Product(3000, 12288, 2048, 1.0)]
     wide = Floor(device, torch.bfloat16).ms(found)
     assert found[0].flops / wide / 1e9 < 1000  # TFLOP/s
     if torch.cuda.get_device_capability(device) >= (8, 9):
         assert Floor(device, torch.bfloat16, FP8).ms(found) < wide
-    assert Floor(device, torch.bfloat16, INT8).ms(found) < wide
+    assert wide / 2 < Floor(device, torch.bfloat16, INT8).ms(found) < 2 * wide
 
 
 def test_a_short_soak_is_flat(engine):

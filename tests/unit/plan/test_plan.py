@@ -171,7 +171,7 @@ def test_figures_of_the_table_keep_the_makers_ratios():
 
 def test_kinds_and_their_needs_are_those_of_the_engines():
     assert set(KINDS) <= set(NEEDS) and set(KINDS) <= set(SPREAD)
-    assert (NEEDS["compiled"], NEEDS["fp8"]) == (needs.CAPABILITY[False], needs.CAPABILITY[True])
+    assert {kind: NEEDS[kind] for kind in needs.LEAST} == needs.LEAST
 
 
 # --- what is told ----------------------------------------------------------------------------------------------------
