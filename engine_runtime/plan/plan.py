@@ -20,6 +20,7 @@ from .memory import NARROW, Sizes, needed, released, room
 from .speed import MEASURED, Speed, speed
 
 NEEDS = {"eager": (0, 0), "compiled": TURING, "fp8": ADA, "int8": TURING}  # least compute capability
+UNTRIED = ("int8",)  # for cards on which it never ran: it is listed, with what it takes, and not advised
 SECONDS, MODES = (60.0, 240.0), ("off", "full")  # unless told otherwise
 TENSORRT = "TensorRT"
 
@@ -95,7 +96,8 @@ class Plan:
     @property
     def best(self) -> Choice | None:
         """Return the fastest engine whose first case fits; None where none does, or nothing tells."""
-        playing = [one for one in self.choices if one.fits and one.fits[0].largest and one.fits[0].speed]
+        tried = [one for one in self.choices if one.kind not in UNTRIED]
+        playing = [one for one in tried if one.fits and one.fits[0].largest and one.fits[0].speed]
         return min(playing, key=lambda one: one.fits[0].speed.ms / one.fits[0].case.depth, default=None)  # type: ignore[union-attr]
 
     def as_json(self) -> dict[str, Any]:

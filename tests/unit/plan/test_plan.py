@@ -57,7 +57,7 @@ def test_every_size_and_kind_of_the_kept_runs_is_compared():
 def test_all_parts_together_are_what_was_measured():
     """Those of `ostinato bench fits`: the most of tensors in any part of what was asked for."""
     kinds = (kept.read(path) for path in sorted(kept.RESULTS.glob("*/*.json")))
-    for found in (one for one in kinds if "cap_bytes" in one):
+    for found in (one for one in kinds if one.get("fits")):
         case = Case(**found["case"])
         told = sum(needed(released(found["size"]), found["engine"], "bf16", case).values())
         name = f", depth {case.depth}, {case.seconds:g} s"
@@ -199,7 +199,7 @@ def test_what_does_not_fit_is_told():
     assert made.best is None and made.advice() == "Size xl does not fit on RTX 4060."
     assert all(fit.largest == 0 and fit.speed is None for one in made.choices for fit in one.fits)
     assert plan(find("RTX 4090"), "xl").best.kind == "fp8"
-    smaller = plan(find("RTX 3060"), "xl").best.fits[0]
+    smaller = plan(find("RTX 4080"), "xl").best.fits[0]
     assert smaller.case.depth == smaller.largest < 4, "its figures are of what fits"
 
 
@@ -216,9 +216,9 @@ def test_the_command_says_it_as_text_and_as_json():
     def said(*words):
         return CliRunner().invoke(app, ["plan", *words])
 
-    done = said("--card", "RTX 4070", "--size", "xl", "--seconds", "30", "--cfg", "off", "--json")
+    done = said("--card", "RTX 3090", "--size", "xl", "--seconds", "30", "--cfg", "off", "--json")
     found = json.loads(done.stdout)
-    assert (done.exit_code, found["card"]["name"], found["best"]) == (0, "RTX 4070", "compiled")
+    assert (done.exit_code, found["card"]["name"], found["best"]) == (0, "RTX 3090", "compiled")
     assert [one["kind"] for one in found["engines"]] == [*KINDS, "TensorRT"]
     assert found["engines"][1]["fits"][0]["speed"]["source"] == ESTIMATE
     assert "Take fp8" in said("--card", "RTX 4090").stdout
@@ -247,7 +247,7 @@ def test_the_engine_node_shows_it_on_a_gpu_only(turbo, monkeypatch):
 
 def test_the_line_of_a_real_size():
     line = engine_line(find("H100"), released("2b"), "compiled", "bf16")
-    assert re.search(r"takes about 1\d ms \(measured\) a tick and 6\.\d GB, text encoder and VAE included", line)
+    assert re.search(r"takes about 1\d(\.\d)? ms \(measured\) a tick and 6\.\d GB, text encoder and VAE included", line)
     assert line.endswith("depths that fit: 8 of 60 s, 8 of 240 s")
     small = engine_line(find("RTX 2060"), released("xl"), "eager", "fp32")
     assert re.search(r"On RTX 2060 \(6 GB\): 2\d\.\d GB are needed for depth 1 of 60 s", small)
