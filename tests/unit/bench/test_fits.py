@@ -93,10 +93,12 @@ def test_longer_music_is_tried_at_smaller_depths(cache, monkeypatch):
     assert [(one["depth"], one["fits"]) for one in found["longer"]] == [(2, False), (1, True)]
 
 
-def test_the_cap_holds_inside_the_block_only(monkeypatch):
+def test_the_cap_holds_inside_the_block_only(cuda):
     set_to, card = [], SimpleNamespace(total_memory=16 * GIB)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: set_to.append(share))
+    cuda(
+        get_device_properties=lambda device: card,
+        set_per_process_memory_fraction=lambda share, device: set_to.append(share),
+    )
     with pytest.raises(KeyError), capped(CUDA, SMALL.cap):
         assert set_to == [7 / 16], "a gigabyte is kept for the driver"
         raise KeyError
@@ -114,13 +116,15 @@ def test_parts_are_never_wider_than_asked():
     assert torch.get_default_dtype() == before
 
 
-def test_a_gpus_memory_is_read_part_by_part(monkeypatch):
+def test_a_gpus_memory_is_read_part_by_part(cuda):
     """And what the whole device holds counts, not only what PyTorch took."""
     used = iter((5 * GIB, 9 * GIB, 6 * GIB))
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (16 * GIB - next(used), 16 * GIB))
-    for name in ("synchronize", "reset_peak_memory_stats", "memory_allocated", "max_memory_allocated"):
-        monkeypatch.setattr(torch.cuda, name, lambda device: 3 * GIB)
-    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 4 * GIB)
+    asked = ("synchronize", "reset_peak_memory_stats", "memory_allocated", "max_memory_allocated")
+    cuda(
+        mem_get_info=lambda device: (16 * GIB - next(used), 16 * GIB),
+        max_memory_reserved=lambda device: 4 * GIB,
+        **dict.fromkeys(asked, lambda device: 3 * GIB),
+    )
     meter = Meter(CUDA)
     for name in "abc":
         with meter.part(name):

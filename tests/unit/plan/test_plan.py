@@ -147,12 +147,12 @@ def test_a_card_is_found_by_any_of_its_names():
         find("RTX 4075")
 
 
-def test_the_card_that_is_here_is_known_by_name_and_memory(monkeypatch):
+def test_the_card_that_is_here_is_known_by_name_and_memory(cuda):
     two = "NVIDIA GeForce RTX 4060 Ti"
     assert called(two, 8 * GIB).memory == 8 and called(two, round(15.6 * GIB)).memory == 16
     assert called("NVIDIA GeForce RTX 4090 Laptop GPU", 16 * GIB) is None, "another chip under the same number"
     seen = SimpleNamespace(name="NVIDIA RTX 6000", major=8, minor=9, total_memory=48 * GIB)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: seen)
+    cuda(get_device_properties=lambda device: seen)
     made = plan(here(torch.device("cuda", 0)), "2b")
     assert made.card.capability == (8, 9) and made.card.memory == 48 and made.best is None
     assert [one.fits[0].largest for one in made.choices if one.kind in ("compiled", "fp8")] == [8, 8]
@@ -226,8 +226,8 @@ def test_the_command_says_it_as_text_and_as_json():
     assert said("--card", "Voodoo 2").exit_code == said("--card", "L4", "--size", "3b").exit_code == 2
 
 
-def test_without_a_card_one_has_to_be_named(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_without_a_card_one_has_to_be_named(cuda):
+    cuda(is_available=lambda: False)
     with pytest.raises(InputError, match="give --card"):
         here()
 
