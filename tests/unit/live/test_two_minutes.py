@@ -62,6 +62,12 @@ class Music(NamedTuple):
         return self.spans(self.changed * ACE_STEP.hop + SPAN, self.audio.shape[1])
 
 
+class Steady(Maker):
+    """Its stretches begin where they do on a machine of this speed: elsewhere the music would be another."""
+
+    _generation = 0.45  # seconds that one takes
+
+
 @pytest.fixture(scope="module")
 def music(cache: None) -> Music:
     model = load("tiny", torch.device("cpu"), torch.float32)
@@ -96,7 +102,7 @@ def music(cache: None) -> Music:
     nothing: Callable[[], None] = lambda: None  # noqa: E731
     player = SimpleNamespace(rest=lambda room: None)
     needed = lambda: not done.is_set()  # noqa: E731
-    maker = Maker("two minutes", score, lock, second, needed, nothing, nothing, made, failed, player)
+    maker = Steady("two minutes", score, lock, second, needed, nothing, nothing, made, failed, player)
     try:
         assert done.wait(PATIENCE) and not errors, errors
     finally:
@@ -124,9 +130,8 @@ def in_key(audio: np.ndarray, prompt: Prompt) -> bool:
 
 def test_tempo_and_key_hold_for_two_minutes(music: Music) -> None:
     assert len(music.before) >= SECONDS // 10
-    # where stretches begin depends on how fast they are made, and now and then the detector hears a span of drums alone
-    keys = [in_key(span, FIRST) for span in music.before]
-    assert np.mean(keys) >= 0.9, keys
+    for i, span in enumerate(music.before):
+        assert in_key(span, FIRST), i
     right = [keeps_time(span, FIRST.bpm) for span in music.before]
     assert np.mean(right) >= 0.9, [tempo_near(span, FIRST.bpm) for span in music.before]
     assert np.mean([keeps_time(span, OTHER.bpm) for span in music.before]) < 0.5
