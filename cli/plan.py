@@ -19,7 +19,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON object to s
 def fits(
     context: typer.Context,
     gigabytes: Annotated[float, typer.Option(help="Of the card, as its label says.")] = 8.0,
-    engine: Annotated[str, typer.Option(help="eager, compiled or fp8.")] = "compiled",
+    engine: Annotated[str, typer.Option(help="eager, compiled, fp8 or int8.")] = "compiled",
     size: Annotated[str, typer.Option(help="2b, xl or tiny: random weights.")] = "2b",
     depth: Annotated[int, typer.Option(help="Generations in flight.")] = Workload.depth,
     steps: Annotated[int, typer.Option(help="Of each.")] = Workload.steps,

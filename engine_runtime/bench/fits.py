@@ -44,7 +44,7 @@ PARTS = ("text_encoder", "condition_encoder", "vae", "transformer")  # of the pi
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to fit.
+    """Says what is to fit.
 
     Attributes:
         gigabytes: of the card, GiB; `outside` of them are kept from PyTorch.

@@ -40,7 +40,7 @@ LAID = 64  # windows of which it is known with which changes they were made: mor
 
 
 class Source(Protocol):
-    """Where the music comes from. All is asked with the line's lock held.
+    """Tells where the music comes from. All is asked with the line's lock held.
 
     Attributes:
         line: of what is heard.

@@ -97,8 +97,9 @@ class Plan:
     def best(self) -> Choice | None:
         """Return the fastest engine whose first case fits; None where none does, or nothing tells."""
         tried = [one for one in self.choices if one.kind not in UNTRIED]
-        playing = [one for one in tried if one.fits and one.fits[0].largest and one.fits[0].speed]
-        return min(playing, key=lambda one: one.fits[0].speed.ms / one.fits[0].case.depth, default=None)  # type: ignore[union-attr]
+        firsts = [(fit, one) for one in tried for fit in one.fits[:1] if fit.largest]
+        playing = [(fit.speed.ms / fit.case.depth, one) for fit, one in firsts if fit.speed is not None]
+        return min(playing, key=lambda pair: pair[0], default=(0.0, None))[1]
 
     def as_json(self) -> dict[str, Any]:
         best = self.best

@@ -76,7 +76,7 @@ def ways() -> dict[str, Way]:
 
 
 class Kept:
-    """What is kept of the negatives, `[N, T, C]` each, with the sigma at which they were decoded."""
+    """Keeps what is wanted of the negatives, `[N, T, C]` each, with the sigma at which they were decoded."""
 
     def __init__(self, what: str, noise: Tensor) -> None:
         self.what = what

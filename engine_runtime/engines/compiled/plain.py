@@ -58,7 +58,7 @@ def norm(
     if reach is not None:
         bound, limit = reach
         square = (values.float() * step[..., None]).square().sum(-1)
-        limit.copy_((square * bound).clamp_min(1e-12) / torch.finfo(FP8).max)
+        limit.copy_((square * bound).clamp_min(1e-12) / LARGEST[FP8])
     return values, step
 
 
@@ -123,7 +123,7 @@ def attend(
     out = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True).transpose(1, 2).flatten(2)
     if peak is None:
         return out, None
-    step = (peak.clamp_min(1e-12) / torch.finfo(FP8).max)[:, None].expand(out.shape[:-1])
+    step = (peak.clamp_min(1e-12) / LARGEST[FP8])[:, None].expand(out.shape[:-1])
     return (out.float() / step[..., None]).to(FP8), step
 
 

@@ -46,7 +46,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Gated:
-    """What `silu(x @ gate.T) * (x @ up.T)` needs to be rounded to float8 before its row is complete.
+    """Holds what `silu(x @ gate.T) * (x @ up.T)` needs to be rounded to float8 before its row is complete.
 
     Attributes:
         scale: `[2 * I]` float32, the steps of the gate's rows, and of the other's divided by `down`'s channels.
@@ -173,18 +173,27 @@ def bind(model: AceStepTransformer1DModel, narrow: Narrow | None = None) -> Weig
         whole = products[i][name]
         if narrow is None or (i, name) in narrow.wide:
             return Matrix(whole)
-        if name != "down":
-            return Matrix(*quantized(whole, narrow.dtype))
-        largest = _largest(products[i]["gate_up"])
+        return Matrix(*quantized(whole, narrow.dtype))
+
+    def inner(i: int) -> tuple[Matrix, Matrix, Gated | None]:
+        """Return `gate_up` and `down`, and what both in float8 need besides."""
+        gate_up, whole = matrix(i, "gate_up"), products[i]["down"]
+        if narrow is None or (i, "down") in narrow.wide:
+            return gate_up, Matrix(whole), None
+        even = largest = _largest(products[i]["gate_up"])
         if narrow.dtype == INT8:  # whose steps are even, so that a large column would harm as a large channel does
-            largest = (largest / torch.linalg.vector_norm(whole, dim=0, dtype=torch.float32).clamp_min(1e-30)).sqrt()
-        channel = _channels(largest)
-        return Matrix(*quantized(whole * channel, narrow.dtype), channel)
+            even = (largest / torch.linalg.vector_norm(whole, dim=0, dtype=torch.float32).clamp_min(1e-30)).sqrt()
+        channel = _channels(even)
+        down = Matrix(*quantized(whole * channel, narrow.dtype), channel)
+        if gate_up.scale is None or narrow.dtype != FP8:
+            return gate_up, down, None
+        gate, up = gate_up.scale.chunk(2)
+        bound = ROUNDED * (largest / channel).amax(0, keepdim=True)
+        return gate_up, down, Gated(torch.cat([gate, up / channel]), bound)
 
     layers = []
     for i, (kind, layer) in enumerate(zip(model.layer_types, model.layers, strict=True)):
         own, cross = layer.self_attn, layer.cross_attn
-        gate_up, down = matrix(i, "gate_up"), matrix(i, "down")
         layers.append(
             Layer(
                 model.config.sliding_window if kind == "sliding_attention" else 0,
@@ -197,9 +206,7 @@ def bind(model: AceStepTransformer1DModel, narrow: Narrow | None = None) -> Weig
                 cross.norm_q.weight.detach(),
                 matrix(i, "cross_o"),
                 layer.mlp_norm.weight.detach(),
-                gate_up,
-                down,
-                _gated(products[i]["gate_up"], gate_up, down),
+                *inner(i),
             )
         )
     temb, modulation = time_embedding(model.time_embed_r, torch.zeros(1, device=cross_kv.device))
@@ -232,15 +239,6 @@ def _channels(largest: Tensor) -> Tensor:
     """Return the powers of two that make all channels about as large: a massive one leaves the others no room below."""
     ratio = largest / largest.median().clamp_min(1e-30)
     return torch.exp2(torch.round(torch.log2(ratio.clamp(1 / FLATTEST, FLATTEST))))
-
-
-def _gated(whole: Tensor, gate_up: Matrix, down: Matrix) -> Gated | None:
-    if gate_up.narrow != FP8 or down.narrow != FP8:
-        return None
-    assert gate_up.scale is not None and down.channel is not None
-    gate, up = gate_up.scale.chunk(2)
-    bound = ROUNDED * (_largest(whole) / down.channel).amax(0, keepdim=True)
-    return Gated(torch.cat([gate, up / down.channel]), bound)
 
 
 def time_embedding(embed: Any, t: Tensor) -> tuple[Tensor, Tensor]:
