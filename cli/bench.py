@@ -44,6 +44,7 @@ def bench(
     cfg: Annotated[
         str, typer.Option(help="Guidance: off, full, initialize, self; several with commas.")
     ] = Workload.guidance,
+    every: Annotated[int, typer.Option(help="Steps from one decoded negative to the next, with --cfg full.")] = 1,
     dcw: Annotated[bool, typer.Option("--dcw", help="With the wavelet correction.")] = False,
     controls: Annotated[bool, typer.Option("--controls", help="With every control of the stream on at once.")] = False,
     sessions: Annotated[int, typer.Option(help="That share the ring, each with --depth slots.")] = 1,
@@ -70,7 +71,7 @@ def bench(
         from ..engine_runtime.bench.case import grid
         from ..engine_runtime.bench.run import Plan
 
-        rest = dict(steps=steps, tokens=tokens, dcw=dcw, controls=controls, sessions=sessions, ahead=ahead)
+        rest = dict(steps=steps, tokens=tokens, every=every, dcw=dcw, controls=controls, sessions=sessions, ahead=ahead)
         lengths = numbers("seconds", seconds, float)
         cases = grid(numbers("depth", depth, int), lengths, listed(cfg), **rest)
         plan = Plan(listed(engine), cases, ticks, listed(reference), command_of(context, "bench"))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..config import MODES, ROW_MODES, Sampling, StreamConfig
+from ..config import MODES, NO_GUIDANCE, Guidance, Sampling, StreamConfig
 from ..constants import MAX_ROWS
 from ..errors import check_choice, check_whole
 from ..profile.layers import Workload
@@ -32,6 +32,7 @@ class Case:
         seconds: of music in each.
         tokens: of each condition, L.
         cfg: guidance of the requests, one of `config.MODES`.
+        every: steps from one decoded negative to the next, as `Guidance.every`.
         dcw: the wavelet correction is on.
         controls: every control of the stream is on at once, `dcw` too.
         sessions: that share the ring, each with `depth` slots.
@@ -44,6 +45,7 @@ class Case:
     seconds: float = Workload.seconds
     tokens: int = Workload.tokens
     cfg: str = Workload.guidance
+    every: int = 1
     dcw: bool = False
     controls: bool = False
     sessions: int = 1
@@ -53,6 +55,7 @@ class Case:
         check_choice("the guidance", self.cfg, MODES)
         StreamConfig(depth=self.depth)
         Sampling(steps=self.steps)
+        _ = self.guidance
         check_whole("tokens", self.tokens, 1, 1 << 16, "a condition has some")
         check_whole("sessions", self.sessions, 1, MAX_ROWS, "each has a slot or more")
         check_whole("ticks ahead", self.ahead, 1, 1 << 10, "the host enqueues one while another plays")
@@ -68,9 +71,14 @@ class Case:
         return self.depth * self.sessions
 
     @property
+    def guidance(self) -> Guidance:
+        """Return the guidance of each request."""
+        return NO_GUIDANCE if self.cfg == "off" else Guidance(mode=self.cfg, every=self.every)
+
+    @property
     def row_mode(self) -> str:
         """Return the ring's negative rows, one of `ROW_MODES`."""
-        return self.cfg if self.cfg in ROW_MODES else "off"
+        return self.guidance.rows()
 
     def whole(self, ticks: int) -> int:
         """Round up to a number of ticks after which all slots have finished equally often."""
@@ -81,7 +89,8 @@ class Case:
         given = f"--depth {self.depth} --steps {self.steps} --seconds {self.seconds:g} --tokens {self.tokens}"
         shared = f" --sessions {self.sessions}" if self.sessions > 1 else ""
         ahead = f" --ahead {self.ahead}" if self.ahead != AHEAD else ""
-        return f"{given} --cfg {self.cfg}{' --dcw' * self.dcw}{' --controls' * self.controls}{shared}{ahead}"
+        every = f" --every {self.every}" if self.every > 1 else ""
+        return f"{given} --cfg {self.cfg}{every}{' --dcw' * self.dcw}{' --controls' * self.controls}{shared}{ahead}"
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

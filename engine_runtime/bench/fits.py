@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..audio.decode import decode
 from ..audio.live_vae import LiveVae
-from ..config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
+from ..config import Sampling, StreamConfig
 from ..constants import KINDS
 from ..device.memory import guarded
 from ..engines.contract import Engine
@@ -192,10 +192,9 @@ def _played(meter: Meter, model: Model, engine: Engine, case: Case, window: floa
     name, done = f"depth {case.depth}, {case.seconds:g} s", list[Finished]()
     with meter.part(f"prompt, {name}"):
         condition = _guided(encode_prompt(model, replace(TEXT, seconds=case.seconds)), case)
-    guidance = NO_GUIDANCE if case.cfg == "off" else Guidance(mode=case.cfg)
 
     def request(i: int) -> Request:
-        return Request(condition, Sampling(case.steps, seed=i), guidance)
+        return Request(condition, Sampling(case.steps, seed=i), case.guidance)
 
     config = StreamConfig(depth=case.depth, guidance=case.row_mode, tokens=condition.length)
     with ExitStack() as stack:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import NO_GUIDANCE, Guidance, Sampling, StreamConfig
+from ..config import Sampling, StreamConfig
 from ..controls.knobs import Knobs
 from ..engines.contract import Engine
 from ..errors import EngineError
@@ -38,7 +38,6 @@ class Work:
         null = self._drawn(1, engine.width).to(engine.dtype) if case.row_mode != "off" else None
         self._conditions = [self._condition(engine, null) for _ in range(POOL)]
         self._noises = [self._drawn(case.frames, self._spec.channels) for _ in range(POOL)]
-        self._guidance = NO_GUIDANCE if case.cfg == "off" else Guidance(mode=case.cfg)
         self.knobs = Knobs(dcw=case.dcw)
         if case.controls:
             self._source = self._drawn(case.frames, self._spec.channels)
@@ -69,11 +68,11 @@ class Work:
         """Make the i-th request of the stream."""
         condition, noise = self._conditions[i % POOL], self._noises[i % POOL]
         if not self.case.controls:
-            return Request(condition, Sampling(self.case.steps, seed=i), self._guidance, noise=noise)
+            return Request(condition, Sampling(self.case.steps, seed=i), self.case.guidance, noise=noise)
         solver = ("sde", "ode")[i % self.case.slots % 2]  # a slot keeps its solver
         sampling = Sampling(self.case.steps, seed=i, solver=solver)
         shape: dict[str, Any] = {"source": self._source, "mask": self._mask, "mask_strength": (1.0, 0.5)}
-        return Request(condition, sampling, self._guidance, noise=noise, target=Target(self._source), **shape)
+        return Request(condition, sampling, self.case.guidance, noise=noise, target=Target(self._source), **shape)
 
     def _condition(self, engine: Engine, null: Tensor | None) -> Condition:
         tokens, context = self._drawn(self.case.tokens, engine.width), self._drawn(self.case.frames, self._spec.context)
