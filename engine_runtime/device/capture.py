@@ -83,8 +83,8 @@ class Capture:
     second on.
 
     A body reads and writes tensors that keep their addresses, never waits for the device, and makes the same calls
-    whenever its key is the same. A part that cannot be captured goes through `outside`. On the CPU, or with `on` false,
-    every run is plain.
+    whenever its key is the same. A part that cannot be captured goes through `outside`. On the CPU, with `on` false, or
+    where `capturable` is, every run is plain.
 
     Args:
         most: number of scripts kept; the one unused for longest goes first.
@@ -107,7 +107,7 @@ class Capture:
         release: Callable[..., None] = lambda *steps: None,
     ) -> None:
         self._name, self._most, self.pool, self._release = name, most, pool or Pool(), release
-        self.on = on and device.type == "cuda"
+        self.on = on and device.type == "cuda" and capturable()
         self._scripts: OrderedDict[Hashable, list[Step] | None] = OrderedDict()  # None: seen once
         self._recording: _Recording | None = None  # while a body is being captured
 
@@ -220,6 +220,22 @@ class _Recording:
         self._graph = None
         _finish(graph)
         self._steps.append(graph.replay)
+
+
+@functools.cache
+def capturable() -> bool:
+    """Return true where PyTorch's allocator of CUDA memory lets work be captured; says so once where not.
+
+    The backend `cudaMallocAsync`, which ComfyUI chooses by default, gives a capture addresses that are backed at replay
+    only: Triton refuses them, and to free them after a failed capture ends the process (seen with PyTorch 2.11).
+    """
+    native = torch.cuda.get_allocator_backend() != "cudaMallocAsync"
+    if not native:
+        log.warning(
+            "Ticks are not replayed as CUDA graphs and cost more of the host, for PyTorch's memory comes from "
+            "cudaMallocAsync; start ComfyUI with --disable-cuda-malloc to have them replayed."
+        )
+    return native
 
 
 def captured(body: Step, pool: Any) -> Step:
