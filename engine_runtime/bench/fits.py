@@ -24,6 +24,7 @@ from ..constants import KINDS
 from ..device.memory import guarded
 from ..engines.contract import Engine
 from ..errors import EngineError, InputError, MemoryShortage, check_choice, check_range
+from ..live.sound import SIZES
 from ..models.conditioning import encode_prompt
 from ..models.engines import torch_engine
 from ..models.loading import Model, load
@@ -209,7 +210,7 @@ def _played(meter: Meter, model: Model, engine: Engine, case: Case, window: floa
             _checked(decode(model.pipe.vae, latent, frames))
         with meter.part(f"live decode, {name}"):
             live = LiveVae(model.pipe.vae)
-            _checked(decode(live, latent, frames))
+            _checked(decode(live, latent, SIZES[-1]))
             live.rest()
     return condition.tokens.shape[0]
 

@@ -11,7 +11,7 @@ import pytest
 
 pytestmark = pytest.mark.gpu
 COMMAND = "from ostinato.cli.main import main; main()"
-BENCH = "bench --engine eager,compiled --size tiny --depth 2 --steps 4 --seconds 5 --tokens 16 --cfg full --ticks 8 --json"
+BENCH = "bench --engine eager,compiled --size tiny --depth 2 --steps 4 --seconds 5 --cfg full --ticks 8 --json"
 
 
 def played(backend):

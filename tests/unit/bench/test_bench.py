@@ -517,8 +517,8 @@ def test_the_command_writes_json_shows_it_and_compares(cache, tmp_path):
     assert json.loads(kept.read_text()) == json.loads(done.stdout)
     made = report.load(kept)
     assert [one["depth"] for one in made["results"]] == [1, 2]
-    given = "--engine eager --depth 1,2 --steps 2 --seconds 1 --tokens 4 --cfg off --every 1 --sessions 1 --ahead 2 --ticks 2"
-    assert made["command"] == f"ostinato bench {given} --device cpu --precision auto --json"
+    given = "--engine eager --depth 1,2 --steps 2 --seconds 1 --tokens 4 --cfg off --every 1 --sessions 1 --ahead 2"
+    assert made["command"] == f"ostinato bench {given} --ticks 2 --device cpu --precision auto --json"
     file, slow, plot = tmp_path / "a.json", tmp_path / "b.json", tmp_path / "a.png"
     file.write_text(done.stdout)
     shown = RUN.invoke(app, ["bench", "show", str(file), "--plot", str(plot)])
