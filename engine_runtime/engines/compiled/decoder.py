@@ -35,6 +35,7 @@ class Decoder:
     def __init__(self, model: AceStepTransformer1DModel, ops: ModuleType = plain, narrow: Narrow | None = None) -> None:
         attention = model.layers[0].self_attn
         self.model, self.ops, self.narrow = model, ops, narrow
+        self.dtype, self.patch = model.dtype, model.patch_size  # diffusers looks through all modules for the first
         self.heads, self.kv_heads, self.head_dim = attention.heads, attention.kv_heads, attention.head_dim
         self.eps = model.norm_out.eps
         self.widths = {kind: out for kind, (_, out) in Targets.of(model).kinds.items()}
@@ -94,7 +95,7 @@ class Decoder:
         w, ops, active = rows.weights, self.ops, rows.adapters.active
         batch, frames, _ = rows.input.shape
         temb, modulation = time_embedding(self.model.time_embed, rows.timestep)
-        x = functional.linear(rows.input.view(batch, frames // self.model.patch_size, -1), *w.proj_in)
+        x = functional.linear(rows.input.view(batch, frames // self.patch, -1), *w.proj_in)
         steps = x.new_empty(len(w.layers), batch, 6, x.shape[-1])
         torch.add(w.tables[:, None], modulation, out=steps)
         float8 = any(layer.self_o.narrow == FP8 for layer in w.layers)
@@ -189,7 +190,7 @@ class Decoder:
     def _linear(self, x: Activation, matrix: Matrix) -> Tensor:
         if matrix.scale is None:
             return functional.linear(x[0], matrix.values)
-        return self.ops.scaled(x, matrix.values, matrix.scale, self.model.dtype)
+        return self.ops.scaled(x, matrix.values, matrix.scale, self.dtype)
 
     def _adapt(self, y: Tensor, x: Activation, i: int, active: Resident | None, kinds: tuple[str, ...]) -> None:
         """Add the adapters' terms of each kind to its own columns of `y`."""
