@@ -7,7 +7,7 @@ and its depth, length and size where those are not 4, 60 s and the only one.
     {ref[targets fp8 full eager]:.2f}      how many times as long a reference takes
     {more[controls fp8 off | modes fp8 off]:+.1%}  how much longer a tick of the first is, by medians; `longer` by
                                            means, `floored` by floors, `quieter` by ticks in which nobody joins
-    {at[vae window_ms.alone]:.2f}          any figure of a file, by its path
+    {at[vae window_ms.alone]:.2f}          any figure of a file, by its path; `gib` one of bytes, in GB of 2^30
     {live[live-fp8 hot heard]}             median and 95th percentile of a live benchmark
     {over[live-moving hot ready 45]:.0f}   how far that percentile is over the milliseconds named last
     {worst[fp8-errors 2b: all in fp8]}     largest error and smallest cosine of all draws
@@ -153,6 +153,7 @@ def fields() -> dict[str, Field]:
     }
     of_files = {
         "at": at,
+        "gib": lambda words: at(words) / 2**30,
         "ref": ref,
         "live": live,
         "worst": worst,

@@ -32,12 +32,12 @@ class Case:
         seconds: of music in each.
         tokens: of each condition, L.
         cfg: guidance of the requests, one of `config.MODES`.
-        every: steps from one decoded negative to the next, as `Guidance.every`.
         dcw: the wavelet correction is on.
         controls: every control of the stream is on at once, `dcw` too.
         sessions: that share the ring, each with `depth` slots.
         ahead: ticks that the host may be ahead of the device. With more of them the host waits less and is quicker at
             its own work: after a wait its caches are cold, and on a virtual machine it may have to be woken.
+        every: steps from one decoded negative to the next, as `Guidance.every`.
     """
 
     depth: int = Workload.depth
@@ -45,11 +45,11 @@ class Case:
     seconds: float = Workload.seconds
     tokens: int = Workload.tokens
     cfg: str = Workload.guidance
-    every: int = 1
     dcw: bool = False
     controls: bool = False
     sessions: int = 1
     ahead: int = AHEAD
+    every: int = 1
 
     def __post_init__(self) -> None:
         check_choice("the guidance", self.cfg, MODES)

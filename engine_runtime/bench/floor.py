@@ -46,8 +46,8 @@ def products(config: Mapping[str, Any], case: Case) -> list[Product]:
     """List the matrix products that a steady tick needs; those of one input are one product.
 
     A condition's keys and values are computed once per request, for a negative of one token too. With guidance
-    `initialize` a slot's negative row is decoded once per request. Left out are the two time embeddings, of one row
-    each.
+    `initialize` a slot's negative row is decoded once per request, with `every` at every so many of its steps. Left
+    out are the two time embeddings, of one row each.
 
     Args:
         config: of the transformer, with diffusers' names.
@@ -56,7 +56,8 @@ def products(config: Mapping[str, Any], case: Case) -> list[Product]:
     found = _pass(config, case.slots * (2 if case.row_mode == "full" else 1), case.frames)
     found += _conditions(config, case.tokens, joining)
     if case.row_mode == "initialize":
-        found += _pass(config, 1, case.frames, joining)
+        decoded = -(-case.steps // case.every) if case.cfg == "full" else 1
+        found += _pass(config, 1, case.frames, joining * decoded)
     if case.row_mode != "off":
         found += _conditions(config, 1, joining)
     return found

@@ -17,7 +17,7 @@ from .case import Case
 TICK = ("median", "p95", "p99", "host")
 TOP = ("gpu", "command", "versions", "floor_ms", "results")
 CASE = ("depth", "steps", "seconds", "cfg", "dcw")
-SAME = ("size", "engine", "precision", *CASE, "tokens", "controls", "sessions", "ahead")  # what pairs two results
+SAME = ("size", "engine", "precision", *CASE, "tokens", "controls", "sessions", "ahead", "every")  # pair two results
 CHANGED = 0.02  # share of a tick below which a change is none: like GPUs differ by that much, and two rounds may
 MAX_BYTES = 4 << 20  # of a run's file; a case has 1.5 kB
 Amount = Annotated[float, Meta(ge=0)]
@@ -56,6 +56,7 @@ class _Result(Struct):
     controls: bool = False
     sessions: int = 1
     ahead: int = Case.ahead
+    every: int = 1
     floor_ms: Amount | None = None
     mean_ms: Amount | None = None
     quiet_ms: Amount | None = None
@@ -124,7 +125,8 @@ def table(run: Mapping[str, Any]) -> str:
 def _row(one: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     tick, floor, mean = one["tick_ms"], one.get("floor_ms"), one.get("mean_ms")
     share = f"{100 * floor / mean:.0f} %" if floor and mean else ""
-    mode = one["cfg"] + (" all" if one.get("controls") else " dcw" if one["dcw"] else "")
+    cfg = one["cfg"] + (f" {one['every']}" if one.get("every", 1) > 1 else "")
+    mode = cfg + (" all" if one.get("controls") else " dcw" if one["dcw"] else "")
     cells = [f"{one['size']} {one['engine']} {one['precision']}", _slots(one), f"{one['seconds']:g}", mode]
     cells += [f"{tick[name]:.2f}" for name in TICK] + [_number(one.get("quiet_ms"), ".2f")]
     cells += [_number(mean, ".2f"), _number(floor, ".2f"), share]

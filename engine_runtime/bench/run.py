@@ -197,7 +197,7 @@ class Bench:
             "launches_per_tick": None,
             "peak_bytes": peak,
             "reference_ratio": next(iter(ratios.values()), None),
-            **{name: given[name] for name in ("tokens", "controls", "sessions", "ahead")},
+            **{name: given[name] for name in ("tokens", "controls", "sessions", "ahead", "every")},
             "floor_ms": floor,
             "mean_ms": mine.mean,
             "quiet_ms": mine.quiet,

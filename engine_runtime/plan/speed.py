@@ -123,7 +123,7 @@ def _attention(config: Mapping[str, Any], case: Case) -> Iterator[Product]:
 
 
 def _case(one: Mapping[str, Any]) -> Case:
-    names = ("depth", "steps", "seconds", "tokens", "cfg", "dcw", "controls")
+    names = ("depth", "steps", "seconds", "tokens", "cfg", "dcw", "controls", "every")
     sessions = one.get("sessions", 1)
     return Case(**{n: one[n] for n in names if n in one} | {"depth": one["depth"] * sessions})
 

@@ -306,6 +306,8 @@ def test_the_floor_of_the_real_size():
     assert products(config, Case(cfg="self")) == one
     once = products(config, Case(depth=4, steps=8, cfg="initialize"))
     assert sum(p.flops for p in once) == pytest.approx(sum(p.flops for p in one) * (1 + 1 / 8), rel=2e-3)
+    third = products(config, Case(depth=4, steps=8, cfg="full", every=3))
+    assert sum(p.flops for p in third) == pytest.approx(sum(p.flops for p in one) * (1 + 3 / 8), rel=2e-3)
 
 
 def test_a_product_is_measured_once():
