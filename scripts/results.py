@@ -53,6 +53,7 @@ FILES = {
     "h100-80gb/guidance-every-1": "full guidance whose negative is decoded at every step",
     "h100-80gb/guidance-every-2": "the same at every second step",
     "h100-80gb/guidance-every-3": "the same at every third",
+    "h100-80gb/async-allocator": "bf16 and fp8 on `cudaMallocAsync`, without graphs",
     "h100-80gb/load-xl": "host memory that loading XL takes, float32 in shards to bf16",
     "h100-80gb/vae": "windows of the VAE back to back beside the ticks",
     "h100-80gb/vae-paced": "a window every 0.1 s",

@@ -22,7 +22,7 @@ def origin(device: torch.device, command: str) -> dict[str, Any]:
     return {
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "command": command,
-        "versions": versions(),
+        "versions": versions() | ({"allocator": torch.cuda.get_allocator_backend()} if device.type == "cuda" else {}),
         "commit": _commit(),
         "code": code(),
     }

@@ -130,6 +130,7 @@ def _case(one: Mapping[str, Any]) -> Case:
 
 @cache
 def _results() -> tuple[tuple[str, str, Mapping[str, Any]], ...]:
-    """List the results of all kept runs of released sizes: the run's name, its GPU, the result."""
-    found = ((name, run["gpu"] or "", one) for name, run in runs().items() for one in run["results"])
+    """List the results of all kept runs of released sizes with graphs: the run's name, its GPU, the result."""
+    captured = {name: run for name, run in runs().items() if run["versions"].get("allocator", "native") == "native"}
+    found = ((name, run["gpu"] or "", one) for name, run in captured.items() for one in run["results"])
     return tuple(each for each in found if each[2]["size"] in ("2b", "xl"))
