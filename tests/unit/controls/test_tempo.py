@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ostinato.engine_runtime.controls import from_audio, tempo
 from ostinato.engine_runtime.errors import InputError
+from scipy.signal import butter, sosfilt
 
 from ...fuzz import examples
 from ..refusal import check_sentence
@@ -158,6 +159,15 @@ def test_what_has_no_beat_is_told(name):
 @pytest.mark.parametrize("seed", range(6))
 def test_held_chords_have_no_beat(seed):
     no_beat(pads(seed))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_given_tempo_makes_no_beat_of_silence_or_chords_or_a_rumble(channels):
+    level = (np.minimum(TIME, 5 - TIME) / 0.3).clip(0, 1)
+    rumble = level * sosfilt(butter(4, 400, fs=RATE, output="sos"), BEATLESS["noise"])
+    for sound in (BEATLESS["silence"], pads(0), rumble):
+        with pytest.raises(InputError, match="no beat was found"):
+            from_audio.find_beats(np.stack([sound] * channels), RATE, 120)
 
 
 @pytest.mark.parametrize("seed", range(6))
