@@ -189,5 +189,20 @@ def test_any_strokes_have_a_beat_or_none(places, seconds, bpm, noisy):
         assert beats is None or beats.bpm == bpm or tempo.MIN_BPM * 0.9 < beats.bpm < tempo.MAX_BPM * 1.1
 
 
+@pytest.mark.parametrize("period", [48.3, 50.0, 52.4])
+def test_a_period_lies_between_frames(period):
+    frames = np.arange(1000)
+    flux = np.exp(-0.5 * (((frames + period / 2) % period - period / 2) / 3) ** 2)
+    assert tempo.likely_period(flux) == pytest.approx(period, abs=0.2)
+
+
+def test_where_every_other_low_stroke_is_much_weaker_the_beat_is_half_as_fast():
+    low, none = np.zeros(1000), np.zeros(1000)
+    low[20::100], low[70::100] = 1.0, 0.55
+    assert tempo.kick_period(low, none, 50.0) == pytest.approx(100.0, abs=1.0)
+    low[70::100] = 0.8
+    assert tempo.kick_period(low, none, 50.0) == pytest.approx(50.0, abs=1.0)
+
+
 def test_five_strokes_at_a_tempo_are_a_beat():
     assert found(strokes(np.arange(0.3, 2.9, 0.5), 3.0)).bpm == pytest.approx(120, rel=0.02)
