@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ostinato.engine_runtime.device.capture import Capture
+from ostinato.engine_runtime.device.capture import Capture, capturable
 
 from ...graph_stand_in import CUDA, Graph, noting
 
@@ -21,6 +21,23 @@ def fails_while_captured(noted, error):
             raise error
 
     return body
+
+
+@pytest.fixture
+def asked_again():
+    """The allocator is asked for anew, now and by those that come after."""
+    capturable.cache_clear()
+    yield
+    capturable.cache_clear()
+
+
+def test_nothing_is_captured_with_an_allocator_that_cannot(noted, cuda, caplog, asked_again):
+    cuda(get_allocator_backend=lambda: "cudaMallocAsync")
+    for capture in (Capture(CUDA), Capture(CUDA)):
+        for _ in range(3):
+            capture.run("a", lambda: noted(1))
+    assert noted.done == [1] * 6 and not Graph.made
+    assert ["--disable-cuda-malloc" in record.message for record in caplog.records] == [True]
 
 
 def test_memory_that_stays_short_is_made_room_for_once(noted, cuda, caplog):
