@@ -82,8 +82,8 @@ def test_a_capture_that_ended_is_not_ended_again_where_the_next_cannot_begin(not
             super().__init__()
 
         def capture_end(self):
-            super().capture_end()
             ended.append(self)
+            super().capture_end()
 
     cuda(CUDAGraph=Full)
     capture = Capture(CUDA)
