@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ostinato.engine_runtime.config import Sampling, StreamConfig
+from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.device.lane import Lane
 from ostinato.engine_runtime.engines.contract import Limits
-from ostinato.engine_runtime.errors import InputError, SessionError
+from ostinato.engine_runtime.errors import EngineLimitError, InputError, SessionError
 from ostinato.engine_runtime.registry import registry
 from ostinato.engine_runtime.stream.fit import SharedSize, fits
+from ostinato.engine_runtime.stream.prepared import Prepared
 from ostinato.engine_runtime.stream.request import Request, check_span
 from ostinato.engine_runtime.stream.sessions import Runtime, runtime
 from ostinato.engine_runtime.stream.slot_plan import noise_seed
 from ostinato.engine_runtime.stream.stage import Stage
 
-from ...helpers import StandIn, apart, made_up
+from ...helpers import StandIn, apart, drawn, made_up
 
 CPU, T = torch.device("cpu"), 6
 
@@ -51,13 +52,46 @@ def test_a_session_without_work_decodes_nothing():
     session.submit(asked(2))
     for _ in range(5):
         session.step()
-    assert session.stats().ticks == len(session.engine.calls) == 2 and session.ticks == 5
+    assert session.stats().ticks == len(session.engine.calls) == session.steps_done == 2 and session.ticks == 5
+    assert session.stats().finished == 1
 
 
 def test_an_engine_of_one_row_plays():
     session = opened(StandIn(Limits(1, T, 64)), depth=1)
     session.submit(asked(2))
     assert len([*session.step(), *session.step()]) == 1
+
+
+def test_what_the_engine_has_no_frames_for_is_refused_when_it_is_submitted():
+    session = opened(StandIn(Limits(1, T, 64)), depth=1)
+    with pytest.raises(EngineLimitError):
+        session.submit(asked(2, T + 1))
+    assert session.idle
+
+
+def test_a_session_says_which_rows_its_requests_needed():
+    session = opened(depth=1)
+    session.submit(Request(made_up(0, T), Sampling(2), Guidance(3.0)))
+    assert session.config.guidance == "off"
+    session.step()
+    assert session.config.guidance == "full"
+
+
+def test_a_replay_with_a_curve_of_another_length_is_refused_by_the_step():
+    session = opened(depth=1)
+    session.set(sde=torch.ones(T + 2))
+    session.submit_unchecked(asked(2))
+    with pytest.raises(InputError, match=f"the curve of sde has {T + 2} frames"):
+        session.step()
+
+
+def test_initial_noise_is_the_share_of_noise_beside_the_source():
+    source, session = drawn(3, T, 64), opened()
+    for share in (0.25, torch.linspace(0, 1, T)):
+        request = Request(made_up(0, T), Sampling(2), source=source, initial_noise=share)
+        made = Prepared.prepare(request, session.engine, session.lane)
+        part = share if isinstance(share, float) else share[:, None]
+        torch.testing.assert_close(made.latent, part * made.noise + (1 - part) * source)
 
 
 def test_the_oldest_request_goes_first_though_a_newer_one_would_not_fit():

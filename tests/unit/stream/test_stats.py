@@ -59,6 +59,7 @@ def test_figures_of_a_run(turbo, conditions, clock: SimpleNamespace) -> None:
 def test_before_the_first_tick_every_figure_is_0_and_passes_are_told() -> None:
     stats = Stats(0, 0, 0, (), 0.0, 0.0, 4, 0, "an engine", True, "full")
     assert (stats.ms_per_tick, stats.latents_per_s, stats.realtime) == (0.0, 0.0, 0.0)
+    assert replace(stats, tick_ms=(5.0, 1.0, 4.0, 2.0, 3.0)).ms_per_tick == 3.0, "the median"
     for fused, words in ((True, "guided, one pass,"), (False, "guided, several passes,")):
         assert words in replace(stats, fused=fused).text()
 
