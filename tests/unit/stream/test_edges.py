@@ -160,7 +160,7 @@ def test_an_id_that_nobody_has_is_told():
 def test_a_request_of_just_the_rings_sizes_fits():
     request, ring = asked(2), SharedSize(T, 5, 1, "off")
     assert request.tokens == 5 and fits(request, "off", ring)
-    for smaller in (ring._replace(tokens=4), ring._replace(frames=T + 1), ring._replace(conditions=0)):
+    for smaller in (SharedSize(T, 4, 1, "off"), SharedSize(T + 1, 5, 1, "off"), SharedSize(T, 5, 0, "off")):
         assert not fits(request, "off", smaller)
 
 
