@@ -49,9 +49,7 @@ def frames_of(samples: int, sample_rate: int, spec: ModelSpec = ACE_STEP) -> int
     return max(1, math.ceil(samples * spec.sample_rate / sample_rate) // spec.hop)
 
 
-def envelope(
-    audio: Array, sample_rate: int, attack: float = 10.0, release: float = 200.0, spec: ModelSpec = ACE_STEP
-) -> Curve:
+def envelope(audio: Array, sample_rate: int, attack: float, release: float, spec: ModelSpec = ACE_STEP) -> Curve:
     """Measure the loudness of a clip: the RMS of each frame, smoothed, scaled to a peak of 1. Silence gives zeros.
 
     Args:
@@ -66,7 +64,7 @@ def envelope(
     power = np.square(samples, dtype=np.float64).mean(axis=0)
     edges = np.round(np.arange(frames + 1) * sample_rate / spec.frame_rate).astype(np.int64).clip(max=len(power))
     sums = np.concatenate([[0.0], np.cumsum(power)])
-    loudness = np.sqrt((sums[edges[1:]] - sums[edges[:-1]]).clip(min=0) / np.maximum(np.diff(edges), 1))
+    loudness = np.sqrt(np.diff(sums[edges]) / np.diff(edges))
     up, down = _share(attack, spec.frame_rate), _share(release, spec.frame_rate)
     level, followed = 0.0, np.empty(frames)
     for i, now in enumerate(loudness):
@@ -76,7 +74,7 @@ def envelope(
     return fixed(followed / peak if peak > 0 else followed)
 
 
-def pulses(times: Array, frames: int, decay: float = 200.0, rate: float = ACE_STEP.frame_rate) -> Array:
+def pulses(times: Array, frames: int, decay: float, rate: float = ACE_STEP.frame_rate) -> Array:
     """Make pulses `[frames]` float64: 1 at the frame nearest to each time (s), then falling by a factor of e per
     `decay` ms.
     """
@@ -89,7 +87,7 @@ def pulses(times: Array, frames: int, decay: float = 200.0, rate: float = ACE_ST
     return np.where(last >= 0, fall, 0.0)
 
 
-def beat_grid(bpm: float, every: int = 1, offset: float = 0.0, decay: float = 200.0) -> Curve:
+def beat_grid(bpm: float, every: int, offset: float, decay: float) -> Curve:
     """Make a pulse every `every` beats of a steady tempo, the first one after `offset` seconds; it fits any length."""
     check_range("the tempo", bpm, MIN_BPM, MAX_BPM, "give beats a minute")
     check_whole("every", every, 1, 64, "give a number of beats")
@@ -109,17 +107,11 @@ def beat_grid(bpm: float, every: int = 1, offset: float = 0.0, decay: float = 20
 def _grid(period: float, offset: float, seconds: float) -> Array:
     """List the times of pulses from 0 on; an offset below 0 skips those before the start."""
     first = math.ceil(-offset / period) if offset < 0 else 0
-    count = max(0, math.ceil((seconds - offset) / period) - first)
-    return offset + period * (first + np.arange(count))
+    return offset + period * np.arange(first, math.ceil((seconds - offset) / period))
 
 
 def beat_curve(
-    beats: Beats,
-    frames: int,
-    every: int = 1,
-    offset: float = 0.0,
-    decay: float = 200.0,
-    rate: float = ACE_STEP.frame_rate,
+    beats: Beats, frames: int, every: int, offset: float, decay: float, rate: float = ACE_STEP.frame_rate
 ) -> Curve:
     """Make a pulse at every `every`-th beat that was found, all moved by `offset` seconds; it has the length of the
     clip.
@@ -182,7 +174,7 @@ def find_beats(audio: Array, sample_rate: int, bpm: float = 0.0) -> Beats:
         at = _chain(heard.flux if kick is None else heard.kicks, period)
         if bpm or is_regular(heard.flux, period, at):
             found = bpm or 60.0 * FLUX_HZ * (len(at) - 1) / float(at[-1] - at[0])
-            return Beats(found, (at / FLUX_HZ + LAG).clip(min=0))
+            return Beats(found, at / FLUX_HZ + LAG)
     raise InputError(
         f"no beat was found in {np.shape(audio)[1] / sample_rate:.2g} s of audio",
         "a clip of 2 s or more with strokes that repeat is needed",
@@ -233,25 +225,19 @@ def _chain(flux: Array, period: float) -> Array:
     """Return the frames of the best chain of beats, in order."""
     from scipy.ndimage import gaussian_filter1d
 
-    strength = gaussian_filter1d(flux / (flux.std() or 1.0), period / 32.0)
-    nearest, farthest = max(1, round(period / 2)), round(period * 2)
+    strength = gaussian_filter1d(flux / flux.std(), period / 32.0)
+    nearest, farthest = round(period / 2), round(period * 2)
     steps = np.arange(farthest, nearest - 1, -1)
     cost = TIGHTNESS * np.log(steps / period) ** 2
     score, before = strength.copy(), np.full(len(strength), -1)
-    floor = 0.01 * strength.max()
-    begun = False
     for t in range(nearest, len(strength)):
         usable = steps <= t
         reached = score[t - steps[usable]] - cost[usable]
         best = int(np.argmax(reached))
-        if not begun and strength[t] < floor:  # silence before the first beat is no part of the chain
-            continue
-        begun = True
         if reached[best] > 0:
             score[t] += reached[best]
             before[t] = t - steps[usable][best]
-    tail = max(0, len(score) - farthest)
-    chain = [tail + int(np.argmax(score[tail:]))]
+    chain = [int(np.argmax(score))]
     while before[chain[-1]] >= 0:
         chain.append(int(before[chain[-1]]))
     return _trimmed(np.array(chain[::-1]), strength, period)
@@ -263,7 +249,7 @@ def _trimmed(beats: Array, strength: Array, period: float) -> Array:
     """
     loud = np.flatnonzero(strength[beats] > 0.1 * strength[beats].mean())
     beats = beats[loud[0] : loud[-1] + 1] if len(loud) else beats
-    steady = np.abs(np.diff(beats) - period) <= max(1.0, OFF_TEMPO * period)
+    steady = np.abs(np.diff(beats) - period) <= OFF_TEMPO * period
     if not steady.any():
         return beats
     kept = np.flatnonzero(steady)

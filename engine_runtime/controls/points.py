@@ -71,10 +71,10 @@ def _monotone_slopes(table: Array) -> Array:
 def _hermite(at: Array, table: Array, slopes: Array) -> Array:
     """Evaluate the cubic Hermite spline through the points with these slopes, the ends held."""
     x, y = table.T
-    right = np.searchsorted(x, at, side="right").clip(1, len(x) - 1)
+    right = np.minimum(np.searchsorted(x, at, side="right"), len(x) - 1)
     left = right - 1
     width, rise = x[right] - x[left], y[right] - y[left]
-    t = np.divide(at - x[left], width, out=np.zeros_like(at), where=width > 0).clip(0.0, 1.0)
+    t = np.divide(at - x[left], width, out=np.zeros_like(at), where=width > 0)
     into, out = slopes[left] * width, slopes[right] * width
     cubic = y[left] + t * (into + t * (3.0 * rise - 2.0 * into - out + t * (into + out - 2.0 * rise)))
     return np.where(at <= x[0], y[0], np.where(at >= x[-1], y[-1], cubic))

@@ -35,7 +35,7 @@ def check_value(name: str, value: Value, low: float, high: float, remedy: str, c
     curve = value
     wide = "channels" if channels is None else channels
     shapes = "[frames]" + f", [{wide}] or [frames, {wide}]" * (channels != 0)
-    fits = curve.ndim == 1 or (channels != 0 and curve.ndim == 2 and channels in (None, curve.shape[1]))
+    fits = curve.ndim == 1 or (curve.ndim == 2 and channels in (None, curve.shape[1]))
     if not fits or 0 in curve.shape:
         raise InputError(f"the curve of {name} has shape {list(curve.shape)}", f"allowed is {shapes}", "make it fit")
     if not bool(curve.isfinite().all()):

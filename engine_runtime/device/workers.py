@@ -76,7 +76,7 @@ class Workers:
 
         Where one raises, no further one is begun, and the error is raised once all have ended.
         """
-        if _here.in_turn or self.count == 1 or len(bodies) < 2:
+        if _here.in_turn or self.count == 1:
             return [self.run(body) for body in bodies]
         return self.run(lambda: self._shared(bodies))
 

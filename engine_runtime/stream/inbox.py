@@ -149,8 +149,8 @@ class Inbox:
         """Play these adapters from the next step on; None plays none."""
         self._lora_changed, self.lora = self._lora_changed or lora is not self.lora, lora
 
-    def configure(self, changes: dict[str, Any]) -> StreamConfig:
-        """Change the configuration from the next step on, and return the new one.
+    def configure(self, changes: dict[str, Any]) -> None:
+        """Change the configuration from the next step on.
 
         Raises:
             InputError: for a field that cannot change while playing.
@@ -167,7 +167,6 @@ class Inbox:
         config.check_depth(config.depth, self._largest_depth(self))
         self._config = config
         self._config_changes.update(changes)
-        return config
 
     def automate(self, tracks: Iterable[Track], tick: int) -> None:
         """Add tracks that count from this tick; a track replaces an older one of its knob."""
@@ -191,7 +190,7 @@ class Inbox:
 
     def _limited(self, depth: int) -> int:
         """Limit a track's depth to what other sessions leave now; it was checked when the track was added."""
-        largest = max(1, self._largest_depth(self))
+        largest = self._largest_depth(self)
         if depth > largest:
             log.warning("a track asks for depth %d, and other sessions leave %d", depth, largest)
         return min(depth, largest)
@@ -201,12 +200,10 @@ class Inbox:
         hand.
         """
         by_hand = {*self._config_changes, *(name for change in self._knob_changes for name in change.values)}
-        for knob, (since, track) in list(self._tracks.items()):
+        for knob, (since, track) in self._tracks.items():
             value = track.at(tick - since)
             if value is not None and value != track.at(tick - since - 1) and knob not in by_hand:
                 if knob in KNOBS:
                     self.set(self.prepare({knob: value}))
                 else:
                     self.configure({knob: self._limited(int(value))})
-            if not track.loop and tick - since >= track.start + len(track.values):
-                del self._tracks[knob]

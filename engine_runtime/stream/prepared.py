@@ -22,7 +22,7 @@ OWN = {name: knob.overrides for name, knob in KNOBS.items() if knob.overrides}  
 
 def noise(seed: int, frames: int, channels: int) -> Tensor:
     """Draw starting noise `[T, C]` float32, on the CPU as `[1, C, T]`: ComfyUI's layout, so that seeds agree."""
-    generator = torch.Generator().manual_seed(seed % 2**64)
+    generator = torch.Generator().manual_seed(seed)
     return torch.randn(1, channels, frames, generator=generator)[0].T.contiguous()
 
 

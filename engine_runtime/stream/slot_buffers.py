@@ -143,15 +143,14 @@ class SlotBuffers:
                     assign(self._knob(name)[slot], prepared.guidance[name])
 
     def _write_weights(self, slot: int, state: KnobState) -> None:
-        """Write the weights of the conditions, each times `max(0, 1 - |b - j|)` with a blend `b`; a single one weighs
-        1.
+        """Write the weights of the conditions, each times `max(0, 1 - |b - j|)` with a blend `b`. A single one needs
+        none: where all are 0 the first condition counts alone.
 
         A blend beyond the last condition counts as the last.
         """
         given = self._prepared(slot).weights
         weights = self.buffer("weights", self.conditions, self.frames, 1)[slot].zero_()
         if len(given) == 1:
-            weights[0].fill_(1.0)
             return
         blend, last = state.value("blend"), len(given) - 1
         for j, weight in enumerate(given):

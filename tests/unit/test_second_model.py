@@ -201,12 +201,14 @@ def test_curves_keep_time_at_its_rate() -> None:
     swing = curves.lfo("square", 2.0)  # 0.25 s high, 0.25 s low
     np.testing.assert_array_equal(swing.values(25, 50), [1.0] * 13 + [0.0] * 12)
     np.testing.assert_array_equal(curves.shift(line, 1.0).values(101, 50)[50:], at_50[:51])
-    assert from_audio.beat_grid(60.0).values(101, 50).argmax() == 0
-    np.testing.assert_array_equal(np.flatnonzero(from_audio.beat_grid(60.0).values(101, 50) == 1.0), [0, 50, 100])
+    assert from_audio.beat_grid(60.0, 1, 0.0, 200.0).values(101, 50).argmax() == 0
+    np.testing.assert_array_equal(
+        np.flatnonzero(from_audio.beat_grid(60.0, 1, 0.0, 200.0).values(101, 50) == 1.0), [0, 50, 100]
+    )
     with pytest.raises(InputError, match="8 Hz are asked of 5 frames; allowed are 5 Hz"):
         curves.lfo("sine", 8.0).values(5, 10)
     tone = np.sin(np.arange(16_000) / 5)[None]
-    assert from_audio.envelope(tone, 16_000, spec=HUM).frames == from_audio.frames_of(16_000, 16_000, HUM) == 50
+    assert from_audio.envelope(tone, 16_000, 10.0, 200.0, HUM).frames == from_audio.frames_of(16_000, 16_000, HUM) == 50
 
 
 def test_the_node_plays_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -82,9 +83,9 @@ def test_attack_and_release_are_time_constants():
 
 
 def test_silence_and_the_quietest_sound():
-    assert (from_audio.envelope(np.zeros((2, 48000)), 48000).values(25) == 0).all()
-    assert from_audio.envelope(np.full((1, 48000), 1e-20), 48000).values(25).max() == 1
-    assert from_audio.envelope(np.ones((1, 1)), 48000).values(1)[0] == 1  # less than a frame counts as one
+    assert (from_audio.envelope(np.zeros((2, 48000)), 48000, 10, 200).values(25) == 0).all()
+    assert from_audio.envelope(np.full((1, 48000), 1e-20), 48000, 10, 200).values(25).max() == 1
+    assert from_audio.envelope(np.ones((1, 1)), 48000, 10, 200).values(1)[0] == 1  # less than a frame counts as one
 
 
 @pytest.mark.parametrize("rate", RATES)
@@ -170,7 +171,7 @@ def test_pulses_fall_by_e_each_decay():
     expected[20:] = np.exp(-np.arange(10) * FRAME / 0.1)
     np.testing.assert_allclose(made, expected)
     np.testing.assert_array_equal(np.flatnonzero(from_audio.pulses(np.array([0.39, 0.8]), 30, decay=0)), [10, 20])
-    assert not from_audio.pulses(np.array([]), 5).any()
+    assert not from_audio.pulses(np.array([]), 5, decay=100).any()
     np.testing.assert_allclose(from_audio.pulses(np.array([1.0]), 30, decay=100, rate=10)[10:12], [1, np.exp(-1)])
     refuses(InputError, "the decay is -1", lambda: from_audio.pulses(np.array([0.4]), 5, decay=-1))
     refuses(InputError, "the decay is 60001", lambda: from_audio.pulses(np.array([0.4]), 5, decay=60_001))
@@ -180,7 +181,9 @@ def test_a_grid_of_beats():
     def peaks(curve, n):
         return np.flatnonzero(curve.values(n)).tolist()
 
-    grid = from_audio.beat_grid
+    def grid(bpm, every=1, offset=0.0, decay=200.0):
+        return from_audio.beat_grid(bpm, every, offset, decay)
+
     assert peaks(grid(120, decay=0), 60) == [0, 12, 25, 38, 50]  # every 12.5 frames, to the nearest even one
     assert peaks(grid(120, every=2, decay=0), 60) == [0, 25, 50]
     assert peaks(grid(60, offset=0.2, decay=0), 60) == [5, 30, 55]
@@ -196,18 +199,22 @@ def test_a_grid_of_beats():
 
 def test_a_curve_of_found_beats():
     beats = from_audio.Beats(60.0, np.array([0.4, 1.4, 2.4]))
-    curve = from_audio.beat_curve(beats, 75, decay=0)
+
+    def found(every=1, offset=0.0, decay=0.0):
+        return from_audio.beat_curve(beats, 75, every, offset, decay)
+
+    curve = found()
     assert np.flatnonzero(curve.values(75)).tolist() == [10, 35, 60] and curve.frames == 75
-    assert np.flatnonzero(from_audio.beat_curve(beats, 75, every=2, decay=0).values(75)).tolist() == [10, 60]
-    assert np.flatnonzero(from_audio.beat_curve(beats, 75, offset=-0.6, decay=0).values(75)).tolist() == [20, 45]
-    assert np.flatnonzero(from_audio.beat_curve(beats, 75, offset=0.8, decay=0).values(75)).tolist() == [30, 55]
-    assert np.flatnonzero(from_audio.beat_curve(beats, 75, offset=-0.4, decay=0).values(75)).tolist() == [0, 25, 50]
-    early = from_audio.beat_curve(beats, 75, offset=-0.6, decay=1000).values(75)
+    assert np.flatnonzero(found(every=2).values(75)).tolist() == [10, 60]
+    assert np.flatnonzero(found(offset=-0.6).values(75)).tolist() == [20, 45]
+    assert np.flatnonzero(found(offset=0.8).values(75)).tolist() == [30, 55]
+    assert np.flatnonzero(found(offset=-0.4).values(75)).tolist() == [0, 25, 50]
+    early = found(offset=-0.6, decay=1000).values(75)
     assert early[:20].max() == 0, "a beat before the start is skipped, its fall too"
 
 
 def test_what_is_no_audio():
-    for call in (from_audio.envelope, from_audio.find_beats):
+    for call in (partial(from_audio.envelope, attack=10, release=200), from_audio.find_beats):
         refuses(AudioError, "shape [2, 0]", lambda call=call: call(np.zeros((2, 0)), 48000))
         refuses(AudioError, "shape [9]", lambda call=call: call(np.zeros(9), 48000))
         refuses(AudioError, "500 Hz", lambda call=call: call(np.zeros((1, 9)), 500))
@@ -224,17 +231,17 @@ def test_beats_refuse():
     assert len(from_audio.find_beats(clicks(120, seconds=2.0, first=0.1)[0], 22050).times) == 4
     audio, _ = clicks(120, seconds=3)
     refuses(InputError, "the tempo is 30", lambda: from_audio.find_beats(audio, 22050, 30))
-    refuses(InputError, "the tempo is 0", lambda: from_audio.beat_grid(0))
-    refuses(InputError, "the tempo is 241", lambda: from_audio.beat_grid(241))
+    refuses(InputError, "the tempo is 0", lambda: from_audio.beat_grid(0, 1, 0, 200))
+    refuses(InputError, "the tempo is 241", lambda: from_audio.beat_grid(241, 1, 0, 200))
     beats = from_audio.Beats(60.0, np.array([0.4]))
-    for make in (lambda **given: from_audio.beat_grid(120, **given), lambda **g: from_audio.beat_curve(beats, 9, **g)):
-        refuses(InputError, "every is 0", lambda make=make: make(every=0))
-        refuses(InputError, "every is 65", lambda make=make: make(every=65))
-        refuses(InputError, "the offset is -601", lambda make=make: make(offset=-601))
-        refuses(InputError, "the offset is 601", lambda make=make: make(offset=601))
-    refuses(InputError, "the decay is -1", lambda: from_audio.beat_grid(120, decay=-1))
-    refuses(InputError, "the attack is nan", lambda: from_audio.envelope(audio, 22050, attack=math.nan))
-    refuses(InputError, "the release is -1", lambda: from_audio.envelope(audio, 22050, release=-1))
+    for make in (partial(from_audio.beat_grid, 120), partial(from_audio.beat_curve, beats, 9)):
+        for every in (0, 65):
+            refuses(InputError, f"every is {every}", lambda make=make, every=every: make(every, 0, 200))
+        for offset in (-601, 601):
+            refuses(InputError, f"the offset is {offset}", lambda make=make, offset=offset: make(1, offset, 200))
+    refuses(InputError, "the decay is -1", lambda: from_audio.beat_grid(120, 1, 0, decay=-1))
+    refuses(InputError, "the attack is nan", lambda: from_audio.envelope(audio, 22050, math.nan, 200))
+    refuses(InputError, "the release is -1", lambda: from_audio.envelope(audio, 22050, 10, release=-1))
 
 
 def test_that_a_clip_begins_tells_less_than_what_comes_later():

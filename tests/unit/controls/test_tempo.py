@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ostinato.engine_runtime.controls import from_audio, tempo
 from ostinato.engine_runtime.errors import InputError
+from scipy.signal import butter, sosfilt
 
 from ...fuzz import examples
 from ..refusal import check_sentence
@@ -160,6 +161,15 @@ def test_held_chords_have_no_beat(seed):
     no_beat(pads(seed))
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_given_tempo_makes_no_beat_of_silence_or_chords_or_a_rumble(channels):
+    level = (np.minimum(TIME, 5 - TIME) / 0.3).clip(0, 1)
+    rumble = level * sosfilt(butter(4, 400, fs=RATE, output="sos"), BEATLESS["noise"])
+    for sound in (BEATLESS["silence"], pads(0), rumble):
+        with pytest.raises(InputError, match="no beat was found"):
+            from_audio.find_beats(np.stack([sound] * channels), RATE, 120)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_strokes_at_random_times_have_no_beat(seed):
     times = np.random.default_rng(seed).uniform(0.2, 7.6, 12)
@@ -177,6 +187,21 @@ def test_any_strokes_have_a_beat_or_none(places, seconds, bpm, noisy):
     else:
         assert beats is None or (np.diff(beats.times) > 0).all() and np.isfinite(beats.times).all()
         assert beats is None or beats.bpm == bpm or tempo.MIN_BPM * 0.9 < beats.bpm < tempo.MAX_BPM * 1.1
+
+
+@pytest.mark.parametrize("period", [48.3, 50.0, 52.4])
+def test_a_period_lies_between_frames(period):
+    frames = np.arange(1000)
+    flux = np.exp(-0.5 * (((frames + period / 2) % period - period / 2) / 3) ** 2)
+    assert tempo.likely_period(flux) == pytest.approx(period, abs=0.2)
+
+
+def test_where_every_other_low_stroke_is_much_weaker_the_beat_is_half_as_fast():
+    low, none = np.zeros(1000), np.zeros(1000)
+    low[20::100], low[70::100] = 1.0, 0.55
+    assert tempo.kick_period(low, none, 50.0) == pytest.approx(100.0, abs=1.0)
+    low[70::100] = 0.8
+    assert tempo.kick_period(low, none, 50.0) == pytest.approx(50.0, abs=1.0)
 
 
 def test_five_strokes_at_a_tempo_are_a_beat():

@@ -154,6 +154,12 @@ def test_a_block_runs_on_its_device(current, cuda):
     assert [gpu.numbered(device) for device in (SECOND, CPU)] == [SECOND, CPU]
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_capture_is_told(cuda, inside):
+    cuda(is_current_stream_capturing=lambda: inside)
+    assert gpu.capturing() is inside
+
+
 def test_bfloat16_is_asked_of_the_device(current, cuda):
     cuda(is_bf16_supported=lambda including_emulation: current == [SECOND])
     assert gpu.computes_in_bfloat16(SECOND)

@@ -65,6 +65,11 @@ def test_ticks_go_before_other_work_of_their_device(streams):
     assert streams["used"] == []
 
 
+def test_a_body_runs_on_the_lane(streams):
+    lane = Lane(CUDA)
+    assert lane.run(lambda: list(streams["used"])) == [lane.stream] and streams["used"] == []
+
+
 def test_the_lane_waits_for_what_the_caller_had_enqueued(streams):
     lane = Lane(CUDA)
     streams[CUDA].seen.append("upload")

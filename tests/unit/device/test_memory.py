@@ -9,6 +9,7 @@ import torch
 from ostinato.engine_runtime.audio.decode import decode, decode_clips
 from ostinato.engine_runtime.audio.encode import encode_audio, encode_timbre
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
+from ostinato.engine_runtime.device.memory import guarded
 from ostinato.engine_runtime.engines.contract import Rows
 from ostinato.engine_runtime.errors import MemoryShortage
 from ostinato.engine_runtime.models.conditioning import encode_prompt
@@ -26,6 +27,17 @@ from ..refusal import check_sentence, refused
 
 def no_room(*args, **kwargs) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def test_what_a_shortage_caused_is_a_shortage() -> None:
+    """As where the driver's bindings or safetensors wrap what CUDA said."""
+    with pytest.raises(MemoryShortage, match="a tick"), guarded("a tick", "less", "close something"):
+        try:
+            no_room()
+        except torch.OutOfMemoryError as error:
+            raise ValueError("could not be made") from error
+    with pytest.raises(ValueError), guarded("a tick", "less", "close something"):
+        raise ValueError("could not be made") from KeyError("x")
 
 
 class Short:

@@ -174,14 +174,23 @@ def test_a_team_of_one_needs_no_other_thread() -> None:
 def test_a_thread_may_have_workers_of_its_own(team: int) -> None:
     """And those that help it work for it."""
 
-    def inside() -> tuple[bool, bool]:
+    def inside() -> tuple[bool, bool, bool]:
         leave_team()
         with own_workers():
             own = workers()
-            return own is not registry.one(Workers), all(mine is own for mine in own.each([workers] * 4))
+            found = own is not registry.one(Workers), all(mine is own for mine in own.each([workers] * 4))
+        return *found, workers() is registry.one(Workers)
 
-    assert elsewhere(inside) == (True, True)
+    assert elsewhere(inside) == (True, True, True)
     assert workers() is registry.one(Workers)
+
+
+def test_threads_end_with_their_workers(team: int) -> None:
+    before, made = set(threading.enumerate()), Workers()
+    assert made.run(threading.current_thread) not in before
+    assert made.run(lambda: made.run(threading.current_thread, wide=True)) not in before
+    made.close()
+    assert set(threading.enumerate()) <= before
 
 
 def test_large_is_what_a_team_is_quicker_at(turbo: Any) -> None:

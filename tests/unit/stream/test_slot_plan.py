@@ -155,6 +155,12 @@ def test_a_tick_runs_what_any_slot_needs():
     assert not features(SlotPlan.of(request(), 0, Gates(knobs={"velocity_scale": 1}))).predicted
 
 
+def test_a_free_slot_stays_where_it_is_and_turns_nothing_on():
+    """Its row is decoded with the others, so what it held must not grow."""
+    assert FREE.scalars.t == FREE.scalars.t_next
+    assert features(FREE, FREE).on == frozenset() and not features(FREE).mixed and not features(FREE).softened
+
+
 def busy_plan() -> SlotPlan:
     return SlotPlan.of(request(), 0, ALL)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -53,6 +54,14 @@ def test_figures_of_a_run(turbo, conditions, clock: SimpleNamespace) -> None:
     assert session.steps_done == 12
     assert "3 latents finished, 0 dropped, in 8 ticks" in stats.text()
     assert "2.0 times real time" in stats.text() and "unguided" in stats.text()
+
+
+def test_before_the_first_tick_every_figure_is_0_and_passes_are_told() -> None:
+    stats = Stats(0, 0, 0, (), 0.0, 0.0, 4, 0, "an engine", True, "full")
+    assert (stats.ms_per_tick, stats.latents_per_s, stats.realtime) == (0.0, 0.0, 0.0)
+    assert replace(stats, tick_ms=(5.0, 1.0, 4.0, 2.0, 3.0)).ms_per_tick == 3.0, "the median"
+    for fused, words in ((True, "guided, one pass,"), (False, "guided, several passes,")):
+        assert words in replace(stats, fused=fused).text()
 
 
 def test_the_clock_forgets_the_oldest(clock: SimpleNamespace) -> None:
@@ -122,6 +131,16 @@ def test_on_a_gpu_a_tick_is_timed_once_it_is_over(device: Device) -> None:
     ticking.settle()
     device.plays(ticking, 40.0)
     assert device.over == 70.0, "nothing waits for the device"
+
+
+def test_a_clock_that_has_settled_knows_the_last_tick(device: Device) -> None:
+    ticking = TickClock(device)
+    ticking.settle()
+    device.plays(ticking, 20.0, 30.0, 40.0)
+    assert ticking.seconds == 0.0
+    ticking.settle()
+    assert ticking.seconds == pytest.approx((20 + 5 + 30 + 5 + 40) / 1e3)
+    assert ticking.tick_ms() == (20.0, 30.0, 40.0)
 
 
 def test_a_gpus_clock_keeps_no_event_of_a_tick_that_is_over(device: Device) -> None:
