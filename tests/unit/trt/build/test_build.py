@@ -28,7 +28,7 @@ from ostinato.engine_runtime.trt.files.sidecar import Expect, read_sidecar
 from ostinato.engine_runtime.trt.files.spec import SHORTEST, BuildSpec, make_spec
 from ostinato.engine_runtime.trt.files.trust import Trust
 from ostinato.engine_runtime.trt.library import preflight
-from ostinato.engine_runtime.trt.library.process import ended, revived
+from ostinato.engine_runtime.trt.library.process import ended, revived, run_child
 from typer.testing import CliRunner
 
 from ....engine_files import made_up, put
@@ -221,7 +221,7 @@ def test_a_refittable_build_needs_a_gpu(folder, graph):
 @POSIX
 def test_how_the_exporting_process_ended_is_told(code, kind, given):
     with pytest.raises(kind) as caught:
-        worker.run_child("export", {}, lambda *_: None, lambda _: [sys.executable, "-c", "input()\n" + code])
+        run_child("export", {}, lambda *_: None, lambda _: [sys.executable, "-c", "input()\n" + code])
     assert type(caught.value) is kind and given in caught.value.given
 
 
@@ -319,7 +319,7 @@ def test_the_last_lines_of_a_child_of_the_build_come_through(capfd):
     """An export that dies is a child of the child; its error crosses two pipes."""
     dies = "import sys; sys.stdin.readline(); print('on the way', file=sys.stderr); raise ValueError('odd weights')"
     with pytest.raises(EngineBuildError) as raised:
-        worker.run_child("export", {}, lambda *said: None, lambda _: [sys.executable, "-c", dies])
+        run_child("export", {}, lambda *said: None, lambda _: [sys.executable, "-c", dies])
     again = revived({"error": worker.packed(raised.value)})
     assert type(again) is EngineBuildError and str(again) == str(raised.value)
     assert str(again).endswith("ValueError: odd weights.") and "on the way" in capfd.readouterr().err
