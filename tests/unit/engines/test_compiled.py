@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,7 +11,6 @@ import pytest
 import torch
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.device.lane import Lane
-from ostinato.engine_runtime.engines import kinds
 from ostinato.engine_runtime.engines.compiled import needs, plain
 from ostinato.engine_runtime.engines.compiled.engine import CompiledEngine
 from ostinato.engine_runtime.engines.compiled.plain import FP8, INT8, NARROW, quantized
@@ -20,7 +18,8 @@ from ostinato.engine_runtime.engines.compiled.weights import PRODUCTS, Narrow, b
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.engines.factors import BUCKETS, PLACES
 from ostinato.engine_runtime.engines.kinds import KINDS, make_engine
-from ostinato.engine_runtime.engines.prove import fill
+from ostinato.engine_runtime.engines.profiles import Profile, Span
+from ostinato.engine_runtime.engines.prove import fill, prove
 from ostinato.engine_runtime.errors import EngineError, InputError, MemoryShortage
 from ostinato.engine_runtime.lora.stack import merged, stack
 from ostinato.engine_runtime.models.engines import torch_engine
@@ -297,53 +296,47 @@ def test_a_second_session_moves_nothing(transformer):
     assert engine.decoder.bound is None
 
 
-@pytest.fixture
-def any_device(monkeypatch):
-    """Every device will do."""
-
-    def allow():
-        for name in ("check_device", "check_triton"):
-            monkeypatch.setattr(needs, name, lambda *given: None)
-
-    return allow
-
-
-@pytest.fixture
-def runs_on(monkeypatch):
-    """`runs_on(operations)`: these in place of the kernels."""
-    return lambda operations: monkeypatch.setattr(kinds, "operations", lambda model, kind: operations)
+def on_gpu(transformer, dtype):
+    """What is asked of the model where it is on a GPU."""
+    return SimpleNamespace(
+        device=torch.device("cuda", 0), dtype=dtype, layers=transformer.layers, config=transformer.config
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
-def test_what_a_machine_lacks_is_named(transformer, kind, cuda, any_device, monkeypatch):
+def test_what_a_machine_lacks_is_named(transformer, kind, cuda):
     with pytest.raises(EngineError, match=f"the {kind} engine was asked for on cpu"):
         make_engine(kind, transformer, "unit-test")
-    gpu = torch.device("cuda", 0)
     cuda(get_device_capability=lambda device: (7, 0), get_device_name=lambda device: "Old GPU")
     with pytest.raises(EngineError, match=r"Old GPU has compute capability 7.0; the \w+ engine needs (7\.5|8\.9)"):
-        needs.check_device(kind, gpu, torch.bfloat16)
+        needs.operations(on_gpu(transformer, torch.bfloat16), kind)
     cuda(get_device_capability=lambda device: (9, 0))
     with pytest.raises(EngineError, match="the weights are torch.float32; .* engine takes bfloat16"):
-        needs.check_device(kind, gpu, torch.float32)
-    any_device()
-    monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, f"{needs.__package__}.fused", raising=False)
-    with pytest.raises(EngineError, match="needs Triton.*triton-windows"):
-        make_engine(kind, transformer, "unit-test")
+        needs.operations(on_gpu(transformer, torch.float32), kind)
+
+    def absent():
+        raise ModuleNotFoundError("No module named 'triton'")
+
+    with pytest.raises(EngineError, match=r"needs Triton, .*\(No module named 'triton'\).*triton-windows"):
+        needs.operations(on_gpu(transformer, torch.bfloat16), kind, absent)
 
 
-def test_a_kernel_that_cannot_be_made_is_named(transformer, any_device, monkeypatch):
-    class Fused:
-        triton = SimpleNamespace(__version__="3.6.0")
+class Fused:
+    """Kernels of a machine that has no compiler for them."""
 
-        @staticmethod
-        def silu(h, narrow, channel):
-            raise RuntimeError("Failed to find C compiler")
+    triton = SimpleNamespace(__version__="3.6.0")
 
-    any_device()
-    monkeypatch.setattr(needs.importlib, "import_module", lambda *given: Fused)
+    @staticmethod
+    def silu(h, narrow, channel):
+        raise RuntimeError("Failed to find C compiler")
+
+
+def test_a_kernel_that_cannot_be_made_is_named(transformer, cuda):
+    cuda(get_device_capability=lambda device: (9, 0))
     with pytest.raises(EngineError, match=r"cannot make its kernels here \(Failed to find C compiler\)"):
-        make_engine("compiled", transformer, "unit-test")
+        needs.check_kernels("compiled", Fused, CPU, torch.bfloat16)
+    with pytest.raises(EngineError, match="the compiled engine cannot make its kernels here"):
+        needs.operations(on_gpu(transformer, torch.bfloat16), "compiled", lambda: Fused)
 
 
 @pytest.mark.parametrize("sizes", [{"head_dim": 24}, {"num_attention_heads": 6}, {"attention_bias": True}])
@@ -378,13 +371,16 @@ def test_the_node_plays_eager_and_says_why(base, kind, caplog):
     assert "eager plays instead" in caplog.text
 
 
-def test_the_node_plays_eager_where_memory_is_short(base, monkeypatch, caplog):
-    def full(*_):
-        raise MemoryShortage("the fp8 engine found no room", "1.4 GB are needed", "unload other models")
+def test_the_node_plays_eager_where_memory_is_short(base, caplog):
+    words = "no memory is free on cuda:0", "the weights must fit", "unload other models"
+    rooms = iter([MemoryShortage(*words), None])
 
-    monkeypatch.setattr("ostinato.engine_runtime.models.engines.torch_engine", full)
-    engine, info = Engine.execute(base, "fp8", 8).args
-    assert isinstance(engine, EagerEngine) and "found no room" in info and "eager plays instead" in caplog.text
+    def ready():
+        if (error := next(rooms)) is not None:
+            raise error
+
+    engine, info = Engine.execute(replace(base, ready=ready), "fp8", 8).args
+    assert isinstance(engine, EagerEngine) and "no memory is free" in info and "eager plays instead" in caplog.text
 
 
 def broken_silu(h, narrow, channel=None):
@@ -394,39 +390,37 @@ def broken_silu(h, narrow, channel=None):
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
-def test_an_engine_is_proven_before_it_plays(cache, kind, runs_on):
+def test_an_engine_is_proven_before_it_plays(cache, kind):
     """With the operations of the CPU in place of the kernels; then with weights that are not the model's."""
-    runs_on(plain)
     model = load("random-base", torch.device("cpu"), torch.bfloat16)
-    engine = torch_engine(model, kind, 4)
+    engine = torch_engine(model, kind, 4, plain)
     assert "within" in engine.summary() and engine.recipe["kind"] == kind and engine.decoder.bound is None
     parts = {"silu": staticmethod(broken_silu), "gated": staticmethod(lambda *_: None)}
     broken = type("Broken", (), {**vars(plain), **parts})
-    runs_on(broken)
     with pytest.raises(EngineError, match="the engine is not the reference"):
-        torch_engine(model, kind, 4)
+        torch_engine(model, kind, 4, broken)
 
 
-@pytest.mark.parametrize(("error", "refused"), [(0.09, False), (0.15, True)])
-def test_float8_has_a_tolerance_of_its_own(cache, error, refused, runs_on, monkeypatch):
+def test_float8_has_a_tolerance_of_its_own(base):
     """Twice that of bfloat16, whatever the weights are."""
 
     class Off(CompiledEngine):
         """As far from the reference as that."""
 
-        def __call__(self, rows):
-            return EagerEngine(model.pipe.transformer, "x")(rows) * (1 + error)
+        error = 0.09
 
-    runs_on(plain)
-    monkeypatch.setattr(kinds, "CompiledEngine", Off)
-    model = load("random-base", torch.device("cpu"), torch.float32)
-    if refused:
-        with pytest.raises(EngineError, match=r"allowed is a relative difference of 0.12"):
-            torch_engine(model, "fp8", 4)
-    else:
-        assert "within 0.09 " in torch_engine(model, "fp8", 4).summary()
-    with pytest.raises(EngineError, match="allowed is a relative difference of 0.002"):
-        torch_engine(model, "compiled", 4)
+        def __call__(self, rows):
+            return reference(rows) * (1 + self.error)
+
+    assert "within" in torch_engine(base, "fp8", 4, plain).summary()
+    reference = EagerEngine(base.pipe.transformer, "unit-test")
+    off, least = Off(base.pipe.transformer, "unit-test", narrow=Narrow()), Profile(*[Span(2, 2, 2)] * 3)
+    assert "within 0.09 " in prove(off, reference, least, 0, products=off.products).summary()
+    with pytest.raises(EngineError, match=r"allowed is a relative difference of 0.002"):
+        prove(off, reference, least, 0)
+    off.error = 0.15
+    with pytest.raises(EngineError, match=r"allowed is a relative difference of 0.12"):
+        prove(off, reference, least, 0, products=off.products)
 
 
 def test_rows_keep_the_weights_of_their_passes(transformer):
