@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 import random
 import weakref
 from collections import Counter
-from contextlib import nullcontext
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,17 +16,15 @@ import pytest
 import torch
 from diffusers import AceStepTransformer1DModel
 from ostinato.cli.main import app
-from ostinato.engine_runtime.bench import floor as floor_module
 from ostinato.engine_runtime.bench import report
-from ostinato.engine_runtime.bench import run as run_module
 from ostinato.engine_runtime.bench import soak as soak_module
 from ostinato.engine_runtime.bench.calls import TICK, sorted_out
 from ostinato.engine_runtime.bench.case import Case, grid
 from ostinato.engine_runtime.bench.floor import Floor, Product, products
 from ostinato.engine_runtime.bench.play import POOL, Work, steady
-from ostinato.engine_runtime.bench.run import Plan, run
+from ostinato.engine_runtime.bench.run import Bench, Plan, run
 from ostinato.engine_runtime.bench.soak import GROWTH, USED, Soak, soak
-from ostinato.engine_runtime.bench.subject import Source, opened, references, source_for
+from ostinato.engine_runtime.bench.subject import SHAPES, Source, opened, references, source_for
 from ostinato.engine_runtime.controls.knobs import KNOBS
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.errors import EngineError, InputError
@@ -44,14 +41,7 @@ from ...helpers import StandIn
 
 CPU = torch.device("cpu")
 SMALL = Case(depth=2, steps=2, seconds=1.0, tokens=4)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Products are timed for a moment only: no test is about how fast they are."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(floor_module, "SPAN", 1e-3)
-        yield
+MOMENT = 1e-3  # seconds that a product is timed for: no test is about how fast they are
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +58,7 @@ def tiny(cache):
 def found(tiny):
     """A run on the CPU: two cases, and a reference beside them."""
     cases = grid((1, 2), (1.0,), ("off",), steps=2, tokens=4)
-    return run(Plan(("eager",), cases, 3, ("eager",), "ostinato bench"), tiny)
+    return run(Plan(("eager",), cases, 3, ("eager",), "ostinato bench", MOMENT), tiny)
 
 
 def changed(run, ms=None, **changes):
@@ -205,17 +195,17 @@ def test_the_json_has_the_fields_that_it_must(found, tmp_path):
     assert len(text.splitlines()) == 5 and "x eager" in text and "tiny eager fp32" in text
 
 
-def test_references_take_turns_with_the_engine(tiny, monkeypatch):
+def test_references_take_turns_with_the_engine(tiny, engine):
     """A B A B, the reference without CUDA graphs."""
     order = []
-    timed = run_module.Bench.timed
 
-    def spy(self, engine, case, times, captured):
-        order.append((engine is self.engine, captured))
-        return timed(self, engine, case, times, captured)
+    class Noted(Bench):
+        def timed(self, engine, case, times, captured):
+            order.append((engine is self.engine, captured))
+            return super().timed(engine, case, times, captured)
 
-    monkeypatch.setattr(run_module.Bench, "timed", spy)
-    run(Plan(("eager",), (SMALL,), 2, ("eager",)), tiny)
+    plan = Plan(("eager",), (SMALL,), 2, ("eager",), span=MOMENT)
+    Noted(plan, tiny, "eager", engine, references(plan.references, tiny), 0).measure(SMALL)
     assert order == [(True, True), (False, False)] * 2
 
 
@@ -229,25 +219,26 @@ def test_ticks_in_which_somebody_takes_a_slot_are_not_quiet(tiny, depth, steps, 
     assert found in [want[i:] + want[:i] for i in range(steps)]
 
 
-def test_one_engine_is_gone_before_the_next_is_opened(tiny, monkeypatch):
+def test_one_engine_is_gone_before_the_next_is_opened(cache):
     seen, alive = [], []
 
-    def watched(choice, source):
-        gc.collect()
-        alive.append(sum(one() is not None for one in seen))
-        engine = EagerEngine(source.transformer(), choice)
-        seen.append(weakref.ref(engine))
-        return nullcontext(engine)
+    class Watched(Source):
+        """Looks for the transformers it gave out before."""
 
-    monkeypatch.setattr(run_module, "opened", watched)
-    run(Plan(("eager", "eager"), (SMALL,), 2), tiny)
+        def transformer(self):
+            alive.append(sum(one() is not None for one in seen))
+            made = super().transformer()
+            seen.append(weakref.ref(made))
+            return made
+
+    run(Plan(("eager", "eager"), (SMALL,), 2, span=MOMENT), Watched(None, "tiny", CPU, torch.float32))
     assert alive == [0, 0]
 
 
 def test_calls_are_counted_after_the_times(tiny):
     """A GPU's run adds them to what it has timed; on the CPU there are none."""
     case, engine = SMALL, EagerEngine(tiny.transformer(), "x")
-    bench = run_module.Bench(Plan(("eager",), (case,), 2), tiny, "eager", engine, {}, 0)
+    bench = Bench(Plan(("eager",), (case,), 2, span=MOMENT), tiny, "eager", engine, {}, 0)
     timed, calls = bench.measure(case), bench.calls(case)
     assert all(timed[name] is None for name in calls)
     assert calls["joins_per_tick"] == calls["launches_per_tick"] == 0 and calls["calls_per_tick"] == {}
@@ -311,7 +302,7 @@ def test_the_floor_of_the_real_size():
 
 
 def test_a_product_is_measured_once():
-    floor = Floor(CPU, torch.float32)
+    floor = Floor(CPU, torch.float32, span=MOMENT)
     one = floor.ms([Product(64, 64, 64, 1.0)])
     assert one > 0 and floor.ms([Product(64, 64, 64, 6.0, layer=False)]) == pytest.approx(6 * one)
 
@@ -346,16 +337,15 @@ def test_each_engine_has_weights_of_its_own(tiny):
         assert torch.equal(a, b) and a.data_ptr() != b.data_ptr()
 
 
-def test_the_compiled_reference_is_the_reference(tiny, monkeypatch):
+def test_the_compiled_reference_is_the_reference(tiny):
     """Traced whole, for every shape; what `torch.compile` makes of the trace is its own affair."""
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager", fullgraph=True))
-    monkeypatch.setattr(torch._dynamo.config, "cache_size_limit", torch._dynamo.config.cache_size_limit)
-    both = references(("eager", "compile"), tiny)
     works = []
-    for engine, captured in both.values():
-        assert not captured
-        with steady(engine, SMALL, 2) as played:
-            works.append(played.work)
+    with torch._dynamo.config.patch("cache_size_limit", SHAPES):  # the reference sets it
+        both = references(("eager", "compile"), tiny, backend="eager", fullgraph=True)
+        for engine, captured in both.values():
+            assert not captured
+            with steady(engine, SMALL, 2) as played:
+                works.append(played.work)
     assert works[0] == works[1] and both["compile"].engine.name.startswith("compile, ")
     assert both["compile"].engine.decoder.model is both["eager"].engine.decoder.model, "one set of weights"
 
@@ -452,33 +442,24 @@ def test_the_picture_has_a_dot_for_every_time(found):
 # --- soak ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_soak_ends_with_the_work_it_began_with(monkeypatch):
+def test_a_soak_ends_with_the_work_it_began_with():
     """By the seeds of the requests and the knobs that were turned; what lies between is other work."""
-    blocks, told = [], []
-    block = soak_module.Player.block
+    ticks = []
 
-    def spy(self, drive, seed, ticks):
-        blocks.append([])
-        return block(self, drive, seed, ticks)
+    def on_tick(done, total):
+        assert (done, total) == (len(ticks) + 1, 190)
+        (name,) = runtime().names
+        session = runtime().session(name)
+        seeds = [request.sampling.seed for request in session.queued]
+        ticks.append((session.config.depth, str(session.knobs.dcw_mode), seeds))
 
-    def act(self, drive):
-        plain(self, drive)
-        (session,) = drive.sessions
-        blocks[-1].append(
-            (
-                session.config.depth,
-                str(session.knobs.dcw_mode),
-                [request.sampling.seed for request in session.queued],
-            )
-        )
-
-    plain = soak_module.Player.act
-    monkeypatch.setattr(soak_module.Player, "block", spy)
-    monkeypatch.setattr(soak_module.Player, "act", act)
-    made = soak(StandIn(), 190, 1.0, seed=3, on_tick=lambda *t: told.append(t), block=30)
-    assert [len(b) for b in blocks] == [30, 30, 30, 30, 10, 30, 30] and made.ticks == 190
-    assert blocks[0] == blocks[1] == blocks[5] != blocks[2] == blocks[6] != blocks[3]
-    assert made.finished > 30 and made.dropped == 0 and told[-1] == (190, 190)
+    made = soak(StandIn(), 190, 1.0, seed=3, on_tick=on_tick, block=30)
+    assert len(ticks) == made.ticks == 190
+    warm, first, second, between, _, again, last = (
+        ticks[a:b] for a, b in pairwise((0, 30, 60, 90, 120, 130, 160, 190))
+    )
+    assert warm == first == again != second == last != between
+    assert made.finished > 30 and made.dropped == 0
     assert [len(made.first_ms), len(made.between_ms), len(made.last_ms)] == [2, 2, 2] and min(made.first_ms) > 0
     assert made.device_bytes is made.device_used is None and not runtime().names
     json.dumps(made.as_json())
@@ -590,7 +571,7 @@ def test_a_run_that_ends_early_has_kept_what_it_measured(tiny):
 
     with pytest.raises(KeyboardInterrupt):
         cases = grid((1, 2), (1.0,), ("off",), steps=2, tokens=4)
-        run(Plan(("eager",), cases, 2), tiny, tell, lambda found: seen.append(len(found["results"])))
+        run(Plan(("eager",), cases, 2, span=MOMENT), tiny, tell, lambda found: seen.append(len(found["results"])))
     assert seen == [1]
 
 
