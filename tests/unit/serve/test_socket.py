@@ -74,6 +74,7 @@ class Served:
         self.kept: list[Capture] = []
         self.folder = folder
         self.share: Share | None = None
+        self.patience = connection.Patience()
         self.keep = Keep(self.session, self.write, lambda: folder / "recording.flac")
         self.port = 0
 
@@ -88,7 +89,7 @@ class Served:
 
     async def run(self, test: Callable[[Served], Awaitable[None]]) -> None:
         live = Live(self.session, self.control, self.keep, share=self.share)
-        made = Routes({"live": live}, loopback=True, missing=lambda prompt: [{"name": name} for name in prompt])
+        made = Routes({"live": live}, True, lambda prompt: [{"name": name} for name in prompt], self.patience)
         app = web.Application()
         app.add_routes(made.table())
         runner = web.AppRunner(app, shutdown_timeout=1.0)
@@ -349,14 +350,12 @@ def test_fifty_connects_and_drops_leave_nothing(served: Served) -> None:
 
 
 @pytest.mark.parametrize("acknowledged", [0, 2**50], ids=["honest", "lying"])
-def test_a_client_that_never_reads_holds_nothing_up(
-    served: Served, acknowledged: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_client_that_never_reads_holds_nothing_up(served: Served, acknowledged: int) -> None:
     """It asks for ever more sound and reads none: what waits for it is bounded, and the session plays for others.
 
     One that acknowledges nothing is let go; one that says it had all is, once the system's buffers are full.
     """
-    monkeypatch.setattr(connection, "SEND_SECONDS", 1.0)
+    served.patience = connection.Patience(send=1.0)
 
     async def test(served: Served) -> None:
         served.session.start()
@@ -520,8 +519,8 @@ def test_who_does_not_greet_is_let_go(served: Served, first: str) -> None:
     asyncio.run(served.run(test))
 
 
-def test_silence_is_not_waited_for(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "HELLO_SECONDS", 0.2)
+def test_silence_is_not_waited_for(served: Served) -> None:
+    served.patience = connection.Patience(hello=0.2)
 
     async def test(served: Served) -> None:
         async with served.connect() as socket:
