@@ -37,12 +37,12 @@ while True:
 
 
 @contextmanager
-def busy(count: int) -> Iterator[None]:
-    """Keep so many processes busy for the length of a block."""
+def busy(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Keep so many processes busy for the length of a block; yields them."""
     check_whole("the busy processes", count, 0, 1024, "as many as processors are a fully loaded machine")
     started = [subprocess.Popen([sys.executable, "-c", SPIN], stdin=subprocess.PIPE) for _ in range(count)]
     try:
-        yield
+        yield started
     finally:
         for process in started:
             process.kill()

@@ -14,6 +14,7 @@ from ..profile.layers import Workload
 from ..spec import ACE_STEP
 
 TICKS = 100  # timed in each round, unless told otherwise
+SPAN = 0.1  # seconds that each product of the floor is run for, so that the clock settles as it does in a stream
 BLOCK = 1000  # ticks that a soak compares at both ends
 SOAK_TICKS, SOAK_SECONDS = 20 * BLOCK, 10.0
 WINDOW_SECONDS = 3.0  # of the VAE

@@ -147,9 +147,9 @@ def fits(size: str, kind: str, device: torch.device, dtype: torch.dtype, asked: 
             weights = {name: _bytes_of(getattr(model.pipe, name)) for name in PARTS}
             with meter.part("engine"):  # with its check against eager
                 engine = torch_engine(model, kind)
-            tokens = _played(meter, model, engine, asked.case, asked.window)
+            tokens = played(meter, model, engine, asked.case, asked.window)
             short = False
-            longer += _longer(meter, model, engine, asked)
+            longer += try_longer(meter, model, engine, asked)
     except MemoryShortage:
         pass  # the part says so
     within = None if meter.most is None else meter.most <= asked.gigabytes * GIB
@@ -168,7 +168,7 @@ def fits(size: str, kind: str, device: torch.device, dtype: torch.dtype, asked: 
     }
 
 
-def _longer(meter: Meter, model: Model, engine: Engine, asked: Asked) -> list[dict[str, Any]]:
+def try_longer(meter: Meter, model: Model, engine: Engine, asked: Asked) -> list[dict[str, Any]]:
     """Try longer music from the asked depth down to 1, until it fits."""
     tried = list[dict[str, Any]]()
     for depth in range(asked.case.depth, 0, -1):
@@ -177,7 +177,7 @@ def _longer(meter: Meter, model: Model, engine: Engine, asked: Asked) -> list[di
             torch.cuda.empty_cache()  # what the last ring left
         case, fit = replace(asked.case, seconds=asked.longer, depth=depth), True
         try:
-            _played(meter, model, engine, case, asked.window)
+            played(meter, model, engine, case, asked.window)
         except MemoryShortage:
             fit = False
         tried.append({"seconds": asked.longer, "depth": depth, "fits": fit})
@@ -186,7 +186,7 @@ def _longer(meter: Meter, model: Model, engine: Engine, asked: Asked) -> list[di
     return tried
 
 
-def _played(meter: Meter, model: Model, engine: Engine, case: Case, window: float) -> int:
+def played(meter: Meter, model: Model, engine: Engine, case: Case, window: float) -> int:
     """Encode a prompt, play a ring that stays full, and decode while the ring is still there, first as the decode node
     does and then as a live session does. Returns the prompt's tokens.
     """

@@ -17,11 +17,10 @@ from torch import Tensor
 
 from ..device.gpu import on
 from ..engines.compiled.plain import FP8, INT8
-from .case import Case
+from .case import SPAN, Case
 
 COLD = 256 << 20  # bytes of all buffers of a product: several times the L2 cache of any GPU
 MOST = 64  # most sets of buffers
-SPAN = 0.1  # seconds that each product is run for, so that the clock settles as it does in a stream
 LEAST = 3  # fewest rounds
 FEWEST = 32  # rows that PyTorch's int8 product takes
 
@@ -98,10 +97,13 @@ class Floor:
         dtype: of the products.
         narrow: dtype of 8 bits for those of the layers: float8 with a scale for every row and column; int8 as cuBLAS
             has it, which writes its sums in 32 bits.
+        span: seconds that each product is run for.
     """
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, narrow: torch.dtype | None = None) -> None:
-        self._device, self._dtype, self._narrow_dtype = device, dtype, narrow
+    def __init__(
+        self, device: torch.device, dtype: torch.dtype, narrow: torch.dtype | None = None, span: float = SPAN
+    ) -> None:
+        self._device, self._dtype, self._narrow_dtype, self._span = device, dtype, narrow, span
         self._generator = torch.Generator(device).manual_seed(0)
         self._known: dict[tuple[int, int, int, torch.dtype | None], float] = {}
 
@@ -114,7 +116,7 @@ class Floor:
         if key not in self._known:
             calls, cuda = self._calls(m, n, k, narrow), self._device.type == "cuda"
             with on(self._device):
-                self._known[key] = _on_gpu(calls, self._device) if cuda else _on_cpu(calls)
+                self._known[key] = _on_gpu(calls, self._device, self._span) if cuda else _on_cpu(calls, self._span)
         return self._known[key]
 
     def _calls(self, m: int, n: int, k: int, narrow: torch.dtype | None) -> list[Callable[[], Tensor]]:
@@ -144,7 +146,7 @@ class Floor:
         return torch.randn(shape, generator=self._generator, device=self._device, dtype=self._dtype)
 
 
-def _on_gpu(calls: list[Callable[[], Tensor]], device: torch.device) -> float:
+def _on_gpu(calls: list[Callable[[], Tensor]], device: torch.device, span: float) -> float:
     """Return the milliseconds of one call, captured in a graph: no launch counts, and every result has its own
     memory."""
     side, graph = torch.cuda.Stream(device), torch.cuda.CUDAGraph()
@@ -157,7 +159,7 @@ def _on_gpu(calls: list[Callable[[], Tensor]], device: torch.device) -> float:
         held = [call() for call in calls]
     with torch.cuda.stream(side):
         one = _replayed(graph, 1, side)
-        count = max(1, round(1e3 * SPAN / one / LEAST))
+        count = max(1, round(1e3 * span / one / LEAST))
         times = [_replayed(graph, count, side) / count for _ in range(LEAST)]
     del held
     return statistics.median(times) / len(calls)
@@ -173,13 +175,13 @@ def _replayed(graph: torch.cuda.CUDAGraph, count: int, stream: torch.cuda.Stream
     return begin.elapsed_time(end)
 
 
-def _on_cpu(calls: list[Callable[[], Tensor]]) -> float:
+def _on_cpu(calls: list[Callable[[], Tensor]], span: float) -> float:
     times, spent = list[float](), 0.0
     for call in itertools.cycle(calls):
         begin = time.perf_counter()
         call()
         times.append(time.perf_counter() - begin)
         spent += times[-1]
-        if spent >= SPAN and len(times) > LEAST:  # the first one is cold
+        if spent >= span and len(times) > LEAST:  # the first one is cold
             return 1e3 * statistics.median(times[1:])
     raise AssertionError("there are calls")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ..errors import EngineError
@@ -89,47 +90,44 @@ class Times(NamedTuple):
 class Player:
     """Plays the blocks of a session and reports its place, as the page's worklet does.
 
+    Args:
+        clock: returns seconds.
+
     Attributes:
-        underruns: times that the sound was not there in time.
-        lead: samples that it wants ahead.
+        ring: what it plays from.
         began: the moment at which the first sample was played; None before.
     """
 
-    def __init__(self, session: LiveSession) -> None:
-        self._session, self._lock = session, threading.Condition(threading.Lock())
-        self._ring, self._closed = Ring(), False
-        self._clock = time.perf_counter()  # up to which it has played
+    def __init__(self, session: LiveSession, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._session, self._lock, self._clock = session, threading.Condition(threading.Lock()), clock
+        self.ring, self._closed = Ring(), False
+        self._played = clock()  # up to which it has played
         self._last = Heard()  # of the blocks that came
         self._met: dict[str, list[tuple[float, Heard]]] = {name: [] for name in Times._fields}
         self._error: Exception | None = None
         self.began: float | None = None
         session.attach(self)
         self._thread = threading.Thread(target=self._run, name="bench player", daemon=True)
+
+    def start(self) -> None:
+        """Begin to play."""
         self._thread.start()
-
-    @property
-    def lead(self) -> int:
-        return self._ring.lead
-
-    @property
-    def underruns(self) -> int:
-        return self._ring.underruns
 
     # --- what the session's threads call ---
 
     def block(self, block: Block) -> None:
         """Take a block in place of what is at its positions."""
-        now = time.perf_counter()
+        now = self._clock()
         with self._lock:
             self._advance(now)
-            taken = self._ring.take(block.epoch, block.position, block.samples, block.heard, block.at)
+            taken = self.ring.take(block.epoch, block.position, block.samples, block.heard, block.at)
             if taken and block.heard != self._last:
                 self._last = block.heard
-                self._met["ready"].append((self._clock, block.heard))  # within a quantum before now
+                self._met["ready"].append((self._played, block.heard))  # within a quantum before now
 
     def changed(self) -> None:
         with self._lock:
-            self._met["made"].append((time.perf_counter(), self._session.made))
+            self._met["made"].append((self._clock(), self._session.made))
 
     def failed(self, error: Exception) -> None:
         with self._lock:
@@ -181,26 +179,26 @@ class Player:
     # --- the audio thread ---
 
     def _run(self) -> None:
-        due = time.perf_counter()
+        due = self._clock()
         while True:
-            due = max(due + REPORT / SAMPLE_RATE, time.perf_counter() - REPORT / SAMPLE_RATE)
+            due = max(due + REPORT / SAMPLE_RATE, self._clock() - REPORT / SAMPLE_RATE)
             with self._lock:
-                if self._lock.wait_for(lambda: self._closed, max(0.0, due - time.perf_counter())):
+                if self._lock.wait_for(lambda: self._closed, max(0.0, due - self._clock())):
                     return
-                self._advance(time.perf_counter())
-                place = self._ring.epoch, self._ring.read, self._ring.lead, self._ring.moving
+                self._advance(self._clock())
+                place = self.ring.epoch, self.ring.read, self.ring.lead, self.ring.moving
             self._session.report(*place, self)
 
     def _advance(self, now: float) -> None:
         """Play what was due since the last call, a quantum at a time. Hold the lock."""
-        for _ in range(int((now - self._clock) * SAMPLE_RATE / QUANTUM)):
-            self._play(self._clock)
-            self._clock += QUANTUM / SAMPLE_RATE
+        for _ in range(int((now - self._played) * SAMPLE_RATE / QUANTUM)):
+            self._play(self._played)
+            self._played += QUANTUM / SAMPLE_RATE
 
     def _play(self, when: float) -> None:
-        heard = self._ring.play()
-        if self._ring.moving:
+        heard = self.ring.play()
+        if self.ring.moving:
             self.began = self.began or when
         for at, changes in heard:
-            self._met["heard"].append((when + max(0, at - self._ring.read + QUANTUM) / SAMPLE_RATE, changes))
+            self._met["heard"].append((when + max(0, at - self.ring.read + QUANTUM) / SAMPLE_RATE, changes))
             self._lock.notify_all()

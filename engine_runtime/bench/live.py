@@ -48,7 +48,7 @@ TAGS = (
     "fast techno with bass drums and a deep synth pad",
     "jazz trio, piano, upright bass, brushes",
 )
-SETTLE = 3.0  # seconds of sound before anything is measured
+SETTLE = 3.0
 PAUSE = (0.2, 0.7)  # seconds between two changes, drawn evenly, so that they meet the ring in any of its phases
 STAGES = ("evaluated", "made", "ready", "heard")
 
@@ -61,6 +61,7 @@ class Case:
         seconds, depth, steps, mode, seed_step: of the score; a loop with a seed step of 0 rests while nothing changes.
         changes: measured of each kind.
         busy: processes that compute beside it.
+        settle: seconds of sound before anything is measured.
     """
 
     seconds: float = 5.0
@@ -70,6 +71,7 @@ class Case:
     changes: int = 30
     busy: int = 0
     seed_step: int = 0
+    settle: float = SETTLE
 
     def __post_init__(self) -> None:
         check_whole("changes", self.changes, 1, 10_000, "thirty are enough for percentiles")
@@ -129,10 +131,10 @@ def _measured(graph: Instrument, case: Case) -> dict[str, Any]:
     times: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     with _playing(graph) as (session, control, player):
         first = _first_sound(session, player)
-        time.sleep(SETTLE)
+        time.sleep(case.settle)
         for kind in KINDS:  # the first of a kind is slower: kernels are chosen and captured in it
             _turned(control, player, kind, next(numbers))
-        underruns = player.underruns
+        underruns = player.ring.underruns
         since = time.perf_counter()
         for kind in KINDS * case.changes:
             time.sleep(rng.uniform(*PAUSE))
@@ -147,8 +149,8 @@ def _measured(graph: Instrument, case: Case) -> dict[str, Any]:
         "load": os.getloadavg() if hasattr(os, "getloadavg") else None,
         "first_sound_s": first,
         "first_sound_again_s": again,
-        "underruns": player.underruns - underruns,
-        "lead_ms": player.lead / 48.0,
+        "underruns": player.ring.underruns - underruns,
+        "lead_ms": player.ring.lead / 48.0,
         "decode_ms": 1e3 * figures.decode,
         "window_ms": 1e3 * figures.window,
         "tick_ms": figures.stats.ms_per_tick if figures.stats else None,
@@ -211,6 +213,7 @@ def _playing(graph: Instrument) -> Iterator[tuple[LiveSession, Control, Player]]
     session = LiveSession("bench live", graph.score)
     control = Control(session, graph)
     player = Player(session)
+    player.start()
     try:
         yield session, control, player
     finally:

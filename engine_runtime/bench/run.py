@@ -18,7 +18,7 @@ from ..errors import InputError, check_whole
 from ..profile.drive import Laps
 from ..spec import ACE_STEP
 from .calls import count_calls
-from .case import TICKS, Case
+from .case import SPAN, TICKS, Case
 from .floor import Floor, products
 from .origin import origin
 from .play import Steady, steady
@@ -41,6 +41,7 @@ class Plan:
         ticks: timed in each round, rounded up so that all slots finish equally often.
         references: of `subject.REFERENCES`; the first one's ratio is a result's `reference_ratio`.
         command: as typed, recorded with the figures.
+        span: seconds that each matrix product of the floor is run for.
     """
 
     engines: tuple[str, ...]
@@ -48,6 +49,7 @@ class Plan:
     ticks: int = TICKS
     references: tuple[str, ...] = ()
     command: str = ""
+    span: float = SPAN
 
     def __post_init__(self) -> None:
         check_whole("ticks", self.ticks, 1, 100_000, "a hundred are enough for percentiles")
@@ -120,7 +122,7 @@ class Bench:
     ) -> None:
         self.plan, self.source, self.choice, self.engine, self.beside = plan, source, choice, engine, beside
         self.resident, self.precision = resident, precision_of(choice, engine)
-        self.floor = Floor(engine.device, engine.dtype, NARROW.get(self.precision))
+        self.floor = Floor(engine.device, engine.dtype, NARROW.get(self.precision), plan.span)
         self.cuda = engine.device.type == "cuda"
 
     def measure(self, case: Case) -> dict[str, Any]:

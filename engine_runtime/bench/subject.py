@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,11 +125,11 @@ def precision_of(choice: str, engine: Engine) -> str:
 class Compiled(EagerEngine):
     """The reference under `torch.compile`, with kernels made for every shape."""
 
-    def __init__(self, transformer: AceStepTransformer1DModel, identity: str) -> None:
+    def __init__(self, transformer: AceStepTransformer1DModel, identity: str, **options: Any) -> None:
         super().__init__(transformer, identity)
         self.name, self.wide = f"compile, {self.name}", True  # one thread may compile at a time
         torch._dynamo.config.cache_size_limit = SHAPES  # past it, torch would go on uncompiled
-        self._compiled = torch.compile(self.decoder, dynamic=False)
+        self._compiled = torch.compile(self.decoder, dynamic=False, **options)
         self._seen = set[int]()
 
     def _decode(self, rows: Rows) -> Tensor:
@@ -147,13 +148,19 @@ class Reference(NamedTuple):
     captured: bool
 
 
-def references(names: tuple[str, ...], source: Source) -> dict[str, Reference]:
-    """Make the references, on one set of weights. Without CUDA graphs a slow host is measured with them."""
+def references(names: tuple[str, ...], source: Source, **options: Any) -> dict[str, Reference]:
+    """Make the references, on one set of weights. Without CUDA graphs a slow host is measured with them.
+
+    Args:
+        names: of `REFERENCES`.
+        options: further ones of `torch.compile`.
+    """
     for name in names:
         check_choice("the reference", name, REFERENCES)
     if not names:
         return {}
-    transformer, kinds = source.transformer(), {"eager": EagerEngine, "compile": Compiled}
+    kinds: dict[str, Callable[..., EagerEngine]] = {"eager": EagerEngine, "compile": partial(Compiled, **options)}
+    transformer = source.transformer()
     wanted = {name: name.removesuffix(GRAPH) for name in names}
     engines = {kind: kinds[kind](transformer, source.name) for kind in dict.fromkeys(wanted.values())}
     return {name: Reference(engines[kind], name != kind) for name, kind in wanted.items()}

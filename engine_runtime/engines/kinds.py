@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 
 from diffusers import AceStepTransformer1DModel
 
@@ -22,6 +23,7 @@ def make_engine(
     identity: str,
     max_rows: int = ROWS,
     ready: Callable[[], None] = lambda: None,
+    ops: ModuleType | None = None,
 ) -> EagerEngine | CompiledEngine:
     """Make an engine of the given kind on these weights; never falls back to another kind.
 
@@ -31,6 +33,7 @@ def make_engine(
         identity: names the weights.
         max_rows: rows in one execute.
         ready: brings the weights to the device, before a session opens.
+        ops: the fused operations; None takes this machine's kernels.
 
     Raises:
         InputError: for another kind, or rows out of range.
@@ -40,7 +43,7 @@ def make_engine(
     limits = limits_of(max_rows)
     if kind == "eager":
         return EagerEngine(transformer, identity, limits, ready)
-    ops = operations(transformer, kind)
+    ops = ops or operations(transformer, kind)
     if kind not in NARROW:
         return CompiledEngine(transformer, identity, limits, ready, ops)
     engine = CompiledEngine(transformer, identity, limits, ready, ops, none_of(len(transformer.layers), NARROW[kind]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 from ..constants import KINDS, ROWS
@@ -31,13 +32,16 @@ def eager_engine(model: Model, max_rows: int = ROWS) -> EagerEngine:
     return engine
 
 
-def torch_engine(model: Model, kind: str = KINDS[0], max_rows: int = ROWS) -> EagerEngine | CompiledEngine:
+def torch_engine(
+    model: Model, kind: str = KINDS[0], max_rows: int = ROWS, ops: ModuleType | None = None
+) -> EagerEngine | CompiledEngine:
     """Make an engine on this model's transformer; any kind but eager is first checked against eager.
 
     Args:
         model: the loaded pipeline.
         kind: one of `engines.kinds.KINDS`.
         max_rows: rows it takes in one execute.
+        ops: as in `make_engine`.
 
     Raises:
         InputError: for another kind.
@@ -48,7 +52,7 @@ def torch_engine(model: Model, kind: str = KINDS[0], max_rows: int = ROWS) -> Ea
         return eager_engine(model, max_rows)
     model.ready()
     with guarded(f"the {kind} engine found no room on {model.device}", *ROOM):
-        engine = make_engine(kind, model.pipe.transformer, model.identity, max_rows, model.ready)
+        engine = make_engine(kind, model.pipe.transformer, model.identity, max_rows, model.ready, ops)
         assert isinstance(engine, CompiledEngine)
         reference = EagerEngine(model.pipe.transformer, model.identity, engine.limits, model.ready)
         try:

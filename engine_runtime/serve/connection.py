@@ -11,6 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -43,9 +44,23 @@ log = logging.getLogger(__name__)
 IN_FLIGHT = 512 << 10  # bytes of sound that a client has not acknowledged, 2.7 s
 REPLIES = 256  # that wait to be sent; with one more the client does not read
 WRONG = 20  # messages that are refused before the connection ends
-HELLO_SECONDS = 10.0  # until the first message
-SEND_SECONDS = 20.0  # that a message may take to leave, and that sound may stay without an acknowledgement
 FIGURES_SECONDS = 0.25  # between two reports of figures
+
+
+@dataclass(frozen=True)
+class Patience:
+    """The seconds for which a client is waited.
+
+    Attributes:
+        hello: until the first message.
+        send: that a message may take to leave, and that sound may stay without an acknowledgement.
+    """
+
+    hello: float = 10.0
+    send: float = 20.0
+
+
+PATIENCE = Patience()
 
 
 class Connection:
@@ -54,13 +69,14 @@ class Connection:
     Args:
         socket: prepared.
         live: what it plays.
+        patience: with the client.
 
     Attributes:
         dropped: blocks of sound that were not sent, because the client did not acknowledge others.
     """
 
-    def __init__(self, socket: web.WebSocketResponse, live: Live) -> None:
-        self.socket, self._live = socket, live
+    def __init__(self, socket: web.WebSocketResponse, live: Live, patience: Patience = PATIENCE) -> None:
+        self.socket, self._live, self._patience = socket, live, patience
         self.session, self.control = live.session, live.control
         self.dropped = 0
         self._loop = asyncio.get_running_loop()
@@ -115,7 +131,7 @@ class Connection:
     async def _greet(self) -> None:
         """Wait for `hello`, and go on with the sound that the client has."""
         try:
-            first = await self.socket.receive(HELLO_SECONDS)
+            first = await self.socket.receive(self._patience.hello)
         except TimeoutError:
             raise _Refused("no hello came") from None
         if first.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
@@ -255,7 +271,7 @@ class Connection:
                 await asyncio.wait_for(self._wake.wait(), FIGURES_SECONDS)
             self._wake.clear()
             try:
-                async with asyncio.timeout(SEND_SECONDS):
+                async with asyncio.timeout(self._patience.send):
                     while self._replies or self._sound:
                         if self._replies:
                             await self.socket.send_str(self._replies.popleft())
@@ -266,7 +282,7 @@ class Connection:
                         self._sent += len(data)
                         await self.socket.send_bytes(data)
                     await self._send_figures()
-                if self._sent > self._acknowledged and time.monotonic() > self._heard_of + SEND_SECONDS:
+                if self._sent > self._acknowledged and time.monotonic() > self._heard_of + self._patience.send:
                     raise TimeoutError
             except TimeoutError:
                 await self._end(WSCloseCode.TRY_AGAIN_LATER, "messages are not read")

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from ..errors import InputError, OstinatoError
 from ..files import parse_json
-from .connection import Connection
+from .connection import PATIENCE, Connection, Patience
 from .messages import MAX_BYTES
 from .sessions import Live
 
@@ -31,10 +31,17 @@ class Routes:
         loopback: refuse a request whose Host names another machine, so that a foreign name that points here (DNS
             rebinding) reaches nothing.
         missing: lists what a graph in the API form names and this machine does not have; None where nobody asks.
+        patience: with each client.
     """
 
-    def __init__(self, offered: Mapping[str, Live], loopback: bool, missing: Lacking | None = None) -> None:
-        self._offered, self._loopback, self._missing = offered, loopback, missing
+    def __init__(
+        self,
+        offered: Mapping[str, Live],
+        loopback: bool,
+        missing: Lacking | None = None,
+        patience: Patience = PATIENCE,
+    ) -> None:
+        self._offered, self._loopback, self._missing, self._patience = offered, loopback, missing, patience
         self._open: dict[str, int] = {}
 
     def table(self) -> list[web.RouteDef]:
@@ -64,7 +71,7 @@ class Routes:
         self._open[name] = self._open.get(name, 0) + 1
         try:
             await socket.prepare(request)
-            await Connection(socket, live).run()
+            await Connection(socket, live, self._patience).run()
         finally:
             self._open[name] -= 1
         return socket

@@ -40,9 +40,10 @@ class Live:
 
 
 class Sessions(Mapping[str, Live]):
-    """Sessions by name. Every method works from any thread."""
+    """Sessions by name, `most` of them. Every method works from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST) -> None:
+        self._most = most
         self._live: dict[str, Live] = {}
         self.changing = threading.Lock()  # held while a session is started, updated or taken off the list
 
@@ -60,7 +61,7 @@ class Sessions(Mapping[str, Live]):
     ) -> Live:
         """Start a session, or give the one of that name another graph, without a gap.
 
-        A model of another family takes another session: the old one ends. Of more than `MOST`, the one that was not
+        A model of another family takes another session: the old one ends. Of more than `most`, the one that was not
         heard for longest ends.
 
         Args:
@@ -68,7 +69,7 @@ class Sessions(Mapping[str, Live]):
             since: when (`time.monotonic`) the values of the graph were read; widgets turned later keep their turn.
 
         Raises:
-            OstinatoError: for a graph that cannot be played, or one more than `MOST` that are all heard; what played
+            OstinatoError: for a graph that cannot be played, or one more than `most` that are all heard; what played
                 before plays on.
         """
         with self.changing:
@@ -92,11 +93,11 @@ class Sessions(Mapping[str, Live]):
 
     def _spare(self) -> Live | None:
         """Take the session off the list that another one has the place of; None where there is room."""
-        if len(self._live) < MOST:
+        if len(self._live) < self._most:
             return None
         name, live = max(self._live.items(), key=lambda item: item[1].session.unheard)
         if live.session.unheard < LEFT:
-            raise InputError(f"{MOST} live sessions play", f"at most {MOST} do", "end one: remove its node")
+            raise InputError(f"{self._most} live sessions play", f"at most {self._most} do", "end one: remove its node")
         return self._live.pop(name)
 
     def end(self, name: str, session: LiveSession | None = None) -> None:

@@ -9,12 +9,9 @@ pieces. N pieces, T frames of C channels.
 from __future__ import annotations
 
 import argparse
-import json
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,9 +22,9 @@ from ...engine_runtime.config import Guidance, Sampling
 from ...engine_runtime.numerics import guidance, steps
 from ...engine_runtime.numerics.schedule import sigmas
 from ..tiny.listen import Reference, hear, report
+from .command import Figures, options
 from .pieces import Pieces, relative, spectral
 
-log = logging.getLogger(__name__)
 KEEPS = ("velocity", "difference", "line", "push")
 
 
@@ -156,7 +153,7 @@ def judge(pieces: Pieces, clips: Sequence[Tensor]) -> dict[str, Any]:
 def measure(args: argparse.Namespace) -> None:
     pieces = Pieces("tiny-base", args.pieces, args.seconds, args.device)
     player = Player(pieces, args.steps, Guidance(scale=args.scale, norm_limit=args.norm_limit, momentum=args.momentum))
-    found: dict[str, Any] = {"given": {k: v for k, v in vars(args).items() if k != "out"}}
+    figures = Figures(args)
     want: Tensor | None = None
     sounds: list[Tensor] = []
     for name, way in ways().items():
@@ -173,24 +170,17 @@ def measure(args: argparse.Namespace) -> None:
             sounds = sounds or clips
             row["stft_db"] = round(float(np.mean([spectral(a, b) for a, b in zip(clips, sounds, strict=True)])), 3)
             row |= judge(pieces, clips)
-        found[name] = row
-        log.info("%s: %s (%.0f s)", name, json.dumps(row), time.perf_counter() - began)
-        args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        figures.add(name, row, began)
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--pieces", type=int, default=12)
+    parser = options(__doc__)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--scale", type=float, default=3.0)
     parser.add_argument("--momentum", type=float, default=Guidance.momentum)
     parser.add_argument("--norm-limit", type=float, default=Guidance.norm_limit)
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", nargs="*", help="words; ways that hold none of them are left out")
-    parser.add_argument("--no-sound", dest="sound", action="store_false", help="latents only")
     with torch.inference_mode():
         measure(parser.parse_args())
 

@@ -19,14 +19,10 @@ channels.
 from __future__ import annotations
 
 import argparse
-import json
-import logging
 import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -39,9 +35,9 @@ from ...engine_runtime.config import Sampling
 from ...engine_runtime.models.sized import SIZES as DECODERS
 from ...engine_runtime.numerics import steps
 from ...engine_runtime.numerics.schedule import sigmas
+from .command import Figures, options
 from .pieces import Pieces, relative, spectral
 
-log = logging.getLogger(__name__)
 RATE = 25  # frames a second
 NEAR = 6  # frames on each side of a seam that are compared, about a quarter of a second
 KINDS = ("free", "kept", "own")
@@ -182,17 +178,11 @@ def cost(seconds: float) -> dict[str, dict[str, float]]:
 
 
 def measure(args: argparse.Namespace) -> None:
-    found: dict[str, Any] = {"given": {k: v for k, v in vars(args).items() if k != "out"}}
-
-    def tell(name: str, row: dict[str, float], began: float) -> None:
-        found[name] = row
-        log.info("%s: %s (%.0f s)", name, json.dumps(row), time.perf_counter() - began)
-        args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-
+    figures = Figures(args)
     for seconds in args.seconds:
         if args.cost:
             for name, row in cost(seconds).items():
-                tell(name, row, time.perf_counter())
+                figures.add(name, row, time.perf_counter())
             continue
         pieces, narrow = (
             Pieces("tiny", args.pieces, seconds, args.device, dtype) for dtype in (torch.float32, torch.bfloat16)
@@ -211,7 +201,7 @@ def measure(args: argparse.Namespace) -> None:
             ):
                 part = _cut(theirs.music, first, 2 * RATE)
                 row = compare(pieces, whole.music, part, first, args.sound)
-                tell(f"T {seconds:g}, denoise {denoise:g}, {name}", row, began)
+                figures.add(f"T {seconds:g}, denoise {denoise:g}, {name}", row, began)
             for size, around in SIZES[int(seconds)]:
                 frames, context = size * RATE, around * RATE
                 first = places(pieces.frames, frames, context, args.pieces)
@@ -220,19 +210,14 @@ def measure(args: argparse.Namespace) -> None:
                     part = player.stretch(whole, denoise, first, frames, context, kind)
                     row = {"share": round((frames + 2 * context) / pieces.frames, 3)}
                     row |= compare(pieces, whole.music, part, first, args.sound)
-                    tell(f"T {seconds:g}, denoise {denoise:g}, W {size}, C {around}, {kind}", row, began)
+                    figures.add(f"T {seconds:g}, denoise {denoise:g}, W {size}, C {around}, {kind}", row, began)
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--pieces", type=int, default=12)
+    parser = options(__doc__)
     parser.add_argument("--seconds", type=float, nargs="*", default=[float(s) for s in SIZES])
     parser.add_argument("--denoise", type=float, nargs="*", default=list(DENOISE))
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--cost", action="store_true", help="of a row, and nothing else")
-    parser.add_argument("--no-sound", dest="sound", action="store_false", help="latents only")
     with torch.inference_mode():
         measure(parser.parse_args())
 

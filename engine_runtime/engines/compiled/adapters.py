@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Hashable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,18 @@ _STEP = 16  # the width out of a product in 8 bits is a multiple of this
 CONDITION_KINDS = frozenset(("cross_k", "cross_v"))  # of the condition; their products are never in 8 bits
 
 
+class EightBits(NamedTuple):
+    """How the layers' inputs become 8 bits wide.
+
+    Attributes:
+        dtype: of the products.
+        channels: `[layers, I]` that the inputs of `down` are divided by (see `Matrix`).
+    """
+
+    dtype: torch.dtype
+    channels: Tensor
+
+
 class Resident:
     """A copy of factors; `load` replaces them by others of the same rank and kinds, at the same addresses.
 
@@ -26,12 +39,11 @@ class Resident:
         wide: A of each kind, `[layers, r, in]`. a: the same in 8 bits, with the steps `[layers, r]`.
 
     Args:
-        narrow: dtype of the products in 8 bits; None for none.
-        channels: `[layers, I]` that `down` is multiplied with in 8 bits (see `Matrix`); None without.
+        narrow: None where no product is in 8 bits.
     """
 
-    def __init__(self, factors: Factors, narrow: torch.dtype | None, channels: Tensor | None) -> None:
-        self._narrow, self._channels = narrow, channels
+    def __init__(self, factors: Factors, narrow: EightBits | None) -> None:
+        self._narrow = narrow
         self.serial, self.shape = next(_SERIAL), shape_of(factors)
         rank = factors.rank + (-factors.rank % _STEP if narrow else 0)
         self.wide: dict[str, Tensor] = {}
@@ -44,7 +56,7 @@ class Resident:
             a = factors.a[kind].new_zeros(layers, rank, width)
             self.wide[kind] = a
             if narrow and kind not in CONDITION_KINDS:
-                self.a[kind] = quantized(a, narrow)
+                self.a[kind] = quantized(a, narrow.dtype)
             self.b[kind] = a.new_zeros(layers, factors.b[kind].shape[1], rank)
         self.load(factors)
 
@@ -55,7 +67,9 @@ class Resident:
             if self._from.get(kind) is not factors.a[kind]:
                 self.wide[kind][:, :rank].copy_(factors.a[kind])
                 if kind in self.a and self._narrow:
-                    new_a = quantized(self._flattened(kind, factors.a[kind]), self._narrow)
+                    a = factors.a[kind]
+                    a = a * self._narrow.channels[:, None] if kind == "down" else a
+                    new_a = quantized(a, self._narrow.dtype)
                     for kept, new in zip(self.a[kind], new_a, strict=True):
                         kept[:, :rank].copy_(new)
                 self._from[kind] = factors.a[kind]
@@ -65,12 +79,9 @@ class Resident:
                 for place, w in zip(own, given, strict=True):
                     place.copy_(w)
 
-    def _flattened(self, kind: str, a: Tensor) -> Tensor:
-        return a if kind != "down" or self._channels is None else a * self._channels[:, None]
-
     def channels(self, kind: str, layer: int) -> Tensor | None:
         """Return what a layer's input `[in]` is divided by in 8 bits (see `Matrix`); None for ones."""
-        return None if kind != "down" or self._channels is None else self._channels[layer]
+        return None if kind != "down" or self._narrow is None else self._narrow.channels[layer]
 
     def touches(self, *kinds: str) -> bool:
         return any(kind in self.b or kind in self.krons for kind in kinds)
@@ -105,11 +116,11 @@ class Adapters:
     """The adapters of some rows. `resident` acts while `on`, and is kept while off.
 
     Args:
-        narrow, channels: as `Resident` takes them.
+        narrow: as `Resident` takes it.
     """
 
-    def __init__(self, narrow: torch.dtype | None, channels: Tensor | None) -> None:
-        self.narrow, self.channels, self.on = narrow, channels, False
+    def __init__(self, narrow: EightBits | None) -> None:
+        self.narrow, self.on = narrow, False
         self.resident: Resident | None = None
 
     @property
@@ -124,5 +135,5 @@ class Adapters:
             if self.resident is not None and self.resident.shape == shape_of(factors):
                 self.resident.load(factors)
             else:
-                self.resident = Resident(factors, self.narrow, self.channels)
+                self.resident = Resident(factors, self.narrow)
         return before or (self.active is not None and self.active.touches(*CONDITION_KINDS))

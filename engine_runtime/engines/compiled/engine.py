@@ -17,7 +17,7 @@ from ...spec import ACE_STEP, ModelId, ModelSpec
 from ..contract import LIMITS, Limits, Rows
 from ..factors import Targets
 from . import plain
-from .adapters import Adapters
+from .adapters import Adapters, EightBits
 from .decoder import Decoder
 from .rows import CompiledRows
 from .weights import NAMES, Narrow
@@ -122,7 +122,7 @@ class CompiledEngine:
             tables=d.tables(frames // self.spec.patch, self.device),
             weights=d.weights,
             made=d.keys_values,
-            adapters=Adapters(*((d.narrow.dtype, d.weights.channels) if d.narrow else (None, None))),
+            adapters=Adapters(EightBits(d.narrow.dtype, d.weights.channels) if d.narrow else None),
         )
         with torch.no_grad():
             d.keys_values(rows.weights, rows.encoder_hidden_states[0, :1], None, rows.keys_values[0, :, :, :1])

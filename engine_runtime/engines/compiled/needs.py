@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
@@ -24,8 +25,19 @@ AMPERE, LAST_FOR_TURING = (8, 0), (3, 2)  # before Ampere there is no bfloat16; 
 MOST_WIDE, STEP = 128, 16  # head width; what the widths of a product are multiples of
 
 
-def operations(model: AceStepTransformer1DModel, kind: str) -> ModuleType:
+def _fused() -> ModuleType:
+    return importlib.import_module(".fused", __package__)
+
+
+def operations(
+    model: AceStepTransformer1DModel,
+    kind: str,
+    load: Callable[[], ModuleType] = _fused,
+) -> ModuleType:
     """Check that the fused operations of a kind of engine run here, and return their module.
+
+    Args:
+        load: imports it.
 
     Raises:
         EngineError: naming the first thing that is missing.
@@ -33,7 +45,7 @@ def operations(model: AceStepTransformer1DModel, kind: str) -> ModuleType:
     check_device(kind, model.device, model.dtype)
     check_sizes(kind, model)
     try:
-        fused = importlib.import_module(".fused", __package__)
+        fused = load()
     except ImportError as error:
         raise EngineError(
             f"the {kind} engine needs Triton, which cannot be imported",
@@ -41,10 +53,16 @@ def operations(model: AceStepTransformer1DModel, kind: str) -> ModuleType:
             "install it, or use eager",
             str(error),
         ) from error
-    check_triton(kind, model.device, fused.triton.__version__)
+    check_kernels(kind, fused, model.device, model.dtype)
+    return fused
+
+
+def check_kernels(kind: str, fused: ModuleType, device: torch.device, dtype: torch.dtype) -> None:
+    """Check that Triton makes kernels of these operations for the device. Raises `EngineError`."""
+    check_triton(kind, device, fused.triton.__version__)
     try:
-        with on(model.device):
-            _try(fused, model.device, model.dtype, kind)
+        with on(device):
+            _try(fused, device, dtype, kind)
     except Exception as error:  # Triton's compiler, the C compiler it calls and the driver each raise their own kinds
         log.debug("a kernel could not be tried", exc_info=True)
         raise EngineError(
@@ -53,7 +71,6 @@ def operations(model: AceStepTransformer1DModel, kind: str) -> ModuleType:
             "install what is missing, or use eager",
             " ".join(str(error).split())[:300],
         ) from error
-    return fused
 
 
 def check_device(kind: str, device: torch.device, dtype: torch.dtype) -> None:

@@ -74,5 +74,5 @@ class CompiledRows(Rows):
         """Write the keys and values of a row's own tokens; what lies beyond them is never read."""
         own = self.keys_values[row, :, :, :length]
         self.made(self.weights, self.encoder_hidden_states[row, :length], self.adapters.active, own)
-        if self.adapters.narrow == FP8:
+        if self.adapters.narrow is not None and self.adapters.narrow.dtype == FP8:
             torch.linalg.vector_norm(own[:, 1], float("inf"), (1, 2), dtype=torch.float32, out=self.peaks[row])

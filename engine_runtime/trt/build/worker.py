@@ -15,15 +15,13 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
 from ... import machine
 from ...errors import EngineError, EngineFileError, MemoryShortage, OstinatoError
@@ -34,16 +32,28 @@ from ..files.spec import BuildSpec
 from ..files.trust import Trust
 from ..health import state
 from ..library import preflight
-from ..library.process import LAST, child_command, ended, revived
+from ..library.process import run_child
 from .assemble import check_io, make_sidecar, read_record, read_written, write_plan
-from .builder import build
+from .builder import Built, build
 from .job import State
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 EXPORTED, BUILT = 0.6, 0.95  # share of the whole by the end of each
 STEP = 0.005  # smallest progress that is reported
 Tell = Callable[[dict[str, Any]], None]
 Say = Callable[[State, float, str], None]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a build needs processes, TensorRT and a driver for."""
+
+    run_child: Callable[[str, dict[str, Any], Callable[[float, str], None]], dict[str, Any]] = run_child
+    build: Callable[..., Built] = build
+    driver_cuda: Callable[[], tuple[int, int] | None] = machine.driver_cuda
 
 
 def run(what: str) -> int:
@@ -54,8 +64,13 @@ def run(what: str) -> int:
     if "work" in task:
         work = Path(task["folder"]) / task["work"]
         threading.Thread(target=_watch, args=(work,), daemon=True).start()
+    return attempt(what, task, tell, TASKS[what])
+
+
+def attempt(what: str, task: dict[str, Any], tell: Tell, do: Callable[[dict[str, Any], Tell], dict[str, Any]]) -> int:
+    """Do a task, tell its result or its error, and return the exit code."""
     try:
-        tell(TASKS[what](task, tell))
+        tell(do(task, tell))
     except OstinatoError as error:
         tell({"error": packed(error)})
         return 3
@@ -153,15 +168,18 @@ def _build(task: dict[str, Any], tell: Tell) -> dict[str, Any]:
             shutil.rmtree(work, ignore_errors=True)
 
 
-def build_in_order(task: dict[str, Any], spec: BuildSpec, folder: Path, work: Path, say: Say) -> dict[str, Any]:
+def build_in_order(
+    task: dict[str, Any], spec: BuildSpec, folder: Path, work: Path, say: Say, tools: Tools = Tools()
+) -> dict[str, Any]:
+    """Export, build and check an engine in `work`, then move it into `folder`; returns the build's last message."""
     start = time.monotonic()
-    exported = exported_graph(task, spec, work, say)
+    exported = exported_graph(task, spec, work, say, tools)
     stages = {"export": round(time.monotonic() - start, 1)}
     plan = work / f"{spec.name}.plan"
-    sidecar = _built(Path(exported["onnx"]), spec, folder, plan, exported["peak_bytes"], stages, say)
+    sidecar = _built(Path(exported["onnx"]), spec, folder, plan, exported["peak_bytes"], stages, say, tools)
     say(State.checking, BUILT, "checking the engine")
     begin = time.monotonic()
-    proof, unverified = prove(task, sidecar, plan, folder, say)
+    proof, unverified = prove(task, sidecar, plan, folder, say, tools)
     stages = {**sidecar.stages, "check": round(time.monotonic() - begin, 1)}
     sidecar = replace(sidecar, proof=proof, stages=stages, seconds=round(time.monotonic() - start, 1))
     write_whole(sidecar_path(plan), rewritten(sidecar))
@@ -174,16 +192,23 @@ def build_in_order(task: dict[str, Any], spec: BuildSpec, folder: Path, work: Pa
     return {"plan": str(plan), "unverified": unverified}
 
 
-def exported_graph(task: dict[str, Any], spec: BuildSpec, work: Path, say: Say) -> dict[str, Any]:
+def exported_graph(task: dict[str, Any], spec: BuildSpec, work: Path, say: Say, tools: Tools) -> dict[str, Any]:
     """Return `{"onnx", "peak_bytes"}` of an export in its own process, or of the given graph."""
     if spec.onnx is not None:
         return {"onnx": spec.onnx, "peak_bytes": None}
     say(State.exporting, 0.0, f"exporting {spec.model or spec.size}")
-    return run_child("export", task, lambda share, what: say(State.exporting, share * EXPORTED, what))
+    return tools.run_child("export", task, lambda share, what: say(State.exporting, share * EXPORTED, what))
 
 
 def _built(
-    onnx: Path, spec: BuildSpec, folder: Path, plan: Path, peak: int | None, stages: dict[str, float], say: Say
+    onnx: Path,
+    spec: BuildSpec,
+    folder: Path,
+    plan: Path,
+    peak: int | None,
+    stages: dict[str, float],
+    say: Say,
+    tools: Tools,
 ) -> Sidecar:
     """Build and write `plan`; its memory is freed on return. The sidecar is not written yet."""
     record = read_record(onnx, spec)
@@ -199,7 +224,7 @@ def _built(
             reported = now
             say(State.building, now, f"building {spec.name}")
 
-    built = build(onnx, record, spec, folder / f".timing-{spec.flavor}.cache", progress)
+    built = tools.build(onnx, record, spec, folder / f".timing-{spec.flavor}.cache", progress)
     check_io(built, record)
     peak = max(peak or 0, _peak() or 0) or None
     sidecar = make_sidecar(spec, record, built, {**stages, "build": round(built.seconds, 1)}, peak)
@@ -208,7 +233,7 @@ def _built(
 
 
 def prove(
-    task: dict[str, Any], sidecar: Sidecar, plan: Path, folder: Path, say: Say
+    task: dict[str, Any], sidecar: Sidecar, plan: Path, folder: Path, say: Say, tools: Tools
 ) -> tuple[dict[str, Any] | None, str]:
     """Check a plan that is not in place yet; returns (figures, why there are none).
 
@@ -218,54 +243,16 @@ def prove(
     """
     if sidecar.spec.onnx is not None:
         return None, "the model of its graph is not known, and ostinato doctor --engine FILE --model MODEL names it"
-    if machine.driver_cuda() is None:
+    if tools.driver_cuda() is None:
         return None, "no NVIDIA driver answers on this machine"
     asked = {**task, "sidecar": sidecar.as_json(), "plan": str(plan)}
     try:
-        said = run_child("check", asked, lambda _, what: say(State.checking, BUILT, what))
+        said = tools.run_child("check", asked, lambda _, what: say(State.checking, BUILT, what))
     except MemoryShortage as error:
         if (folder / plan.name).exists():
             raise
         return None, f"{error.given}; {error.allowed}"
     return said.get("proof"), said.get("unverified", "")
-
-
-def run_child(
-    what: str,
-    task: dict[str, Any],
-    hear: Callable[[float, str], None],
-    command: Callable[[str], list[str]] = child_command,
-) -> dict[str, Any]:
-    """Run a task in its own process, whose memory is freed with it, and return its last message. Raises its error."""
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(
-        command(what), stdin=pipe, stdout=pipe, stderr=pipe, text=True, encoding="utf-8", errors="replace"
-    )
-    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
-    tail: deque[str] = deque(maxlen=LAST)
-    passing = threading.Thread(target=_pass_on, args=(process.stderr, tail), daemon=True)
-    passing.start()
-    process.stdin.write(json.dumps(task) + "\n")
-    process.stdin.flush()
-    last: dict[str, Any] = {}
-    for line in process.stdout:
-        last = json.loads(line)
-        if "state" in last:
-            hear(last["fraction"], last["message"])
-    code = process.wait()
-    passing.join(timeout=5)
-    error = revived(last) or (ended(code, tail) if code else None)
-    if error is not None:
-        raise error
-    return last
-
-
-def _pass_on(stream: IO[str], tail: deque[str]) -> None:
-    """Write a child's stderr to this process's own, and keep its last lines that are not empty."""
-    for line in stream:
-        sys.stderr.write(line)
-        if line.strip():
-            tail.append(line)
 
 
 def _peak() -> int | None:
@@ -287,13 +274,23 @@ def _export(task: dict[str, Any], tell: Tell) -> dict[str, Any]:
     return {"onnx": str(onnx), "peak_bytes": _peak()}
 
 
-def check(task: dict[str, Any], tell: Tell) -> dict[str, Any]:
-    """Return `{"proof"}` of a plan that was just written, or `{"unverified"}` with why it cannot be checked here."""
+def check(
+    task: dict[str, Any],
+    tell: Tell,
+    here: Callable[[str, str], Expect] = state.here,
+    device: torch.device | None = None,
+) -> dict[str, Any]:
+    """Return `{"proof"}` of a plan that was just written, or `{"unverified"}` with why it cannot be checked here.
+
+    Args:
+        here: returns what an engine of a flavor and a library's version must be on this machine.
+        device: to run on; None is the current CUDA device.
+    """
     from ..health.check import compare, this_gpu
     from ..play.tensorrt import tensorrt
 
     sidecar, plan = parse(task["sidecar"]), Path(task["plan"])
-    place = state.here(sidecar.flavor, sidecar.library)
+    place = here(sidecar.flavor, sidecar.library)
     if place.capability is None:
         return {"unverified": "this PyTorch sees no CUDA device"}
     try:
@@ -309,7 +306,7 @@ def check(task: dict[str, Any], tell: Tell) -> dict[str, Any]:
     def say(what: str) -> None:
         tell({"state": State.checking.value, "fraction": BUILT, "message": what})
 
-    return {"proof": compare(sidecar, place, this_gpu(), read, tell=say)}
+    return {"proof": compare(sidecar, place, device or this_gpu(), read, tell=say)}
 
 
 def _probe(task: dict[str, Any], tell: Tell) -> dict[str, Any]:

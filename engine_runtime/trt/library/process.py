@@ -6,9 +6,11 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ... import errors
 from ...errors import EngineBuildError, OstinatoError
@@ -34,6 +36,44 @@ def ask(what: str, task: dict[str, Any], timeout: float = 120.0) -> dict[str, An
     if error is not None:
         raise error
     return said
+
+
+def run_child(
+    what: str,
+    task: dict[str, Any],
+    hear: Callable[[float, str], None],
+    command: Callable[[str], list[str]] = child_command,
+) -> dict[str, Any]:
+    """Run a task in its own process, whose memory is freed with it, and return its last message. Raises its error."""
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        command(what), stdin=pipe, stdout=pipe, stderr=pipe, text=True, encoding="utf-8", errors="replace"
+    )
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    tail: deque[str] = deque(maxlen=LAST)
+    passing = threading.Thread(target=_pass_on, args=(process.stderr, tail), daemon=True)
+    passing.start()
+    process.stdin.write(json.dumps(task) + "\n")
+    process.stdin.flush()
+    last: dict[str, Any] = {}
+    for line in process.stdout:
+        last = json.loads(line)
+        if "state" in last:
+            hear(last["fraction"], last["message"])
+    code = process.wait()
+    passing.join(timeout=5)
+    error = revived(last) or (ended(code, tail) if code else None)
+    if error is not None:
+        raise error
+    return last
+
+
+def _pass_on(stream: IO[str], tail: deque[str]) -> None:
+    """Write a child's stderr to this process's own, and keep its last lines that are not empty."""
+    for line in stream:
+        sys.stderr.write(line)
+        if line.strip():
+            tail.append(line)
 
 
 def revived(said: dict[str, Any]) -> OstinatoError | None:

@@ -10,7 +10,8 @@ import torch
 from ostinato.cli.main import app
 from ostinato.engine_runtime.bench import fits as fits_module
 from ostinato.engine_runtime.bench.case import GIB, Case
-from ostinato.engine_runtime.bench.fits import PARTS, Asked, Meter, capped, fits, text
+from ostinato.engine_runtime.bench.fits import PARTS, Asked, Meter, capped, fits, played, text, try_longer
+from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.errors import InputError
 from ostinato.engine_runtime.models.sized import _made_in
 from ostinato.engine_runtime.stream.sessions import runtime
@@ -52,17 +53,16 @@ def test_it_needs_no_package_that_only_graphs_need():
     assert (done.returncode, json.loads(done.stdout)["size"]) == (0, "tiny"), done.stderr
 
 
-def test_guidance_has_its_rows(cache, monkeypatch):
-    rows, plain = [], fits_module.torch_engine
+def test_guidance_has_its_rows(turbo):
+    rows = []
 
-    def watched(*given):
-        engine = plain(*given)
-        made = engine.rows
-        engine.rows = lambda batch, *rest: rows.append(batch) or made(batch, *rest)
-        return engine
+    class Watched(EagerEngine):
+        def rows(self, batch, frames, tokens):
+            rows.append(batch)
+            return super().rows(batch, frames, tokens)
 
-    monkeypatch.setattr(fits_module, "torch_engine", watched)
-    measured(Asked(8.0, Case(depth=2, steps=2, seconds=1.0, cfg="full"), longer=1.0))
+    engine = Watched(turbo.pipe.transformer, "watched")
+    played(Meter(CPU), turbo, engine, Case(depth=2, steps=2, seconds=1.0, cfg="full"), 1.0)
     assert set(rows) == {4}
 
 
@@ -79,18 +79,17 @@ def test_what_runs_short_is_named(cache, monkeypatch):
     assert CliRunner().invoke(app, words.split()).exit_code == 1
 
 
-def test_longer_music_is_tried_at_smaller_depths(cache, monkeypatch):
-    plain = fits_module.driven
+def test_longer_music_is_tried_at_smaller_depths(turbo):
+    class Small(EagerEngine):
+        """Has room for one row of two seconds."""
 
-    def driven(engine, config, *rest):
-        if config.depth == 2 and rest[0](0).frames == 50:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return plain(engine, config, *rest)
+        def rows(self, batch, frames, tokens):
+            if batch * frames > 50:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().rows(batch, frames, tokens)
 
-    monkeypatch.setattr(fits_module, "driven", driven)
-    found = measured()
-    assert found["fits"] is None, "what was asked for did play"
-    assert [(one["depth"], one["fits"]) for one in found["longer"]] == [(2, False), (1, True)]
+    found = try_longer(Meter(CPU), turbo, Small(turbo.pipe.transformer, "small"), SMALL)
+    assert found == [{"seconds": 2.0, "depth": 2, "fits": False}, {"seconds": 2.0, "depth": 1, "fits": True}]
 
 
 def test_the_cap_holds_inside_the_block_only(cuda):

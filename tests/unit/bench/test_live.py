@@ -26,9 +26,8 @@ RATE = 48_000
 class Session:
     """What a player needs of a session."""
 
-    made = Heard()
-
     def __init__(self) -> None:
+        self.made = Heard()
         self.reports: list[tuple[int, int, int, bool]] = []
 
     def attach(self, outlet: Any) -> None:
@@ -38,34 +37,25 @@ class Session:
         self.reports.append((epoch, position, lead, moving))
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Seconds that a test moves by hand; no thread plays meanwhile."""
-    fake = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(listener, "time", SimpleNamespace(perf_counter=lambda: fake.now))
-    monkeypatch.setattr(listener.threading, "Thread", lambda **_: SimpleNamespace(start=lambda: None))
-    return fake
-
-
 def block(position: int, samples: int, change: int = 0, at: int = 0, epoch: int = 1) -> Block:
     return Block(epoch, position, Heard(change, 0), at, bytes(4 * samples))
 
 
-def advance(player: Player, to: float) -> None:
-    with player._lock:
-        player._advance(to)
-
-
-def test_a_player_begins_at_its_lead_and_hears_a_change_at_its_sample(clock: SimpleNamespace) -> None:
-    player = Player(Session())  # type: ignore[arg-type]
+def test_a_player_begins_at_its_lead_and_hears_a_change_at_its_sample() -> None:
+    """By a clock that the test moves; what was due is played when a block comes."""
+    now, session = [100.0], Session()
+    player = Player(session, lambda: now[0])  # type: ignore[arg-type]
     player.block(block(0, FIRST_LEAD - 1))
-    clock.now += 1.0
+    now[0] = 101.0
+    session.made = Heard(3, 0)
+    player.changed()
     player.block(block(FIRST_LEAD - 1, RATE, 3, 4800))
     assert player.began is None
-    advance(player, clock.now + 0.2)
+    now[0] = 101.2
+    player.block(block(0, 1))  # has played by then, and is passed over
     assert player.began == pytest.approx(101.0, abs=QUANTUM / RATE)
-    (when, heard) = player._met["heard"][0]
-    assert heard == Heard(3, 0) and when - player.began == pytest.approx(4800 / RATE, abs=1e-6)
+    made, ready, heard = player.wait(3, True)
+    assert (made, ready) == (101.0, player.began) and heard - player.began == pytest.approx(4800 / RATE, abs=1e-6)
 
 
 def test_an_underrun_is_counted_and_the_lead_grows() -> None:
@@ -92,11 +82,11 @@ def test_the_lead_falls_as_in_the_page(seconds: int, spare: int, lead: int) -> N
     assert (ring.underruns, ring.lead) == (1, lead)
 
 
-def test_a_block_takes_the_place_of_what_is_there_and_a_new_epoch_of_all(clock: SimpleNamespace) -> None:
-    player = Player(Session())  # type: ignore[arg-type]
+def test_a_block_takes_the_place_of_what_is_there_and_a_new_epoch_of_all() -> None:
+    player = Player(Session(), lambda: 0.0)  # type: ignore[arg-type]
     player.block(block(0, 9600))
     player.block(block(4800, 4800 // 2))
-    ring = player._ring
+    ring = player.ring
     assert (ring.fresh, ring.end) == (7200, 9600)
     player.block(block(96_000, 4800, epoch=2))
     assert (ring.read, ring.fresh, ring.end) == (96_000, 100_800, 100_800)
@@ -104,7 +94,7 @@ def test_a_block_takes_the_place_of_what_is_there_and_a_new_epoch_of_all(clock: 
     assert ring.end == 100_800
 
 
-def test_a_session_that_failed_is_an_error(clock: SimpleNamespace) -> None:
+def test_a_session_that_failed_is_an_error() -> None:
     player = Player(Session())  # type: ignore[arg-type]
     player.failed(EngineError("it failed", "it works", "try again"))
     with pytest.raises(EngineError, match="it failed"):
@@ -112,20 +102,13 @@ def test_a_session_that_failed_is_an_error(clock: SimpleNamespace) -> None:
 
 
 @pytest.mark.parametrize("mode", ["loop", "endless"])
-def test_a_change_passes_its_stages_in_order(turbo: Model, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
-    monkeypatch.setattr(live, "SETTLE", 0.1)
-    turned, real = list[dict[str, float]](), live._turned
-
-    def noted(*given: Any) -> dict[str, float]:
-        turned.append(real(*given))
-        return turned[-1]
-
-    monkeypatch.setattr(live, "_turned", noted)
+def test_a_change_passes_its_stages_in_order(turbo: Model, mode: str) -> None:
     before = set(threading.enumerate())
-    found = live.live(eager_engine(turbo), turbo, live.Case(2.0, 1, 2, mode, changes=1), "command")
+    found = live.live(eager_engine(turbo), turbo, live.Case(2.0, 1, 2, mode, changes=1, settle=0.1), "command")
     assert json.loads(json.dumps(found))["command"] == "command"
-    assert set(found["ms"]) == {"hot", "slot", "prompt"} and len(turned) == 6
-    for times in turned:
+    assert set(found["ms"]) == {"hot", "slot", "prompt"}
+    for stages in found["ms"].values():
+        times = {stage: ms["median"] for stage, ms in stages.items()}  # of the only change
         assert list(times) == ["evaluated", "made", "ready", "heard"]
         assert 0.0 < times["made"] < times["ready"] <= times["heard"] and times["evaluated"] < times["heard"]
     assert "hot, ms, median" in live.text(found)
@@ -144,15 +127,8 @@ def test_a_busy_machine_is_compared_with_its_fair_share(turbo: Model) -> None:
     assert len(found["load"]) == 1 + 2 * 2 * busy_module.ROUNDS and np.isfinite(found["load"]).all()
 
 
-def test_busy_processes_end_with_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    started, real = [], busy_module.subprocess.Popen
-
-    def begun(*given: Any, **more: Any) -> Any:
-        started.append(real(*given, **more))
-        return started[-1]
-
-    monkeypatch.setattr(busy_module.subprocess, "Popen", begun)
-    with pytest.raises(ZeroDivisionError), busy_module.busy(2):
+def test_busy_processes_end_with_the_block() -> None:
+    with pytest.raises(ZeroDivisionError), busy_module.busy(2) as started:
         assert [process.poll() for process in started] == [None, None]
         _ = 1 / 0
     assert all(process.returncode is not None for process in started) and len(started) == 2

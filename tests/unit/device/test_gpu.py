@@ -194,15 +194,12 @@ def test_the_compiled_engines_kernels_run_on_its_device(current, base):
     assert {tuple(where) for _, *where in ops.seen} == {(CPU,)}
 
 
-def test_kernels_are_tried_on_the_models_device(current, base, cuda, monkeypatch):
-    where = []
-    cuda(get_device_capability=lambda device: (9, 0))
-    monkeypatch.setattr(needs, "check_device", lambda *given: None)
-    fused = SimpleNamespace(**vars(plain), triton=SimpleNamespace(__version__="3.6.0"))
-    monkeypatch.setattr(needs.importlib, "import_module", lambda *given: fused)
-    monkeypatch.setattr(needs, "_try", lambda *given: where.append(list(current)))
-    needs.operations(base.pipe.transformer, "compiled")
-    assert where == [[CPU]]
+def test_kernels_are_tried_on_the_models_device(current, cuda):
+    cuda(get_device_capability=lambda device: (9, 0), synchronize=lambda device: None)
+    ops = Noted(current)
+    ops.triton = SimpleNamespace(__version__="3.6.0")
+    needs.check_kernels("compiled", ops, CPU, torch.bfloat16)
+    assert ops.seen == {("silu", CPU), ("swiglu", CPU)}
 
 
 def test_a_kernel_is_launched_on_its_own_device(current, cuda, monkeypatch):

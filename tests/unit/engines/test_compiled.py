@@ -4,31 +4,22 @@ from __future__ import annotations
 
 import copy
 import itertools
-import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.device.lane import Lane
-from ostinato.engine_runtime.engines import kinds
-from ostinato.engine_runtime.engines.compiled import needs, plain
 from ostinato.engine_runtime.engines.compiled.engine import CompiledEngine
-from ostinato.engine_runtime.engines.compiled.plain import FP8, INT8, NARROW, quantized
+from ostinato.engine_runtime.engines.compiled.plain import FP8, INT8, NARROW
 from ostinato.engine_runtime.engines.compiled.weights import PRODUCTS, Narrow, bind, places
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.engines.factors import BUCKETS, PLACES
-from ostinato.engine_runtime.engines.kinds import KINDS, make_engine
 from ostinato.engine_runtime.engines.prove import fill
-from ostinato.engine_runtime.errors import EngineError, InputError, MemoryShortage
 from ostinato.engine_runtime.lora.stack import merged, stack
-from ostinato.engine_runtime.models.engines import torch_engine
-from ostinato.engine_runtime.models.loading import load
 from ostinato.engine_runtime.models.sized import sized_decoder
 from ostinato.engine_runtime.stream.request import Request
 from ostinato.engine_runtime.stream.sessions import runtime
-from ostinato.nodes.engine import Engine
 
 from ...adapters import made_adapter
 from ...helpers import drawn, play
@@ -37,17 +28,6 @@ CPU = torch.device("cpu")
 LANE = Lane(CPU)
 CLOSE = 1e-5  # in float32, from the reference
 MOST = {FP8: 0.06, INT8: 0.02}  # relative L2 from it
-
-
-@pytest.fixture(scope="module")
-def transformer(base):
-    """The built-in model's, with every norm's weight off 1."""
-    made = copy.deepcopy(base.pipe.transformer)
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in made.named_parameters():
-        if "norm" in name:
-            parameter.data.copy_(0.5 + torch.rand(parameter.shape, generator=generator))
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -295,138 +275,6 @@ def test_a_second_session_moves_nothing(transformer):
     assert engine.decoder.weights is weights
     engine.rest()
     assert engine.decoder.bound is None
-
-
-@pytest.fixture
-def any_device(monkeypatch):
-    """Every device will do."""
-
-    def allow():
-        for name in ("check_device", "check_triton"):
-            monkeypatch.setattr(needs, name, lambda *given: None)
-
-    return allow
-
-
-@pytest.fixture
-def runs_on(monkeypatch):
-    """`runs_on(operations)`: these in place of the kernels."""
-    return lambda operations: monkeypatch.setattr(kinds, "operations", lambda model, kind: operations)
-
-
-@pytest.mark.parametrize("kind", KINDS[1:])
-def test_what_a_machine_lacks_is_named(transformer, kind, cuda, any_device, monkeypatch):
-    with pytest.raises(EngineError, match=f"the {kind} engine was asked for on cpu"):
-        make_engine(kind, transformer, "unit-test")
-    gpu = torch.device("cuda", 0)
-    cuda(get_device_capability=lambda device: (7, 0), get_device_name=lambda device: "Old GPU")
-    with pytest.raises(EngineError, match=r"Old GPU has compute capability 7.0; the \w+ engine needs (7\.5|8\.9)"):
-        needs.check_device(kind, gpu, torch.bfloat16)
-    cuda(get_device_capability=lambda device: (9, 0))
-    with pytest.raises(EngineError, match="the weights are torch.float32; .* engine takes bfloat16"):
-        needs.check_device(kind, gpu, torch.float32)
-    any_device()
-    monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, f"{needs.__package__}.fused", raising=False)
-    with pytest.raises(EngineError, match="needs Triton.*triton-windows"):
-        make_engine(kind, transformer, "unit-test")
-
-
-def test_a_kernel_that_cannot_be_made_is_named(transformer, any_device, monkeypatch):
-    class Fused:
-        triton = SimpleNamespace(__version__="3.6.0")
-
-        @staticmethod
-        def silu(h, narrow, channel):
-            raise RuntimeError("Failed to find C compiler")
-
-    any_device()
-    monkeypatch.setattr(needs.importlib, "import_module", lambda *given: Fused)
-    with pytest.raises(EngineError, match=r"cannot make its kernels here \(Failed to find C compiler\)"):
-        make_engine("compiled", transformer, "unit-test")
-
-
-@pytest.mark.parametrize("sizes", [{"head_dim": 24}, {"num_attention_heads": 6}, {"attention_bias": True}])
-def test_a_model_of_other_sizes_is_refused(transformer, sizes):
-    other = type(transformer)(**{**transformer.config, **sizes})
-    with pytest.raises(EngineError, match="head widths of 16 to 128"):
-        needs.check_sizes("compiled", other)
-    needs.check_sizes("compiled", transformer)
-
-
-def test_another_kind_is_refused(transformer):
-    with pytest.raises(InputError, match="the kind of engine is 'fast'; allowed are eager, compiled, fp8"):
-        make_engine("fast", transformer, "unit-test")
-
-
-def test_no_room_is_said(transformer, monkeypatch):
-    engine = CompiledEngine(copy.deepcopy(transformer), "unit-test")
-
-    def full():
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(engine.decoder, "bind", full)
-    with pytest.raises(MemoryShortage, match="found no room for its weights"):
-        engine.ready()
-
-
-@pytest.mark.parametrize("kind", KINDS[1:])
-def test_the_node_plays_eager_and_says_why(base, kind, caplog):
-    engine, info = Engine.execute(base, kind, 8).args
-    assert isinstance(engine, EagerEngine) and engine.limits.batch == 8
-    assert f"{kind} does not run here: the {kind} engine was asked for on cpu" in info
-    assert "eager plays instead" in caplog.text
-
-
-def test_the_node_plays_eager_where_memory_is_short(base, monkeypatch, caplog):
-    def full(*_):
-        raise MemoryShortage("the fp8 engine found no room", "1.4 GB are needed", "unload other models")
-
-    monkeypatch.setattr("ostinato.engine_runtime.models.engines.torch_engine", full)
-    engine, info = Engine.execute(base, "fp8", 8).args
-    assert isinstance(engine, EagerEngine) and "found no room" in info and "eager plays instead" in caplog.text
-
-
-def broken_silu(h, narrow, channel=None):
-    """The gate is left out."""
-    up = h.chunk(2, -1)[1]
-    return (up, None) if narrow is None else quantized(up / channel, narrow)
-
-
-@pytest.mark.parametrize("kind", KINDS[1:])
-def test_an_engine_is_proven_before_it_plays(cache, kind, runs_on):
-    """With the operations of the CPU in place of the kernels; then with weights that are not the model's."""
-    runs_on(plain)
-    model = load("random-base", torch.device("cpu"), torch.bfloat16)
-    engine = torch_engine(model, kind, 4)
-    assert "within" in engine.summary() and engine.recipe["kind"] == kind and engine.decoder.bound is None
-    parts = {"silu": staticmethod(broken_silu), "gated": staticmethod(lambda *_: None)}
-    broken = type("Broken", (), {**vars(plain), **parts})
-    runs_on(broken)
-    with pytest.raises(EngineError, match="the engine is not the reference"):
-        torch_engine(model, kind, 4)
-
-
-@pytest.mark.parametrize(("error", "refused"), [(0.09, False), (0.15, True)])
-def test_float8_has_a_tolerance_of_its_own(cache, error, refused, runs_on, monkeypatch):
-    """Twice that of bfloat16, whatever the weights are."""
-
-    class Off(CompiledEngine):
-        """As far from the reference as that."""
-
-        def __call__(self, rows):
-            return EagerEngine(model.pipe.transformer, "x")(rows) * (1 + error)
-
-    runs_on(plain)
-    monkeypatch.setattr(kinds, "CompiledEngine", Off)
-    model = load("random-base", torch.device("cpu"), torch.float32)
-    if refused:
-        with pytest.raises(EngineError, match=r"allowed is a relative difference of 0.12"):
-            torch_engine(model, "fp8", 4)
-    else:
-        assert "within 0.09 " in torch_engine(model, "fp8", 4).summary()
-    with pytest.raises(EngineError, match="allowed is a relative difference of 0.002"):
-        torch_engine(model, "compiled", 4)
 
 
 def test_rows_keep_the_weights_of_their_passes(transformer):

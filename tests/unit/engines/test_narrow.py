@@ -106,11 +106,8 @@ def test_turing_takes_float16_and_a_triton_that_knows_it(kind, cuda):
     needs.check_triton(kind, gpu, "3.9.0")
 
 
-def test_the_triton_that_is_there_is_asked(transformer, monkeypatch):
-    asked, fused = [], SimpleNamespace(triton=SimpleNamespace(__version__="3.6.0"))
-    monkeypatch.setattr(needs, "check_device", lambda *given: None)
-    monkeypatch.setattr(needs, "check_triton", lambda *given: asked.append(given))
-    monkeypatch.setattr(needs, "_try", lambda *given: None)
-    monkeypatch.setattr(needs.importlib, "import_module", lambda *given: fused)
-    assert needs.operations(transformer, "int8") is fused
-    assert asked == [("int8", transformer.device, "3.6.0")]
+def test_the_triton_that_is_there_is_asked(cuda):
+    fused = SimpleNamespace(triton=SimpleNamespace(__version__="3.6.0"))
+    cuda(get_device_capability=lambda device: (7, 5), get_device_name=lambda device: "T4")
+    with pytest.raises(EngineError, match="Triton 3.6.0 makes no kernels for T4"):
+        needs.check_kernels("int8", fused, CPU, torch.float16)

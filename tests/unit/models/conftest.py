@@ -1,7 +1,8 @@
-"""Shared by the tests of models: a network that is not there, and silence that is encoded once."""
+"""Shared by the tests of models: a network that is not there, silence that is encoded once, a model to break."""
 
 from __future__ import annotations
 
+import shutil
 import socket
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import pytest
 import torch
 from diffusers import AutoencoderOobleck
 from ostinato.engine_runtime.models import checkpoint
+from ostinato.engine_runtime.models.presets import preset_folder
 from ostinato.engine_runtime.models.weights import make_silence
 from torch import Tensor
+
+from .hostile import link_weights
 
 
 @pytest.fixture
@@ -46,3 +50,10 @@ def silence_is_encoded_once(silences, monkeypatch: pytest.MonkeyPatch) -> None:
         return silences[key]
 
     monkeypatch.setattr(checkpoint, "make_silence", once)
+
+
+@pytest.fixture
+def folder(cache: None, tmp_path: Path) -> Path:
+    """A copy of the built-in model, to be changed."""
+    shutil.copytree(preset_folder("random"), tmp_path / "model", copy_function=link_weights)
+    return tmp_path / "model"

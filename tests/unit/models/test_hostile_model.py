@@ -1,162 +1,23 @@
-"""A model that somebody else made: nothing it names runs, nothing is asked of the network, nothing grows unseen."""
+"""A model that somebody else made: nothing it holds grows unseen, and what does not fit is told."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import diffusers
-import huggingface_hub
 import pytest
 import torch
-import transformers
 from ostinato.engine_runtime.device.memory import guarded
-from ostinato.engine_runtime.errors import InputError, MemoryShortage, ModelError
-from ostinato.engine_runtime.models import loading
-from ostinato.engine_runtime.models.hub import snapshot
-from ostinato.engine_runtime.models.loading import Model, load
-from ostinato.engine_runtime.models.presets import preset_folder
-from ostinato.engine_runtime.models.quiet import offline
-from ostinato.engine_runtime.models.tokenizer import read_tokenizer
-from ostinato.nodes.shared import folders
+from ostinato.engine_runtime.errors import MemoryShortage, ModelError
+from ostinato.engine_runtime.models.loading import Model
 from safetensors.torch import save_file
 
-from ..refusal import check_sentence
+from .hostile import edit, read, refused
 from .test_checkpoint import comfyui_names
 
-CPU = torch.device("cpu")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 posix = pytest.mark.skipif(os.name != "posix", reason="FIFOs and such file names are POSIX's")
-
-
-@pytest.fixture
-def folder(cache: None, tmp_path: Path) -> Path:
-    shutil.copytree(preset_folder("random"), tmp_path / "model", copy_function=link_weights)
-    return tmp_path / "model"
-
-
-def link_weights(source: str, to: str) -> None:
-    """Weights are never written to here, only taken away."""
-    (os.link if source.endswith(".safetensors") else shutil.copy)(source, to)
-
-
-def read(folder: Path) -> Model:
-    return load(str(folder), CPU, torch.float32)
-
-
-def refused(folder: Path, told: str = "", kind: type[Exception] = ModelError) -> None:
-    with pytest.raises(kind) as caught:
-        read(folder)
-    check_sentence(caught.value)
-    assert told in str(caught.value), caught.value
-
-
-def edit(path: Path, **values: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | values), encoding="utf-8")
-
-
-# What is imported or asked for shows by a file.
-EVIL = """
-import pathlib
-(pathlib.Path(__file__).parent / "ran").touch()
-from diffusers import AutoencoderOobleck
-class Evil(AutoencoderOobleck): pass
-"""
-
-
-def ran(root: Path) -> list[Path]:
-    return list(root.rglob("ran"))
-
-
-@pytest.mark.parametrize(
-    "pair",
-    [
-        ["upload.evil", "Evil"],  # a file below the working folder, as uploads to ComfyUI are
-        ["evil", "Evil"],  # a file in the component's own folder
-        ["subprocess", "Popen"],  # a module that is there
-        ["diffusers", "StableAudioPipeline"],
-        ["diffusers", "FlashPackAutoencoderOobleck"],
-        ["transformers", "AutoencoderOobleck"],
-        ["diffusers", "AutoencoderOobleck", "Evil"],
-        ["ostinato", "Evil"],
-        [None, None],
-        "AutoencoderOobleck",
-        {"diffusers": "AutoencoderOobleck"},
-        [["diffusers"], "AutoencoderOobleck"],
-    ],
-)
-def test_an_index_names_no_code(folder: Path, pair: Any, places, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder.parent / "upload").mkdir()
-    for place in (folder.parent / "upload", folder / "vae"):
-        (place / "evil.py").write_text(EVIL)
-    places(here=folder.parent)
-    monkeypatch.syspath_prepend(str(folder.parent))
-    edit(folder / "model_index.json", vae=pair)
-    refused(folder, "its vae")
-    assert ran(folder.parent) == [] and "upload.evil" not in sys.modules
-
-
-@pytest.mark.parametrize(
-    ("name", "values", "told"),
-    [
-        ("model_index.json", {"safety_checker": ["diffusers", "AutoencoderOobleck"]}, "safety_checker"),
-        ("model_index.json", {"_class_name": ["pipeline", "AceStepPipeline"]}, "holds a"),
-        ("transformer/config.json", {"auto_map": {"AutoModel": "evil.Evil"}}, "auto_map"),
-        ("transformer/config.json", {"_class_name": "Evil"}, "_class_name"),
-        ("transformer/config.json", {"quantization_config": {"quant_method": "bitsandbytes"}}, "quantization_config"),
-        ("text_encoder/config.json", {"auto_map": {"AutoModel": "evil.Evil"}}, "auto_map"),
-        ("text_encoder/config.json", {"auto_map": {"AutoConfig": "owner/name--evil.Evil"}}, "auto_map"),
-        ("text_encoder/config.json", {"trust_remote_code": True}, "trust_remote_code"),
-        ("text_encoder/config.json", {"_attn_implementation": "owner/kernel"}, "_attn_implementation"),
-        ("text_encoder/config.json", {"_attn_implementation_internal": "owner/kernel"}, "_attn_implementation"),
-        ("text_encoder/config.json", {"attn_implementation": "owner/kernel"}, "attn_implementation"),
-        ("text_encoder/config.json", {"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
-        ("text_encoder/config.json", {"model_type": "llama"}, "model_type"),
-        ("text_encoder/config.json", {"rope_scaling": {"rope_type": "yarn", "factor": 1e9}}, "rope_scaling"),
-        ("tokenizer/tokenizer.json", {"normalizer": {"type": "Evil"}}, "normalizer"),
-    ],
-)
-def test_a_config_names_no_code(folder: Path, name: str, values: dict, told: str) -> None:
-    for place in (folder, folder / "transformer", folder / "text_encoder", folder / "tokenizer"):
-        (place / "evil.py").write_text(EVIL)
-    edit(folder / name, **values)
-    refused(folder, told)
-    assert ran(folder) == []
-
-
-def test_a_tokenizer_of_its_own_is_not_run(folder: Path, no_answer: None) -> None:
-    """Its config is not even read, so nobody is asked either."""
-    (folder / "tokenizer" / "evil.py").write_text(EVIL)
-    config = folder / "tokenizer" / "tokenizer_config.json"
-    edit(config, tokenizer_class="Evil", auto_map={"AutoTokenizer": ["evil.Evil", None]}, tokenizer_file="/dev/zero")
-    assert read(folder).pipe.tokenizer("warm piano").input_ids
-    assert ran(folder) == []
-
-
-@pytest.fixture
-def no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody may be asked on the terminal."""
-
-    class Silent(io.StringIO):
-        def readline(self, *given: object) -> str:
-            pytest.fail("stdin was read")
-
-    monkeypatch.setattr(sys, "stdin", Silent())
-
-
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.ckpt", "model.pkl", "flax_model.msgpack"])
-@pytest.mark.parametrize("part", ["text_encoder", "vae"])
-def test_a_pickle_is_named_and_not_read(folder: Path, part: str, name: str) -> None:
-    next((folder / part).glob("*.safetensors")).unlink()
-    (folder / part / name).write_bytes(b"\x80\x04cos\nsystem\n(S'touch ran'\ntR.")
-    refused(folder, name)
 
 
 def test_shards_are_read_when_all_are_there(folder: Path) -> None:
@@ -174,57 +35,6 @@ def test_shards_are_read_when_all_are_there(folder: Path) -> None:
     assert all(torch.equal(loaded[name], tensors[name]) for name in names)
     (place / "diffusion_pytorch_model-00002-of-00002.safetensors").unlink()
     refused(folder, "no whole diffusion_pytorch_model.safetensors")
-
-
-def test_no_library_is_given_the_folder(folder: Path, no_network: list, monkeypatch) -> None:
-    """Each would look for more in it: adapters of peft, code, kernels, a quantiser; and some of it on the hub."""
-    adapter = {"base_model_name_or_path": "owner/name", "peft_type": "LORA"}
-    (folder / "text_encoder" / "adapter_config.json").write_text(json.dumps(adapter))
-    makers = (diffusers.DiffusionPipeline, diffusers.ModelMixin, diffusers.FlowMatchEulerDiscreteScheduler)
-    for library in (*makers, transformers.PreTrainedModel, transformers.AutoTokenizer, transformers.AutoConfig):
-        monkeypatch.setattr(library, "from_pretrained", lambda *given, **kw: pytest.fail("a library was asked"))
-    read(folder)
-    assert no_network == []
-
-
-def test_a_request_during_a_load_is_refused(folder: Path, no_network: list, monkeypatch) -> None:
-    """Whoever makes it: the libraries' own switch is on for the time of the load."""
-    refused: list[Exception] = []
-
-    def ask(*given: object) -> None:
-        with pytest.raises(huggingface_hub.errors.OfflineModeIsEnabled) as caught:
-            huggingface_hub.HfApi().model_info("owner/name")
-        refused.append(caught.value)
-
-    monkeypatch.setattr(loading, "load_folder", ask)
-    with pytest.raises(AttributeError):  # nothing was loaded
-        read(folder)
-    assert len(refused) == 1 and no_network == []
-    assert not huggingface_hub.constants.HF_HUB_OFFLINE
-
-
-def test_the_last_load_puts_the_switch_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    constants = huggingface_hub.constants
-    for before in (False, True):
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", before)
-        first, second = offline(), offline()
-        first.__enter__()
-        second.__enter__()
-        first.__exit__(None, None, None)
-        assert constants.HF_HUB_OFFLINE
-        second.__exit__(None, None, None)
-        assert constants.HF_HUB_OFFLINE is before
-
-
-def test_a_download_fetches_no_code(folder: Path) -> None:
-    def fetched(repo: str, **options: Any) -> str:
-        names = ["a.py", "vae/a.bin", "vae/config.json", "vae/a.safetensors", "tokenizer/merges.txt"]
-        kept = list(huggingface_hub.utils.filter_repo_objects(names, allow_patterns=options["allow_patterns"]))
-        assert kept == ["vae/config.json", "vae/a.safetensors", "tokenizer/merges.txt"]
-        return str(folder)
-
-    hub = SimpleNamespace(file_exists=lambda repo, name: name == "model_index.json", snapshot_download=fetched)
-    assert snapshot("owner/name", download=True, hub=hub) == folder
 
 
 def test_a_schedule_of_a_billion_steps_is_not_built(folder: Path) -> None:
@@ -337,31 +147,6 @@ def test_a_name_that_is_no_text(folder: Path) -> None:
     refused(place, "not valid UTF-8")  # safetensors opens no such path
 
 
-TWICE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
-BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated", "invert": False}},
-        {"normalizer": {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}},
-        {"normalizer": {"type": "Sequence", "normalizers": [TWICE] * 40}},
-        {"post_processor": {"type": "Sequence", "processors": [BYTES] * 1000}},
-        {"decoder": {"type": "Fuse"}},
-        {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}},
-        {"model": {"type": "BPE", "vocab": {"a": 1 << 40}, "merges": []}},
-        {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]]}},
-        {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [], "dropout": 0.5}},
-        {"added_tokens": [{"id": 1014, "content": ""}]},
-        {"version": "9.9"},
-    ],
-)
-def test_a_tokenizer_of_steps_that_may_not_end(folder: Path, values: dict) -> None:
-    edit(folder / "tokenizer" / "tokenizer.json", **values)
-    refused(folder, "the tokenizer in")
-
-
 def test_a_folder_too_deep_to_list_is_passed_over(folder: Path, places) -> None:
     identity = read(folder).identity
     places(here=folder)
@@ -369,53 +154,6 @@ def test_a_folder_too_deep_to_list_is_passed_over(folder: Path, places) -> None:
         os.mkdir("x" * 200)
         os.chdir("x" * 200)
     assert read(folder).identity == identity
-
-
-def single(*pieces: dict) -> dict:
-    return {"type": "TemplateProcessing", "single": pieces, "pair": [], "special_tokens": {}}
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "a"]], "continuing_subword_prefix": "##"}},
-        {"post_processor": single({"Sequence": {"id": "B", "type_id": 0}})},
-        {"post_processor": single({"SpecialToken": {"id": "absent", "type_id": 0}})},
-    ],
-)
-def test_a_tokenizer_that_makes_its_library_panic(folder: Path, values: dict) -> None:
-    edit(folder / "tokenizer" / "tokenizer.json", **values)
-    refused(folder, "the tokenizer in")
-
-
-PADDING = {"strategy": {"Fixed": 1 << 40}, "direction": "Left", "pad_id": 0, "pad_type_id": 0, "pad_token": "a"}
-TRUNCATION = {"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 0}
-
-
-@pytest.mark.parametrize("values", [{"padding": PADDING | {"pad_to_multiple_of": None}}, {"truncation": TRUNCATION}])
-def test_a_tokenizer_pads_and_cuts_as_it_is_asked(folder: Path, values: dict) -> None:
-    """Not as its file says, which could make any text one of 2^40 tokens."""
-    edit(folder / "tokenizer" / "tokenizer.json", **values)
-    words = read_tokenizer(folder / "tokenizer")
-    assert words("piano").input_ids == read_tokenizer(preset_folder("random") / "tokenizer")("piano").input_ids
-    assert "max_length" not in words.init_kwargs
-
-
-def test_a_tokenizer_without_a_word_of_its_own_pads(folder: Path) -> None:
-    edit(folder / "tokenizer" / "tokenizer.json", added_tokens=[])
-    words = read_tokenizer(folder / "tokenizer")
-    assert words(["a", "a b"], padding="longest", return_tensors="pt").input_ids.shape[0] == 2
-    edit(folder / "tokenizer" / "tokenizer.json", model={"type": "BPE", "vocab": {}, "merges": []})
-    refused(folder, "no words")
-
-
-def test_a_word_beyond_the_text_encoder(folder: Path) -> None:
-    """Its number counts, for ids may have gaps."""
-    path = folder / "tokenizer" / "tokenizer.json"
-    model = json.loads(path.read_text(encoding="utf-8"))["model"]
-    model["vocab"]["!"] = 1015
-    edit(path, model=model)
-    refused(folder, "1016 words")
 
 
 @pytest.mark.parametrize(
@@ -508,60 +246,3 @@ def test_metadata_that_is_deep_says_nothing() -> None:
 
     for text in ("[" * 100_000, '{"a":' * 50_000, '{"transformer": {"rope_theta": 1' + "0" * 400 + "}}"):
         assert known_from({"config": text}) == ({}, None)
-
-
-@pytest.fixture
-def comfyui(places, in_comfyui: Callable[..., None], tmp_path: Path, cache: None) -> Path:
-    """A ComfyUI whose folder of models is the only one; uploads lie beside it, and the working folder is its own."""
-    root = tmp_path / "ComfyUI"
-    for name in ("models/diffusers/mine", "input/evil"):
-        shutil.copytree(preset_folder("random"), root / name, copy_function=link_weights)
-    (root / "models" / "checkpoints").mkdir()
-    in_comfyui({kind: [root / "models" / kind] for kind in folders.MODELS})
-    places(models="", here=root)
-    return root
-
-
-@pytest.mark.parametrize("name", ["mine", " mine ", "./mine", "mine/.", "../diffusers/mine"])
-def test_comfyui_finds_what_lies_in_its_folders(comfyui: Path, name: str) -> None:
-    assert folders.model_source(name) == str(comfyui / "models" / "diffusers" / "mine")
-    assert folders.model_source(str(comfyui / "models" / "diffusers" / "mine")).endswith("mine")
-    assert folders.model_source("tiny-base") == "tiny-base"
-
-
-OUTSIDE = ["{0}/input/evil", "../../input/evil", "mine/../../../input/evil", "./input/evil", "/etc/passwd", "/none"]
-
-
-@pytest.mark.parametrize("name", [*OUTSIDE, "", "~", "~/x", "a\0b", "ö" * 300, "C:\\x"])
-def test_comfyui_tells_nothing_of_other_places(comfyui: Path, name: str) -> None:
-    """The same words, whether it is there or not."""
-    name = name.format(comfyui)
-    with pytest.raises(InputError) as caught:
-        folders.model_source(name)
-    check_sentence(caught.value)
-    with pytest.raises(InputError) as other:
-        folders.model_source("no/such/model")
-    assert caught.value.allowed == other.value.allowed and caught.value.remedy == other.value.remedy
-    assert "OSTINATO_MODELS" in str(caught.value)
-
-
-def test_a_name_like_a_hub_id_is_no_folder_of_the_server(comfyui: Path, no_network: list) -> None:
-    assert folders.model_source("input/evil") == "input/evil"  # a hub id by its looks
-    with pytest.raises(ModelError, match="nor is it in the local hub cache"):
-        load("input/evil", CPU, torch.float32, local=False)
-    with pytest.raises((InputError, ModelError), match="owner/x.safetensors"):
-        load("owner/x.safetensors", CPU, torch.float32, local=False)
-    assert no_network == []
-
-
-def test_an_operator_allows_more_folders(comfyui: Path, tmp_path: Path, places) -> None:
-    places(models=os.pathsep.join([str(tmp_path / "none"), str(comfyui / "input")]))
-    assert folders.model_source("evil") == str(comfyui / "input" / "evil")
-    assert folders.model_source(f"{comfyui}/input/evil") == str(comfyui / "input" / "evil")
-    (comfyui / "models" / "checkpoints" / "linked").symlink_to(comfyui / "input" / "evil")  # whoever has the disk may
-    assert folders.model_source("linked") == str(comfyui / "models" / "checkpoints" / "linked")
-
-
-def test_nobody_is_asked_on_the_terminal(folder: Path, no_answer: None) -> None:
-    edit(folder / "text_encoder" / "config.json", auto_map={"AutoModel": "evil.Evil"})
-    refused(folder, "auto_map")

@@ -81,3 +81,22 @@ class FakeRefit:
         except BaseException:
             self.changed = frozenset()
             raise
+
+
+class Cache:
+    """ComfyUI's cache that keeps every output (`--cache-lru`): one node, by its inputs and its fingerprint."""
+
+    def __init__(self, node, **inputs):
+        self.node, self.inputs, self.kept, self.runs = node, inputs, {}, 0
+
+    def __call__(self, linked=(), **changes):
+        inputs = self.inputs | changes
+        key = (fingerprint(self.node, **{k: v for k, v in inputs.items() if k not in linked}), str(inputs))
+        if key not in self.kept:
+            self.runs += 1
+            self.kept[key] = run(self.node, **inputs)
+        return self.kept[key]
+
+
+def is_open(engine):
+    return engine.executor.engine is not None

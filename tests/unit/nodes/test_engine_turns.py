@@ -1,9 +1,8 @@
-"""What engines' nodes give out and when they run again: after a change, a cancel, a shortage, and not for nothing."""
+"""What Load Engine gives out and when it runs again: after a change, a shortage, and not for nothing."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,11 +10,10 @@ import torch
 from ostinato.engine_runtime.config import StreamConfig
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.engines.prove import Corner, concluded
-from ostinato.engine_runtime.errors import EngineError, EngineFileError, InputError, MemoryShortage
+from ostinato.engine_runtime.errors import EngineError, EngineFileError, MemoryShortage
 from ostinato.engine_runtime.registry import registry
 from ostinato.engine_runtime.stream.sessions import runtime
 from ostinato.engine_runtime.trt import bake, loader
-from ostinato.engine_runtime.trt.build import queue
 from ostinato.engine_runtime.trt.build.job import State
 from ostinato.engine_runtime.trt.files.plan import accept
 from ostinato.engine_runtime.trt.files.sidecar import read_sidecar, sidecar_path
@@ -23,147 +21,15 @@ from ostinato.engine_runtime.trt.files.trust import Trust
 from ostinato.engine_runtime.trt.health import state
 from ostinato.nodes.build_engine import BuildEngine
 from ostinato.nodes.load_engine import STOP, TORCH, LoadEngine
-from ostinato.nodes.lora import Lora
 from ostinato.nodes.refit_lora import RefitLora
 from ostinato.nodes.shared import engine_owner, folders, host
 
 from ... import trt_stand_in as stand_in
 from ...engine_files import LIBRARY, made_up, put
-from .engine_nodes import ASKED, FakeRefit, fingerprint, passes, run
+from .engine_nodes import ASKED, Cache, FakeRefit, fingerprint, is_open, passes, run
 
 pytestmark = pytest.mark.usefixtures("folder")
 CORNER = Corner("smallest", 1, 2, 1, None, max_abs=0.0, relative=0.0, peak=1.0)
-
-
-class Cache:
-    """ComfyUI's cache that keeps every output (`--cache-lru`): one node, by its inputs and its fingerprint."""
-
-    def __init__(self, node, **inputs):
-        self.node, self.inputs, self.kept, self.runs = node, inputs, {}, 0
-
-    def __call__(self, linked=(), **changes):
-        inputs = self.inputs | changes
-        key = (fingerprint(self.node, **{k: v for k, v in inputs.items() if k not in linked}), str(inputs))
-        if key not in self.kept:
-            self.runs += 1
-            self.kept[key] = run(self.node, **inputs)
-        return self.kept[key]
-
-
-def is_open(engine):
-    return engine.executor.engine is not None
-
-
-# Build Engine
-
-
-def test_sizes_that_differ_make_names_that_differ(turbo, jobs):
-    for changes in ({}, {"batch": "2"}, {"seconds": "30"}, {"tokens": "64"}, {"lora": True}):
-        run(BuildEngine, model=turbo, **ASKED | changes)
-    run(BuildEngine, model=turbo, **ASKED | {"lora": True, "rank": "8"})
-    assert len({job.spec.name for job in jobs}) == len(jobs) == 6
-
-
-def test_one_name_is_of_one_engine(turbo, jobs):
-    named = ASKED | {"name": "live"}
-    run(BuildEngine, "7", model=turbo, **named)
-    said = run(BuildEngine, "8", model=turbo, **named | {"batch": "2"})[1]
-    assert len(jobs) == 1 and "live is wanted with other settings too: ostinato build --name live" in said
-    run(BuildEngine, "7", model=turbo, **named | {"batch": "2"})
-    assert len(jobs) == 2, "one node may change its mind"
-    run(BuildEngine, "8", model=turbo, **named | {"action": "cancel"})
-    run(BuildEngine, "8", model=turbo, **named)
-    assert len(jobs) == 3, "as may all, after a cancel"
-
-
-def test_only_what_was_asked_for_plays(turbo, jobs, player, folder):
-    asked = ASKED | {"name": "x", "precision": "fp32"}
-    run(BuildEngine, model=turbo, **asked)
-    spec = jobs[0].spec
-    player.make("x", spec=replace(spec, profiles=spec.profiles * 2))
-    jobs[0].state = State.done
-    made = run(BuildEngine, model=turbo, **asked)
-    assert len(jobs) == 2 and isinstance(made[0], EagerEngine), "another's engine of that name is built over"
-    player.make("x", spec=spec)
-    jobs[1].state = State.done
-    assert run(BuildEngine, model=turbo, **asked)[0].sidecar.spec == spec and len(jobs) == 2
-
-
-def test_an_engine_that_was_swapped_after_the_look_does_not_play(turbo, jobs, player, monkeypatch):
-    monkeypatch.setattr(queue.Wanted, "is_there", lambda wanted: True)
-    player.make("x")
-    made = run(BuildEngine, model=turbo, **ASKED | {"name": "x", "precision": "fp32"})
-    assert "x has other settings by now: ostinato build --name x" in made[1] and isinstance(made[0], EagerEngine)
-    assert not player.library.open_engines
-
-
-def test_the_engine_comes_from_the_folder_it_was_built_into(turbo, jobs, player, tmp_path, folder, in_comfyui):
-    asked = ASKED | {"name": "x", "precision": "fp32"}
-    run(BuildEngine, model=turbo, **asked)
-    elsewhere = player.make("x", spec=jobs[0].spec, flags={"elsewhere": True})
-    other = tmp_path / "other"
-    put(other, elsewhere.data, elsewhere.sidecar, Trust())
-    assert engine_owner.place(turbo, SimpleNamespace(unique_id="7")).folders[0] == folder
-    player.make("x", spec=jobs[0].spec)
-    jobs[0].state = State.done
-    in_comfyui({folders.ENGINES: [other, folder]})
-    assert run(BuildEngine, model=turbo, **asked)[0].sidecar.flags == {}
-
-
-@pytest.mark.parametrize("how", ["delete", "cut", "sidecar"])
-def test_what_is_gone_or_broken_is_built_again(turbo, jobs, folder, how):
-    play = Cache(BuildEngine, model=turbo, **ASKED)
-    play(), jobs[0].ends(State.done), play(), play()
-    assert (len(jobs), play.runs) == (1, 2)
-    plan = jobs[0].plan
-    if how == "delete":
-        plan.unlink()
-    elif how == "cut":
-        os.truncate(plan, 10)
-    else:
-        sidecar_path(plan).write_text("{}")
-    said = play()[1]
-    assert (len(jobs), play.runs) == (2, 3) and "exporting" in said
-    jobs[1].ends(State.done)
-    assert "exporting" not in play()[1] and (len(jobs), play.runs) == (2, 4)
-
-
-def test_a_look_between_the_files_and_the_end_of_the_build_is_not_the_last(turbo, jobs):
-    play = Cache(BuildEngine, model=turbo, **ASKED)
-    play()
-    put(jobs[0].folder, *made_up(jobs[0].spec.name, spec=jobs[0].spec), Trust())
-    assert "exporting" in play()[1]
-    jobs[0].state = State.done
-    assert "exporting" not in play()[1] and play() and play.runs == 3
-
-
-def test_bytes_that_changed_are_built_again(turbo, jobs, player, folder):
-    asked = ASKED | {"name": "x", "precision": "fp32"}
-    run(BuildEngine, model=turbo, **asked)
-    made = player.make("x", spec=jobs[0].spec)
-    jobs[0].state = State.done
-    (folder / "x.plan").write_bytes(b"!" + made.data[1:])
-    said = run(BuildEngine, model=turbo, **asked)[1]
-    assert len(jobs) == 2 and "the bytes of x.plan are not those that were built" in said and "exporting" in said
-
-
-def test_cancel_finds_the_build_whatever_the_settings_are_now(turbo, jobs):
-    run(BuildEngine, model=turbo, **ASKED)
-    cancel = ASKED | {"action": "cancel", "seconds": "30"}
-    assert "was cancelled" in run(BuildEngine, model=turbo, **cancel)[1] and jobs[0].state is State.cancelled
-    assert "no build of" in run(BuildEngine, model=turbo, **cancel)[1]
-    run(BuildEngine, "8", model=turbo, **ASKED | {"name": "live"})
-    run(BuildEngine, "9", model=turbo, **cancel | {"name": "live"})
-    assert jobs[1].state is State.cancelled, "another node's of that name"
-
-
-def test_a_build_after_a_cancel_is_no_cached_one(turbo, jobs):
-    play = Cache(BuildEngine, model=turbo, **ASKED)
-    play(), play(action="cancel"), play()
-    assert [job.state for job in jobs] == [State.cancelled, State.exporting]
-
-
-# Load Engine
 
 
 def test_engines_in_turn_are_open_when_they_are_given_out(turbo, player):
@@ -384,66 +250,3 @@ def test_whoever_manages_memory_is_asked_before_an_engine_plays(turbo, player):
         loader.put_away(engine)
         engine.ready()
     assert asked[1:] == [0] and is_open(engine)
-
-
-# adapters
-
-
-@pytest.fixture
-def baking(turbo, player, files, monkeypatch):
-    """A cached Refit LoRA, its adapters a and b, and what was written into each executor."""
-    written = []
-
-    class Writes(FakeRefit):
-        def apply(self, mix, prove):
-            written.append((self.engine.executor, [(a.digest, s) for a, s in mix]))
-            super().apply(mix, prove)
-
-    monkeypatch.setattr(bake, "Refit", Writes)
-    monkeypatch.setattr(bake, "_check", lambda *_: None)
-    player.make("b", refittable=True)
-    mixes = [run(Lora, adapter=f"mine/{name}.safetensors", strength=1.0)[0] for name in "ab"]
-    return (Cache(RefitLora, engine="b", model=turbo), *mixes, written)
-
-
-def test_adapters_in_turn_are_what_is_given_out(baking):
-    play, a, b, written = baking
-
-    def given(mix):
-        made = play(linked=("adapters", "model"), adapters=mix)
-        return made[0].identity, made[1]
-
-    first, second = given(a), given(b)
-    assert first != second == given(b)
-    assert given(a) == first == given(a) and given(b) == second
-    assert len(written) == 4, "what is in the weights is not written again"
-
-
-def test_adapters_come_back_with_their_engine(baking):
-    play, a, _, written = baking
-    engine = play(linked=("adapters",), adapters=a)[0]
-    loader.put_away(engine)
-    engine.ready()
-    engine.ready()
-    (before, mix), (after, again) = written
-    assert mix == again and after is engine.executor is not before and is_open(engine)
-
-
-def test_a_file_that_was_overwritten_is_heard(files, turbo):
-    play = Cache(Lora, adapter="mine/a.safetensors", strength=1.0)
-    play(), play()
-    assert play.runs == 1
-    os.utime(files / "a.safetensors", ns=(1, 1))
-    play()
-    assert play.runs == 2 and fingerprint(Lora, strength=1.0) == ""
-
-
-def test_in_comfyui_an_adapter_is_one_of_its_folder(files, in_comfyui):
-    in_comfyui({"loras": [files.parent]})
-    assert folders.adapter_path("mine/a.safetensors") == files / "a.safetensors"
-    for name in (str(files / "a.safetensors"), "../loras/mine/a.safetensors", "mine", ""):
-        with pytest.raises(InputError, match="is not there"):
-            folders.adapter_path(name)
-    in_comfyui(None)
-    with pytest.raises(InputError, match="is not there"):
-        folders.adapter_path(str(files))

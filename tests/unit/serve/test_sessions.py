@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from ostinato.engine_runtime.live.beat import Tempo
 from ostinato.engine_runtime.live.score import Score
 from ostinato.engine_runtime.live.session import LiveSession, State
 from ostinato.engine_runtime.models.loading import Model
-from ostinato.engine_runtime.serve import sessions as sessions_module
 from ostinato.engine_runtime.serve.keep import Keep
 from ostinato.engine_runtime.serve.messages import VERSION
 from ostinato.engine_runtime.serve.routes import PREFIX, Routes
@@ -145,23 +145,21 @@ def test_what_was_turned_and_fits_no_more_does_not_stop_the_new_graph(sessions: 
     assert graph.values == {} and live.session.score is graph.score
 
 
-def test_one_that_nobody_hears_makes_room_and_no_other(
-    sessions: Sessions, score: Score, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sessions_module, "MOST", 2)
-    first = start(sessions, Graph(score), "first")
-    start(sessions, Graph(score), "second")
-    with pytest.raises(InputError, match="at most 2"):
+def test_one_that_nobody_hears_makes_room_and_no_other(score: Score) -> None:
+    with closing(Sessions(2)) as sessions:
+        first = start(sessions, Graph(score), "first")
+        start(sessions, Graph(score), "second")
+        with pytest.raises(InputError, match="at most 2"):
+            start(sessions, Graph(score), "third")
+        assert set(sessions) == {"first", "second"}
+        other = StandIn()
+        other.spec = replace(score.spec, steps=score.spec.steps + 1)
+        second = start(sessions, Graph(replace(score, engine=other)), "second")  # in the place of its own name
+        assert set(sessions) == {"first", "second"}
+        first.session._sound.reported -= 30.0
+        second.session._sound.reported -= 12.0
         start(sessions, Graph(score), "third")
-    assert set(sessions) == {"first", "second"}
-    other = StandIn()
-    other.spec = replace(score.spec, steps=score.spec.steps + 1)
-    second = start(sessions, Graph(replace(score, engine=other)), "second")  # in the place of its own name
-    assert set(sessions) == {"first", "second"}
-    first.session._sound.reported -= 30.0
-    second.session._sound.reported -= 12.0
-    start(sessions, Graph(score), "third")
-    assert set(sessions) == {"second", "third"} and first.session.state is State.CLOSED
+        assert set(sessions) == {"second", "third"} and first.session.state is State.CLOSED
 
 
 def test_a_client_ends_a_session_and_all_its_clients_are_told(sessions: Sessions, score: Score) -> None:

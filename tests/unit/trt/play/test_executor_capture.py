@@ -7,6 +7,7 @@ import torch
 from ostinato.engine_runtime.device.capture import Capture, OwnPools
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.engines.prove import fill
+from ostinato.engine_runtime.trt.play.keeper import Keeper
 
 from .... import trt_stand_in as stand_in
 from ....graph_stand_in import CUDA, Graph, noting
@@ -17,20 +18,30 @@ def plan(turbo):
     return stand_in.make(EagerEngine(turbo.pipe.transformer, "test"))
 
 
+class Released(Keeper):
+    """Keeps what is to be released, for good."""
+
+    def __init__(self, device):
+        super().__init__(device)
+        self.things = []
+
+    def later(self, *things):
+        self.things += things
+
+
 @pytest.fixture
 def engine(plan, monkeypatch):
     """An engine whose executes are noted by number; `engine.noted.done` has those that ran."""
     engine = stand_in.load(plan)
-    keeper, real = engine.executor.keeper, stand_in.IExecutionContext.execute_async_v3
-    engine.noted, engine.released = noting(monkeypatch), []
-    monkeypatch.setattr(keeper, "later", lambda *things: engine.released.extend(things))
+    keeper = engine.executor.keeper = Released(engine.device)
+    engine.noted, engine.released = noting(monkeypatch), keeper.things
     engine.executor.capture = Capture(CUDA, pool=OwnPools(), name="executes", release=keeper.later)
 
-    def execute(context, stream):
-        engine.noted(len(plan.executes))
-        return real(context, stream)
+    def noted(out):
+        engine.noted(len(plan.executes) - 1)
+        return out
 
-    monkeypatch.setattr(stand_in.IExecutionContext, "execute_async_v3", execute)
+    plan.bend = noted
     return engine
 
 
@@ -89,20 +100,19 @@ def test_graphs_are_released_when_what_they_were_captured_with_goes(engine, chan
 
 
 @pytest.mark.parametrize("error", ["refused", "raised"])
-def test_a_capture_that_fails_is_the_last_one(engine, plan, error, caplog, monkeypatch):
+def test_a_capture_that_fails_is_the_last_one(engine, plan, error, caplog):
     rows = filled(engine)
     engine(rows)
     if error == "refused":
         plan.faults["execute_async_v3"] = 1
     else:
-        real = stand_in.IExecutionContext.execute_async_v3
 
-        def raises(context, stream):
+        def raises(out):
             if Graph.now is not None:
                 raise RuntimeError("capture is not permitted")
-            return real(context, stream)
+            return out
 
-        monkeypatch.setattr(stand_in.IExecutionContext, "execute_async_v3", raises)
+        plan.bend = raises
     want = engine(rows).clone()
     for _ in range(2):
         assert torch.equal(engine(rows), want)
