@@ -28,7 +28,9 @@ def says(editor: Editor, text: str) -> None:
     editor.page.wait_for_function(found, arg=[MESSAGE, text], timeout=PATIENCE)
 
 
-def test_a_controller_is_learned_from_the_menu_of_a_node(editor: Editor) -> None:
+@pytest.mark.every_editor
+def test_a_controller_is_learned_from_the_menu_of_a_node(own_editor: Editor) -> None:
+    editor = own_editor
     editor.page.add_init_script(DESK)
     editor.open(live())
     editor.play()
@@ -42,7 +44,7 @@ def test_a_controller_is_learned_from_the_menu_of_a_node(editor: Editor) -> None
     assert 0.4 < turned < 0.6
     kept = editor.page.evaluate(KEPT)
     assert (kept["midi"][0]["device"], kept["midi"][0]["input"], kept["when"]) == ("A desk", "ode_noise", "now")
-    time.sleep(2.0)  # the editor keeps its workflow a moment later
+    editor.kept("A desk")
     editor.page.reload()
     editor.ready()
     editor.wait("link.state === 'playing' && link.player.gain")
@@ -55,7 +57,8 @@ def test_a_controller_is_learned_from_the_menu_of_a_node(editor: Editor) -> None
     assert editor.problems == []
 
 
-def test_a_stick_of_a_gamepad_turns_a_widget(editor: Editor) -> None:
+def test_a_stick_of_a_gamepad_turns_a_widget(own_editor: Editor) -> None:
+    editor = own_editor
     pad = "window.pad = { id: 'A pad', axes: [0, 0], buttons: [] }; navigator.getGamepads = () => [window.pad];"
     editor.page.add_init_script(pad + DESK)
     push = "(place) => { window.pad = { ...window.pad, axes: [0, place] } }"
@@ -72,7 +75,8 @@ def test_a_stick_of_a_gamepad_turns_a_widget(editor: Editor) -> None:
     assert editor.problems == []
 
 
-def test_a_controller_is_learned_by_keys(editor: Editor) -> None:
+def test_a_controller_is_learned_by_keys(own_editor: Editor) -> None:
+    editor = own_editor
     editor.page.add_init_script(DESK)
     editor.open(live())
     editor.play()

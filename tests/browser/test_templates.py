@@ -44,7 +44,7 @@ WRONG = """() => window.app.graph.nodes.flatMap((node) => [
 
 
 @pytest.fixture
-def templates(editor: Editor) -> Editor:
+def templates(own_editor: Editor) -> Editor:
     """An editor that knows ComfyUI's own nodes that some templates have, and the clip that the pack puts in place."""
     core = [type(s.node_id, (), {"GET_SCHEMA": classmethod(lambda cls, s=s: s)}) for s in CORE]
 
@@ -53,8 +53,8 @@ def templates(editor: Editor) -> Editor:
         info["LoadAudio"]["input"]["required"]["audio"] = [[CLIP], {"audio_upload": True}]
         route.fulfill(json=info)
 
-    editor.page.route("**/object_info", known)
-    return editor
+    own_editor.page.route("**/object_info", known)
+    return own_editor
 
 
 def over(a: list[float], b: list[float]) -> bool:
@@ -62,6 +62,7 @@ def over(a: list[float], b: list[float]) -> bool:
     return all(a[i] + a[i + 2] > b[i] + 1 and b[i] + b[i + 2] > a[i] + 1 for i in (0, 1))
 
 
+@pytest.mark.every_editor
 def test_templates_open_readable(templates: Editor, tmp_path: Path) -> None:
     editor, canvas = templates, "nodes2" if templates.nodes2 else "classic"
     folder = Path(os.environ.get("OSTINATO_SHOTS") or tmp_path)

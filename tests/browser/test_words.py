@@ -10,7 +10,8 @@ pytestmark = pytest.mark.browser
 SPEAK = "(language) => window.app.extensionManager.setting.set('Comfy.Locale', language)"
 
 
-def test_the_panel_speaks_the_language_of_the_editor(editor: Editor) -> None:
+def test_the_panel_speaks_the_language_of_the_editor(own_editor: Editor) -> None:
+    editor = own_editor
     editor.open()
     editor.page.evaluate(SPEAK, "zh")
     try:
