@@ -15,6 +15,7 @@ pytestmark = pytest.mark.browser
 KNOBS, LIVE = "OstinatoKnobs", "OstinatoLiveSession"
 KEPT = f"() => window.app.graph.nodes.find((n) => n.type === '{LIVE}').properties.ostinato"
 MESSAGE = ".ostinato-message"
+PLUG_IN = f"() => {{ {DESK} }}"
 
 
 def move(editor: Editor, *places: int) -> None:
@@ -29,10 +30,9 @@ def says(editor: Editor, text: str) -> None:
 
 
 @pytest.mark.every_editor
-def test_a_controller_is_learned_from_the_menu_of_a_node(own_editor: Editor) -> None:
-    editor = own_editor
-    editor.page.add_init_script(DESK)
+def test_a_controller_is_learned_from_the_menu_of_a_node(editor: Editor) -> None:
     editor.open(live())
+    editor.page.evaluate(PLUG_IN)
     editor.play()
     assert editor.page.evaluate("() => window.asked") == 0
     editor.menu(KNOBS, "Ostinato: controllers", "ode noise: Learn a controller")
@@ -47,6 +47,7 @@ def test_a_controller_is_learned_from_the_menu_of_a_node(own_editor: Editor) -> 
     editor.kept("A desk")
     editor.page.reload()
     editor.ready()
+    editor.page.evaluate(PLUG_IN)
     editor.wait("link.state === 'playing' && link.player.gain")
     editor.button("Play").click()
     editor.page.wait_for_function("() => window.asked > 0", timeout=PATIENCE)
@@ -57,12 +58,12 @@ def test_a_controller_is_learned_from_the_menu_of_a_node(own_editor: Editor) -> 
     assert editor.problems == []
 
 
-def test_a_stick_of_a_gamepad_turns_a_widget(own_editor: Editor) -> None:
-    editor = own_editor
+def test_a_stick_of_a_gamepad_turns_a_widget(editor: Editor) -> None:
     pad = "window.pad = { id: 'A pad', axes: [0, 0], buttons: [] }; navigator.getGamepads = () => [window.pad];"
-    editor.page.add_init_script(pad + DESK)
     push = "(place) => { window.pad = { ...window.pad, axes: [0, place] } }"
     editor.open(live())
+    editor.page.evaluate(f"() => {{ {pad} }}")
+    editor.page.evaluate(PLUG_IN)
     editor.play()
     editor.menu(KNOBS, "Ostinato: controllers", "ode noise: Learn a controller")
     says(editor, "Move a controller")
@@ -75,10 +76,9 @@ def test_a_stick_of_a_gamepad_turns_a_widget(own_editor: Editor) -> None:
     assert editor.problems == []
 
 
-def test_a_controller_is_learned_by_keys(own_editor: Editor) -> None:
-    editor = own_editor
-    editor.page.add_init_script(DESK)
+def test_a_controller_is_learned_by_keys(editor: Editor) -> None:
     editor.open(live())
+    editor.page.evaluate(PLUG_IN)
     editor.play()
     editor.page.evaluate(f"() => window.app.canvas.select(window.app.graph.nodes.find((n) => n.type === '{KNOBS}'))")
     editor.page.keyboard.press("Alt+Shift+L")
