@@ -5,6 +5,7 @@ Skipped where there is no Chromium, no Playwright or no frontend.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ CHROMIUM = next(
 FRONTENDS = frontends() or [None]
 # Chromium plays into nothing; a page may sound without a click, as it may where a user has clicked before.
 ARGUMENTS = ["--autoplay-policy=no-user-gesture-required", "--no-sandbox"]
+FAILED = pytest.StashKey[bool]()
 
 
 def workflow(seconds: float = 5.0, depth: int = 1) -> dict[str, Any]:
@@ -71,7 +73,7 @@ class Server(Program):
         self.port = int(self.address.rstrip("/").rpartition(":")[2])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     made = Server(tmp_path_factory.mktemp("live"))
     made.start()
@@ -79,7 +81,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     made.stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
     if not CHROMIUM:
@@ -103,12 +105,18 @@ def page(browser: Any, server: Server) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], Host | ComfyUI]]:
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path | None], Host | ComfyUI]]:
     """`hosts(frontend)`: a host of this frontend, started once."""
     kind = ComfyUI if os.environ.get("OSTINATO_BROWSER_COMFYUI") else Host
     made: dict[Path, Host | ComfyUI] = {}
 
-    def get(frontend: Path) -> Host | ComfyUI:
+    def get(frontend: Path | None) -> Host | ComfyUI:
+        if frontend is None:
+            pytest.skip(
+                "no frontend: pip install comfyui-frontend-package, or set OSTINATO_FRONTENDS to its static folders"
+            )
+        if not (frontend / "index.html").is_file():
+            pytest.fail(f"{frontend} is no frontend: OSTINATO_FRONTENDS names folders `static` of the package")
         if frontend not in made:
             one = kind(frontend, tmp_path_factory.mktemp("host"))
             one.start()
@@ -122,20 +130,60 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path],
         assert not any("Traceback" in line for line in one.lines), "\n".join(one.lines)
 
 
-@pytest.fixture(scope="module", params=FRONTENDS, ids=lambda path: version(path) if path else "none")
-def host(request: pytest.FixtureRequest, hosts: Callable[[Path], Host | ComfyUI]) -> Host | ComfyUI:
-    if request.param is None:
-        pytest.skip(
-            "no frontend: pip install comfyui-frontend-package, or set OSTINATO_FRONTENDS to its static folders"
-        )
-    if not Path(request.param, "index.html").is_file():
-        pytest.fail(f"{request.param} is no frontend: OSTINATO_FRONTENDS names folders `static` of the package")
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give tests their frontends and canvases, in an order that opens each once.
+
+    All that the extension asks of the editor is in `frontend/src/comfy.ts`. Tests that go through what differs there,
+    the editor's own widgets, menus and graphs, are marked `every_editor`. What lies behind is one code for all: those
+    tests see the first frontend with one canvas and the last with the other.
+    """
+    if "opened" in metafunc.fixturenames:
+        pairs = list(itertools.product(FRONTENDS, CANVASES))
+        if len(FRONTENDS) > 1 and not metafunc.definition.get_closest_marker("every_editor"):
+            pairs = [pairs[0], pairs[-1]]
+        ids = [f"{_name(frontend)}-{canvas}" for frontend, canvas in pairs]
+        metafunc.parametrize("opened", pairs, indirect=True, scope="session", ids=ids)
+    elif "host" in metafunc.fixturenames:
+        metafunc.parametrize("host", FRONTENDS, indirect=True, scope="session", ids=_name)
+
+
+def _name(frontend: Path | None) -> str:
+    return version(frontend) if frontend else "none"
+
+
+@pytest.fixture(scope="session")
+def host(request: pytest.FixtureRequest, hosts: Callable[[Path | None], Host | ComfyUI]) -> Host | ComfyUI:
     return hosts(request.param)
 
 
-@pytest.fixture(params=CANVASES, ids=str)
-def editor(request: pytest.FixtureRequest, browser: Any, host: Host | ComfyUI) -> Iterator[Editor]:
-    context = browser.new_context(viewport={"width": 1600, "height": 950})
-    made = Editor(context.new_page(), host, CANVASES[request.param])
+@pytest.fixture(scope="session")
+def opened(
+    request: pytest.FixtureRequest, hosts: Callable[[Path | None], Host | ComfyUI], browser: Any
+) -> Iterator[Editor]:
+    """An editor whose page tests share: loading the frontend takes four seconds of a core, a workflow half of one."""
+    frontend, canvas = request.param
+    made = Editor(browser, hosts(frontend), CANVASES[canvas])
     yield made
-    context.close()
+    made.close()
+
+
+@pytest.fixture
+def editor(request: pytest.FixtureRequest, opened: Editor) -> Iterator[Editor]:
+    opened.begin()
+    yield opened
+    opened.end(failed=request.node.stash.get(FAILED, False))
+
+
+@pytest.fixture
+def own_editor(browser: Any, opened: Editor) -> Iterator[Editor]:
+    """An editor whose page no other test sees: for what must be there before the page, or would stay on it."""
+    made = Editor(browser, opened.host, opened.nodes2)
+    yield made
+    made.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
+    return report

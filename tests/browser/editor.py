@@ -101,12 +101,28 @@ class Editor:
         problems: what the console said and is none of `THEIRS`, and errors that nothing caught.
     """
 
-    def __init__(self, page: Any, host: Host | ComfyUI, nodes2: bool) -> None:
-        self.page, self.host, self.nodes2 = page, host, nodes2
+    def __init__(self, browser: Any, host: Host | ComfyUI, nodes2: bool) -> None:
+        self.host, self.nodes2 = host, nodes2
         self.problems, self.prompts = list[str](), 0
-        page.on("console", self._console)
-        page.on("pageerror", lambda error: self.problems.append(str(error)))
-        page.on("request", self._request)
+        self.page = browser.new_context(viewport={"width": 1600, "height": 950}).new_page()
+        self.page.on("console", self._console)
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("request", self._request)
+
+    def begin(self) -> None:
+        """Forget what the tests before did."""
+        self.problems.clear()
+        self.prompts = 0
+
+    def end(self, failed: bool) -> None:
+        """Make the page silent; after a failure, leave it: the next test loads it anew."""
+        if failed:
+            self.page.goto("about:blank")
+        else:
+            self.page.evaluate("() => window.ostinato?.panic()")
+
+    def close(self) -> None:
+        self.page.context.close()
 
     def _console(self, message: Any) -> None:
         if message.type in ("error", "warning") and not any(text in message.text for text in THEIRS):
@@ -116,13 +132,20 @@ class Editor:
         self.prompts += request.method == "POST" and request.url.endswith("/prompt")
 
     def open(self, workflow: dict[str, Any] | None = None) -> None:
-        """Load the page, and a workflow where one is given."""
-        self.page.goto(self.host.address)
-        self.ready()
-        setting = "(on) => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)"
-        self.page.evaluate(setting, self.nodes2)
+        """Load the page where it is not there yet, and a workflow where one is given."""
+        if not self.page.url.startswith(self.host.address):
+            self.page.goto(self.host.address)
+            self.ready()
+            setting = "(on) => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)"
+            self.page.evaluate(setting, self.nodes2)
         if workflow is not None:
             self.load(workflow)
+            self.page.wait_for_function("() => window.ostinato.open.size === 0", timeout=PATIENCE)
+
+    def kept(self, text: str) -> None:
+        """Wait until what the editor keeps of its workflows, for a reload, has this text."""
+        found = "(text) => [localStorage, sessionStorage].some((s) => Object.values(s).some((v) => v.includes(text)))"
+        self.page.wait_for_function(found, arg=text, timeout=PATIENCE)
 
     def ready(self) -> None:
         self.page.wait_for_function("() => window.app?.vueAppReady && window.ostinato", timeout=PATIENCE)

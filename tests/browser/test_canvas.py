@@ -1,4 +1,4 @@
-"""The extension in ComfyUI's canvas: both canvases of each frontend, with the real frontend package.
+"""The extension in ComfyUI's canvas, with the real frontend package.
 
 OSTINATO_BROWSER_COMFYUI runs them in a real ComfyUI, where one is installed, and not on the small host of `host.py`.
 Times are recorded (`--junit-xml`), and decide only where `OSTINATO_QUIET` says that two cores are idle.
@@ -14,22 +14,21 @@ from typing import Any
 
 import pytest
 
-from .editor import PATIENCE, ComfyUI, Editor, Host, live, sessions, template
+from .editor import PATIENCE, Editor, live, sessions, template
 
 pytestmark = pytest.mark.browser
 HOT_MS = 500.0  # of the 95th percentile, on two idle cores
 KNOBS, PROMPT, CURVE, LIVE = "OstinatoKnobs", "OstinatoEncodePrompt", "OstinatoCurvePoints", "OstinatoLiveSession"
 
 
-def test_it_plays_and_is_silent_before(
-    editor: Editor, host: Host | ComfyUI, record_property: Callable[[str, Any], None]
-) -> None:
+@pytest.mark.every_editor
+def test_it_plays_and_is_silent_before(editor: Editor, record_property: Callable[[str, Any], None]) -> None:
     editor.open(live())
     assert editor.page.evaluate("() => window.ostinato.open.size") == 0
     begin = time.monotonic()
     editor.play()
     record_property("first sound, s", time.monotonic() - begin)
-    assert editor.prompts == 1 and "playing" in sessions(host).values()
+    assert editor.prompts == 1 and "playing" in sessions(editor.host).values()
     editor.wait("link.figures.slots")
     panel = editor.page.locator(".ostinato-panel")
     assert "underruns" in panel.inner_text() and "a tick" in panel.inner_text()
@@ -40,6 +39,7 @@ def test_it_plays_and_is_silent_before(
     assert editor.problems == []
 
 
+@pytest.mark.every_editor
 def test_a_widget_that_is_clicked_is_heard(editor: Editor, record_property: Callable[[str, Any], None]) -> None:
     editor.open(live())
     editor.play()
@@ -54,6 +54,7 @@ def test_a_widget_that_is_clicked_is_heard(editor: Editor, record_property: Call
     assert editor.problems == []
 
 
+@pytest.mark.every_editor
 def test_a_new_prompt_is_heard(editor: Editor) -> None:
     editor.open(live())
     editor.play()
@@ -65,6 +66,7 @@ def test_a_new_prompt_is_heard(editor: Editor) -> None:
     assert editor.problems == []
 
 
+@pytest.mark.every_editor
 def test_a_curve_is_drawn_while_it_plays(editor: Editor) -> None:
     editor.open(live())
     editor.play()
@@ -95,11 +97,12 @@ def test_a_curve_is_drawn_while_it_plays(editor: Editor) -> None:
     assert editor.problems == []
 
 
-def test_a_reload_goes_on_and_keys_rule(editor: Editor, host: Host | ComfyUI) -> None:
-    editor.open(live())
+def test_a_reload_goes_on_and_keys_rule(editor: Editor) -> None:
+    workflow = live()
+    editor.open(workflow)
     editor.play()
     editor.page.locator(".ostinato-panel input[type=range]").fill("0.5")
-    time.sleep(2.0)  # the editor keeps its workflow a moment later
+    editor.kept(workflow["id"])
     editor.page.reload()
     editor.ready()
     editor.wait("link.state === 'playing' && link.player.gain")
@@ -110,7 +113,7 @@ def test_a_reload_goes_on_and_keys_rule(editor: Editor, host: Host | ComfyUI) ->
     message = editor.page.locator(".ostinato-message")
     editor.page.wait_for_function("() => /flac/.test(document.querySelector('.ostinato-message').textContent)")
     name = message.inner_text().removeprefix("Kept: ").split(",")[0]
-    assert (host.folder / "live" / name).is_file()
+    assert (editor.host.folder / "live" / name).is_file()
     editor.page.keyboard.press("Alt+Shift+P")
     editor.wait("link.state === 'paused'")
     editor.page.keyboard.press("Alt+Shift+P")
@@ -120,26 +123,27 @@ def test_a_reload_goes_on_and_keys_rule(editor: Editor, host: Host | ComfyUI) ->
     assert editor.problems == []
 
 
-def test_a_removed_node_ends_and_a_closed_workflow_pauses(editor: Editor, host: Host | ComfyUI) -> None:
+def test_a_removed_node_ends_and_a_closed_workflow_pauses(editor: Editor) -> None:
     mine, other = live(), live()
     editor.open(mine)
     editor.play()
-    (name,) = (name for name in sessions(host) if name.startswith(mine["id"]))
+    (name,) = (name for name in sessions(editor.host) if name.startswith(mine["id"]))
     editor.load(other)
     editor.page.wait_for_function("() => window.ostinato.open.size === 0", timeout=PATIENCE)
-    assert name in sessions(host), "another workflow does not end it"
+    assert name in sessions(editor.host), "another workflow does not end it"
     editor.load(mine)
     editor.page.wait_for_function("() => window.ostinato.open.size === 1", timeout=PATIENCE)
     editor.play()
     node = "window.app.graph.nodes.find((n) => n.type === 'OstinatoLiveSession')"
     editor.page.evaluate(f"() => window.app.graph.remove({node})")
     deadline = time.monotonic() + PATIENCE / 1000
-    while name in sessions(host):
+    while name in sessions(editor.host):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert editor.problems == []
 
 
+@pytest.mark.every_editor
 def test_a_widget_in_a_subgraph_is_heard(editor: Editor) -> None:
     """Both where it is, and where the subgraph's own node has it as its own."""
     editor.open(live())
@@ -163,6 +167,7 @@ def test_a_widget_in_a_subgraph_is_heard(editor: Editor) -> None:
     assert editor.problems == []
 
 
+@pytest.mark.every_editor
 def test_text_and_every_clip_stay_under_their_nodes(editor: Editor) -> None:
     editor.open()
     rows = 8 + editor.nodes2  # an engine of its own: one that is kept from an earlier run has nothing to say
@@ -181,7 +186,7 @@ def test_text_and_every_clip_stay_under_their_nodes(editor: Editor) -> None:
         with editor.page.expect_download() as download:
             clip.get_by_role("link").click()
         assert download.value.path().stat().st_size > 10_000
-    time.sleep(1.0)
-    notes = " ".join(editor.page.locator(".ostinato-notes").all_inner_texts())
-    assert "in one pass" in notes and "ms per tick" in notes
+    notes = editor.page.locator(".ostinato-notes")
+    for text in ("in one pass", "ms per tick"):
+        notes.filter(has_text=text).first.wait_for(timeout=PATIENCE)
     assert editor.problems == []

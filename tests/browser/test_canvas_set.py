@@ -15,6 +15,7 @@ pytestmark = pytest.mark.browser
 KNOBS, LIVE = "OstinatoKnobs", "OstinatoLiveSession"
 KEPT = f"() => window.app.graph.nodes.find((n) => n.type === '{LIVE}').properties.ostinato"
 MESSAGE = ".ostinato-message"
+PLUG_IN = f"() => {{ {DESK} }}"
 
 
 def move(editor: Editor, *places: int) -> None:
@@ -28,9 +29,10 @@ def says(editor: Editor, text: str) -> None:
     editor.page.wait_for_function(found, arg=[MESSAGE, text], timeout=PATIENCE)
 
 
+@pytest.mark.every_editor
 def test_a_controller_is_learned_from_the_menu_of_a_node(editor: Editor) -> None:
-    editor.page.add_init_script(DESK)
     editor.open(live())
+    editor.page.evaluate(PLUG_IN)
     editor.play()
     assert editor.page.evaluate("() => window.asked") == 0
     editor.menu(KNOBS, "Ostinato: controllers", "ode noise: Learn a controller")
@@ -42,9 +44,10 @@ def test_a_controller_is_learned_from_the_menu_of_a_node(editor: Editor) -> None
     assert 0.4 < turned < 0.6
     kept = editor.page.evaluate(KEPT)
     assert (kept["midi"][0]["device"], kept["midi"][0]["input"], kept["when"]) == ("A desk", "ode_noise", "now")
-    time.sleep(2.0)  # the editor keeps its workflow a moment later
+    editor.kept("A desk")
     editor.page.reload()
     editor.ready()
+    editor.page.evaluate(PLUG_IN)
     editor.wait("link.state === 'playing' && link.player.gain")
     editor.button("Play").click()
     editor.page.wait_for_function("() => window.asked > 0", timeout=PATIENCE)
@@ -57,9 +60,10 @@ def test_a_controller_is_learned_from_the_menu_of_a_node(editor: Editor) -> None
 
 def test_a_stick_of_a_gamepad_turns_a_widget(editor: Editor) -> None:
     pad = "window.pad = { id: 'A pad', axes: [0, 0], buttons: [] }; navigator.getGamepads = () => [window.pad];"
-    editor.page.add_init_script(pad + DESK)
     push = "(place) => { window.pad = { ...window.pad, axes: [0, place] } }"
     editor.open(live())
+    editor.page.evaluate(f"() => {{ {pad} }}")
+    editor.page.evaluate(PLUG_IN)
     editor.play()
     editor.menu(KNOBS, "Ostinato: controllers", "ode noise: Learn a controller")
     says(editor, "Move a controller")
@@ -73,8 +77,8 @@ def test_a_stick_of_a_gamepad_turns_a_widget(editor: Editor) -> None:
 
 
 def test_a_controller_is_learned_by_keys(editor: Editor) -> None:
-    editor.page.add_init_script(DESK)
     editor.open(live())
+    editor.page.evaluate(PLUG_IN)
     editor.play()
     editor.page.evaluate(f"() => window.app.canvas.select(window.app.graph.nodes.find((n) => n.type === '{KNOBS}'))")
     editor.page.keyboard.press("Alt+Shift+L")

@@ -1,6 +1,6 @@
 """Every template as it opens in a window of 1600 x 950: large enough to read, nothing over another, nothing red.
 
-The pictures lie in the folder that OSTINATO_SHOTS names, else in pytest's.
+Pictures of them are made where OSTINATO_SHOTS names a folder.
 """
 
 from __future__ import annotations
@@ -31,6 +31,16 @@ BOXES = """(nodes2) => {
   };
   return graph.nodes.map((node) => [`${node.id} ${node.type}`, box(node)]);
 }"""
+# Waits until the view and the nodes stay where they are for a few frames.
+STILL = f"""async (nodes2) => {{
+  let before = "";
+  for (let frames = 0; frames < 5; ) {{
+    await new Promise(requestAnimationFrame);
+    const now = JSON.stringify([window.app.canvas.ds.scale, ({BOXES})(nodes2)]);
+    frames = now === before ? frames + 1 : 0;
+    before = now;
+  }}
+}}"""
 # Nodes that the editor does not know, that it marks, and choosers whose value is no choice of theirs. Load Engine names
 # the engine that another template builds; until then the torch engine plays.
 WRONG = """() => window.app.graph.nodes.flatMap((node) => [
@@ -44,7 +54,7 @@ WRONG = """() => window.app.graph.nodes.flatMap((node) => [
 
 
 @pytest.fixture
-def templates(editor: Editor) -> Editor:
+def templates(own_editor: Editor) -> Editor:
     """An editor that knows ComfyUI's own nodes that some templates have, and the clip that the pack puts in place."""
     core = [type(s.node_id, (), {"GET_SCHEMA": classmethod(lambda cls, s=s: s)}) for s in CORE]
 
@@ -53,8 +63,8 @@ def templates(editor: Editor) -> Editor:
         info["LoadAudio"]["input"]["required"]["audio"] = [[CLIP], {"audio_upload": True}]
         route.fulfill(json=info)
 
-    editor.page.route("**/object_info", known)
-    return editor
+    own_editor.page.route("**/object_info", known)
+    return own_editor
 
 
 def over(a: list[float], b: list[float]) -> bool:
@@ -62,10 +72,11 @@ def over(a: list[float], b: list[float]) -> bool:
     return all(a[i] + a[i + 2] > b[i] + 1 and b[i] + b[i + 2] > a[i] + 1 for i in (0, 1))
 
 
-def test_templates_open_readable(templates: Editor, tmp_path: Path) -> None:
+@pytest.mark.every_editor
+def test_templates_open_readable(templates: Editor) -> None:
     editor, canvas = templates, "nodes2" if templates.nodes2 else "classic"
-    folder = Path(os.environ.get("OSTINATO_SHOTS") or tmp_path)
-    folder.mkdir(parents=True, exist_ok=True)
+    if shots := os.environ.get("OSTINATO_SHOTS"):
+        Path(shots).mkdir(parents=True, exist_ok=True)
     editor.open()
     problems, told = [], {}
     for path in ALL:
@@ -75,10 +86,11 @@ def test_templates_open_readable(templates: Editor, tmp_path: Path) -> None:
         editor.page.wait_for_function(
             "(count) => window.app.graph.nodes.length === count", arg=len(graph["nodes"]), timeout=PATIENCE
         )
-        editor.page.wait_for_timeout(1000)  # elements take their place, and the view moves to them
+        editor.page.evaluate(STILL, editor.nodes2)
         scale = editor.page.evaluate("() => window.app.canvas.ds.scale")
         boxes = editor.page.evaluate(BOXES, editor.nodes2)
-        editor.page.screenshot(path=folder / f"{editor.host.version}-{canvas}-{path.stem}.png")
+        if shots:
+            editor.page.screenshot(path=Path(shots, f"{editor.host.version}-{canvas}-{path.stem}.png"))
         covered = [f"{a} and {b}" for (a, one), (b, other) in combinations(boxes, 2) if over(one, other)]
         wrong = editor.page.evaluate(WRONG)
         told[path.stem] = round(scale, 2)

@@ -10,12 +10,15 @@ pytestmark = pytest.mark.browser
 SPEAK = "(language) => window.app.extensionManager.setting.set('Comfy.Locale', language)"
 
 
-def test_the_panel_speaks_the_language_of_the_editor(editor: Editor) -> None:
+def test_the_panel_speaks_the_language_of_the_editor(own_editor: Editor) -> None:
+    editor = own_editor
     editor.open()
     editor.page.evaluate(SPEAK, "zh")
     try:
         editor.page.wait_for_timeout(500)  # the setting is on its way to the server
-        editor.open(live())
+        editor.page.reload()
+        editor.ready()
+        editor.load(live())
         panel = editor.page.get_by_role("group", name="实时演奏")
         assert "尚未开始" in panel.inner_text()
         editor.button("播放").click()

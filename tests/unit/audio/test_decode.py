@@ -176,18 +176,18 @@ def test_clips_one_by_one_equal_the_batch(turbo) -> None:
 def test_the_user_is_asked_within_a_clip(turbo, window: int) -> None:
     """Before each group of windows that are decoded side by side, and before each block of a whole pass; in the thread
     that asked for the sound, and with the same sound."""
-    asked, z = [], latents(1, 40)
+    asked, z = [], latents(1, 12)
     audio = decode(turbo.pipe.vae, z, window, lambda: asked.append(threading.get_ident()))
     assert torch.equal(audio, decode(turbo.pipe.vae, z, window))
     blocks = len(turbo.pipe.vae.decoder.block)
-    assert len(asked) == (1 + blocks if window == 0 else math.ceil(20 / workers().count))
+    assert len(asked) == (1 + blocks if window == 0 else math.ceil(6 / workers().count))
     assert set(asked) == {threading.get_ident()}
     assert not any(block._forward_pre_hooks for block in turbo.pipe.vae.decoder.block)
 
 
 @pytest.mark.parametrize("window", [0, 2])
 def test_a_cancel_ends_the_clip_and_keeps_those_before(turbo, window: int) -> None:
-    z, asked, kept = latents(3, 40), [], []
+    z, asked, kept = latents(3, 12), [], []
     decode(turbo.pipe.vae, z[:1], window, lambda: asked.append(1))
     one = len(asked)
 
