@@ -164,9 +164,11 @@ class Maker:
         ends = [flight.ends for flight in list(self._flights.values())]
         if not ends or not self._lease.opened or self.line.changes_at(1 << 62).hot == self._hot_id:
             return 0.0
-        if time.monotonic() - self._stepped > 2.0 * self._tick:
+        passed = time.monotonic() - self._stepped
+        if passed > 2.0 * self._tick:
             return 0.0
-        return max(1, min(ends) - self._lease.session.ticks) * self._tick
+        left = (min(ends) - self._lease.session.ticks) * self._tick
+        return max(left - passed, 0.1 * self._tick)
 
     @property
     def works(self) -> bool:
@@ -378,7 +380,7 @@ class Maker:
 
     def _lay(self, finished: Finished) -> None:
         """Lay a finished latent on the line."""
-        flight, latent = self._flights.pop(id(finished.request)), finished.take()
+        flight, latent = self._flights[id(finished.request)], finished.take()
         if finished.done is not None:
             finished.done.synchronize()  # a copy that waits would keep other threads out of the driver
         if self._lease.record is not None:
@@ -387,6 +389,7 @@ class Maker:
         alike = not (self.score.seed_step or self.score.tracks or self.score.moving)
         self._same = alike and flight.heard == self._heard
         with self.lock:
+            del self._flights[id(finished.request)]  # here, where the line has its music: it was coming until now
             line, at = self._sink, flight.at
             if isinstance(line, Loop):
                 line.add(latent, heard, self._hold)

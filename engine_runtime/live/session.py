@@ -181,7 +181,7 @@ class LiveSession:
             start = min(position, sound.listener.now())
             if epoch == sound.epoch and start == sound.decoded * self.score.spec.hop:
                 return []
-            blocks = sound.blocks_since(epoch, start)
+            blocks = sound.tape.blocks_since(epoch, start) if epoch == sound.epoch else None
             if blocks is None:
                 sound.begin(sound.listener.position)
             return blocks or []
@@ -290,7 +290,7 @@ class LiveSession:
     def reach(self, cost: Cost) -> float:
         """Return the seconds from `play` until a change of this cost can be at the listener, on the safe side."""
         sound, frame = self._sound, 1.0 / self.score.spec.frame_rate
-        return self._maker.reach(cost) + sound.listener.lead / SAMPLE_RATE + sound.spent + frame
+        return self._maker.reach(cost) + sound.listener.lead / SAMPLE_RATE + sound.pace.spent + frame
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -332,7 +332,7 @@ class LiveSession:
     def heard_since(self, position: int) -> tuple[int, bytes]:
         """Return what was heard from a position on, as int16 pairs, and the first position that is still here."""
         with self._lock:
-            return self._sound.between(position, self._sound.listener.now())
+            return self._sound.tape.between(position, self._sound.listener.now())
 
     def capture(self, seconds: float = 0.0, bars: int = 0, tempo: Tempo = OPEN) -> Capture:
         """Return the last seconds, or bars, that were heard; at most `KEPT_SECONDS`.
@@ -350,7 +350,7 @@ class LiveSession:
         check_range("the capture's length in seconds", span, 1.0 / spec.frame_rate, KEPT_SECONDS, "less is kept")
         with self._lock:
             heard = self._sound.listener.now() or self._sound.decoded * spec.hop
-            moments = [m for m in self._sound.moments() if m.block.position < heard]
+            moments = [m for m in self._sound.tape.moments() if m.block.position < heard]
         take = self._maker.take
         if not moments or take is None:
             raise InputError("nothing was played yet", "a capture is of what was heard", "start the session first")
@@ -368,8 +368,8 @@ class LiveSession:
             return Figures(
                 stats,
                 ahead,
-                sound.spent,
-                sound.size / self.score.spec.frame_rate,
+                sound.pace.spent,
+                sound.pace.size / self.score.spec.frame_rate,
                 level.loudness,
                 level.gain,
                 level.limited,
