@@ -32,7 +32,7 @@ from .score import Cost, Score, check_hot
 from .sound import Sound
 
 UNHEARD = 60.0  # seconds without a listener after which a session rests until it is started again
-GIVE_BACK = 10.0  # seconds that may pass until a resting session holds nothing: the longest tick or decode
+GIVE_BACK = 10.0  # seconds that may pass until a resting session has no memory left: the longest tick or decode
 OPEN = Tempo()
 
 
@@ -237,7 +237,7 @@ class LiveSession:
         with self._lock:
             self._rest(room)
             if not (self._maker.here or self._sound.here):
-                self._lock.wait_for(lambda: not (self._sound.holds or self._maker.holds), GIVE_BACK)
+                self._lock.wait_for(lambda: not (self._sound.has_memory or self._maker.has_memory), GIVE_BACK)
         self._changed()
 
     def close(self) -> None:
@@ -399,7 +399,7 @@ class LiveSession:
 
     def _idle(self) -> None:
         """Rest where nobody has listened for long. Called by the ring's thread, which holds the lock."""
-        if not self._sound.resting and self._maker.holds and self.unheard > UNHEARD:
+        if not self._sound.resting and self._maker.has_memory and self.unheard > UNHEARD:
             self._rest(None)
 
     def _needed(self) -> bool:

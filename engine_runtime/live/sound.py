@@ -65,7 +65,7 @@ class Sound:
         epoch: of the next block.
         listener: who sets the pace.
         resting: no sound is made, and the decoder's memory is given back.
-        holds: it is not given back yet.
+        has_memory: it is not given back yet.
         reported: when a listener was here last, or the sound began.
         pace: of decodes.
         tape: of what was decoded.
@@ -88,7 +88,7 @@ class Sound:
         self.decoded, self.epoch, self.listener = 0, 1, Listener()
         self.level, self.dry, self.tape = Level(), 0, Tape(kept_seconds * spec.frame_rate)
         self.playing, self._closed = False, False
-        self.resting, self.holds, self.reported = False, True, time.monotonic()
+        self.resting, self.has_memory, self.reported = False, True, time.monotonic()
         self._vae, self._windows, self._heard = vae, Windows(vae), Heard()
         self.pace = Pace(self._windows.frames, self._rate)
         self._at = 0  # position from which the latest changes are heard
@@ -127,7 +127,7 @@ class Sound:
     def rest(self, resting: bool) -> None:
         """Give the decoder's memory back after this window, or take it again with the next."""
         self.resting = resting
-        self.holds = self.holds or not resting
+        self.has_memory = self.has_memory or not resting
         self.lock.notify_all()
 
     def use(self, vae: Vae) -> None:
@@ -183,9 +183,9 @@ class Sound:
 
     def _yield(self) -> None:
         """Give the decoder's memory back where that was asked for. Hold the lock."""
-        if self.resting and self.holds:
+        if self.resting and self.has_memory:
             put_to_rest(self._vae)
-            self.holds = False
+            self.has_memory = False
             self.lock.notify_all()
 
     def _back(self, frame: int) -> int:
@@ -254,10 +254,10 @@ class Sound:
         with self.lock:
             if epoch != self.epoch:  # it began anew meanwhile
                 return
-            hold = self._join(audio, start * self._hop)
+            fades = self._join(audio, start * self._hop)
             moment, heard = changes[-1]
             if heard != self._heard:
-                self._heard, self._at = heard, max(moment * self._hop, hold) + DELAY
+                self._heard, self._at = heard, max(moment * self._hop, fades) + DELAY
             pcm = np.rint(audio.T * WIDE).astype("<i2").tobytes()
             block = Block(epoch, start * self._hop, heard, self._at, pcm)
             self.decoded = start + count
