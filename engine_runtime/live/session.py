@@ -10,24 +10,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-
-from ..errors import InputError, SessionError, check_range
-from ..stream.stats import Stats
-from ..takes.take import Log
+from ..errors import InputError, SessionError
 from .beat import Grid, Tempo, check_tempo
-from .block import Block, decoded_pcm
+from .block import Block
+from .capture import Capture, captured, span_of
+from .figures import Figures, figures_of
 from .lease import KEPT_SECONDS
 from .level import DELAY, SAMPLE_RATE
 from .line import Heard
 from .maker import HOLD, Maker
+from .outlet import Outlet
 from .score import Cost, Score, check_hot
 from .sound import Sound
 
@@ -43,66 +39,6 @@ class State(StrEnum):
     PLAYING = "playing"
     PAUSED = "paused"
     CLOSED = "closed"
-
-
-class Outlet(Protocol):
-    """A listener of a session. Its methods are called from the session's threads and must not wait."""
-
-    def block(self, block: Block) -> None:
-        """Take a piece of sound."""
-        ...
-
-    def changed(self) -> None:
-        """Learn that the state or the figures changed."""
-        ...
-
-    def failed(self, error: Exception) -> None:
-        """Learn what went wrong; the session lives on."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class Capture:
-    """The last seconds of a session.
-
-    Attributes:
-        audio: `[2, hop * T]` float32 at 48 kHz, as it was heard.
-        latent: `[T, C]` float32 on the CPU: the frames that were decoded for it.
-        take: replays the latents that these frames were taken from, bit by bit.
-    """
-
-    audio: NDArray[np.float32]
-    latent: Tensor
-    take: Log
-
-
-@dataclass(frozen=True)
-class Figures:
-    """The figures of a session.
-
-    Attributes:
-        stats: of the ring; None before it was opened.
-        ahead: seconds of sound that are made beyond the listener.
-        decode: seconds that the decode of a window takes, on the safe side.
-        window: seconds of one.
-        loudness: LUFS before the gain. gain: dB. limited: dB by which the limiter lowered the latest peak.
-        dry: times that the music ended before more was made.
-        resting: the memory is given back, to others who need it or because nobody listened.
-        length: seconds of music in one generation.
-        budget: milliseconds that a tick may take where music is to be made as fast as it is heard.
-    """
-
-    stats: Stats | None
-    ahead: float
-    decode: float
-    window: float
-    loudness: float
-    gain: float
-    limited: float
-    dry: int
-    resting: bool
-    length: float
-    budget: float
 
 
 class LiveSession:
@@ -125,26 +61,11 @@ class LiveSession:
         self.outlets: tuple[Outlet, ...] = ()
         self._lock = threading.Condition(threading.Lock())
         self._sound = Sound(
-            name,
-            score.vae,
-            score.spec,
-            self._lock,
-            lambda: self._maker,
-            self._block,
-            self.fail,
-            KEPT_SECONDS,
+            name, score.vae, score.spec, self._lock, lambda: self._maker, self._block, self.fail, KEPT_SECONDS
         )
+        opened, decoded = lambda: self._sound.rest(False), lambda: self._sound.decoded
         self._maker = Maker(
-            name,
-            score,
-            self._lock,
-            lambda: self._sound.decoded,
-            self._needed,
-            self._idle,
-            lambda: self._sound.rest(False),
-            self._changed,
-            self.fail,
-            self,
+            name, score, self._lock, decoded, self._needed, self._idle, opened, self._changed, self.fail, self
         )
 
     # --- listening ---
@@ -340,44 +261,17 @@ class LiveSession:
         Raises:
             InputError: for neither or both, bars without a tempo, or where nothing was played yet.
         """
-        if bool(seconds) == bool(bars) or bars and not tempo.bpm:
-            raise InputError(
-                f"the capture is of {seconds:g} s and {bars} bars at {tempo.bpm:g} bpm",
-                "allowed are seconds, or bars with a tempo",
-                "give one of them",
-            )
-        span, spec = seconds or bars * tempo.beats * 60.0 / tempo.bpm, self.score.spec
-        check_range("the capture's length in seconds", span, 1.0 / spec.frame_rate, KEPT_SECONDS, "less is kept")
+        spec = self.score.spec
+        span = span_of(seconds, bars, tempo, spec)
         with self._lock:
             heard = self._sound.listener.now() or self._sound.decoded * spec.hop
             moments = [m for m in self._sound.tape.moments() if m.block.position < heard]
-        take = self._maker.take
-        if not moments or take is None:
-            raise InputError("nothing was played yet", "a capture is of what was heard", "start the session first")
-        frames = round(span * spec.frame_rate)
-        latent = torch.cat([m.latents for m in moments])[-frames:]
-        audio = decoded_pcm(b"".join(m.block.pcm for m in moments))[:, -frames * spec.hop :]
-        return Capture(audio, latent, take)
+        return captured(moments, self._maker.take, span, spec)
 
     def figures(self) -> Figures:
-        sound, stats, score = self._sound, self._maker.stats, self.score
-        length = score.spec.seconds(score.frames)
+        stats = self._maker.stats
         with self._lock:
-            ahead = max(0.0, (sound.decoded * self.score.spec.hop - sound.listener.now()) / SAMPLE_RATE)
-            level = sound.level
-            return Figures(
-                stats,
-                ahead,
-                sound.pace.spent,
-                sound.pace.size / self.score.spec.frame_rate,
-                level.loudness,
-                level.gain,
-                level.limited,
-                sound.dry,
-                sound.resting,
-                length,
-                1e3 * length * score.depth / score.steps,
-            )
+            return figures_of(self._sound, stats, self.score)
 
     # --- what the threads call ---
 

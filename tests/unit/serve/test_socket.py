@@ -24,9 +24,10 @@ from ostinato.engine_runtime.config import Sampling
 from ostinato.engine_runtime.errors import InputError
 from ostinato.engine_runtime.live.beat import Tempo
 from ostinato.engine_runtime.live.block import Block
+from ostinato.engine_runtime.live.capture import Capture
 from ostinato.engine_runtime.live.line import Heard
 from ostinato.engine_runtime.live.score import Score
-from ostinato.engine_runtime.live.session import Capture, LiveSession
+from ostinato.engine_runtime.live.session import LiveSession
 from ostinato.engine_runtime.models.loading import Model
 from ostinato.engine_runtime.serve import connection
 from ostinato.engine_runtime.serve.control import Control
