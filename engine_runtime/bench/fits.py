@@ -24,7 +24,7 @@ from ..constants import KINDS
 from ..device.memory import guarded
 from ..engines.contract import Engine
 from ..errors import EngineError, InputError, MemoryShortage, check_choice, check_range
-from ..live.sound import SIZES
+from ..live.pace import SIZES
 from ..models.conditioning import encode_prompt
 from ..models.engines import torch_engine
 from ..models.loading import Model, load

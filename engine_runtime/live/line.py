@@ -157,7 +157,7 @@ class Endless:
             first = min(round(self._beat) - self.start, stop)
         return self.frames[first:stop]
 
-    def add(self, latent: Tensor, kept: int, at: int, decoded: int, heard: Heard, hold: int = 0) -> None:
+    def add(self, latent: Tensor, kept: int, at: int, decoded: int, heard: Heard, earliest: int = 0) -> None:
         """Lay a stretch in place of what was to come.
 
         Args:
@@ -165,9 +165,9 @@ class Endless:
             kept: its first frames, which repeat the music before `at`.
             at: the moment of its first new frame.
             decoded: the moment up to which the sound is made; a stretch that comes too late begins there.
-            hold: a moment before which it must not sound, as long as there is other music.
+            earliest: a moment before which it must not sound, as long as there is other music.
         """
-        begin = max(at, min(max(decoded, hold), self.end))
+        begin = max(at, min(max(decoded, earliest), self.end))
         new = latent[kept + begin - at :]
         self.frames = torch.cat([self.frames[: begin - self.start].to(new), new])
         self._joints = [(moment, was) for moment, was in self._joints if moment < begin] + [(begin, heard)]

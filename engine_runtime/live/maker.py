@@ -9,43 +9,24 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from ..device.player import PLAYER, Player
 from ..device.workers import leave_team, own_workers
 from ..errors import OstinatoError
-from ..stream.finished import Finished
 from ..stream.session import Session
 from ..stream.stats import Stats
 from ..takes.take import Log
+from .feed import Feed
 from .lease import Lease
-from .line import Endless, Heard, Loop
+from .line import Heard, Line
 from .score import Cost, Score, cost
 
 log = logging.getLogger(__name__)
-RUNWAY = 2.0  # seconds of music that a stretch is begun ahead of, beyond the time it takes
 SAFE = 1.2  # of the time that a generation takes
 NICE = 4  # of a ring on the CPU
 HOLD = 0.3  # seconds that a ring waits at most for what is evaluated beside it
-
-
-@dataclass(frozen=True)
-class _Flight:
-    """A request in flight.
-
-    Attributes:
-        heard: the changes that it was made with; further hot ones may act on it.
-        ends: the step that finishes it.
-        at, kept: for a stretch, the moment of its first new frame, and the frames before that it repeats.
-    """
-
-    heard: Heard
-    ends: int
-    at: int = 0
-    kept: int = 0
 
 
 class Maker:
@@ -70,9 +51,6 @@ class Maker:
         made: told, in this thread, that a latent was laid.
         failed: told, in this thread, what went wrong.
         player: whose memory this is.
-
-    Attributes:
-        line: what is heard; another object after a change of mode or length.
     """
 
     def __init__(
@@ -89,35 +67,27 @@ class Maker:
         player: Player,
     ) -> None:
         self.name, self.lock, self._player = name, lock, player
-        self.line = _line_of(score)
-        self._decoded, self._needed, self._made, self._failed = decoded, needed, made, failed
+        self._needed, self._made, self._failed = needed, made, failed
         self._idle, self._opened = idle, opened
         self._room: Callable[[], bool] = lambda: True  # whether the ring may be opened
         self._giving = self._busy = False  # the ring is to be closed; a round runs
-        # what the next step takes in, and the moment before which it must not sound; guarded by the lock
-        self._next, self._hot_id, self._slot_id, self._next_hold = score, 0, 0, 0
-        self._hold = 0  # that moment, of what was taken in
+        self._next, self._hot_id, self._slot_id = score, 0, 0  # what the next step takes in; guarded by the lock
         self._closed = self._broken = False
         self._held_until = 0.0  # time.monotonic
-        self._heard, self._fresh = Heard(), True  # fresh: the score has changed since the last request
-        self._same = False  # a further latent would be the one that plays
         self._lease = Lease(name, score)
+        self._feed = Feed(self._lease, lock, decoded)
         self._ahead: torch.cuda.Event | None = None  # behind the last tick
-        self._flights: dict[int, _Flight] = {}
-        self._number = self._since = 0  # requests made; steps since the last one was
-        self._tick, self._stepped = 0.1, 0.0  # seconds that a step takes, and when the latest began
-        self._coming: Loop | Endless | None = None  # the line of a new ring, until its first latent is there
         self._thread = threading.Thread(target=self._run, name=f"ostinato ring {name}", daemon=True)
         self._thread.start()
 
     # --- from any thread ---
 
-    def play(self, score: Score, change: int, hold: int = 0) -> Cost:
+    def play(self, score: Score, change: int, earliest: int = 0) -> Cost:
         """Play another score from the next step on; scores that come between two steps are passed over.
 
         Args:
             change: its id, larger than those before.
-            hold: the moment from which on it is to be heard; another ring is heard as soon as it plays.
+            earliest: the moment before which it must not be heard; another ring is heard as soon as it plays.
 
         Returns:
             the cost of this change.
@@ -127,7 +97,7 @@ class Maker:
         spent = cost(before, score)
         with self.lock:
             self._next = score
-            self._hot_id, self._next_hold = change, max(self._next_hold, hold)
+            self._hot_id, self._feed.awaited = change, max(self._feed.awaited, earliest)
             self._slot_id = change if spent >= Cost.SLOT else self._slot_id
             self._broken = False
             self.lock.notify_all()
@@ -146,37 +116,30 @@ class Maker:
             self.lock.notify_all()
 
     def rest(self, room: Callable[[], bool]) -> None:
-        """Close the ring after this round, and open it again when `room` says so. Hold the lock; `holds` tells when it
-        is closed.
+        """Close the ring after this round, and open it again when `room` says so. Hold the lock; `has_memory` tells
+        when it is closed.
         """
         self._giving, self._room = self._lease.opened or self._busy, room
         self.lock.notify_all()
 
     @property
-    def holds(self) -> bool:
+    def has_memory(self) -> bool:
         """Return whether the ring has memory, or may take some now."""
         return self._busy or self._lease.opened
 
     def until_laid(self) -> float:
-        """Return the seconds until the latest change is in music; 0 where it is, where nothing is in flight, and where
-        the step takes so long that nothing can be said. Hold the lock.
-        """
-        ends = [flight.ends for flight in list(self._flights.values())]
-        if not ends or not self._lease.opened or self.line.changes_at(1 << 62).hot == self._hot_id:
-            return 0.0
-        if time.monotonic() - self._stepped > 2.0 * self._tick:
-            return 0.0
-        return max(1, min(ends) - self._lease.session.ticks) * self._tick
+        """Return the seconds until the latest change is in music; 0 where it is, or none is known. Hold the lock."""
+        return self._feed.until_laid(self._hot_id)
+
+    @property
+    def line(self) -> Line:
+        """Return what is heard; another object after a change of mode or length."""
+        return self._feed.line
 
     @property
     def works(self) -> bool:
         """Return whether a round runs."""
         return self._busy
-
-    @property
-    def _generation(self) -> float:
-        """Return the seconds that a generation takes."""
-        return self._tick * self.score.steps
 
     @property
     def here(self) -> bool:
@@ -192,7 +155,9 @@ class Maker:
 
     def reach(self, cost: Cost) -> float:
         """Return the seconds until music with a change of this cost is there, on the safe side."""
-        return SAFE * self._generation * (1 if cost <= Cost.TICK else 2)  # another generation may have to end first
+        return (
+            SAFE * self._feed.generation * (1 if cost <= Cost.TICK else 2)
+        )  # another generation may have to end first
 
     @property
     def alive(self) -> bool:
@@ -248,7 +213,7 @@ class Maker:
     def _give_back(self) -> None:
         """Close the ring; what is in flight is dropped."""
         self._lease.close()
-        self._flights.clear()
+        self._feed.clear()
         with self.lock:
             self._giving = False
 
@@ -256,21 +221,9 @@ class Maker:
         """Return true where a step would do something. Hold the lock."""
         if self.line.end != 0 and not self._needed():
             return False
-        if self._next is not self.score and not self._extends() or not self._lease.opened:
+        if self._next is not self.score and not self._feed.extends or not self._lease.opened:
             return True
-        if isinstance(self._sink, Loop):
-            return not self._at_the_ready()
-        return bool(self._flights) or self._due() is not None
-
-    def _at_the_ready(self) -> bool:
-        """Return whether a latent would bring nothing new, and one is a step from its end."""
-        ticks = self._lease.session.ticks
-        return self._same and any(flight.ends == ticks + 1 for flight in self._flights.values())
-
-    @property
-    def _sink(self) -> Loop | Endless:
-        """Return the line that the ring of now plays for."""
-        return self._coming or self.line
+        return self._feed.wanted
 
     def _act(self) -> None:
         if self._giving:
@@ -280,38 +233,34 @@ class Maker:
 
     def _round(self) -> None:
         """Take in the latest score, submit what is wanted, step, lay what finished."""
+        feed = self._feed
         with self.lock:
-            score, hot, slot, hold = self._next, self._hot_id, self._slot_id, self._next_hold
-            if self._extends():
-                score, hot, slot, hold = self.score, self._heard.hot, self._heard.slot, self._hold
+            score, heard, earliest = self._next, Heard(self._hot_id, self._slot_id), feed.awaited
+            if feed.extends:
+                score, heard, earliest = self.score, feed.heard, feed.earliest
         before, session = self.score, self._take(score)
-        flight = next(iter(self._flights.values()), None)
-        if self.score is not before and flight is not None:
-            self._move(flight.at, flight.kept)
-        if self._heard != Heard(hot, slot):
-            self._heard, self._fresh, self._same = Heard(hot, slot), True, False
-        self._hold = hold
-        self._submit(session)
-        self._stepped = began = time.monotonic()
+        if self.score is not before:
+            feed.turned()
+        feed.hear(heard, earliest)
+        feed.submit(session)
+        feed.flights.step_begins()
         done = session.step()
         if self._ahead is not None:
             self._ahead.synchronize()  # a tick is enqueued while one runs, and no more: the next hears a later knob
         self._ahead = session.lane.done()
-        self._tick += 0.1 * (time.monotonic() - began - self._tick)
-        self._since += 1
+        feed.flights.step_ends()
+        feed.stepped()
         for finished in done:
-            self._lay(finished)
+            feed.lay(finished)
+            self._made()
 
     def _take(self, score: Score) -> Session:
         """Play a score from now on; where that fails, the old one plays on. After a rest the line goes on."""
         before, rested = self.score, not self._lease.opened
         try:
             if self._lease.take(score):
-                self._flights.clear()
-                self._since, self._fresh, self._same = 1 << 30, True, False
                 goes_on = rested and (before.frames, before.mode) == (score.frames, score.mode)
-                if self.line.end != 0 and not goes_on:
-                    self._coming = _line_of(score)
+                self._feed.begin(score, goes_on)
                 with self.lock:
                     self._opened()
         except BaseException:
@@ -321,90 +270,11 @@ class Maker:
             raise
         return self._lease.session
 
-    def _submit(self, session: Session) -> None:
-        """Keep a loop's ring full, evenly; give an endless line its next stretch when that is due."""
-        if isinstance(self._sink, Loop):
-            depth = min(session.config.depth, self.score.depth)  # what is asked for, once the ring has it
-            apart = -(-self.score.steps // depth)
-            ends = {flight.ends for flight in self._flights.values()}  # the rolling log wants no two in one step
-            if len(self._flights) < depth and self._since >= apart and session.ticks + self.score.steps not in ends:
-                self._give(session, None, 0, 0)
-            return
-        with self.lock:
-            at = self._due()
-            tail = None if at is None else self._sink.tail(at, self.score.beat)
-        if at is not None and tail is not None:
-            self._give(session, tail if tail.shape[0] else None, at, tail.shape[0])
-
-    def _due(self) -> int | None:
-        """Return the moment that the next stretch is to begin at; None while there is no need of one. Hold the lock.
-
-        One is made at a time: the next continues it.
-        """
-        line = self._sink
-        if isinstance(line, Loop) or self._flights:
-            return None
-        decoded, end, rate = self._decoded(), line.end, self.score.spec.frame_rate
-        if line is self._coming or end == line.start or self._extends():
-            return end
-        ahead = decoded + round(self._generation * rate) + 1
-        if not self._fresh and end - ahead > RUNWAY * rate:
-            return None
-        return min(max(ahead, line.start, self._hold), end)
-
-    def _extends(self) -> bool:
-        """Return true where the music up to the moment that the latest score waits for is still to be made. Hold the
-        lock.
-        """
-        line = self.line
-        return isinstance(line, Endless) and self._coming is None and line.start < line.end < self._next_hold
-
-    def _give(self, session: Session, tail: Tensor | None, at: int, kept: int) -> None:
-        self._move(at, kept)
-        request = self.score.request(self._number, tail)
-        session.submit(request)
-        ends = session.ticks + request.steps
-        self._flights[id(request)] = _Flight(self._heard, ends, at, kept)
-        self._number, self._since, self._fresh = self._number + 1, 0, False
-
-    def _move(self, at: int, kept: int) -> None:
-        """Set the knobs that move with the time of play, for a stretch, or for the next round of a loop."""
-        if not self.score.moving:
-            return
-        if isinstance(self._sink, Loop):
-            with self.lock:
-                at, kept = self._decoded(), 0
-        self._lease.move(at - kept)
-
-    def _lay(self, finished: Finished) -> None:
-        """Lay a finished latent on the line."""
-        flight, latent = self._flights.pop(id(finished.request)), finished.take()
-        if finished.done is not None:
-            finished.done.synchronize()  # a copy that waits would keep other threads out of the driver
-        if self._lease.record is not None:
-            self._lease.record.finished(finished.request, latent)
-        heard = Heard(self._heard.hot, flight.heard.slot)
-        alike = not (self.score.seed_step or self.score.tracks or self.score.moving)
-        self._same = alike and flight.heard == self._heard
-        with self.lock:
-            line, at = self._sink, flight.at
-            if isinstance(line, Loop):
-                line.add(latent, heard, self._hold)
-            else:
-                if self._coming is not None:
-                    at = self._decoded()
-                    line.begin(at)
-                line.add(latent, flight.kept, at, self._decoded(), heard, self._hold)
-            self.line, self._coming = line, None
-            self.lock.notify_all()
-        self._made()
-
     def _fail(self, error: Exception) -> None:
         """Report an error; what is in flight is dropped, for a part of it may be lost."""
-        if self._flights:
+        if len(self._feed.flights):
             self._lease.session.clear()
-        self._flights.clear()
-        self._same = False
+        self._feed.clear()
         with self.lock:
             self._broken = self._next is self.score or not self._lease.opened
         if isinstance(error, OstinatoError):
@@ -420,7 +290,3 @@ def _give_way() -> None:
     """
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
-
-
-def _line_of(score: Score) -> Loop | Endless:
-    return Loop() if score.mode == "loop" else Endless(score.tail, score.spec.channels)

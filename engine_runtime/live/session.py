@@ -10,29 +10,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-
-from ..errors import InputError, SessionError, check_range
-from ..stream.stats import Stats
-from ..takes.take import Log
+from ..errors import InputError, SessionError
 from .beat import Grid, Tempo, check_tempo
-from .block import Block, decoded_pcm
+from .block import Block
+from .capture import Capture, captured, span_of
+from .figures import Figures, figures_of
 from .lease import KEPT_SECONDS
 from .level import DELAY, SAMPLE_RATE
 from .line import Heard
 from .maker import HOLD, Maker
+from .outlet import Outlet
 from .score import Cost, Score, check_hot
 from .sound import Sound
 
 UNHEARD = 60.0  # seconds without a listener after which a session rests until it is started again
-GIVE_BACK = 10.0  # seconds that may pass until a resting session holds nothing: the longest tick or decode
+GIVE_BACK = 10.0  # seconds that may pass until a resting session has no memory left: the longest tick or decode
 OPEN = Tempo()
 
 
@@ -43,66 +39,6 @@ class State(StrEnum):
     PLAYING = "playing"
     PAUSED = "paused"
     CLOSED = "closed"
-
-
-class Outlet(Protocol):
-    """A listener of a session. Its methods are called from the session's threads and must not wait."""
-
-    def block(self, block: Block) -> None:
-        """Take a piece of sound."""
-        ...
-
-    def changed(self) -> None:
-        """Learn that the state or the figures changed."""
-        ...
-
-    def failed(self, error: Exception) -> None:
-        """Learn what went wrong; the session lives on."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class Capture:
-    """The last seconds of a session.
-
-    Attributes:
-        audio: `[2, hop * T]` float32 at 48 kHz, as it was heard.
-        latent: `[T, C]` float32 on the CPU: the frames that were decoded for it.
-        take: replays the latents that these frames were taken from, bit by bit.
-    """
-
-    audio: NDArray[np.float32]
-    latent: Tensor
-    take: Log
-
-
-@dataclass(frozen=True)
-class Figures:
-    """The figures of a session.
-
-    Attributes:
-        stats: of the ring; None before it was opened.
-        ahead: seconds of sound that are made beyond the listener.
-        decode: seconds that the decode of a window takes, on the safe side.
-        window: seconds of one.
-        loudness: LUFS before the gain. gain: dB. limited: dB by which the limiter lowered the latest peak.
-        dry: times that the music ended before more was made.
-        resting: the memory is given back, to others who need it or because nobody listened.
-        length: seconds of music in one generation.
-        budget: milliseconds that a tick may take where music is to be made as fast as it is heard.
-    """
-
-    stats: Stats | None
-    ahead: float
-    decode: float
-    window: float
-    loudness: float
-    gain: float
-    limited: float
-    dry: int
-    resting: bool
-    length: float
-    budget: float
 
 
 class LiveSession:
@@ -125,26 +61,11 @@ class LiveSession:
         self.outlets: tuple[Outlet, ...] = ()
         self._lock = threading.Condition(threading.Lock())
         self._sound = Sound(
-            name,
-            score.vae,
-            score.spec,
-            self._lock,
-            lambda: self._maker,
-            self._block,
-            self.fail,
-            KEPT_SECONDS,
+            name, score.vae, score.spec, self._lock, lambda: self._maker, self._block, self.fail, KEPT_SECONDS
         )
+        opened, decoded = lambda: self._sound.rest(False), lambda: self._sound.decoded
         self._maker = Maker(
-            name,
-            score,
-            self._lock,
-            lambda: self._sound.decoded,
-            self._needed,
-            self._idle,
-            lambda: self._sound.rest(False),
-            self._changed,
-            self.fail,
-            self,
+            name, score, self._lock, decoded, self._needed, self._idle, opened, self._changed, self.fail, self
         )
 
     # --- listening ---
@@ -181,7 +102,7 @@ class LiveSession:
             start = min(position, sound.listener.now())
             if epoch == sound.epoch and start == sound.decoded * self.score.spec.hop:
                 return []
-            blocks = sound.blocks_since(epoch, start)
+            blocks = sound.tape.blocks_since(epoch, start) if epoch == sound.epoch else None
             if blocks is None:
                 sound.begin(sound.listener.position)
             return blocks or []
@@ -237,7 +158,7 @@ class LiveSession:
         with self._lock:
             self._rest(room)
             if not (self._maker.here or self._sound.here):
-                self._lock.wait_for(lambda: not (self._sound.holds or self._maker.holds), GIVE_BACK)
+                self._lock.wait_for(lambda: not (self._sound.has_memory or self._maker.has_memory), GIVE_BACK)
         self._changed()
 
     def close(self) -> None:
@@ -290,7 +211,7 @@ class LiveSession:
     def reach(self, cost: Cost) -> float:
         """Return the seconds from `play` until a change of this cost can be at the listener, on the safe side."""
         sound, frame = self._sound, 1.0 / self.score.spec.frame_rate
-        return self._maker.reach(cost) + sound.listener.lead / SAMPLE_RATE + sound.spent + frame
+        return self._maker.reach(cost) + sound.listener.lead / SAMPLE_RATE + sound.pace.spent + frame
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -332,7 +253,7 @@ class LiveSession:
     def heard_since(self, position: int) -> tuple[int, bytes]:
         """Return what was heard from a position on, as int16 pairs, and the first position that is still here."""
         with self._lock:
-            return self._sound.between(position, self._sound.listener.now())
+            return self._sound.tape.between(position, self._sound.listener.now())
 
     def capture(self, seconds: float = 0.0, bars: int = 0, tempo: Tempo = OPEN) -> Capture:
         """Return the last seconds, or bars, that were heard; at most `KEPT_SECONDS`.
@@ -340,44 +261,17 @@ class LiveSession:
         Raises:
             InputError: for neither or both, bars without a tempo, or where nothing was played yet.
         """
-        if bool(seconds) == bool(bars) or bars and not tempo.bpm:
-            raise InputError(
-                f"the capture is of {seconds:g} s and {bars} bars at {tempo.bpm:g} bpm",
-                "allowed are seconds, or bars with a tempo",
-                "give one of them",
-            )
-        span, spec = seconds or bars * tempo.beats * 60.0 / tempo.bpm, self.score.spec
-        check_range("the capture's length in seconds", span, 1.0 / spec.frame_rate, KEPT_SECONDS, "less is kept")
+        spec = self.score.spec
+        span = span_of(seconds, bars, tempo, spec)
         with self._lock:
             heard = self._sound.listener.now() or self._sound.decoded * spec.hop
-            moments = [m for m in self._sound.moments() if m.block.position < heard]
-        take = self._maker.take
-        if not moments or take is None:
-            raise InputError("nothing was played yet", "a capture is of what was heard", "start the session first")
-        frames = round(span * spec.frame_rate)
-        latent = torch.cat([m.latents for m in moments])[-frames:]
-        audio = decoded_pcm(b"".join(m.block.pcm for m in moments))[:, -frames * spec.hop :]
-        return Capture(audio, latent, take)
+            moments = [m for m in self._sound.tape.moments() if m.block.position < heard]
+        return captured(moments, self._maker.take, span, spec)
 
     def figures(self) -> Figures:
-        sound, stats, score = self._sound, self._maker.stats, self.score
-        length = score.spec.seconds(score.frames)
+        stats = self._maker.stats
         with self._lock:
-            ahead = max(0.0, (sound.decoded * self.score.spec.hop - sound.listener.now()) / SAMPLE_RATE)
-            level = sound.level
-            return Figures(
-                stats,
-                ahead,
-                sound.spent,
-                sound.size / self.score.spec.frame_rate,
-                level.loudness,
-                level.gain,
-                level.limited,
-                sound.dry,
-                sound.resting,
-                length,
-                1e3 * length * score.depth / score.steps,
-            )
+            return figures_of(self._sound, stats, self.score)
 
     # --- what the threads call ---
 
@@ -399,7 +293,7 @@ class LiveSession:
 
     def _idle(self) -> None:
         """Rest where nobody has listened for long. Called by the ring's thread, which holds the lock."""
-        if not self._sound.resting and self._maker.holds and self.unheard > UNHEARD:
+        if not self._sound.resting and self._maker.has_memory and self.unheard > UNHEARD:
             self._rest(None)
 
     def _needed(self) -> bool:

@@ -16,11 +16,11 @@ FADE = 1  # frames over which two windows cross-fade: where a knob was turned, t
 CPU_MARGIN = 5
 
 
-def cross_fade(audio: NDArray[np.float32], before: NDArray[np.float32], hold: int = 0) -> None:
-    """Fade from `before` into the start of `audio`, in place; the first `hold` samples are all of `before`."""
+def cross_fade(audio: NDArray[np.float32], before: NDArray[np.float32], lag: int = 0) -> None:
+    """Fade from `before` into the start of `audio`, in place; the first `lag` samples are all of `before`."""
     reach = min(before.shape[1], audio.shape[1])
     rise = np.zeros(reach, np.float32)
-    rise[hold:] = np.sin(np.linspace(0.0, np.pi / 2, reach - hold, dtype=np.float32)) ** 2
+    rise[lag:] = np.sin(np.linspace(0.0, np.pi / 2, reach - lag, dtype=np.float32)) ** 2
     audio[:, :reach] = audio[:, :reach] * rise + before[:, :reach] * (1.0 - rise)
 
 

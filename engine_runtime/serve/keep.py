@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..live.beat import Tempo
+from ..live.capture import Capture
 from ..live.recorder import Recorder
-from ..live.session import Capture, LiveSession
+from ..live.session import LiveSession
 
 Write = Callable[[Capture], list[Path]]  # writes a capture, returns its files, the sound first
 MOST = 100  # files that a client can still download

@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 
 from ..errors import InputError, OstinatoError
 from ..live.block import Block
-from ..live.session import Figures
+from ..live.figures import Figures
 
 VERSION = 1
 MAX_BYTES = 64 << 10  # of a message from a client

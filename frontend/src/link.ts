@@ -15,6 +15,18 @@ const COSTS: Record<string, () => string> = {
   ring: () => worded("a new ring; the old music goes on"),
 };
 
+const STATES: Record<string, () => string> = {
+  ready: () => worded("ready"),
+  playing: () => worded("playing"),
+  paused: () => worded("paused"),
+  closed: () => worded("closed"),
+};
+
+/** What a session does now. */
+export function stateText(state: string): string {
+  return STATES[state]?.() ?? state;
+}
+
 /** What turning a widget takes. */
 export function costText(cost: string): string {
   return COSTS[cost]?.() ?? cost;

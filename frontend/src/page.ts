@@ -1,17 +1,42 @@
 // The page of `ostinato live`: the graph's widgets, the player, and what it costs to turn a knob.
 
-import { costText, downloadOf, type Link, recordText } from "./link.ts";
+import { costText, downloadOf, type Link, recordText, stateText } from "./link.ts";
 import { openMenu } from "./menu.ts";
 import { type Missing, missingText, type Settings, type Value, type Widget } from "./protocol.ts";
-import { readWhen } from "./quantise.ts";
+import { readWhen, WHEN_TEXT } from "./quantise.ts";
 import { Signals } from "./signals.ts";
 import { control } from "./widgets.ts";
+import { speak, textsOf, worded } from "./words.ts";
 
 const CAPTURE_SECONDS = 30;
 const ROUTES = "/ostinato/live";
 
 function element<T extends HTMLElement>(id: string): T {
   return document.getElementById(id) as T;
+}
+
+/** Puts the words that the page came with into the browser's language. */
+function translate(language: string): void {
+  const texts = textsOf(language);
+  if (!Object.keys(texts).length) return;
+  speak(texts);
+  document.documentElement.lang = language;
+  const words: Record<string, string> = {
+    play: worded("Play"),
+    pause: worded("Pause"),
+    stop: worded("Stop"),
+    capture: worded("Keep the last %1 s", CAPTURE_SECONDS),
+    record: recordText(undefined),
+    save: worded("Save the workflow"),
+  };
+  for (const [id, text] of Object.entries(words)) element(id).textContent = text;
+  for (const option of element<HTMLSelectElement>("when").options) option.text = WHEN_TEXT[readWhen(option.value)]();
+  for (const [id, text] of [
+    ["when", worded("Changes")],
+    ["volume", worded("Volume")],
+  ] as const) {
+    element(id).parentElement!.firstChild!.textContent = `${text} `;
+  }
 }
 
 export class Page {
@@ -23,6 +48,7 @@ export class Page {
     root: HTMLElement,
   ) {
     const { player } = link;
+    translate(navigator.language);
     link.views.add({
       listed: (widgets) => this.list(widgets),
       noted: (place, text, wrong) => this.note(place, text, wrong),
@@ -70,8 +96,9 @@ export class Page {
       player.volume = Number(volume.value);
     };
     if (player.plain) {
-      element("plain").textContent =
-        "This address is not a secure one, so the page plays without an AudioWorklet and with more delay; open it as http://localhost.";
+      element("plain").textContent = worded(
+        "This address is no secure one: the sound comes later here than at http://localhost or over https.",
+      );
     }
     void link.resume();
   }
@@ -108,11 +135,11 @@ export class Page {
   private show(): void {
     const { figures, state, underruns } = this.link;
     const parts = [
-      state,
-      `${(figures?.tick ?? 0).toFixed(0)} ms a tick`,
-      `${(1000 * (figures?.ahead ?? 0)).toFixed(0)} ms ahead`,
+      stateText(state),
+      worded("%1 ms a tick", (figures?.tick ?? 0).toFixed(0)),
+      worded("%1 ms ahead", (1000 * (figures?.ahead ?? 0)).toFixed(0)),
       `${(figures?.loudness ?? 0).toFixed(1)} LUFS ${(figures?.gain ?? 0).toFixed(1)} dB`,
-      `${underruns} underruns`,
+      worded("%1 underruns", underruns),
     ];
     const recording = figures?.recording;
     element("record").setAttribute("aria-pressed", String(Boolean(recording)));

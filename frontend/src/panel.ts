@@ -2,19 +2,12 @@
 
 import { whileShown } from "./clock.ts";
 import { drawRing, drawWaveform, ringText } from "./draw.ts";
-import { downloadOf, type Link, recordText, type View } from "./link.ts";
+import { downloadOf, type Link, recordText, stateText, type View } from "./link.ts";
 import { type Missing, missingText, RATE } from "./protocol.ts";
 import { readWhen, WHEN, WHEN_TEXT, type When } from "./quantise.ts";
 import { worded } from "./words.ts";
 
 export const PANEL_HEIGHT = 264; // pixels
-
-const STATES: Record<string, () => string> = {
-  ready: () => worded("ready"),
-  playing: () => worded("playing"),
-  paused: () => worded("paused"),
-  closed: () => worded("closed"),
-};
 
 /** What the buttons do; `start` may have to run the graph first. */
 export interface Actions {
@@ -158,7 +151,7 @@ export class Panel implements View {
     }
     const { tick, budget, loudness, dropped, slots } = link.figures;
     const parts = [
-      STATES[link.state]?.() ?? link.state,
+      stateText(link.state),
       worded("%1 of %2 ms a tick", (tick ?? 0).toFixed(0), budget.toFixed(0)),
       worded("%1 ms ahead, lead %2", ((1000 * link.ahead) / RATE).toFixed(0), ((1000 * link.lead) / RATE).toFixed(0)),
       worded("%1 underruns", link.underruns),

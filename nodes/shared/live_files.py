@@ -13,7 +13,8 @@ from . import host, layout
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ...engine_runtime.live.session import Capture, LiveSession
+    from ...engine_runtime.live.capture import Capture
+    from ...engine_runtime.live.session import LiveSession
     from ...engine_runtime.serve.keep import Keep
     from ...engine_runtime.takes.take import Log
     from .given import Audio, Latent

@@ -1,9 +1,12 @@
-"""The panel in the editor's language."""
+"""The panel in the editor's language, and the page of `ostinato live` in the browser's."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from .conftest import Server
 from .editor import PATIENCE, Editor, live
 
 pytestmark = pytest.mark.browser
@@ -29,3 +32,16 @@ def test_the_panel_speaks_the_language_of_the_editor(own_editor: Editor) -> None
     finally:
         editor.page.evaluate(SPEAK, "en")
         editor.page.wait_for_timeout(500)
+
+
+def test_the_page_speaks_the_language_of_the_browser(browser: Any, server: Server) -> None:
+    context = browser.new_context(locale="zh-CN")
+    page = context.new_page()
+    page.goto(server.address)
+    page.wait_for_selector("fieldset", timeout=PATIENCE)
+    header = page.inner_text("header")
+    assert all(word in header for word in ("播放", "保留最近 30 秒", "录音", "改动", "在小节上", "保存工作流", "音量"))
+    assert page.get_by_label("音量").is_visible() and page.get_attribute("html", "lang") == "zh-CN"
+    page.wait_for_function("() => document.querySelector('#figures').textContent.includes('断音 ')", timeout=PATIENCE)
+    assert "就绪" in page.inner_text("#figures")
+    context.close()

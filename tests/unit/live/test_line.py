@@ -95,10 +95,10 @@ def test_a_loop_forgets_what_is_long_past() -> None:
 def test_a_stretch_that_is_held_leaves_the_music_before_it() -> None:
     line = Endless(4, 64)
     line.add(frames(0, 20), 0, 0, 0, Heard())
-    line.add(frames(100, 20), 4, 8, 5, Heard(3, 3), hold=12)
+    line.add(frames(100, 20), 4, 8, 5, Heard(3, 3), earliest=12)
     assert numbers(line.window(10, 14, 0)[0]) == [10, 11, 108, 109]
     assert line.changes(8, 14) == [(8, Heard()), (12, Heard(3, 3))]
-    line.add(frames(200, 40), 4, 14, 13, Heard(4, 4), hold=99)  # there is no other music up to there
+    line.add(frames(200, 40), 4, 14, 13, Heard(4, 4), earliest=99)  # there is no other music up to there
     assert numbers(line.window(23, 25, 0)[0]) == [119, 214]
 
 

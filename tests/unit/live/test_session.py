@@ -162,7 +162,7 @@ def ahead(ear: Ear, seconds: float, heard: Heard) -> None:
 
 def check_whole(session: LiveSession) -> None:
     """Pieces that join, each with a sample for each of its frames; what was made again is left out."""
-    moments = session._sound.moments()
+    moments = session._sound.tape.moments()
     ends = [moment.frame + moment.latents.shape[0] for moment in moments]
     assert ends[:-1] == [moment.frame for moment in moments[1:]]
     assert all(len(moment.block.pcm) == moment.latents.shape[0] * HOP * 4 for moment in moments)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from ostinato.engine_runtime.audio.decode import decode
 from ostinato.engine_runtime.config import Sampling
+from ostinato.engine_runtime.live.feed import Feed
 from ostinato.engine_runtime.live.line import Endless
 from ostinato.engine_runtime.live.maker import Maker
 from ostinato.engine_runtime.live.score import Score
@@ -62,10 +63,7 @@ class Music(NamedTuple):
         return self.spans(self.changed * ACE_STEP.hop + SPAN, self.audio.shape[1])
 
 
-class Steady(Maker):
-    """Its stretches begin where they do on a machine of this speed: elsewhere the music would be another."""
-
-    _generation = 0.45  # seconds that one takes
+GENERATION = 0.45  # seconds: stretches begin where they do on a machine of this speed, elsewhere the music is another
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +100,13 @@ def music(cache: None) -> Music:
     nothing: Callable[[], None] = lambda: None  # noqa: E731
     player = SimpleNamespace(rest=lambda room: None)
     needed = lambda: not done.is_set()  # noqa: E731
-    maker = Steady("two minutes", score, lock, second, needed, nothing, nothing, made, failed, player)
-    try:
-        assert done.wait(PATIENCE) and not errors, errors
-    finally:
-        maker.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Feed, "generation", GENERATION)
+        maker = Maker("two minutes", score, lock, second, needed, nothing, nothing, made, failed, player)
+        try:
+            assert done.wait(PATIENCE) and not errors, errors
+        finally:
+            maker.close()
     audio = decode(model.pipe.vae, torch.stack(frames)[None], 250)[0].numpy()
     return Music(audio, seams, changes[0])
 

@@ -12,8 +12,9 @@ import torch
 from ostinato.cli.core_nodes import Folders, next_file, output_folders, use_folders
 from ostinato.engine_runtime.config import Sampling
 from ostinato.engine_runtime.errors import InputError, OstinatoError
+from ostinato.engine_runtime.live.capture import Capture
 from ostinato.engine_runtime.live.score import Score
-from ostinato.engine_runtime.live.session import Capture, LiveSession
+from ostinato.engine_runtime.live.session import LiveSession
 from ostinato.engine_runtime.models.loading import Model
 from ostinato.engine_runtime.takes.replay import replay
 from ostinato.nodes.live_capture import LiveCapture

@@ -15,7 +15,7 @@ from aiohttp import WSMsgType, web
 from ostinato.engine_runtime.errors import InputError
 from ostinato.engine_runtime.live.beat import Tempo
 from ostinato.engine_runtime.live.score import Score
-from ostinato.engine_runtime.live.session import Capture, LiveSession
+from ostinato.engine_runtime.live.session import LiveSession
 from ostinato.engine_runtime.serve import connection
 from ostinato.engine_runtime.serve.control import Control
 from ostinato.engine_runtime.serve.keep import Keep
