@@ -14,6 +14,7 @@ import aiohttp
 from aiohttp import WSMsgType, web
 from ostinato.engine_runtime.errors import InputError
 from ostinato.engine_runtime.live.beat import Tempo
+from ostinato.engine_runtime.live.capture import Capture
 from ostinato.engine_runtime.live.score import Score
 from ostinato.engine_runtime.live.session import LiveSession
 from ostinato.engine_runtime.serve import connection
