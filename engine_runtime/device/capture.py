@@ -18,6 +18,10 @@ from . import driver
 from .memory import is_shortage
 
 log = logging.getLogger(__name__)
+UNCAPTURED = (
+    "Ticks are not replayed as CUDA graphs and cost more of the host, for PyTorch's memory comes from cudaMallocAsync; "
+    "start ComfyUI with --disable-cuda-malloc to have them replayed."
+)
 MOST = 32  # scripts kept; the one that was not used for longest goes first
 Step = Callable[[], Any]
 
@@ -231,10 +235,7 @@ def capturable() -> bool:
     """
     native = torch.cuda.get_allocator_backend() != "cudaMallocAsync"
     if not native:
-        log.warning(
-            "Ticks are not replayed as CUDA graphs and cost more of the host, for PyTorch's memory comes from "
-            "cudaMallocAsync; start ComfyUI with --disable-cuda-malloc to have them replayed."
-        )
+        log.warning(UNCAPTURED)
     return native
 
 

@@ -10,6 +10,7 @@ import torch
 
 from ..bench.case import GIB, OUTSIDE, Case, grid
 from ..constants import KINDS, MAX_DEPTH
+from ..device.capture import UNCAPTURED, capturable
 from ..device.gpu import current
 from ..engines.contract import Engine
 from ..errors import InputError, check_choice
@@ -180,9 +181,10 @@ def here(device: torch.device | None = None) -> Card:
 
 
 def told(model: Model, engine: Engine, kind: str) -> str:
-    """Say in one line what an engine of a kind on this model does on the GPU that it is on."""
+    """Say what an engine of a kind on this model does on the GPU that it is on, and whether its ticks are replayed."""
     precision = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(engine.dtype, "fp32")
-    return engine_line(here(engine.device), Sizes.of(model), kind, precision)
+    line = engine_line(here(engine.device), Sizes.of(model), kind, precision)
+    return line if capturable() else f"{line}\n{UNCAPTURED}"
 
 
 def engine_line(card: Card, sizes: Sizes, kind: str, precision: str) -> str:
