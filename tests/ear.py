@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
+import torch
 from ostinato.engine_runtime.live.block import Block
 from ostinato.engine_runtime.live.session import LiveSession
 from ostinato.engine_runtime.spec import ACE_STEP
@@ -15,15 +17,33 @@ LEAD = 2400  # samples, 50 ms
 PATIENCE = 60.0  # seconds: the cores are shared
 
 
+class Clock:
+    """Stands still until a test moves it, so that no machine is too slow."""
+
+    now = 100.0  # seconds
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Tone:
+    """A decoder that costs nothing: each frame is a tone, as loud as its latents."""
+
+    config = SimpleNamespace(decoder_input_channels=ACE_STEP.channels, audio_channels=2, sampling_rate=SAMPLE_RATE)
+    upsampling_ratios = [ACE_STEP.hop]  # noqa: RUF012
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def decoder(self, latents: torch.Tensor) -> torch.Tensor:
+        """`[B, C, T]` to `[B, 2, hop T]`."""
+        wave = torch.sin(torch.arange(ACE_STEP.hop) * (8 * torch.pi / ACE_STEP.hop))  # 100 Hz
+        loud = latents.square().mean(1).sqrt()
+        return 0.1 * (loud[:, :, None] * wave).flatten(1)[:, None].expand(-1, 2, -1)
+
+
 class Ear:
-    """A listener that takes what comes, joins it as a player does, and moves on when told.
+    """A listener that takes what comes, joins it as a player does, and moves on at once to where there is sound."""
 
-    Args:
-        real: it takes its time; else it hears all that there is at once.
-    """
-
-    def __init__(self, session: LiveSession, real: bool = False) -> None:
-        self.real, self._last = real, time.monotonic()
+    def __init__(self, session: LiveSession) -> None:
         self.session, self.blocks, self.errors, self.position = session, list[Block](), list[Exception](), 0
         session.attach(self)
 
@@ -41,11 +61,8 @@ class Ear:
         end = time.monotonic() + PATIENCE
         while not done():
             assert time.monotonic() < end, (self.errors, len(self.blocks), self.session.figures())
-            now = time.monotonic()
-            passed, self._last = int((now - self._last) * SAMPLE_RATE), now
             if moving and self.blocks:
-                ready = self.blocks[-1].end - LEAD
-                self.position = max(self.position, min(ready, self.position + passed) if self.real else ready)
+                self.position = max(self.position, self.blocks[-1].end - LEAD)
             self.session.report(self.session.epoch, self.position, LEAD, False)
             time.sleep(0.002)
 

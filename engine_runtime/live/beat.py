@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..errors import InputError, check_choice
+from .level import DELAY, SAMPLE_RATE
+
+if TYPE_CHECKING:
+    from .line import Line
 
 NOW, BEAT, BAR = WHEN = ("now", "beat", "bar")
 
@@ -25,6 +30,11 @@ class Grid:
     beat: float
     beats: int
     round: int = 0
+
+    @classmethod
+    def of(cls, line: Line, tempo: Tempo, hop: int) -> Grid:
+        """Lay out the beats of a line of music, as they are heard; `hop` is the samples of a frame."""
+        return cls(line.first * hop + DELAY, 60.0 / tempo.bpm * SAMPLE_RATE, tempo.beats, line.length * hop)
 
     def next(self, position: float, unit: str) -> int:
         """Return the first beat or bar line at or behind a position."""

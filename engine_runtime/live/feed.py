@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 from torch import Tensor
@@ -24,6 +25,7 @@ class Feed:
         lease: of the ring.
         lock: of the line.
         decoded: returns the moment up to which the sound is made; called with `lock` held.
+        clock: of steps, in seconds.
 
     Attributes:
         line: what is heard; another object after a change of mode or length.
@@ -33,9 +35,15 @@ class Feed:
         awaited: that of the latest score, which the ring may not have yet; guarded by the lock.
     """
 
-    def __init__(self, lease: Lease, lock: threading.Condition, decoded: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        lease: Lease,
+        lock: threading.Condition,
+        decoded: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._lease, self._lock, self._decoded = lease, lock, decoded
-        self.line, self.flights, self.heard = _line_of(lease.score), Flights(), Heard()
+        self.line, self.flights, self.heard = _line_of(lease.score), Flights(clock), Heard()
         self.earliest = self.awaited = 0
         self._coming: Loop | Endless | None = None  # the line of a new ring, until its first latent is there
         self._number = self._since = 0  # requests made; steps since the last one was

@@ -41,17 +41,17 @@ class Figures:
 
 def figures_of(sound: Sound, stats: Stats | None, score: Score) -> Figures:
     """Read the figures of a session that plays this score. Hold the line's lock."""
-    spec, level = score.spec, sound.level
+    spec, level, cursor = score.spec, sound.level, sound.cursor
     length = spec.seconds(score.frames)
     return Figures(
         stats,
-        max(0.0, (sound.decoded * spec.hop - sound.listener.now()) / SAMPLE_RATE),
-        sound.pace.spent,
-        sound.pace.size / spec.frame_rate,
+        max(0.0, (cursor.decoded * spec.hop - cursor.listener.now()) / SAMPLE_RATE),
+        cursor.pace.spent,
+        cursor.pace.size / spec.frame_rate,
         level.loudness,
         level.gain,
         level.limited,
-        sound.dry,
+        cursor.dry,
         sound.resting,
         length,
         1e3 * length * score.depth / score.steps,

@@ -51,6 +51,7 @@ class Maker:
         made: told, in this thread, that a latent was laid.
         failed: told, in this thread, what went wrong.
         player: whose memory this is.
+        clock: of steps and of holds, in seconds.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Maker:
         made: Callable[[], None],
         failed: Callable[[Exception], None],
         player: Player,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name, self.lock, self._player = name, lock, player
         self._needed, self._made, self._failed = needed, made, failed
@@ -73,9 +75,9 @@ class Maker:
         self._giving = self._busy = False  # the ring is to be closed; a round runs
         self._next, self._hot_id, self._slot_id = score, 0, 0  # what the next step takes in; guarded by the lock
         self._closed = self._broken = False
-        self._held_until = 0.0  # time.monotonic
+        self._clock, self._held_until = clock, 0.0
         self._lease = Lease(name, score)
-        self._feed = Feed(self._lease, lock, decoded)
+        self._feed = Feed(self._lease, lock, decoded, clock)
         self._ahead: torch.cuda.Event | None = None  # behind the last tick
         self._thread = threading.Thread(target=self._run, name=f"ostinato ring {name}", daemon=True)
         self._thread.start()
@@ -112,7 +114,7 @@ class Maker:
     def hold(self, seconds: float) -> None:
         """Begin no step for so long; 0 goes on."""
         with self.lock:
-            self._held_until = time.monotonic() + seconds
+            self._held_until = self._clock() + seconds
             self.lock.notify_all()
 
     def rest(self, room: Callable[[], bool]) -> None:
@@ -200,7 +202,7 @@ class Maker:
             self._busy = False
             self.lock.notify_all()
             while not (self._closed or self._giving) and (self._broken or not self._may()):
-                held = self._held_until - time.monotonic()
+                held = self._held_until - self._clock()
                 self.lock.wait(min(0.5, held) if held > 0.0 else 0.5)
                 self._idle()
             self._busy = not self._closed
@@ -208,7 +210,7 @@ class Maker:
 
     def _may(self) -> bool:
         """Return true where a step would do something, is not held, and its memory may be taken. Hold the lock."""
-        return self._held_until <= time.monotonic() and self._wanted() and (self._lease.opened or self._room())
+        return self._held_until <= self._clock() and self._wanted() and (self._lease.opened or self._room())
 
     def _give_back(self) -> None:
         """Close the ring; what is in flight is dropped."""

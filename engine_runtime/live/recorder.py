@@ -18,7 +18,7 @@ from ..files import refused_write
 from .level import SAMPLE_RATE
 
 log = logging.getLogger(__name__)
-EVERY = 0.25  # seconds between two looks at what was heard
+EVERY = 0.25  # seconds
 
 
 class Source(Protocol):
@@ -47,6 +47,7 @@ class Recorder:
         session: whose sound.
         path: of the file, which must not be there.
         failed: told, in the thread, why the recording ended before it was asked to.
+        every: seconds between two looks at what was heard.
 
     Attributes:
         samples: written so far.
@@ -56,8 +57,8 @@ class Recorder:
         FileError: where the file cannot be made.
     """
 
-    def __init__(self, session: Source, path: Path, failed: Callable[[Exception], None]) -> None:
-        self.path, self.samples, self.missed = path, 0, 0
+    def __init__(self, session: Source, path: Path, failed: Callable[[Exception], None], every: float = EVERY) -> None:
+        self.path, self.samples, self.missed, self._every = path, 0, 0, every
         self._session, self._failed = session, failed
         self._at = session.heard_until
         self._file = _Output(path)
@@ -85,7 +86,7 @@ class Recorder:
         try:
             last = False
             while not last:
-                last = self._ended.wait(EVERY) or self._session.closed
+                last = self._ended.wait(self._every) or self._session.closed
                 self._write()
         except Exception as error:
             if not isinstance(error, FileError):

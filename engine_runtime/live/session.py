@@ -23,7 +23,7 @@ from .lease import KEPT_SECONDS
 from .level import DELAY, SAMPLE_RATE
 from .line import Heard
 from .maker import HOLD, Maker
-from .outlet import Outlet
+from .outlet import Outlet, Outlets
 from .score import Cost, Score, check_hot
 from .sound import Sound
 
@@ -47,38 +47,41 @@ class LiveSession:
     Args:
         name: its id.
         score: what it plays first. Its first latent is made at once, so that the first sound need not wait for it.
+        clock: of all that it times, in seconds.
 
     Attributes:
         key: tells it from a session of the same name before or after it.
         error: of the last thing that went wrong, until something is changed.
-        outlets: the listeners; the last has the sound.
+        outlets: the listeners.
     """
 
-    def __init__(self, name: str, score: Score) -> None:
+    def __init__(self, name: str, score: Score, clock: Callable[[], float] = time.monotonic) -> None:
         self.name, self.score, self.state = name, score, State.READY
         self.key = secrets.token_hex(8)
         self.error: Exception | None = None
-        self.outlets: tuple[Outlet, ...] = ()
-        self._lock = threading.Condition(threading.Lock())
+        self.outlets = outlets = Outlets()
+        self._clock, self._lock = clock, threading.Condition(threading.Lock())
+        lock = self._lock
         self._sound = Sound(
-            name, score.vae, score.spec, self._lock, lambda: self._maker, self._block, self.fail, KEPT_SECONDS
+            name, score.vae, score.spec, lock, lambda: self._maker, outlets.block, self.fail, KEPT_SECONDS, clock
         )
-        opened, decoded = lambda: self._sound.rest(False), lambda: self._sound.decoded
+        self._cursor = self._sound.cursor
+        opened, decoded = lambda: self._sound.rest(False), lambda: self._cursor.decoded
         self._maker = Maker(
-            name, score, self._lock, decoded, self._needed, self._idle, opened, self._changed, self.fail, self
+            name, score, lock, decoded, self._needed, self._idle, opened, outlets.changed, self.fail, self, clock
         )
 
     # --- listening ---
 
     def attach(self, outlet: Outlet) -> None:
-        """Let a listener hear what is made from now on. The one that came last has the sound; the others watch."""
+        """Let a listener hear what is made from now on, in the place of the one before."""
         with self._lock:
-            self.outlets += (outlet,)
+            self.outlets.add(outlet)
 
     def detach(self, outlet: Outlet) -> None:
         """Let a listener go; one that is unknown is passed over."""
         with self._lock:
-            self.outlets = tuple(other for other in self.outlets if other is not outlet)
+            self.outlets.drop(outlet)
 
     def report(self, epoch: int, position: int, lead: int, moving: bool, by: Outlet | None = None) -> None:
         """Note the position, in samples, that a listener hears now, and how many it wants ahead of it.
@@ -87,24 +90,17 @@ class LiveSession:
         sound are passed over.
         """
         with self._lock:
-            if by is None or self.outlets[-1:] == (by,):
+            if by is None or self.outlets.has_sound(by):
                 self._sound.report(epoch, position, lead, moving)
 
     def resume_at(self, epoch: int, position: int) -> list[Block]:
-        """Go on for a listener that has the sound up to a position: return the blocks from there on, and those that it
-        has not heard yet, for they may have been made again.
-
-        Where they are no longer here, or were made in another epoch, the sound begins a new epoch where it was heard
-        last, and nothing is returned.
+        """Go on for a listener that has the sound up to a position: return `Cursor.blocks_since`. Where they are no
+        longer here, the sound begins a new epoch where it was heard last, and nothing is returned.
         """
         with self._lock:
-            sound = self._sound
-            start = min(position, sound.listener.now())
-            if epoch == sound.epoch and start == sound.decoded * self.score.spec.hop:
-                return []
-            blocks = sound.tape.blocks_since(epoch, start) if epoch == sound.epoch else None
+            blocks = self._cursor.blocks_since(epoch, position)
             if blocks is None:
-                sound.begin(sound.listener.position)
+                self._sound.begin(self._cursor.listener.position)
             return blocks or []
 
     @property
@@ -114,17 +110,17 @@ class LiveSession:
 
     @property
     def epoch(self) -> int:
-        return self._sound.epoch
+        return self._cursor.epoch
 
     @property
     def position(self) -> int:
         """Return the position, in samples, at which the next piece of sound begins."""
-        return self._sound.decoded * self.score.spec.hop
+        return self._cursor.decoded * self.score.spec.hop
 
     @property
     def unheard(self) -> float:
         """Return the seconds since a listener was here, or since the session was started."""
-        return time.monotonic() - self._sound.reported
+        return self._clock() - self._sound.reported
 
     # --- playing ---
 
@@ -143,7 +139,7 @@ class LiveSession:
     def stop(self) -> None:
         """Pause, and begin a new epoch with the next `start`: what was sent and not heard is not heard any more."""
         with self._lock:
-            self._sound.begin(self._sound.listener.now())
+            self._sound.begin(self._cursor.listener.now())
         self._to(State.READY)
 
     def rest(self, room: Callable[[], bool] | None = None) -> None:
@@ -159,7 +155,7 @@ class LiveSession:
             self._rest(room)
             if not (self._maker.here or self._sound.here):
                 self._lock.wait_for(lambda: not (self._sound.has_memory or self._maker.has_memory), GIVE_BACK)
-        self._changed()
+        self.outlets.changed()
 
     def close(self) -> None:
         """End both threads and give up the ring. Closing twice is allowed."""
@@ -167,7 +163,7 @@ class LiveSession:
             self.state = State.CLOSED
             self._maker.close()
             self._sound.close()
-            self._changed()
+            self.outlets.changed()
 
     def play(self, score: Score, change: int, at: int = 0) -> Cost:
         """Play another score as soon as its cost allows.
@@ -201,17 +197,14 @@ class LiveSession:
             InputError: where the tempo is open.
         """
         check_tempo(tempo.bpm)
-        hop = self.score.spec.hop
         with self._lock:
-            line = self._maker.line
-            first, size = line.first * hop + DELAY, 60.0 / tempo.bpm * SAMPLE_RATE
-            grid = Grid(first, size, tempo.beats, line.length * hop)
-            return grid.next(self._sound.listener.now() + reach * SAMPLE_RATE, unit)
+            grid = Grid.of(self._maker.line, tempo, self.score.spec.hop)
+            return grid.next(self._cursor.listener.now() + reach * SAMPLE_RATE, unit)
 
     def reach(self, cost: Cost) -> float:
         """Return the seconds from `play` until a change of this cost can be at the listener, on the safe side."""
-        sound, frame = self._sound, 1.0 / self.score.spec.frame_rate
-        return self._maker.reach(cost) + sound.listener.lead / SAMPLE_RATE + sound.pace.spent + frame
+        cursor, frame = self._cursor, 1.0 / self.score.spec.frame_rate
+        return self._maker.reach(cost) + cursor.listener.lead / SAMPLE_RATE + cursor.pace.spent + frame
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -233,6 +226,12 @@ class LiveSession:
         return self.play(replace(self.score, knobs=self.score.knobs.changed(**knobs)), change)
 
     @property
+    def works(self) -> bool:
+        """Return true where the ring makes music; it rests where more would bring nothing new, or nobody hears it."""
+        with self._lock:
+            return self._maker.works
+
+    @property
     def listening(self) -> bool:
         """Return true where it plays and somebody hears it."""
         with self._lock:
@@ -248,12 +247,12 @@ class LiveSession:
     def heard_until(self) -> int:
         """Return the position, in samples, that the listener hears now."""
         with self._lock:
-            return self._sound.listener.now()
+            return self._cursor.listener.now()
 
     def heard_since(self, position: int) -> tuple[int, bytes]:
         """Return what was heard from a position on, as int16 pairs, and the first position that is still here."""
         with self._lock:
-            return self._sound.tape.between(position, self._sound.listener.now())
+            return self._cursor.tape.between(position, self._cursor.listener.now())
 
     def capture(self, seconds: float = 0.0, bars: int = 0, tempo: Tempo = OPEN) -> Capture:
         """Return the last seconds, or bars, that were heard; at most `KEPT_SECONDS`.
@@ -264,8 +263,8 @@ class LiveSession:
         spec = self.score.spec
         span = span_of(seconds, bars, tempo, spec)
         with self._lock:
-            heard = self._sound.listener.now() or self._sound.decoded * spec.hop
-            moments = [m for m in self._sound.tape.moments() if m.block.position < heard]
+            heard = self._cursor.listener.now() or self._cursor.decoded * spec.hop
+            moments = [m for m in self._cursor.tape.moments() if m.block.position < heard]
         return captured(moments, self._maker.take, span, spec)
 
     def figures(self) -> Figures:
@@ -282,7 +281,7 @@ class LiveSession:
         with self._lock:
             self._sound.play(playing)
         self._maker.wake()
-        self._changed()
+        self.outlets.changed()
 
     def _rest(self, room: Callable[[], bool] | None) -> None:
         """Ask both threads to give back. Hold the lock."""
@@ -297,22 +296,13 @@ class LiveSession:
             self._rest(None)
 
     def _needed(self) -> bool:
-        return self._sound.playing and self._sound.listener.here
+        return self._sound.playing and self._cursor.listener.here
 
     def _alive(self) -> None:
         if self.closed:
             raise SessionError(f"the live session {self.name!r} is closed", "only an open one plays", "start another")
 
-    def _block(self, block: Block) -> None:
-        for outlet in self.outlets[-1:]:
-            outlet.block(block)
-
-    def _changed(self) -> None:
-        for outlet in self.outlets:
-            outlet.changed()
-
     def fail(self, error: Exception) -> None:
         """Tell the listeners what went wrong; the session lives on."""
         self.error = error
-        for outlet in self.outlets:
-            outlet.failed(error)
+        self.outlets.failed(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -40,10 +41,10 @@ class Live:
 
 
 class Sessions(Mapping[str, Live]):
-    """Sessions by name, `most` of them. Every method works from any thread."""
+    """Sessions by name, `most` of them, timed by `clock` in seconds. Every method works from any thread."""
 
-    def __init__(self, most: int = MOST) -> None:
-        self._most = most
+    def __init__(self, most: int = MOST, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most, self._clock = most, clock
         self._live: dict[str, Live] = {}
         self.changing = threading.Lock()  # held while a session is started, updated or taken off the list
 
@@ -83,7 +84,7 @@ class Sessions(Mapping[str, Live]):
             else:
                 graph = make(None)
             spare = self._spare() if old is None else None
-            session = LiveSession(name, graph.score)
+            session = LiveSession(name, graph.score, self._clock)
             made = Live(session, Control(session, graph), keep(session), lambda: self.end(name, session))
             self._live[name] = made
         for one in (old, spare):

@@ -8,16 +8,10 @@ from ostinato.engine_runtime.live.flights import Flight, Flights
 from ostinato.engine_runtime.live.line import Heard
 from ostinato.engine_runtime.stream.request import Request
 
+from ...ear import Clock
 from ...helpers import made_up
 
 TICK = 0.05  # seconds
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def flying(clock: Clock, *ends: int) -> tuple[Flights, list[Request]]:

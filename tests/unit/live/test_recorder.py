@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import soundfile
 from ostinato.engine_runtime.errors import FileError
-from ostinato.engine_runtime.live import recorder as module
 from ostinato.engine_runtime.live.recorder import Recorder
 
 
@@ -28,8 +27,7 @@ class Source:
 
 
 @pytest.fixture
-def source(monkeypatch: pytest.MonkeyPatch) -> Source:
-    monkeypatch.setattr(module, "EVERY", 0.005)
+def source() -> Source:
     return Source()
 
 
@@ -43,7 +41,7 @@ def record(source: Source, failures: list[Exception], tmp_path: Path) -> Iterato
     made: list[Recorder] = []
 
     def begin() -> Recorder:
-        made.append(Recorder(source, tmp_path / "new" / f"r{len(made)}.flac", failures.append))
+        made.append(Recorder(source, tmp_path / "new" / f"r{len(made)}.flac", failures.append, 0.005))
         return made[-1]
 
     yield begin

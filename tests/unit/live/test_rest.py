@@ -10,14 +10,21 @@ import pytest
 from ostinato.engine_runtime.audio.live_vae import LiveVae
 from ostinato.engine_runtime.config import Sampling
 from ostinato.engine_runtime.device.player import PLAYER
-from ostinato.engine_runtime.live import session as session_module
+from ostinato.engine_runtime.live.beat import Tempo
+from ostinato.engine_runtime.live.level import DELAY
 from ostinato.engine_runtime.live.score import Score
-from ostinato.engine_runtime.live.session import LiveSession, State
+from ostinato.engine_runtime.live.session import UNHEARD, LiveSession, State
 from ostinato.engine_runtime.models.loading import Model
+from ostinato.engine_runtime.spec import ACE_STEP
 from ostinato.engine_runtime.stream.sessions import runtime
 
+from ...ear import SAMPLE_RATE, Clock, Ear
 from ...helpers import StandIn, made_up
-from .test_session import Ear, loudness
+from .test_session import loudness
+
+HOP = ACE_STEP.hop
+TEMPO = Tempo(97.0)
+BEAT = 60.0 / TEMPO.bpm * SAMPLE_RATE  # samples; no whole number of frames
 
 
 class Counted(StandIn):
@@ -35,12 +42,24 @@ class Counted(StandIn):
         self.players -= 1
 
 
+class Skipping(Clock):
+    """Goes on, and further where a test moves it: decodes take their time, so that windows stay large."""
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Skipping()
+
+
 @pytest.fixture(params=["loop", "endless"])
-def live(turbo: Model, request: pytest.FixtureRequest) -> Iterator[LiveSession]:
+def live(turbo: Model, clock: Clock, request: pytest.FixtureRequest) -> Iterator[LiveSession]:
     vae = LiveVae(turbo.pipe.vae)
-    made = LiveSession(
-        "resting", Score(Counted(), vae, made_up(0, 50, guided=False), Sampling(4), depth=2, mode=request.param)
-    )
+    condition = made_up(0, 50, guided=False)
+    score = Score(Counted(), vae, condition, Sampling(4), depth=2, mode=request.param)
+    made = LiveSession("resting", score, clock)
     yield made
     made.close()
     assert made.score.engine.players == 0  # type: ignore[attr-defined]
@@ -58,7 +77,7 @@ def test_a_session_that_was_asked_to_rest_holds_nothing_and_start_goes_on_from_t
     ear = Ear(live)
     live.start()
     ear.until(ear.played(1.0))
-    line, epoch = live._maker.line, live.epoch
+    epoch = live.epoch
     live.rest()
     assert holds_nothing(live) and live.state is State.PAUSED and live.figures().resting
     made = len(ear.blocks)
@@ -66,8 +85,10 @@ def test_a_session_that_was_asked_to_rest_holds_nothing_and_start_goes_on_from_t
     assert len(ear.blocks) == made and holds_nothing(live)
     live.start()
     ear.until(ear.played(3.0))
-    assert live.epoch == epoch and live._maker.line is line and not ear.errors
+    assert live.epoch == epoch and not ear.errors
     assert (loudness(ear)[2:] > 100).all() and not live.figures().resting
+    beats = (live.next_beat("beat", TEMPO, 0.0) - DELAY) % (50 * HOP if live.score.mode == "loop" else 1 << 40)
+    assert abs(beats / BEAT - round(beats / BEAT)) * BEAT <= 1.0  # they are counted from where they were
 
 
 def test_it_goes_on_by_itself_when_there_is_room_again(live: LiveSession) -> None:
@@ -109,11 +130,14 @@ def test_it_may_be_asked_at_any_moment(live: LiveSession) -> None:
     assert live.score.engine.players == 1  # type: ignore[attr-defined]
 
 
-def test_nobody_hears_it_for_long(live: LiveSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "UNHEARD", 0.5)
+def test_nobody_hears_it_for_long(live: LiveSession, clock: Clock) -> None:
     ear = Ear(live)
     live.start()
     ear.until(ear.played(1.0))
+    clock.now += 0.5 * UNHEARD
+    time.sleep(0.7)  # more than one look
+    assert live.state is State.PLAYING and not holds_nothing(live)
+    clock.now += 0.6 * UNHEARD
     end = time.monotonic() + 20
     while not (live.state is State.PAUSED and holds_nothing(live)):
         assert time.monotonic() < end, live.figures()

@@ -23,8 +23,9 @@ from ostinato.engine_runtime.models.loading import Model
 from ostinato.engine_runtime.serve.keep import Keep
 from ostinato.engine_runtime.serve.messages import VERSION
 from ostinato.engine_runtime.serve.routes import PREFIX, Routes
-from ostinato.engine_runtime.serve.sessions import Sessions
+from ostinato.engine_runtime.serve.sessions import LEFT, Sessions
 
+from ...ear import Clock
 from ...helpers import StandIn, made_up
 
 
@@ -146,18 +147,19 @@ def test_what_was_turned_and_fits_no_more_does_not_stop_the_new_graph(sessions: 
 
 
 def test_one_that_nobody_hears_makes_room_and_no_other(score: Score) -> None:
-    with closing(Sessions(2)) as sessions:
+    clock = Clock()
+    with closing(Sessions(2, clock)) as sessions:
         first = start(sessions, Graph(score), "first")
+        clock.now += 0.5 * LEFT
         start(sessions, Graph(score), "second")
         with pytest.raises(InputError, match="at most 2"):
             start(sessions, Graph(score), "third")
         assert set(sessions) == {"first", "second"}
         other = StandIn()
         other.spec = replace(score.spec, steps=score.spec.steps + 1)
-        second = start(sessions, Graph(replace(score, engine=other)), "second")  # in the place of its own name
+        start(sessions, Graph(replace(score, engine=other)), "second")  # in the place of its own name
         assert set(sessions) == {"first", "second"}
-        first.session._sound.reported -= 30.0
-        second.session._sound.reported -= 12.0
+        clock.now += 2.0 * LEFT  # both may go, and the first has been left for longer
         start(sessions, Graph(score), "third")
         assert set(sessions) == {"second", "third"} and first.session.state is State.CLOSED
 

@@ -188,7 +188,7 @@ def test_fifty_connects_and_drops_leave_nothing(served: Served) -> None:
                 socket._response.connection.transport.abort()  # the network is gone
             else:
                 await socket.close()
-        while served.session.outlets:
+        while served.session.outlets.all:
             await asyncio.sleep(0.01)
         async with served.connect() as socket:
             client = Client(socket)

@@ -34,12 +34,12 @@ def test_a_client_that_never_reads_holds_nothing_up(served: Served, acknowledged
         served.session.start()
         reader, writer = await _raw(served.port)
         writer.write(_masked(json.dumps(HELLO)))
-        while served.session.outlets == ():
+        while served.session.outlets.all == ():
             await asyncio.sleep(0.01)
-        outlet: Any = served.session.outlets[0]
+        outlet: Any = served.session.outlets.all[0]
         position = 0
         end = time.monotonic() + 5.0
-        while outlet in served.session.outlets and (not acknowledged or time.monotonic() < end):
+        while outlet in served.session.outlets.all and (not acknowledged or time.monotonic() < end):
             position += 4800
             at = {"type": "at", "epoch": served.session.epoch, "position": position, "lead": 48_000}
             with contextlib.suppress(ConnectionError):
@@ -187,7 +187,7 @@ def test_who_does_not_greet_is_let_go(served: Served, first: str) -> None:
             await socket.send_str(first)
             got = await socket.receive(10)
             assert got.type in (WSMsgType.CLOSE, WSMsgType.CLOSED) and socket.close_code == 1008
-        assert served.session.outlets == ()
+        assert served.session.outlets.all == ()
 
     asyncio.run(served.run(test))
 
