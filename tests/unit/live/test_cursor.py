@@ -12,13 +12,14 @@ from ostinato.engine_runtime.live.block import Block, decoded_pcm
 from ostinato.engine_runtime.live.cursor import Cursor
 from ostinato.engine_runtime.live.level import DELAY
 from ostinato.engine_runtime.live.line import Endless, Heard, Loop
-from ostinato.engine_runtime.live.pace import TRANSIT, Pace
+from ostinato.engine_runtime.live.pace import Pace
 from ostinato.engine_runtime.spec import ACE_STEP
 
 HOP, RATE, SAMPLE_RATE = ACE_STEP.hop, ACE_STEP.frame_rate, ACE_STEP.sample_rate
 OLD, NEW = 0.25, 0.75
 MARGINS = 11  # frames that are decoded beside those of a window
 LEAD = 2400  # samples
+TRANSIT = 240  # samples, 5 ms
 
 
 @pytest.fixture
@@ -121,6 +122,10 @@ def test_what_was_made_with_the_change_is_not_made_again(cursor: Cursor, ring: S
 
 def test_nothing_is_made_again_of_a_line_that_does_not_reach_it(cursor: Cursor, ring: SimpleNamespace) -> None:
     """The line of another ring begins where the sound is when its first latent comes."""
+    changed(ring, 0)
+    cursor.next()
+    while cursor.decoded < 16:
+        window(cursor, 2, NEW)
     ring.line = Endless(10, 64)
     assert cursor.next() == (-16, math.inf) and cursor.decoded == 16
     ring.line.begin(14)

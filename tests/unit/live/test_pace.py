@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ostinato.engine_runtime.live.pace import MOST_AHEAD, WARM, Pace
+from ostinato.engine_runtime.live.pace import WARM, Pace
 from ostinato.engine_runtime.spec import ACE_STEP
 
 HOP, RATE, SAMPLE_RATE = ACE_STEP.hop, ACE_STEP.frame_rate, ACE_STEP.sample_rate
@@ -59,6 +59,21 @@ def test_windows_grow_where_decodes_are_slow_and_shrink_where_they_are_quick() -
     assert one.size == 6 and one.usual == pytest.approx(0.03 * 17 / 19)
 
 
+def test_the_first_decode_is_taken_with_some_care() -> None:
+    """The ring does not play yet, and nothing else is in the way."""
+    one = pace(0.0, 0.0)
+    one.begin(0.1)
+    assert one.usual == 0.1 and one.spent == pytest.approx(0.13)
+
+
+def test_windows_have_from_2_to_25_frames() -> None:
+    for seconds, size, last in ((5.0, 12, 25), (5.0, 25, 25), (0.001, 4, 2), (0.001, 2, 2)):
+        one = pace(seconds, seconds, size)
+        one.learn(seconds, size)  # the first of a size tells nothing
+        one.learn(seconds, size)
+        assert one.size == last
+
+
 def test_the_first_window_begins_where_its_decode_ends_and_lasts_for_the_next() -> None:
     one = pace(0.1, 0.1)
     for now, size in ((10 * HOP + 60, 4), (10 * HOP, 6)):  # of the latter's first frame more is heard before
@@ -76,7 +91,7 @@ def test_while_the_ring_works_only_what_is_needed_is_decoded() -> None:
     assert one.spare(samples(0.7), samples(0.5), LEAD, True, 0.0) == samples(0.05)  # the lead and four decodes
     assert one.spare(samples(0.7), samples(0.7), LEAD, False, 0.0) == 0
     assert one.spare(samples(1.2), samples(1.2), LEAD, False, 0.0) == samples(0.15)
-    assert pace(0.1, 0.9).spare(MOST_AHEAD + 7, 0, LEAD, False, 0.0) == 7
+    assert pace(0.1, 0.9).spare(samples(2.0) + 7, 0, LEAD, False, 0.0) == 7  # never more than two seconds
 
 
 def test_a_decode_that_would_be_in_the_way_of_a_change_waits_for_it() -> None:

@@ -38,6 +38,16 @@ def test_a_frame_was_made_with_the_changes_of_its_last_window() -> None:
     assert [tape.made_with(frame).hot for frame in (0, 3, 4, 5)] == [1, 1, 3, 3]
 
 
+def test_it_is_known_of_all_that_a_listener_may_have_ahead_with_which_changes_it_was_made() -> None:
+    tape = made(*(moment(2 * i, 2, i) for i in range(50)))  # two seconds, in the smallest windows
+    assert [tape.made_with(frame).hot for frame in range(100)] == [i // 2 for i in range(100)]
+
+
+def test_a_window_made_again_from_its_beginning_leaves_nothing_of_the_one_before() -> None:
+    tape = made(moment(0, 4, 1), moment(4, 8, 2), moment(4, 2, 3))
+    assert [(one.frame, one.latents.shape[0]) for one in tape.moments()] == [(0, 4), (4, 2)]
+
+
 def test_only_so_many_frames_are_kept() -> None:
     tape = made(*(moment(4 * i, 4, i) for i in range(10)), kept=12.0)
     assert [one.frame for one in tape.moments()] == [24, 28, 32, 36]
