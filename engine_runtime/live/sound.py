@@ -131,21 +131,32 @@ class Sound:
     def _run(self) -> None:
         if self._vae.device.type == "cpu":
             leave_team()
+        try:
+            self._warm()
+        except Exception as error:
+            self._fail(error)
+        while (given := self._next()) is not None:
+            try:
+                self._make(given)
+            except Exception as error:
+                self._fail(error)
+
+    def _warm(self) -> None:
+        """Decode silence before music plays, and learn how long that takes."""
         for size in WARM:  # the first of a shape takes several times as long: kernels are chosen in it
             self._windows.warm(size)
         began = self._clock()
         self._windows.warm(self._pace.size)
         self._pace.begin(self._clock() - began)
-        while (given := self._next()) is not None:
-            try:
-                self._make(given)
-            except Exception as error:
-                with self.lock:
-                    self.playing = False
-                    given.windows.forget()
-                if not isinstance(error, OstinatoError):
-                    log.exception("the sound of a live session failed")
-                self._failed(error)
+
+    def _fail(self, error: Exception) -> None:
+        """Pause, and tell what went wrong."""
+        with self.lock:
+            self.playing = False
+            self._windows.forget()
+        if not isinstance(error, OstinatoError):
+            log.error("the sound of a live session failed", exc_info=error)
+        self._failed(error)
 
     def _next(self) -> _Given | None:
         """Wait until a window is wanted, and read what it takes; returns None where the sound is closed."""
