@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from ostinato.engine_runtime.config import Sampling
+from ostinato.engine_runtime.engines.contract import Rows
 from ostinato.engine_runtime.errors import EngineError, InputError, SessionError
 from ostinato.engine_runtime.live.beat import Tempo
 from ostinato.engine_runtime.live.line import Heard
@@ -138,6 +139,33 @@ def test_a_loop_that_would_repeat_itself_rests_a_step_from_its_end(session: Live
     ear.until(lambda: ready(session))
     # the step that was left, then a generation that has the knob from its start, up to the last step of the next
     assert len(calls) - count == 1 + (2 * score.steps - 1 if depth == 1 else score.steps + 1)
+
+
+class Stepped(StandIn):
+    """Makes no more steps than a test allows, once it says so."""
+
+    allowed: threading.Semaphore | None = None
+
+    def __call__(self, rows: Rows) -> torch.Tensor:
+        if self.allowed is not None:
+            assert self.allowed.acquire(timeout=PATIENCE)
+        return super().__call__(rows)
+
+
+def test_a_hot_knob_is_in_the_music_after_the_step_that_was_left(score: Score, clock: Clock) -> None:
+    """Although its generation was begun before the knob."""
+    engine = Stepped()
+    session = LiveSession("test step", replace(score, engine=engine), clock)
+    ear, allowed = Ear(session), threading.Semaphore(1)
+    session.start()
+    try:
+        ear.until(lambda: ready(session))
+        engine.allowed = allowed
+        session.turn(1, velocity_scale=0.5)
+        ear.until(lambda: session.made.hot == 1)
+    finally:
+        allowed.release(1000)
+        session.close()
 
 
 @pytest.mark.parametrize("session", [{"seed_step": 1}, {"mode": "endless"}], indirect=True)
