@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -16,7 +17,8 @@ from ostinato.engine_runtime.live.session import LiveSession
 from ostinato.engine_runtime.spec import ACE_STEP
 
 from ...ear import SAMPLE_RATE, Clock, Ear, Tone
-from ...helpers import StandIn, made_up
+from ...helpers import made_up
+from .test_session import Stepped
 
 HOP, FRAMES = ACE_STEP.hop, 50
 REACH = 1.4  # seconds
@@ -26,7 +28,7 @@ TEMPO = Tempo(100.0)  # a beat of 0.6 s; the loop's 2 s are no whole number of t
 @pytest.fixture(params=["loop", "endless"])
 def session(request: pytest.FixtureRequest) -> Iterator[LiveSession]:
     condition = made_up(0, FRAMES, guided=False)
-    score = Score(StandIn(), Tone(), condition, Sampling(4), depth=2, mode=request.param)
+    score = Score(Stepped(), Tone(), condition, Sampling(4), depth=2, mode=request.param)
     made = LiveSession(f"test {request.node.name}", score, Clock())
     yield made
     made.close()
@@ -80,6 +82,26 @@ def test_a_prompt_and_a_knob_wait_for_one_beat(session: LiveSession) -> None:
     changed = [block for block in ear.blocks if block.heard.hot or block.heard.slot]
     assert changed[0].heard.hot == 2 and abs(changed[0].at - at) <= HOP // 2
     assert changed[0].heard.slot == 1 or session.score.mode == "endless"
+
+
+def test_a_change_waits_for_its_beat_although_music_was_in_flight(session: LiveSession) -> None:
+    """Which was begun for a moment before the beat, and hears the change in its last steps."""
+    ear, engine, allowed = Ear(session), session.score.engine, threading.Semaphore(0)
+    assert isinstance(engine, Stepped)
+    session.start()
+    ear.until(ear.played(1.5))
+    engine.allowed = allowed
+    session.turn(1, velocity_scale=0.8)
+    try:
+        ear.until(lambda: engine.waits, moving=False)
+        at = session.next_beat("beat", TEMPO, 0.5)
+        session.play(replace(session.score, knobs=session.score.knobs.changed(velocity_scale=0.5)), 2, at)
+    finally:
+        allowed.release(1000)
+    laid(ear, at, Heard(2))
+    ear.until(lambda: ear.position > at + HOP)
+    first = next(block for block in ear.blocks if block.heard.hot == 2)
+    assert abs(first.at - at) <= HOP // 2
 
 
 def test_nothing_is_decoded_over_and_over_for_a_change_that_waits(session: LiveSession) -> None:

@@ -145,9 +145,11 @@ class Stepped(StandIn):
     """Makes no more steps than a test allows, once it says so."""
 
     allowed: threading.Semaphore | None = None
+    waits: bool = False
 
     def __call__(self, rows: Rows) -> torch.Tensor:
         if self.allowed is not None:
+            self.waits = True
             assert self.allowed.acquire(timeout=PATIENCE)
         return super().__call__(rows)
 
