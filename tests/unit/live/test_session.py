@@ -22,6 +22,7 @@ from ostinato.engine_runtime.live.session import LiveSession, State
 from ostinato.engine_runtime.spec import ACE_STEP
 from ostinato.engine_runtime.stream.sessions import runtime
 from ostinato.engine_runtime.takes.replay import replay
+from ostinato.engine_runtime.takes.take import SUBMITTED
 
 from ...ear import LEAD, PATIENCE, Clock, Ear, Tone
 from ...helpers import StandIn, helping, made_up
@@ -178,6 +179,23 @@ def test_music_that_moves_does_not_rest(session: LiveSession, score: Score) -> N
     count = len(calls)
     ear.until(ear.played(10.0))
     assert len(calls) >= count + 2 * score.steps
+    take = session.capture(seconds=2.0).take
+    seeds = [event.what.sampling.seed for event in take.events if event.kind == SUBMITTED]
+    assert len(seeds) > 2 and seeds == [seeds[0] + i for i in range(len(seeds))]
+
+
+LONG = {"mode": "endless", "condition": made_up(0, 8 * FRAMES, guided=False)}
+
+
+@pytest.mark.parametrize("session", [LONG], indirect=True)
+def test_a_change_does_not_wait_until_endless_music_runs_short(session: LiveSession, score: Score) -> None:
+    ear = Ear(session)
+    session.start()
+    ear.until(lambda: len(score.engine.calls) >= score.steps and not session.works, moving=False)
+    session.turn(1, velocity_scale=0.5)
+    ear.until(lambda: session.made.hot == 1, moving=False)
+    ear.until(ear.heard(1))
+    assert next(block for block in ear.blocks if block.heard.hot == 1).at < 2 * SAMPLE_RATE
 
 
 def test_the_ring_waits_for_what_is_evaluated_and_not_for_ever(
