@@ -105,7 +105,7 @@ class Sound:
         """Note where the listener is; a report of an older epoch is passed over."""
         if epoch == self.epoch:
             self.reported = time.monotonic()
-            place = max(self._begun, min(position, self.decoded * self._hop))
+            place = max(self._begun, min(position, self._sent))  # which is further than what is made again
             self.listener.report(place, min(lead, SAMPLE_RATE), moving)
             self.lock.notify_all()
 
@@ -171,7 +171,8 @@ class Sound:
                 began = time.monotonic()
                 audio = self.level.shape(windows.sound(given, count))
                 with self.lock:
-                    self.pace.learn(time.monotonic() - began, count)
+                    if windows is self._windows:
+                        self.pace.learn(time.monotonic() - began, count)
                 self._emit(audio, given, (start, count, epoch), changes)
             except Exception as error:
                 with self.lock:
@@ -251,8 +252,10 @@ class Sound:
     ) -> None:
         start, count, epoch = place
         latents, before, _ = given
+        kept = latents[before : before + count].float().cpu()  # waits for a GPU, which nobody else has to
         with self.lock:
             if epoch != self.epoch:  # it began anew meanwhile
+                self._windows.forget()
                 return
             fades = self._join(audio, start * self._hop)
             moment, heard = changes[-1]
@@ -262,7 +265,7 @@ class Sound:
             block = Block(epoch, start * self._hop, heard, self._at, pcm)
             self.decoded = start + count
             self._sent = max(self._sent, self.decoded * self._hop)
-            self.tape.add(Moment(start, latents[before : before + count].float().cpu(), block), changes)
+            self.tape.add(Moment(start, kept, block), changes)
             self.lock.notify_all()
         self._send(block)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,3 +103,55 @@ def test_the_next_window_waits_for_a_change_that_is_about_to_come(sound: Sound, 
         assert sound._spare() == 0
         sound._sent, source.until_laid, source.works = 40 * HOP, lambda: 0.0, False
         assert sound._spare() == 0  # while the ring rests much is made ahead
+
+
+def test_a_listener_is_where_it_says_while_what_it_hears_is_made_again(sound: Sound) -> None:
+    audio = np.full((2, 4 * HOP), NEW, np.float32)
+    with sound.lock:
+        sound._back(4)
+        sound.report(sound.epoch, 4 * HOP + 900, 2400, False)  # it has sound up to 16 frames
+        assert sound.listener.position == 4 * HOP + 900
+        assert sound._join(audio, 4 * HOP) == 4 * HOP + 900 + TRANSIT
+        sound.report(sound.epoch, 17 * HOP, 2400, False)
+        assert sound.listener.position == 16 * HOP
+        sound.decoded = 16
+
+
+def test_a_window_of_an_older_epoch_is_passed_over_with_what_is_behind_its_end(sound: Sound) -> None:
+    audio = np.full((2, 4 * HOP), NEW, np.float32)
+    sound._windows._fading = audio[:, :HOP]  # as its decode has just left it
+    sound._emit(audio, (torch.zeros(5, 64), 0, 1), (16, 4, sound.epoch - 1), [(16, Heard(1))])
+    assert sound.decoded == 16 and len(sound.tape.moments()) == 1
+    assert sound._windows._fading is None
+
+
+def test_the_time_of_a_decode_is_not_that_of_a_decoder_that_came_meanwhile(
+    turbo: Model, source: SimpleNamespace
+) -> None:
+    runs, on, sent = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow:
+        """The VAE, whose decodes wait once music plays."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(turbo.pipe.vae, name)
+
+        def decoder(self, latents: torch.Tensor) -> torch.Tensor:
+            if latents.any():
+                runs.set()
+                on.wait(10.0)
+            return turbo.pipe.vae.decoder(latents)
+
+    source.line.add(torch.ones(50, 64), Heard(1))
+    lock = threading.Condition(threading.Lock())
+    made = Sound("test", Slow(), ACE_STEP, lock, lambda: source, lambda block: sent.set(), pytest.fail, 60.0)
+    with lock:
+        made.play(True)
+    assert runs.wait(30.0)
+    with lock:
+        made.use(turbo.pipe.vae)
+        made.play(False)
+    on.set()
+    assert sent.wait(30.0)
+    made.close()
+    assert not made.pace._known
