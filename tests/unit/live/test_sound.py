@@ -79,6 +79,18 @@ def test_a_change_that_is_late_fades_in_over_what_is_left_of_its_window(sound: S
     assert np.allclose(audio[:, :HOP], OLD, atol=1e-4) and audio[0, -1] == pytest.approx(NEW)
 
 
+@pytest.mark.parametrize("last, at", [(4, 5 * HOP + 700 + TRANSIT), (7, 7 * HOP)])
+def test_a_change_counts_as_heard_from_where_it_fades_in_or_begins(sound: Sound, last: int, at: int) -> None:
+    sent: list[Block] = []
+    sound._send = sent.append
+    with sound.lock:
+        sound._back(4)
+        sound.listener.report(5 * HOP + 700, 2400, False)
+    changes = [(4, Heard(1)), (last, Heard(2))]
+    sound._emit(np.full((2, 4 * HOP), NEW, np.float32), (torch.zeros(4, 64), 0, 0), (4, 4, sound.epoch), changes)
+    assert [(block.position, block.heard, block.at) for block in sent] == [(4 * HOP, Heard(2), at + DELAY)]
+
+
 def test_sound_is_made_again_from_the_frame_in_which_it_can_be_ready(sound: Sound) -> None:
     with sound.lock:
         sound.playing = True
