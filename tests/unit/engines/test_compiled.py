@@ -10,6 +10,7 @@ import pytest
 import torch
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.device.lane import Lane
+from ostinato.engine_runtime.engines.compiled.adapters import EightBits, Resident
 from ostinato.engine_runtime.engines.compiled.engine import CompiledEngine
 from ostinato.engine_runtime.engines.compiled.plain import FP8, INT8, NARROW
 from ostinato.engine_runtime.engines.compiled.weights import ALIGNED, PRODUCTS, Narrow, bind, places
@@ -195,6 +196,17 @@ def test_an_adapter_of_one_kind(transformer, engine, narrow, kind, tmp_path):
     got = narrow(rows_of(narrow).adapted(factors(narrow, mix)))
     assert relative(got, want) < 1.35 * MOST[narrow.products]
     assert (want - plain).abs().max() > 100 * CLOSE
+
+
+def test_an_adapter_meets_the_input_of_down_as_it_is_in_8_bits(engine, all_in, tmp_path):
+    """Divided by its channels: A is multiplied by them, and of no other kind."""
+    made = factors(engine, [(made_adapter(tmp_path, engine.targets, 3, kinds=["down", "gate"]), 1.0)])
+    layers, _, inner = made.a["down"].shape
+    channels = torch.exp2(torch.arange(layers * inner).view(layers, inner) % 5 - 2.0)
+    resident = Resident(made, EightBits(all_in.dtype, channels))
+    for kind, want in (("down", made.a["down"] * channels[:, None]), ("gate", made.a["gate"])):
+        values, step = resident.a[kind]
+        assert relative((values.float() * step[..., None])[:, : made.rank], want) < MOST[all_in.dtype]
 
 
 def test_adapters_come_turn_and_go_in_place(engine, tmp_path):
