@@ -88,7 +88,7 @@ class Capture:
 
     A body reads and writes tensors that keep their addresses, never waits for the device, and makes the same calls
     whenever its key is the same. A part that cannot be captured goes through `outside`. On the CPU, with `on` false, or
-    where `capturable` is, every run is plain.
+    where the allocator is not `capturable`, every run is plain.
 
     Args:
         most: number of scripts kept; the one unused for longest goes first.

@@ -85,7 +85,7 @@ class Cursor:
 
     def report(self, position: int, lead: int, moving: bool) -> None:
         """Note where the listener is, as `Listener.report`: in this epoch, no further than it has sound."""
-        place = max(self._begun, min(position, self._sent))
+        place = max(self._begun, min(position, self._sent))  # which is further than what is made again
         self.listener.report(place, min(lead, SAMPLE_RATE), moving)
 
     def begin(self, position: int | None = None) -> None:
@@ -121,7 +121,7 @@ class Cursor:
 
         Args:
             audio: `[2, hop * W]`, of the frames from `decoded` on; faded in place into what was made before.
-            latents: `[W, C]`, which it was decoded from.
+            latents: `[W, C]` float32 on the CPU, which it was decoded from.
             changes: in its music, as `Line.changes` lists them.
         """
         start, count = self.decoded, latents.shape[0]
@@ -133,7 +133,7 @@ class Cursor:
         block = Block(self.epoch, start * self._hop, heard, self._at, pcm)
         self.decoded = start + count
         self._sent = max(self._sent, self.decoded * self._hop)
-        self.tape.add(Moment(start, latents.float().cpu(), block), changes)
+        self.tape.add(Moment(start, latents, block), changes)
         return block
 
     def _again(self) -> int | None:

@@ -1,4 +1,4 @@
-"""What a live ring is given next, and the line that what it made is laid on."""
+"""The requests that a live ring is given next, and the line that finished latents are laid on."""
 
 from __future__ import annotations
 
@@ -97,6 +97,7 @@ class Feed:
         self._same = False
 
     def stepped(self) -> None:
+        """Note that the ring has made a step."""
         self._since += 1
 
     def submit(self, session: Session) -> None:

@@ -157,9 +157,8 @@ class Maker:
 
     def reach(self, cost: Cost) -> float:
         """Return the seconds until music with a change of this cost is there, on the safe side."""
-        return (
-            SAFE * self._feed.generation * (1 if cost <= Cost.TICK else 2)
-        )  # another generation may have to end first
+        generations = 1 if cost <= Cost.TICK else 2  # another one may have to end first
+        return SAFE * self._feed.generation * generations
 
     @property
     def alive(self) -> bool:

@@ -98,7 +98,9 @@ class Pace:
         if coming > 0.0:
             late = coming < self.spent  # a decode that begins now would be in the way of that of the change
             need = SLACK * coming + self.spent if late else coming + 2 * self.spent + lead / SAMPLE_RATE
-            return max(1, int(coming * SAMPLE_RATE)) if sent > need * SAMPLE_RATE else 0  # needed: best made at once
+            if sent > need * SAMPLE_RATE:
+                return max(1, int(coming * SAMPLE_RATE))
+            return 0  # it will be needed, and is least in the way now
         if works:
             return min(self._beyond(ahead, lead, SOON), self._beyond(sent, lead, ENOUGH))
         return self._beyond(ahead, lead, READY)

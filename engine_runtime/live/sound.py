@@ -179,12 +179,16 @@ class Sound:
         """Decode a window and send it, unless the sound began anew meanwhile."""
         began = self._clock()
         audio = self.level.shape(given.windows.sound(given.latents, given.count))
+        spent = self._clock() - began
+        latents, before, _ = given.latents
+        kept = latents[before : before + given.count].float().cpu()  # waits for a GPU, which nobody else has to
         with self.lock:
-            self._pace.learn(self._clock() - began, given.count)
+            if given.windows is self._windows:
+                self._pace.learn(spent, given.count)
             if given.epoch != self.cursor.epoch:
+                self._windows.forget()
                 return
-            latents, before, _ = given.latents
-            block = self.cursor.add(audio, latents[before : before + given.count], given.changes)
+            block = self.cursor.add(audio, kept, given.changes)
             self.lock.notify_all()
         self._send(block)
 

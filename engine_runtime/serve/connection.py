@@ -49,7 +49,7 @@ FIGURES_SECONDS = 0.25  # between two reports of figures
 
 @dataclass(frozen=True)
 class Patience:
-    """The seconds for which a client is waited.
+    """How long a client is waited for, in seconds.
 
     Attributes:
         hello: until the first message.

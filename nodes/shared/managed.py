@@ -45,9 +45,10 @@ class Played(ModelPatcher):
         comfy.model_management.load_models_gpu([self], **how)
 
     def partially_unload(self, device_to: Any, memory_to_free: float = 0, force_patch_weights: bool = False) -> int:
-        self._rest()
-        freed: int = super().partially_unload(device_to, memory_to_free, force_patch_weights)
-        return freed
+        """Free nothing, so that the whole is taken away: the matrices of a layer share memory, which stays until the
+        last of them goes, and what plays needs all of them.
+        """
+        return 0
 
     def detach(self, unpatch_all: bool = True) -> Any:
         with leaving():
@@ -80,9 +81,6 @@ class EnginePatcher(Played):
         if self.open_again is not None:
             self.open_again()
         return self.loaded_size() - before
-
-    def partially_unload(self, device_to: Any, memory_to_free: float = 0, force_patch_weights: bool = False) -> int:
-        return 0  # an engine cannot be unloaded in part
 
     def detach(self, unpatch_all: bool = True) -> Any:
         engine = self.engine()

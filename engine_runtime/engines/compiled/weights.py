@@ -17,6 +17,7 @@ import torch
 from diffusers import AceStepTransformer1DModel
 from torch import Tensor, nn
 
+from ...errors import EngineError
 from ..factors import PLACES
 from .plain import FP8, INT8, quantized
 
@@ -148,8 +149,19 @@ PRODUCTS: dict[str, tuple[str, ...]] = {  # of a layer, with the kinds that are 
 def lay_out(model: AceStepTransformer1DModel) -> tuple[list[dict[str, Tensor]], Tensor]:
     """Lay out the matrices side by side; returns those of each layer by product, and that of all layers' condition keys
     and values. Waits for the device where a parameter is moved.
+
+    Raises:
+        EngineError: for matrices of several dtypes, which would be rounded, or on several devices.
     """
     count, before = range(len(model.layers)), places(model)
+    weights = [_owner(model, i, kind).weight for i in count for kind in PLACES]
+    kinds = sorted({f"{weight.dtype} on {weight.device}" for weight in weights})
+    if len(kinds) > 1:
+        raise EngineError(
+            f"the decoder's weights are {' and '.join(kinds)}",
+            "an engine takes them in one dtype, on one device",
+            "load the model whole, in one precision",
+        )
     with torch.no_grad():
         products = [
             _side_by_side({name: [_owner(model, i, kind) for kind in kinds] for name, kinds in PRODUCTS.items()})

@@ -49,7 +49,7 @@ Say = Callable[[State, float, str], None]
 
 @dataclass(frozen=True)
 class Tools:
-    """What a build needs processes, TensorRT and a driver for."""
+    """The parts of a build that need processes, TensorRT and a driver."""
 
     run_child: Callable[[str, dict[str, Any], Callable[[float, str], None]], dict[str, Any]] = run_child
     build: Callable[..., Built] = build

@@ -10,12 +10,14 @@ import pytest
 import torch
 from ostinato.engine_runtime.config import Guidance, Sampling, StreamConfig
 from ostinato.engine_runtime.device.lane import Lane
+from ostinato.engine_runtime.engines.compiled.adapters import EightBits, Resident
 from ostinato.engine_runtime.engines.compiled.engine import CompiledEngine
 from ostinato.engine_runtime.engines.compiled.plain import FP8, INT8, NARROW
-from ostinato.engine_runtime.engines.compiled.weights import PRODUCTS, Narrow, bind, places
+from ostinato.engine_runtime.engines.compiled.weights import ALIGNED, PRODUCTS, Narrow, bind, places
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.engines.factors import BUCKETS, PLACES
 from ostinato.engine_runtime.engines.prove import fill
+from ostinato.engine_runtime.errors import EngineError
 from ostinato.engine_runtime.lora.stack import merged, stack
 from ostinato.engine_runtime.models.sized import sized_decoder
 from ostinato.engine_runtime.stream.request import Request
@@ -196,6 +198,17 @@ def test_an_adapter_of_one_kind(transformer, engine, narrow, kind, tmp_path):
     assert (want - plain).abs().max() > 100 * CLOSE
 
 
+def test_an_adapter_meets_the_input_of_down_as_it_is_in_8_bits(engine, all_in, tmp_path):
+    """Divided by its channels: A is multiplied by them, and of no other kind."""
+    made = factors(engine, [(made_adapter(tmp_path, engine.targets, 3, kinds=["down", "gate"]), 1.0)])
+    layers, _, inner = made.a["down"].shape
+    channels = torch.exp2(torch.arange(layers * inner).view(layers, inner) % 5 - 2.0)
+    resident = Resident(made, EightBits(all_in.dtype, channels))
+    for kind, want in (("down", made.a["down"] * channels[:, None]), ("gate", made.a["gate"])):
+        values, step = resident.a[kind]
+        assert relative((values.float() * step[..., None])[:, : made.rank], want) < MOST[all_in.dtype]
+
+
 def test_adapters_come_turn_and_go_in_place(engine, tmp_path):
     adapter, other = (made_adapter(tmp_path, engine.targets, rank, seed=rank) for rank in (8, 20))
     rows = rows_of(engine)
@@ -242,6 +255,29 @@ def test_weights_are_held_once(transformer):
     assert torch.equal(reference(rows_of(reference)), before)
     laid = places(model)
     assert bind(model).cross_kv.data_ptr() == made.cross_kv.data_ptr() and places(model) == laid
+
+
+def test_the_matrices_of_a_layer_share_memory_without_holes(transformer):
+    """What stays between those that go would keep the room from being used for anything else."""
+    model = copy.deepcopy(transformer)
+    for _ in range(2):
+        bind(model)
+        for layer in model.layers:
+            kinds = [kind for product in PRODUCTS.values() for kind in product]
+            parts = [layer.get_submodule(PLACES[kind]).weight for kind in kinds]
+            (memory,) = {part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for part in parts}.values()
+            assert memory <= sum(part.nbytes for part in parts) + len(PRODUCTS) * ALIGNED * parts[0].element_size()
+        for parameter in model.parameters():  # as a host brings them back
+            parameter.data = parameter.data.clone()
+
+
+@pytest.mark.parametrize("change", [{"dtype": torch.bfloat16}, {"device": "meta"}])
+def test_weights_of_which_some_are_narrower_or_elsewhere_are_refused(transformer, change):
+    model = copy.deepcopy(transformer)
+    model.layers[1].mlp.up_proj.to(**change)
+    with pytest.raises(EngineError, match=r"torch.\w+ on \w+ and torch.\w+ on \w+"):
+        bind(model)
+    assert model.layers[1].mlp.down_proj.weight.dtype == torch.float32
 
 
 def test_weights_that_a_host_moved_are_found_again(transformer):

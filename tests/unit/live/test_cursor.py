@@ -89,6 +89,26 @@ def test_a_change_within_a_window_is_heard_from_its_own_frame(cursor: Cursor, ri
     assert window(cursor, 8, NEW).at == 20 * HOP + DELAY
 
 
+@pytest.mark.parametrize("last, at", [(4, 5 * HOP + 700 + TRANSIT), (7, 7 * HOP)])
+def test_a_change_counts_as_heard_from_where_it_fades_in_or_begins(
+    cursor: Cursor, ring: SimpleNamespace, last: int, at: int
+) -> None:
+    changed(ring, 4)
+    assert cursor.next() == (6, 0.0)
+    cursor.report(5 * HOP + 700, LEAD, False)
+    sound = np.full((2, 6 * HOP), NEW, np.float32)
+    block = cursor.add(sound, torch.zeros(6, 64), [(4, Heard(1)), (last, Heard(2))])
+    assert (block.position, block.heard, block.at) == (4 * HOP, Heard(2), at + DELAY)
+
+
+def test_a_listener_is_no_further_than_sound_was_sent(cursor: Cursor, ring: SimpleNamespace) -> None:
+    changed(ring, 4)
+    cursor.next()
+    for told, place in ((5 * HOP, 5 * HOP), (17 * HOP, 16 * HOP)):
+        cursor.report(told, LEAD, False)
+        assert cursor.listener.position == place
+
+
 def test_a_new_epoch_fades_in_from_silence_where_the_listener_was(cursor: Cursor) -> None:
     cursor.begin(5 * HOP + 7)
     block = window(cursor, 2, NEW)

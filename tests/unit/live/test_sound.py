@@ -47,9 +47,9 @@ class Studio:
         self.vae = Gate(self.clock, repeat(takes))
         self.vae.broken = broken
         self.blocks, self.errors = list[Block](), list[Exception]()
-        frames = torch.arange(50.0)[:, None].expand(-1, 64).clone()
-        frames[:10] = 0.0
-        self.line.add(frames, Heard())
+        self.frames = torch.arange(50.0)[:, None].expand(-1, 64).clone()
+        self.frames[:10] = 0.0
+        self.line.add(self.frames, Heard())
         source = SimpleNamespace(line=self.line, works=False, until_laid=lambda: 0.0)
         send, failed = self.blocks.append, self.errors.append
         self.sound = Sound("test", self.vae, ACE_STEP, self.lock, lambda: source, send, failed, 60.0, self.clock)
@@ -79,22 +79,22 @@ def studio(request: pytest.FixtureRequest) -> Iterator[Studio]:
     made.sound.close()
 
 
-def test_a_window_of_the_epoch_before_is_thrown_away(studio: Studio) -> None:
+def test_a_window_of_the_epoch_before_is_thrown_away_with_what_is_behind_its_end(studio: Studio) -> None:
     studio.until(lambda: bool(studio.blocks) and studio.blocks[-1].end > SAMPLE_RATE)
     studio.vae.open.clear()
     studio.report(15 * HOP)
     studio.until(studio.vae.stopped.is_set)
     with studio.lock:
-        studio.sound.begin(12 * HOP)
-        studio.sound.report(1, 0, SAMPLE_RATE, False)  # which is on its way
-        studio.sound.report(1, 40 * HOP, SAMPLE_RATE, False)
+        studio.sound.begin(2 * HOP)
+        studio.sound.report(1, 40 * HOP, SAMPLE_RATE, False)  # which was on its way
         assert studio.sound.cursor.listener.lead == 0
     studio.vae.open.set()
-    studio.report(12 * HOP)
-    studio.until(lambda: studio.blocks[-1].end > 30 * HOP and studio.blocks[-1].epoch == 2)
-    assert next(block for block in studio.blocks if block.epoch == 2).position == 12 * HOP
+    studio.report(2 * HOP)
+    studio.until(lambda: studio.blocks[-1].end > 20 * HOP and studio.blocks[-1].epoch == 2)
+    first = next(block for block in studio.blocks if block.epoch == 2)
+    assert first.position == 2 * HOP and not np.frombuffer(first.pcm, "<i2").any()  # of silent latents, after loud ones
     for moment in (moment for moment in studio.sound.cursor.tape.moments() if moment.block.epoch == 2):
-        assert moment.latents[:, 0].tolist() == [(moment.frame + i) % 50 for i in range(moment.latents.shape[0])]
+        assert torch.equal(moment.latents, studio.frames[moment.frame :][: moment.latents.shape[0]])
 
 
 def test_what_is_made_again_has_nothing_of_what_was_to_follow(studio: Studio) -> None:
@@ -136,6 +136,25 @@ def test_the_times_of_decodes_set_the_pace(studio: Studio) -> None:
     pace = studio.sound.cursor.pace
     studio.until(lambda: pace.size > 4)
     assert pace.spent > 0.25  # of the first, on the safe side, and of a larger window
+
+
+def test_the_time_of_a_decode_is_not_that_of_a_decoder_that_came_meanwhile(studio: Studio) -> None:
+    studio.until(lambda: bool(studio.blocks) and studio.blocks[-1].end > SAMPLE_RATE)
+    count = len(studio.blocks)
+    studio.vae.open.clear()
+    studio.report(SAMPLE_RATE)
+    studio.until(studio.vae.stopped.is_set)
+    other = Gate(studio.clock, repeat(0.0))
+    other.open.clear()
+    with studio.lock:
+        studio.sound.use(other)
+    studio.vae.open.set()
+    studio.until(other.stopped.is_set)
+    assert len(studio.blocks) == count + 1
+    studio.clock.now += 9.0  # in the first decode of the other, which tells nothing
+    other.open.set()
+    studio.until(lambda: len(studio.blocks) > count + 2)
+    assert studio.sound.cursor.pace.spent < 1.0
 
 
 def test_the_first_decode_of_another_decoder_tells_nothing(studio: Studio) -> None:
