@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import InputError, check_choice
-from .level import DELAY, SAMPLE_RATE
 
 if TYPE_CHECKING:
     from .line import Line
@@ -32,9 +31,15 @@ class Grid:
     round: int = 0
 
     @classmethod
-    def of(cls, line: Line, tempo: Tempo, hop: int) -> Grid:
-        """Lay out the beats of a line of music, as they are heard; `hop` is the samples of a frame."""
-        return cls(line.first * hop + DELAY, 60.0 / tempo.bpm * SAMPLE_RATE, tempo.beats, line.length * hop)
+    def of(cls, line: Line, tempo: Tempo, hop: int, rate: int, late: int) -> Grid:
+        """Lay out the beats of a line of music, as they are heard.
+
+        Args:
+            hop: samples of a frame.
+            rate: samples a second.
+            late: samples by which the music is heard late.
+        """
+        return cls(line.first * hop + late, 60.0 / tempo.bpm * rate, tempo.beats, line.length * hop)
 
     def next(self, position: float, unit: str) -> int:
         """Return the first beat or bar line at or behind a position."""

@@ -198,7 +198,7 @@ class LiveSession:
         """
         check_tempo(tempo.bpm)
         with self._lock:
-            grid = Grid.of(self._maker.line, tempo, self.score.spec.hop)
+            grid = Grid.of(self._maker.line, tempo, self.score.spec.hop, SAMPLE_RATE, DELAY)
             return grid.next(self._cursor.listener.now() + reach * SAMPLE_RATE, unit)
 
     def reach(self, cost: Cost) -> float:
