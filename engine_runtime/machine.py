@@ -1,4 +1,4 @@
-"""The machine: the CUDA that its driver runs, and free memory."""
+"""The machine: the CUDA that its driver runs, free memory, and this process's."""
 
 from __future__ import annotations
 
@@ -32,4 +32,15 @@ def free_memory() -> int | None:
             stat = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text("ascii").splitlines())
             free = min(free, limit - used + int(stat.get("inactive_file", 0)))
         return max(free, 0)
+    return None
+
+
+def resident(peak: bool = False) -> int | None:
+    """Return the bytes of this process that are in memory, or with `peak` the most that were; None on systems without
+    /proc.
+    """
+    field = "VmHWM:" if peak else "VmRSS:"
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return int(next(line for line in lines if line.startswith(field)).split()[1]) << 10
     return None

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from ..engine_runtime.bench.origin import origin
+from ..engine_runtime.machine import resident
 from ..engine_runtime.models.loading import DTYPES, load
 from ..engine_runtime.models.sized import SIZES, sized_model
 
@@ -25,21 +26,15 @@ SHARD = "4GB"
 MODULE = __spec__.name  # also where this file runs as `__main__`
 
 
-def resident(field: str) -> int:
-    """Return a field of the process's status in bytes: `VmRSS`, or `VmHWM` for its peak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(field))
-
-
-def loaded(folder: Path, precision: str) -> dict[str, int]:
+def loaded(folder: Path, precision: str) -> dict[str, int | None]:
     """Load a folder on the CPU; returns `before`, `peak` and `weights` in bytes."""
     cpu, dtype = torch.device("cpu"), DTYPES[precision]
     load("tiny", cpu, dtype)  # so that the libraries are there
-    before = resident("VmRSS")
+    before = resident()
     parts = load(str(folder), cpu, dtype).pipe.components.values()
     tensors = [tensor for part in parts if isinstance(part, torch.nn.Module) for tensor in part.parameters()]
     weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    return {"before": before, "peak": resident("VmHWM"), "weights": weights}
+    return {"before": before, "peak": resident(peak=True), "weights": weights}
 
 
 def measure(size: str, stored: str, precision: str) -> dict[str, object]:

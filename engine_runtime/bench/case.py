@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from ..config import MODES, NO_GUIDANCE, Guidance, Sampling, StreamConfig
@@ -71,7 +72,7 @@ class Case:
         """Count the slots of all sessions."""
         return self.depth * self.sessions
 
-    @property
+    @cached_property
     def guidance(self) -> Guidance:
         """Return the guidance of each request."""
         return NO_GUIDANCE if self.cfg == "off" else Guidance(mode=self.cfg, every=self.every)

@@ -11,7 +11,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +20,7 @@ from ..config import MODES, SOLVERS, Guidance, Sampling, StreamConfig
 from ..controls.knobs import KNOBS, Knob, Knobs
 from ..engines.contract import Engine
 from ..errors import check_whole
+from ..machine import resident
 from ..profile.drive import Drive, awake, driven
 from ..stream.finished import Finished
 from ..stream.request import Condition, Request, Target
@@ -175,7 +175,7 @@ class Player:
         session.configure(depth=max(DEPTHS))
         session.step()
         laps = drive.play(ticks, before=lambda: self.act(drive), after=_taken, after_tick=self._tell)
-        return _Block(statistics.median(laps.ms), *self._device_bytes(), host_bytes())
+        return _Block(statistics.median(laps.ms), *self._device_bytes(), resident())
 
     def _tell(self) -> None:
         self.ticks += 1
@@ -241,14 +241,3 @@ class Player:
 def _taken(done: Iterable[Finished]) -> None:
     for one in done:
         one.take()
-
-
-def host_bytes() -> int | None:
-    """Return the resident bytes of this process; None on systems without /proc."""
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("VmRSS:"):
-                return 1024 * int(line.split()[1])
-    except OSError:
-        return None
-    return None

@@ -31,8 +31,8 @@ LOOK = 0.5  # seconds between two looks at what nobody notifies of
 
 @dataclass(frozen=True, eq=False)
 class _Given:
-    """What a window is decoded from: its epoch, its frames, their latents as `Windows.latents` reads them, and the
-    changes in them.
+    """Holds what a window is decoded from: its epoch, its frames, their latents as `Windows.latents` reads them, and
+    the changes in them.
     """
 
     windows: Windows

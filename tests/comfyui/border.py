@@ -7,7 +7,6 @@
 """
 
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -29,6 +28,7 @@ import comfy.utils  # noqa: E402
 import torch  # noqa: E402
 from comfy_extras.nodes_custom_sampler import Guider_Basic, Guider_DualCFG, Noise_RandomNoise  # noqa: E402
 from ostinato.engine_runtime.config import Sampling  # noqa: E402
+from ostinato.engine_runtime.machine import resident  # noqa: E402
 from ostinato.engine_runtime.models.comfy_condition import References, core_condition  # noqa: E402
 from ostinato.engine_runtime.models.comfy_model import CoreEngine  # noqa: E402
 from ostinato.engine_runtime.takes.render import render, take_batch  # noqa: E402
@@ -202,10 +202,6 @@ def memory(model, lora):
     return {"held at rest": held, "evicted": evicted, "same after eviction": same, "shared": shared}
 
 
-def resident(word):
-    return int(re.search(rf"{word}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
-
-
 def peak(width):
     """Growth of the resident peak by the border, over the weights of a model whose pages are all in use."""
     sizes = {"hidden_size": width, "intermediate_size": 3 * width, "num_heads": max(width // 128, 8)}
@@ -220,9 +216,9 @@ def peak(width):
     weights = sum(p.nbytes for p in model.parameters())
     manager.load_models_gpu([patcher])
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-    before = resident("VmRSS")
+    before = resident()
     CoreEngine(patcher).ready()
-    return {"weights": weights, "before": before, "grown": resident("VmHWM") - before}
+    return {"weights": weights, "before": before, "grown": resident(peak=True) - before}
 
 
 def main():

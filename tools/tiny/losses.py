@@ -78,7 +78,7 @@ LOCK = 192  # samples: the decoder's first upsampling makes 250 Hz of 25, and wh
 
 
 def locked(y: Tensor, x: Tensor) -> Tensor:
-    """What y has more than x at each place of the decoder's step of 4 ms, over all of them: `[..., LOCK]`.
+    """Compute what y has more than x at each place of the decoder's step of 4 ms, over all of them: `[..., LOCK]`.
 
     Sounds are off that grid and vanish in the mean; a tone at a multiple of 250 Hz, in phase with the frames, stays.
     What does not vanish of an error e dB under the music is e - 10 log10(steps) dB: over 80 steps that hides tones at

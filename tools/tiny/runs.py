@@ -47,7 +47,7 @@ def open_bank(args: argparse.Namespace) -> tuple[Bank, Tensor]:
 
 
 def hints_of(args: argparse.Namespace) -> Callable[[Tensor], Tensor]:
-    """What a cover hears of latents; a training without a tokenizer of covers asks for none."""
+    """Return what a cover hears of latents; a training without a tokenizer of covers asks for none."""
     if "structure" not in args:
         return lambda z: z
     structure = load_structure(args.structure, DEVICE)

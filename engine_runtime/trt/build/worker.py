@@ -226,7 +226,7 @@ def _built(
 
     built = tools.build(onnx, record, spec, folder / f".timing-{spec.flavor}.cache", progress)
     check_io(built, record)
-    peak = max(peak or 0, _peak() or 0) or None
+    peak = max(peak or 0, machine.resident(peak=True) or 0) or None
     sidecar = make_sidecar(spec, record, built, {**stages, "build": round(built.seconds, 1)}, peak)
     write_plan(plan, built, sidecar)
     return sidecar
@@ -255,14 +255,6 @@ def prove(
     return said.get("proof"), said.get("unverified", "")
 
 
-def _peak() -> int | None:
-    """Return this process's largest resident set in bytes; None on systems without /proc."""
-    with contextlib.suppress(OSError, StopIteration, ValueError):
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) << 10
-    return None
-
-
 def _export(task: dict[str, Any], tell: Tell) -> dict[str, Any]:
     from ..export.source import export_spec
 
@@ -271,7 +263,7 @@ def _export(task: dict[str, Any], tell: Tell) -> dict[str, Any]:
 
     folder = Path(task["folder"])
     onnx = export_spec(BuildSpec.of(task["spec"]), folder / task["work"], task["library"], say)
-    return {"onnx": str(onnx), "peak_bytes": _peak()}
+    return {"onnx": str(onnx), "peak_bytes": machine.resident(peak=True)}
 
 
 def check(

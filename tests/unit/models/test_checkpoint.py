@@ -291,16 +291,14 @@ def test_a_tokenizer_with_more_words_than_the_text_encoder(tensors, write, words
 # the size of the weights. The peak is the process's own VmHWM: getrusage starts with that of the process that forked.
 PEAK = """
 import sys, torch
-from pathlib import Path
+from ostinato.engine_runtime.machine import resident
 from ostinato.engine_runtime.models.checkpoint import load_checkpoint
-def memory(field):
-    return next(int(l.split()[1]) * 1024 for l in Path("/proc/self/status").open() if l.startswith(field))
 cpu, dtype = torch.device("cpu"), getattr(torch, sys.argv[4])
 load_checkpoint(sys.argv[1], cpu, dtype, tokenizer=sys.argv[3])
-before = memory("VmRSS")
+before = resident()
 parts = load_checkpoint(sys.argv[2], cpu, dtype, tokenizer=sys.argv[3]).components.values()
 weights = [p for part in parts if isinstance(part, torch.nn.Module) for p in part.parameters()]
-print(before, memory("VmHWM"), sum(p.numel() * p.element_size() for p in weights))
+print(before, resident(peak=True), sum(p.numel() * p.element_size() for p in weights))
 """
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,14 @@ class Served:
 
     def connect(self, **more: Any) -> Any:
         return self.client.ws_connect(self.url, max_msg_size=0, **more)
+
+    @asynccontextmanager
+    async def greeted(self) -> AsyncIterator[tuple[Any, Client]]:
+        """Yield a socket and its client, which has said hello."""
+        async with self.connect() as socket:
+            client = Client(socket)
+            await client.hello()
+            yield socket, client
 
 
 class Client:

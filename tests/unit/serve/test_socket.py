@@ -74,9 +74,7 @@ def test_a_client_learns_the_widgets_of_another_run(served: Served) -> None:
 
 def test_a_change_waits_for_a_beat_and_a_recording_holds_it(served: Served) -> None:
     async def test(served: Served) -> None:
-        async with served.connect() as socket:
-            client = Client(socket)
-            await client.hello()
+        async with served.greeted() as (socket, client):
             await socket.send_json({"type": "start"})
             await client.sound()
             await socket.send_json({"type": "record", "id": 1, "on": True})
@@ -190,9 +188,7 @@ def test_fifty_connects_and_drops_leave_nothing(served: Served) -> None:
                 await socket.close()
         while served.session.outlets.all:
             await asyncio.sleep(0.01)
-        async with served.connect() as socket:
-            client = Client(socket)
-            await client.hello()
+        async with served.greeted() as (socket, client):
             await client.at()
             await client.sound()
 
@@ -203,9 +199,7 @@ def test_fifty_connects_and_drops_leave_nothing(served: Served) -> None:
 
 def test_an_error_of_the_session_reaches_the_page(served: Served) -> None:
     async def test(served: Served) -> None:
-        async with served.connect() as socket:
-            client = Client(socket)
-            await client.hello()
+        async with served.greeted() as (socket, client):
             served.session.fail(OSError(13, "Permission denied", "models/secret"))
             failed = await client.until(lambda m: m["type"] == "failed")
             assert "secret" not in failed["error"] and "PermissionError" in failed["error"]

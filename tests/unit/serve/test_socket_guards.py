@@ -50,9 +50,7 @@ def test_a_client_that_never_reads_holds_nothing_up(served: Served, acknowledged
             await asyncio.sleep(0.005)
         assert acknowledged or outlet._sent <= connection.IN_FLIGHT + HEADER.size * 1000
         writer.close()
-        async with served.connect() as socket:
-            client = Client(socket)
-            await client.hello()
+        async with served.greeted() as (socket, client):
             await client.at()
             await client.sound()
 
@@ -204,9 +202,7 @@ def test_silence_is_not_waited_for(served: Served) -> None:
 
 def test_wrong_messages_are_answered_and_then_ended(served: Served) -> None:
     async def test(served: Served) -> None:
-        async with served.connect() as socket:
-            client = Client(socket)
-            await client.hello()
+        async with served.greeted() as (socket, client):
             wrong = [
                 "{",
                 '{"type":"set","id":1,"node":"../../etc/passwd","input":"x","value":1}',
