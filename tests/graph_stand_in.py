@@ -57,7 +57,7 @@ def noting(patch: pytest.MonkeyPatch) -> Notes:
     zeros = torch.zeros
     patch.setattr(torch.cuda, "CUDAGraph", Graph)
     patch.setattr(capture, "_editable", lambda: False)
-    patch.setattr(torch.cuda, "get_allocator_backend", lambda: "native")
+    patch.setattr(capture, "capturable", lambda: True)
     patch.setattr(torch.cuda, "graph_pool_handle", object)
     patch.setattr(torch.cuda, "empty_cache", lambda: None)
     patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: Graph.now is not None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ostinato.engine_runtime.device import capture as capture_module
 from ostinato.engine_runtime.device.capture import Capture, capturable
 
 from ...graph_stand_in import CUDA, Graph, noting
@@ -24,8 +25,9 @@ def fails_while_captured(noted, error):
 
 
 @pytest.fixture
-def asked_again():
+def asked_again(noted, monkeypatch):
     """The allocator is asked for anew, now and by those that come after."""
+    monkeypatch.setattr(capture_module, "capturable", capturable)  # the stand-in of `noted` says yes without asking
     capturable.cache_clear()
     yield
     capturable.cache_clear()

@@ -12,6 +12,7 @@ from ostinato.engine_runtime.audio.decode import margin_frames
 from ostinato.engine_runtime.bench import kept
 from ostinato.engine_runtime.bench.case import GIB, Case
 from ostinato.engine_runtime.constants import KINDS
+from ostinato.engine_runtime.device.capture import UNCAPTURED
 from ostinato.engine_runtime.engines.compiled import needs
 from ostinato.engine_runtime.errors import InputError
 from ostinato.engine_runtime.models.sized import VAE
@@ -241,8 +242,13 @@ def test_the_engine_node_shows_it_on_a_gpu_only(turbo, monkeypatch):
         return SimpleNamespace(device=torch.device(device), dtype=torch.bfloat16, summary=lambda: "an engine")
 
     monkeypatch.setattr(plan_module, "here", lambda device: find("RTX 4070"))
+    monkeypatch.setattr(plan_module, "capturable", lambda: captured)
+    captured = True
     assert text("cpu") == "an engine"
     assert text("cuda").startswith("an engine\nOn RTX 4070 (12 GB): depth 4 of 60 s takes about ")
+    assert UNCAPTURED not in text("cuda")
+    captured = False
+    assert text("cuda").endswith(f"\n{UNCAPTURED}") and text("cpu") == "an engine"
 
 
 def test_the_line_of_a_real_size():
