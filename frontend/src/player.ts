@@ -9,7 +9,11 @@ declare const WORKER_SOURCE: string;
 
 const VOLUME = "ostinato.volume"; // keys of the page's storage
 const PLAYING = "ostinato.playing "; // and the address
-const SLOW = "ostinato.slow"; // the device did not follow with the smallest buffers
+const SLOW = "ostinato.slow"; // the device did not follow with the usual buffers
+// Seconds that the device's buffers are asked to last: those of 2.7 ms, which a browser may have, run empty once or twice a
+// minute on two busy cores of a virtual machine; those of 10 ms did not.
+const BUFFER = 0.01;
+const LARGE_BUFFER = 0.04;
 const PIECE = 2048; // samples of one buffer of the fallback
 const WATCH = 1000; // milliseconds between two looks at the device
 const CLICKS = 3; // underruns of the device between two looks from which on it does not follow
@@ -130,11 +134,10 @@ export class Player {
   }
 
   private async open(): Promise<void> {
-    // 0 asks for the smallest buffers: 11 ms to the speaker in place of the 42 of "interactive", in Chromium on Linux
-    const latencyHint = sessionStorage.getItem(SLOW) ? "interactive" : 0;
+    const latencyHint = sessionStorage.getItem(SLOW) ? LARGE_BUFFER : BUFFER;
     const context = new AudioContext({ sampleRate: RATE, latencyHint });
     this.context = context;
-    if (latencyHint === 0) this.watch(context);
+    if (latencyHint === BUFFER) this.watch(context);
     this.gain = context.createGain();
     this.gain.gain.value = 0;
     this.gain.connect(context.destination);

@@ -7,6 +7,7 @@ import torch
 from diffusers import AutoencoderOobleck
 from ostinato.engine_runtime.audio.decode import decode
 from ostinato.engine_runtime.audio.live_vae import LiveVae
+from ostinato.engine_runtime.audio.snake import Bend, snake
 
 from ...helpers import drawn
 
@@ -41,3 +42,15 @@ def test_the_model_is_left_as_it_was(vae) -> None:
     LiveVae(vae).decoder(drawn(1, 1, 64, 5))
     after = vae.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("added", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_snake_in_place_has_the_bits_of_its_formula(added, layout) -> None:
+    x, more = (drawn(seed, 2, 5, 1, 40).contiguous(memory_format=layout) for seed in (0, 1))
+    bias, frequency, reciprocal = (drawn(seed, 5) for seed in (2, 3, 4))
+    column = [t[:, None, None] for t in (bias, frequency, reciprocal)]
+    y = x + column[0] + more if added else x + column[0]
+    want = y + column[2] * torch.sin(column[1] * y).square()
+    got = snake(x, bias, Bend(frequency, reciprocal), more if added else None)
+    assert torch.equal(got[0], y) and torch.equal(got[1], want) and got[0].data_ptr() == x.data_ptr()

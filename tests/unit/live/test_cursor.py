@@ -55,9 +55,9 @@ def changed(ring: SimpleNamespace, frame: int) -> None:
 def made_again(cursor: Cursor, ring: SimpleNamespace, position: int) -> tuple[Block, np.ndarray]:
     """Make sound again for a change at frame 4; the listener is at `position` when that is decoded."""
     changed(ring, 4)
-    assert cursor.next() == (6, 0.0) and cursor.decoded == 4
+    assert cursor.next() == (8, 0.0) and cursor.decoded == 4
     cursor.report(position, LEAD, False)
-    block = window(cursor, 6, NEW)
+    block = window(cursor, 8, NEW)
     assert block.position == 4 * HOP and block.heard == Heard(1)
     return block, decoded_pcm(block.pcm)[0]
 
@@ -79,9 +79,9 @@ def test_a_change_that_is_ready_early_begins_with_its_window(cursor: Cursor, rin
 
 
 def test_a_change_that_is_late_fades_in_over_what_is_left_of_its_window(cursor: Cursor, ring: SimpleNamespace) -> None:
-    block, sound = made_again(cursor, ring, 9 * HOP + 700)
-    assert block.at == 9 * HOP + DELAY
-    assert np.allclose(sound[: 5 * HOP], OLD, atol=1e-4) and sound[-1] == pytest.approx(NEW, abs=1e-4)
+    block, sound = made_again(cursor, ring, 11 * HOP + 700)
+    assert block.at == 11 * HOP + DELAY
+    assert np.allclose(sound[: 7 * HOP], OLD, atol=1e-4) and sound[-1] == pytest.approx(NEW, abs=1e-4)
 
 
 def test_a_change_within_a_window_is_heard_from_its_own_frame(cursor: Cursor, ring: SimpleNamespace) -> None:
@@ -94,10 +94,10 @@ def test_a_change_counts_as_heard_from_where_it_fades_in_or_begins(
     cursor: Cursor, ring: SimpleNamespace, last: int, at: int
 ) -> None:
     changed(ring, 4)
-    assert cursor.next() == (6, 0.0)
+    assert cursor.next() == (8, 0.0)
     cursor.report(5 * HOP + 700, LEAD, False)
-    sound = np.full((2, 6 * HOP), NEW, np.float32)
-    block = cursor.add(sound, torch.zeros(6, 64), [(4, Heard(1)), (last, Heard(2))])
+    sound = np.full((2, 8 * HOP), NEW, np.float32)
+    block = cursor.add(sound, torch.zeros(8, 64), [(4, Heard(1)), (last, Heard(2))])
     assert (block.position, block.heard, block.at) == (4 * HOP, Heard(2), at + DELAY)
 
 
@@ -130,14 +130,14 @@ def test_what_has_no_room_for_a_fade_is_not_made_again(cursor: Cursor, ring: Sim
     changed(ring, 15)
     assert cursor.next() == (8, 0.0) and cursor.decoded == 16  # goes on at once
     changed(ring, 14)
-    assert cursor.next() == (6, 0.0) and cursor.decoded == 14
+    assert cursor.next() == (8, 0.0) and cursor.decoded == 14
 
 
 def test_what_was_made_with_the_change_is_not_made_again(cursor: Cursor, ring: SimpleNamespace) -> None:
     made_again(cursor, ring, 0)
-    assert cursor.decoded == 10
+    assert cursor.decoded == 12
     _, delay = cursor.next()
-    assert cursor.decoded == 10 and delay > 0.0
+    assert cursor.decoded == 12 and delay > 0.0
 
 
 def test_nothing_is_made_again_of_a_line_that_does_not_reach_it(cursor: Cursor, ring: SimpleNamespace) -> None:
@@ -164,10 +164,10 @@ def test_the_next_window_waits_for_a_change_that_is_about_to_come(cursor: Cursor
     for _ in range(3):
         window(cursor, 8, OLD)
     changed(ring, 10)
-    assert cursor.next() == (6, 0.0)
-    window(cursor, 6, NEW)
-    cursor.report(10 * HOP, 0, False)  # of the latest music 0.24 s are ahead, of older music more
-    assert cursor.next() == (8, pytest.approx(0.14))
+    assert cursor.next() == (8, 0.0)
+    window(cursor, 8, NEW)
+    cursor.report(10 * HOP, 0, False)  # of the latest music 0.32 s are ahead, of older music more
+    assert cursor.next() == (8, pytest.approx(0.22))
     ring.until_laid = lambda: 0.05
     assert cursor.next() == (8, pytest.approx(0.05))
     ring.works, ring.until_laid = False, lambda: 0.0

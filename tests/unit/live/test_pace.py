@@ -75,13 +75,15 @@ def test_windows_have_from_2_to_25_frames() -> None:
 
 
 def test_the_first_window_begins_where_its_decode_ends_and_lasts_for_the_next() -> None:
-    one = pace(0.1, 0.1)
+    one = pace(0.1, 0.06)
     for now, size in ((10 * HOP + 60, 4), (10 * HOP, 6)):  # of the latter's first frame more is heard before
         soon = now + samples(one.usual_of(size))
         assert one.first(now, HOP) == (soon // HOP, size)
         assert (soon // HOP + size) * HOP - soon >= samples(0.15)
     assert pace(0.005, 0.006).first(0, HOP)[1] == 2
-    assert pace(0.3, 0.4, size=6).first(0, HOP)[1] == 6  # none lasts: a whole window
+    assert pace(0.05, 0.07, size=4).first(0, HOP)[1] == 6  # one larger than usual, where that takes it
+    assert pace(0.3, 0.4, size=6).first(0, HOP)[1] == 8  # none lasts: no larger one still
+    assert pace(0.3, 0.9, size=25).first(0, HOP)[1] == 25
 
 
 def test_while_the_ring_works_only_what_is_needed_is_decoded() -> None:
