@@ -112,7 +112,7 @@ class Cursor:
         """
         again = self._again()
         if again is None:
-            return self._count(self.pace.size), self._delay()
+            return self._count(self.pace.opening if self._begins else self.pace.size), self._delay()
         self.decoded, self.goes_back = again, True
         return self._count(self.pace.first(self.listener.now(), self._hop)[1]), 0.0
 

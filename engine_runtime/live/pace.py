@@ -8,7 +8,7 @@ from .level import SAMPLE_RATE
 
 SIZES = (2, 4, 6, 8, 12, 25)  # frames of a window
 WARM = SIZES[:4]  # that are tried before music plays
-SAFE = 1.3  # of the first decode's time, while the ring does not play yet
+SAFE = 1.8  # of the first decode's time: decodes take 1.4 to 2 times as long once the ring plays
 FORGET = 0.03  # share by which the longest decode of late is forgotten at each window
 BUSY = 0.5  # share of a window's time that its decode may usually take before windows grow
 CALM = 0.2  # the same, in which smaller ones are decoded again
@@ -16,9 +16,9 @@ CALM = 0.2  # the same, in which smaller ones are decoded again
 # but its decodes would take the ring's time on a CPU: while the ring works, they wait as long as enough is sent.
 READY, ENOUGH, SOON = 10, 4, 1
 SLACK = 1.5  # of the time that sound must last
-# Longest decodes that the first window after a change lasts. Smaller windows take more of the ring's time in all: where
-# a knob was turned as soon as the turn before was heard, on two cores, the 95th percentile of the turns was heard after
-# 0.37 to 0.47 s with 2.5 and 0.50 to 0.55 with 1.5.
+# Longest decodes that the first window lasts, of an epoch or after a change. Smaller windows take more of the ring's
+# time in all: where a knob was turned as soon as the turn before was heard, on two cores, the 95th percentile of the
+# turns was heard after 0.37 to 0.47 s with 2.5 and 0.50 to 0.55 with 1.5.
 LASTS = 2.5
 TRANSIT = 240  # samples that pass before a block can be at a listener nearby: 5 ms
 MOST_AHEAD = 2 * SAMPLE_RATE  # samples that are made ahead of the listener at most
@@ -74,9 +74,18 @@ class Pace:
         """Return the usual seconds of a decode of `count` frames."""
         return self.usual * self._share(count)
 
+    @property
+    def opening(self) -> int:
+        """Return the frames of the first window of an epoch: enough to last while the next are made, up to two sizes
+        above the usual.
+        """
+        usual = SIZES.index(self.size)
+        sizes = SIZES[usual : usual + 3]
+        return next((size for size in sizes if size >= LASTS * self.spent * self._rate), sizes[-1])
+
     def first(self, now: int, hop: int) -> tuple[int, int]:
         """Return the first frame of the window after a change that can be made before it is heard, and its size: the
-        smallest that lasts while the next are made, up to one larger than usual. The start of that frame may be heard
+        smallest that lasts while the next are made, up to the one above the usual. The start of that frame may be heard
         before.
 
         Args:

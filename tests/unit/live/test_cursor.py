@@ -109,6 +109,15 @@ def test_a_listener_is_no_further_than_sound_was_sent(cursor: Cursor, ring: Simp
         assert cursor.listener.position == place
 
 
+def test_a_new_epoch_begins_with_a_window_that_lasts(cursor: Cursor) -> None:
+    cursor.pace.size = 4
+    assert cursor.next()[0] == 4
+    cursor.begin()
+    assert cursor.next() == (8, 0.0)  # two and a half decodes of 0.1 s
+    window(cursor, 8, NEW)
+    assert cursor.next()[0] == 4
+
+
 def test_a_new_epoch_fades_in_from_silence_where_the_listener_was(cursor: Cursor) -> None:
     cursor.begin(5 * HOP + 7)
     block = window(cursor, 2, NEW)

@@ -63,7 +63,7 @@ def test_the_first_decode_is_taken_with_some_care() -> None:
     """The ring does not play yet, and nothing else is in the way."""
     one = pace(0.0, 0.0)
     one.begin(0.1)
-    assert one.usual == 0.1 and one.spent == pytest.approx(0.13)
+    assert one.usual == 0.1 and one.spent == pytest.approx(0.18)
 
 
 def test_windows_have_from_2_to_25_frames() -> None:
@@ -72,6 +72,12 @@ def test_windows_have_from_2_to_25_frames() -> None:
         one.learn(seconds, size)  # the first of a size tells nothing
         one.learn(seconds, size)
         assert one.size == last
+
+
+def test_the_first_window_of_an_epoch_lasts_while_the_next_are_made() -> None:
+    for spent, frames in ((0.001, 4), (0.06, 4), (0.07, 6), (0.1, 8)):
+        assert pace(spent, spent, 4).opening == frames
+    assert pace(0.9, 0.9, 4).opening == 8 and pace(0.9, 0.9, 12).opening == 25  # decodes that are slower than the music
 
 
 def test_the_first_window_begins_where_its_decode_ends_and_lasts_for_the_next() -> None:
