@@ -46,14 +46,14 @@ async (source) => {
   gain.connect(node);
 }
 """
-# Turns a hot knob, each time when the turn before is heard; nothing looks at the page meanwhile.
+# Turns a widget, each time when the turn before is heard; nothing looks at the page meanwhile.
 TURNS = """
-async (values) => {
+async ([widget, values]) => {
   const { latencies } = window.ostinato;
   const times = [];
   for (const value of values) {
     const heard = new Promise((done) => { latencies.told = (_, milliseconds) => done(milliseconds); });
-    window.ostinato.turn({ node: "4", input: "velocity_scale" }, value);
+    window.ostinato.turn(widget, value);
     times.push(await heard);
   }
   return times;
@@ -97,14 +97,31 @@ def test_it_sounds_soon_and_is_silent_before(
     assert page.problems == []
 
 
-def test_hot_knobs_are_heard(page: Any, server: Server, record_property: Callable[[str, Any], None]) -> None:
+@pytest.mark.parametrize(
+    "kind, node, name, values",
+    [
+        ("hot knob", "4", "velocity_scale", [0.9 + 0.01 * (i % 20) for i in range(TURNED)]),
+        ("per request", "5", "seed", list(range(100, 100 + TURNED // 2))),
+        ("prompt", "3", "tags", [f"funk, drums, {i} basses" for i in range(TURNED // 2)]),
+    ],
+    ids=["hot_knobs", "requests", "prompts"],
+)
+def test_turns_are_heard(
+    page: Any,
+    server: Server,
+    record_property: Callable[[str, Any], None],
+    kind: str,
+    node: str,
+    name: str,
+    values: list[Any],
+) -> None:
     """Each turn begins when the one before is heard, while the ring makes the rest of that: the least quiet moment."""
     press_play(page)
     page.evaluate("() => window.ostinato.player.gain.disconnect(window.recorder)")  # it takes a tenth of a core
-    times = page.evaluate(TURNS, [0.9 + 0.01 * (i % 20) for i in range(TURNED)])
+    times = page.evaluate(TURNS, [{"node": node, "input": name}, values])
     median, late = (float(p) for p in np.percentile(times, (50, 95)))
-    record_property("hot knob to the ear, ms: median, 95th percentile, longest", (median, late, max(times)))
-    if os.environ.get("OSTINATO_QUIET"):
+    record_property(f"{kind} to the ear, ms: median, 95th percentile, longest", (median, late, max(times)))
+    if os.environ.get("OSTINATO_QUIET") and kind == "hot knob":
         assert late <= HOT_MS, sorted(times)
 
 
