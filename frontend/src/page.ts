@@ -1,5 +1,7 @@
 // The page of `ostinato live`: the graph's widgets, the player, and what it costs to turn a knob.
 
+import { whileShown } from "./clock.ts";
+import { drawRing, drawWaveform, ringText } from "./draw.ts";
 import { costText, downloadOf, type Link, recordText, stateText } from "./link.ts";
 import { openMenu } from "./menu.ts";
 import { type Missing, missingText, type Settings, type Value, type Widget } from "./protocol.ts";
@@ -30,6 +32,7 @@ function translate(language: string): void {
     save: worded("Save the workflow"),
   };
   for (const [id, text] of Object.entries(words)) element(id).textContent = text;
+  element("wave").setAttribute("aria-label", worded("The sound of one round, and where it plays"));
   for (const option of element<HTMLSelectElement>("when").options) option.text = WHEN_TEXT[readWhen(option.value)]();
   for (const [id, text] of [
     ["when", worded("Changes")],
@@ -87,9 +90,12 @@ export class Page {
       if (key === "Escape") this.signals.cancel();
       if (altKey && shiftKey && code === "KeyC") link.capture(CAPTURE_SECONDS); // as in ComfyUI
     });
-    setInterval(() => {
+    const [wave, ring] = [element<HTMLCanvasElement>("wave"), element<HTMLCanvasElement>("ring")];
+    whileShown(wave, (now) => {
+      drawWaveform(wave, link.waveform, link.position, now);
+      drawRing(ring, link.figures?.slots ?? []);
       element("queue").textContent = link.queue.text(link.position);
-    }, 100);
+    });
     const volume = element<HTMLInputElement>("volume");
     volume.value = String(player.volume);
     volume.oninput = () => {
@@ -145,6 +151,7 @@ export class Page {
     element("record").setAttribute("aria-pressed", String(Boolean(recording)));
     element("record").textContent = recordText(recording);
     element("figures").textContent = parts.join(" · ");
+    element("ring").setAttribute("aria-label", ringText(figures?.slots ?? []));
   }
 
   private note(place: string, text: string, wrong: boolean): void {

@@ -97,6 +97,27 @@ def test_it_sounds_soon_and_is_silent_before(
     assert page.problems == []
 
 
+def test_it_shows_the_sound_and_the_ring(page: Any, server: Server) -> None:
+    """Of the loop's sound more than one column is taller than its line, and the playhead goes along it."""
+    drawn = """() => {
+      const canvas = document.querySelector("#wave");
+      const row = canvas.getContext("2d").getImageData(0, canvas.height >> 2, canvas.width, 1).data;
+      let [tall, head] = [0, -1];
+      for (let x = 0; x < canvas.width; x++) {
+        const [red, , blue, opaque] = row.slice(4 * x, 4 * x + 4);
+        tall += opaque > 0;
+        if (blue > red + 100) head = x;
+      }
+      return [tall, head];
+    }"""
+    press_play(page)
+    page.wait_for_function(f"() => ({drawn})()[0] > 2", timeout=PATIENCE)
+    place = page.evaluate(drawn)[1]
+    page.wait_for_function(f"(place) => ({drawn})()[1] !== place", arg=place, timeout=PATIENCE)
+    ring = "() => document.querySelector('#ring').getAttribute('aria-label') ?? ''"
+    page.wait_for_function(f"() => /[0-9] of 8 steps/.test(({ring})())", timeout=PATIENCE)
+
+
 @pytest.mark.parametrize(
     "kind, node, name, values",
     [
