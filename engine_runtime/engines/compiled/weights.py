@@ -183,52 +183,12 @@ def places(model: nn.Module) -> list[int]:
 def bind(model: AceStepTransformer1DModel, narrow: Narrow | None = None) -> Weights:
     """Lay out the model's matrices and read the other weights. Call it without gradients."""
     products, cross_kv = lay_out(model)
-
-    def matrix(i: int, name: str) -> Matrix:
-        whole = products[i][name]
-        if narrow is None or (i, name) in narrow.wide:
-            return Matrix(whole)
-        return Matrix(*quantized(whole, narrow.dtype))
-
-    def inner(i: int) -> tuple[Matrix, Matrix, Gated | None]:
-        """Return `gate_up` and `down`, and what both in float8 need besides."""
-        gate_up, whole = matrix(i, "gate_up"), products[i]["down"]
-        if narrow is None or (i, "down") in narrow.wide:
-            return gate_up, Matrix(whole), None
-        even = largest = _largest(products[i]["gate_up"])
-        if narrow.dtype == INT8:  # whose steps are even, so that a large column would harm as a large channel does
-            even = (largest / torch.linalg.vector_norm(whole, dim=0, dtype=torch.float32).clamp_min(1e-30)).sqrt()
-        channel = _channels(even)
-        down = Matrix(*quantized(whole * channel, narrow.dtype), channel)
-        if gate_up.scale is None or narrow.dtype != FP8:
-            return gate_up, down, None
-        gate, up = gate_up.scale.chunk(2)
-        bound = ROUNDED * (largest / channel).amax(0, keepdim=True)
-        return gate_up, down, Gated(torch.cat([gate, up / channel]), bound)
-
-    layers = []
-    for i, (kind, layer) in enumerate(zip(model.layer_types, model.layers, strict=True)):
-        own, cross = layer.self_attn, layer.cross_attn
-        layers.append(
-            Layer(
-                model.config.sliding_window if kind == "sliding_attention" else 0,
-                layer.self_attn_norm.weight.detach(),
-                matrix(i, "qkv"),
-                (own.norm_q.weight.detach(), own.norm_k.weight.detach()),
-                matrix(i, "self_o"),
-                layer.cross_attn_norm.weight.detach(),
-                matrix(i, "cross_q"),
-                cross.norm_q.weight.detach(),
-                matrix(i, "cross_o"),
-                layer.mlp_norm.weight.detach(),
-                *inner(i),
-            )
-        )
+    layers = tuple(_layer(model, i, matrices, narrow) for i, matrices in enumerate(products))
     temb, modulation = time_embedding(model.time_embed_r, torch.zeros(1, device=cross_kv.device))
     conv_in, conv_out = model.proj_in_conv, model.proj_out_conv
     out = conv_out.weight.detach().permute(2, 1, 0).flatten(0, 1).contiguous()
     return Weights(
-        tuple(layers),
+        layers,
         torch.cat([layer.scale_shift_table.detach().float() for layer in model.layers]) + modulation.float(),
         model.scale_shift_table.detach().float()[0] + temb.float(),
         model.norm_out.weight.detach(),
@@ -238,6 +198,48 @@ def bind(model: AceStepTransformer1DModel, narrow: Narrow | None = None) -> Weig
         cross_kv,
         torch.stack([layer.cross_attn.norm_k.weight.detach() for layer in model.layers]),
     )
+
+
+def _layer(model: AceStepTransformer1DModel, i: int, matrices: dict[str, Tensor], narrow: Narrow | None) -> Layer:
+    """Read a layer, with its matrices as `lay_out` returns them."""
+    layer = model.layers[i]
+    own, cross = layer.self_attn, layer.cross_attn
+    dtypes = {name: None if narrow is None or (i, name) in narrow.wide else narrow.dtype for name in PRODUCTS}
+    made = {name: _matrix(matrices[name], dtypes[name]) for name in PRODUCTS if name != "down"}
+    return Layer(
+        model.config.sliding_window if model.layer_types[i] == "sliding_attention" else 0,
+        layer.self_attn_norm.weight.detach(),
+        made["qkv"],
+        (own.norm_q.weight.detach(), own.norm_k.weight.detach()),
+        made["self_o"],
+        layer.cross_attn_norm.weight.detach(),
+        made["cross_q"],
+        cross.norm_q.weight.detach(),
+        made["cross_o"],
+        layer.mlp_norm.weight.detach(),
+        made["gate_up"],
+        *_down(matrices["down"], matrices["gate_up"], made["gate_up"], dtypes["down"]),
+    )
+
+
+def _matrix(whole: Tensor, dtype: torch.dtype | None) -> Matrix:
+    return Matrix(whole) if dtype is None else Matrix(*quantized(whole, dtype))
+
+
+def _down(whole: Tensor, before: Tensor, gate_up: Matrix, dtype: torch.dtype | None) -> tuple[Matrix, Gated | None]:
+    """Return `down`, and what it needs besides where `gate_up`, whose weights are `before`, is in float8 too."""
+    if dtype is None:
+        return Matrix(whole), None
+    even = largest = _largest(before)
+    if dtype == INT8:  # whose steps are even, so that a large column would harm as a large channel does
+        even = (largest / torch.linalg.vector_norm(whole, dim=0, dtype=torch.float32).clamp_min(1e-30)).sqrt()
+    channel = _channels(even)
+    down = Matrix(*quantized(whole * channel, dtype), channel)
+    if gate_up.scale is None or dtype != FP8:
+        return down, None
+    gate, up = gate_up.scale.chunk(2)
+    bound = ROUNDED * (largest / channel).amax(0, keepdim=True)
+    return down, Gated(torch.cat([gate, up / channel]), bound)
 
 
 def _largest(gate_up: Tensor) -> Tensor:
