@@ -1,5 +1,5 @@
-"""What a field of a page's template stands for. A field's words name a result: its file, then its engine and guidance,
-and its depth, length and size where those are not 4, 60 s and the only one.
+"""Fills the fields of a page's template. A field's words name a result: its file, then its engine and guidance, and its
+depth, length and size where those are not 4, 60 s and the only one.
 
     {ms[targets compiled off]:.2f}         median ms of a tick; also `mean`, `quiet`, `floor`, `peak` (GB), `launches`,
                                            `rate` (latents a second), `realtime`, `kernels`

@@ -1,4 +1,4 @@
-"""How long the fuzzers look: half as long in CI, as long as OSTINATO_FUZZ says by hand."""
+"""The length of the fuzzers' search: half as long in CI, as long as OSTINATO_FUZZ says by hand."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What other work on the processors costs: ticks and decodes beside processes that compute without a pause."""
+"""Measures what other work on the processors costs: ticks and decodes beside processes that compute without a pause."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether all of a model plays within so much memory: loaded, a prompt encoded, a full ring, its latents decoded.
+"""Tests whether a model plays within so much memory: loaded, a prompt encoded, a full ring, its latents decoded.
 
 Everything stays on the device at once, as where no host moves weights away. PyTorch's allocator is capped, so that what
 does not fit fails as on a card of that size.

@@ -1,4 +1,4 @@
-"""Who plays in a thread: whoever takes a device's memory away asks the players to rest first."""
+"""The players of a process, by thread: whoever takes a device's memory away asks them to rest first."""
 
 from __future__ import annotations
 

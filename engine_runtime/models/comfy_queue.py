@@ -1,5 +1,5 @@
-"""What ComfyUI's queue does now: its memory manager belongs to the thread of the queue and has no locks. ComfyUI is
-imported only inside functions.
+"""Tells whether ComfyUI's queue and its memory manager are at work: the manager belongs to the queue's thread and has
+no locks. ComfyUI is imported only inside functions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a checkpoint's file neither says nor holds, where the user gives it. Torch-free."""
+"""The facts and files that a checkpoint's own file lacks and the user gives. Torch-free."""
 
 from __future__ import annotations
 

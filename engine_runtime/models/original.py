@@ -1,4 +1,4 @@
-"""Where models are to be had, and the layout that is not read here: the one in which ACE-Step publishes its own."""
+"""Names the places of models, and the layout that is not read here: the one in which ACE-Step publishes its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the parts of a model take of a card's memory while it plays live: a model of it, not a measurement.
+"""Estimates what the parts of a model take of a card's memory while it plays live; nothing is measured here.
 
 Decoder and ring together are up to 5 % above the peaks of the kept benchmarks, in 8 bits up to 27 %: those leave out
 what lies unused between PyTorch's blocks, and what an 8-bit engine keeps in bf16 has no copy.

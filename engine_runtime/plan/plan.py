@@ -1,4 +1,4 @@
-"""What a card plays: for every engine what fits in its memory, and about how fast it is."""
+"""Tells what a card plays: for every engine what fits in its memory, and about how fast it is."""
 
 from __future__ import annotations
 

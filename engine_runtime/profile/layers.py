@@ -1,4 +1,4 @@
-"""Where a tick's time goes, layer by layer and by kind, and what changed between two such tables. Torch-free."""
+"""Tables of a tick's time, layer by layer and by kind, and of what changed between two of them. Torch-free."""
 
 from __future__ import annotations
 

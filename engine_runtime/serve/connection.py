@@ -49,7 +49,7 @@ FIGURES_SECONDS = 0.25  # between two reports of figures
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a client is waited for, in seconds.
+    """The seconds that a client is waited for.
 
     Attributes:
         hello: until the first message.

@@ -1,4 +1,4 @@
-"""What turns the widgets of a live session: changes from any connection, coalesced by widget, taken in by one thread.
+"""The control of a live session: turned widgets from any connection, coalesced by widget, taken in by one thread.
 
 No change is lost: of several for one widget the last counts, and each sender is told which change took its own in.
 """

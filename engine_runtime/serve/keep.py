@@ -1,4 +1,4 @@
-"""What a live session leaves behind: captures of its last moments, and recordings."""
+"""The files that a live session leaves behind: captures of its last moments, and recordings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a workflow's file says of a live session beside its values: when changes act, controllers, what is missing."""
+"""The set of a live session: when changes act and its controllers, as the workflow's file has them; what is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which requests and engines a ring can take, and the structure that a request needs."""
+"""Tells which requests and engines a ring can take, and which structure a request needs."""
 
 from __future__ import annotations
 

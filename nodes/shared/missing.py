@@ -1,4 +1,4 @@
-"""What a workflow names and this machine does not have: models, LoRA files, engines, captures."""
+"""Lists what a workflow names and this machine does not have: models, LoRA files, engines, captures, clips."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the help pages' pictures show of a node's effect, made by the nodes with the built-in model and curves."""
+"""Makes what the help pages' pictures show of a node's effect, by the nodes with the built-in model and curves."""
 
 from __future__ import annotations
 

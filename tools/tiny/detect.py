@@ -1,4 +1,4 @@
-"""What can be heard of a clip without a model: tempo, key, flatness, silence, regularity. NumPy and SciPy only.
+"""Hears of a clip, without a model, its tempo, key, flatness, silence and regularity. NumPy and SciPy only.
 
 Clips are float `[2, samples]` at 48 kHz.
 """
@@ -23,7 +23,7 @@ def bands_of(y: Audio, size: int, hop: int, edges: NDArray) -> NDArray:
 
 
 def onsets(y: Audio) -> NDArray:
-    """How much the spectrum of 48 bands rises in each of `RATE / HOP` frames a second."""
+    """Measure how much the spectrum of 48 bands rises in each of `RATE / HOP` frames a second."""
     bands = bands_of(y.mean(0), 2048, HOP, np.geomspace(40, 16000, 49))
     rise = np.maximum(np.diff(np.log10(1e-7 + bands), axis=1), 0).mean(0)
     second = RATE // HOP
@@ -66,7 +66,7 @@ def chroma(y: Audio) -> NDArray:
 
 
 def chromagram(y: Audio) -> NDArray:
-    """How much of each pitch class there is from 60 to 2000 Hz, `[12, frames]`, nearly 6 frames a second."""
+    """Measure how much of each pitch class there is from 60 to 2000 Hz: `[12, frames]`, nearly 6 frames a second."""
     f, _, z = stft(resample_poly(y.mean(0), 1, 4), RATE // 4, nperseg=8192, noverlap=6144, padded=False)
     keep = (f > 60) & (f < 2000)
     pitch, loud = 12 * np.log2(f[keep] / 440) + 69, np.sqrt(np.abs(z[keep]))

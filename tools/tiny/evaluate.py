@@ -116,7 +116,7 @@ class Evaluation:
         return j.sample(self.parts[kind], int(steps), float(guide), context)
 
     def only(self) -> None:
-        """Which part alone is heard, of each that was asked for."""
+        """Count which part alone is heard, of each that was asked for."""
         pieces = alone(self.args.alone)
         j, clips = self.judge(asked_of(pieces)), list(self.pool.map(clip_of, pieces))
         sets = {"rendered": list(self.pool.map(hear, clips)), "through the VAE": j.listen(self.encoded(clips))}
@@ -146,7 +146,7 @@ class Evaluation:
 
 
 def alike(reference: Reference, before: list[Heard], same: list[Heard], found: list[Heard], asked: list[dict]) -> dict:
-    """How far clips have the chords of the pieces `before`, and the sound of their rendered covers `same`."""
+    """Measure how far clips have the chords of the pieces `before`, and the sound of their rendered covers `same`."""
     chords = [chords_alike(a.chromagram, b.chromagram) for a, b in zip(before, found, strict=True)]
     others = [chords_alike(a.chromagram, b.chromagram) for a, b in zip(before, found[1:] + found[:1], strict=True)]
     told, deviation = report(found, asked, reference), np.array(reference.values["deviation"])

@@ -1,4 +1,4 @@
-"""What the trainings on shards have in common: their arguments, their clock, and the rows of figures they log."""
+"""The common parts of the trainings on shards: their arguments, their clock, and the rows of figures they log."""
 
 from __future__ import annotations
 

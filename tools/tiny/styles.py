@@ -1,4 +1,4 @@
-"""What the composer may draw on: instruments, drum and bass patterns, comping, progressions and eight styles."""
+"""The composer's material: instruments, drum and bass patterns, comping, progressions and eight styles."""
 
 from __future__ import annotations
 

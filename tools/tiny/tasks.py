@@ -77,7 +77,7 @@ class Tasks:
         self.out.write_text(json.dumps(self.figures, indent=1), encoding="utf-8")
 
     def denoise(self) -> None:
-        """How the onsets of the source and of what is made of it go together."""
+        """Compare the onsets of the source with those of what is made of it."""
         before = [detect.onsets(y) for y in self.audio]
         words = [self.words(p) for p in (*self.pieces[1:], self.pieces[0])]
         for denoise in DENOISE:

@@ -1,4 +1,4 @@
-"""What a user would type to ask for a piece, and the prompt that the pipeline makes of it."""
+"""Words that a user would type to ask for a piece, and the prompt that the pipeline makes of them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def pace(bpm: int) -> list[str]:
 
 
 def players(p: Piece, r: random.Random) -> list[str]:
-    """Who plays, in any order, at times not all of them."""
+    """List who plays, in any order, at times not all of them."""
     out = [r.choice(INSTRUMENTS[n][1]) for n in dict.fromkeys(p.instruments)]
     if p.drums:
         out.append(r.choice(["drums", "drums", "drums", "beat"]))

@@ -20,7 +20,7 @@ CONDITION_KINDS = frozenset(("cross_k", "cross_v"))  # of the condition; their p
 
 
 class EightBits(NamedTuple):
-    """How the layers' inputs become 8 bits wide.
+    """The way in which the layers' inputs become 8 bits wide.
 
     Attributes:
         dtype: of the products.

@@ -1,4 +1,4 @@
-"""How a deserialised plan is opened: the settings of its context, and the comparison with its sidecar."""
+"""Opens a deserialised plan: the settings of its context, and the comparison with its sidecar."""
 
 from __future__ import annotations
 
