@@ -69,7 +69,7 @@ def run(
 
 @app.command()
 def replay(
-    take: Annotated[Path, typer.Argument(metavar="LOG", help="A take that Save Take wrote.")],
+    take: Annotated[Path, typer.Argument(metavar="TAKE", help="A take that Save Take wrote.")],
     out: Annotated[Path, typer.Option(help="Where the audio is written.")] = Path("out"),
     model: Annotated[str | None, typer.Option(help="The model, where it is no longer where the take says.")] = None,
     device: Annotated[Device, typer.Option(help="Where the model runs; auto is where the take ran.")] = Device.auto,

@@ -70,7 +70,7 @@ def check_export(
                 raise EngineBuildError(
                     f"the exported {record['kind']} differs from eager by {difference:.2g} at {case}",
                     f"allowed is {bound:g}",
-                    "use the versions of torch, onnx and onnxscript that the README names",
+                    "use the versions of torch, onnx and onnxscript that docs/tensorrt.md names",
                 )
             found.append(difference)
     return found
