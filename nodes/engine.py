@@ -31,9 +31,9 @@ class Engine(io.ComfyNode):
                     options=list(KINDS),
                     default=KINDS[0],
                     tooltip="How the decoder runs. eager is plain PyTorch and works everywhere. compiled has its own "
-                    "kernels (NVIDIA, Triton) and is several times as fast. fp8 (Ada, Hopper, Blackwell) and int8 "
-                    "(Turing and newer) are faster still, less exact and need 1.4 GB more. Where one cannot run, eager "
-                    "plays and the text says why.",
+                    "kernels (NVIDIA, Triton) and is several times as fast. fp8 (Ada, Hopper, Blackwell) is faster "
+                    "still. int8 (Turing and newer) is for GPUs without float8, where it was not timed yet. Both are "
+                    "less exact and need 1.4 GB more. Where one cannot run, eager plays and the text says why.",
                 ),
                 io.Int.Input(
                     "max_rows",

@@ -66,7 +66,7 @@ def _check_complete(weights: Mapping[str, Tensor], found: Names, made: Made) -> 
         raise EngineBuildError(
             f"the exported graph lacks {len(lost)} weights: {', '.join(lost[:4])}",
             "each must stand in it as it is",
-            "use the versions of torch, onnx and onnxscript that the README names",
+            "use the versions of torch, onnx and onnxscript that docs/tensorrt.md names",
         )
 
 
@@ -127,7 +127,7 @@ def _name_ports(graph: Any, pairs: list[tuple[Any, Port]], symbols: dict[str, st
                 raise EngineBuildError(
                     f"{port.name} was exported with dimensions {list(map(str, value.shape))}",
                     f"needed are {list(port.dims)}",
-                    "use the versions of torch, onnx and onnxscript that the README names",
+                    "use the versions of torch, onnx and onnxscript that docs/tensorrt.md names",
                 )
             if isinstance(wanted, str):
                 symbols[_symbol(str(given.value))] = _symbol(wanted)
