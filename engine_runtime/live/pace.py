@@ -30,24 +30,25 @@ class Pace:
     Args:
         frames: counts what is decoded for a window of so many frames, margins included; times go by it.
         rate: frames a second.
+        tries: the first decode of a size takes much longer, for kernels are tried in it.
 
     Attributes:
         size: frames of a window.
         usual, spent: seconds that the decode of one takes, on average and on the safe side.
     """
 
-    def __init__(self, frames: Callable[[int], int], rate: float) -> None:
+    def __init__(self, frames: Callable[[int], int], rate: float, tries: bool) -> None:
         self.size, self.usual, self.spent = SIZES[1], 0.0, 0.0
-        self._frames, self._rate = frames, rate
+        self._frames, self._rate, self._tries = frames, rate, tries
         self._known = set(WARM)  # sizes that were decoded before
 
     def begin(self, seconds: float) -> None:
         """Note the first decode of a whole window."""
         self.usual, self.spent = seconds, SAFE * seconds
 
-    def use(self, frames: Callable[[int], int]) -> None:
+    def use(self, frames: Callable[[int], int], tries: bool) -> None:
         """Go on with another decoder, whose times are not known yet."""
-        self._frames, self._known = frames, set()
+        self._frames, self._tries, self._known = frames, tries, set()
 
     def learn(self, seconds: float, count: int) -> None:
         """Note how long the decode of `count` frames took, and choose the size of the next windows by it.
@@ -85,14 +86,16 @@ class Pace:
 
     def first(self, now: int, hop: int) -> tuple[int, int]:
         """Return the first frame of the window after a change that can be made before it is heard, and its size: the
-        smallest that lasts while the next are made, up to the one above the usual. The start of that frame may be heard
-        before.
+        smallest that lasts while the next are made, up to the one above the usual where that need not be tried first.
+        The start of that frame may be heard before.
 
         Args:
             now: the position that is heard.
             hop: samples of a frame.
         """
-        for size in SIZES[: SIZES.index(self.size) + 2]:
+        usual = SIZES.index(self.size)
+        larger = (size for size in SIZES[usual + 1 : usual + 2] if size in self._known or not self._tries)
+        for size in (*SIZES[: usual + 1], *larger):
             soon = now + int(self.usual_of(size) * SAMPLE_RATE)
             frame = soon // hop
             if (frame + size) * hop - soon >= LASTS * self.spent * SAMPLE_RATE:

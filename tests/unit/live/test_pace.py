@@ -11,8 +11,8 @@ MARGINS = 11  # frames that are decoded beside those of a window
 LEAD = 2400  # samples
 
 
-def pace(usual: float, spent: float, size: int = 8) -> Pace:
-    made = Pace(lambda count: count + MARGINS, RATE)
+def pace(usual: float, spent: float, size: int = 8, tries: bool = False) -> Pace:
+    made = Pace(lambda count: count + MARGINS, RATE, tries)
     made.size, made.usual, made.spent = size, usual, spent
     return made
 
@@ -40,7 +40,7 @@ def test_the_first_decode_of_a_size_or_of_another_decoder_is_passed_over() -> No
     assert 12 not in WARM and 8 in WARM
     one.learn(9.0, 12)
     assert one.spent == 0.1
-    one.use(lambda count: count + 2 * MARGINS)
+    one.use(lambda count: count + 2 * MARGINS, False)
     assert one.usual_of(2) == pytest.approx(0.1 * 24 / 30)
     one.learn(9.0, 8)
     assert one.spent == 0.1
@@ -90,6 +90,17 @@ def test_the_first_window_begins_where_its_decode_ends_and_lasts_for_the_next() 
     assert pace(0.05, 0.07, size=4).first(0, HOP)[1] == 6  # one larger than usual, where that takes it
     assert pace(0.3, 0.4, size=6).first(0, HOP)[1] == 8  # none lasts: no larger one still
     assert pace(0.3, 0.9, size=25).first(0, HOP)[1] == 25
+
+
+def test_after_a_change_no_size_above_the_usual_is_tried_on_a_gpu() -> None:
+    """Its first decode would take longer than there is sound."""
+    assert pace(0.1, 0.2).first(0, HOP)[1] == 12  # 8 frames last 0.32 s
+    one = pace(0.1, 0.2, tries=True)
+    assert one.first(0, HOP)[1] == 8
+    one.learn(9.0, 12)
+    assert one.first(0, HOP)[1] == 12
+    one.use(lambda count: count + MARGINS, True)
+    assert one.first(0, HOP)[1] == 8
 
 
 def test_while_the_ring_works_only_what_is_needed_is_decoded() -> None:
