@@ -216,6 +216,7 @@ def test_a_device_that_clicks_gets_larger_buffers_after_a_reload(page: Any, serv
     latency = "() => window.ostinato.player.context?.baseLatency ?? 0"
     press_play(page)
     small = page.evaluate(latency)
+    assert 0.008 < small < 0.02  # those of 2.7 ms run empty
     page.evaluate(
         """() => {
           let underrunEvents = 0;
