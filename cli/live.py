@@ -117,7 +117,7 @@ def _cell(node: Node, types: Catalogue, hidden: dict[io.Hidden, Any]) -> Cell:
 
 def _target(graph: Graph, order: list[Node], name: str | None) -> Node:
     if name is not None:
-        found = find_node(graph, name)
+        found = find_node(graph, name, "--node")
         if found in order and found.class_type in TARGETS:
             return found
         raise WorkflowError(

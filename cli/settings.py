@@ -44,7 +44,7 @@ def apply_settings(graph: Graph, types: Catalogue, settings: list[str]) -> None:
         name, dot, input_name = target.strip().rpartition(".")
         if not equals or not dot or not name or not input_name:
             raise WorkflowError(f"--set {setting!r} is incomplete", "the form is NODE.INPUT=VALUE", "write it that way")
-        node = find_node(graph, name)
+        node = find_node(graph, name, "--set")
         node_type = types[node.class_type]
         check_input_name(node, node_type, input_name)
         spec = node_type.input(input_name)
@@ -55,21 +55,24 @@ def apply_settings(graph: Graph, types: Catalogue, settings: list[str]) -> None:
         node.muted.pop(input_name, None)
 
 
-def find_node(graph: Graph, name: str) -> Node:
+def find_node(graph: Graph, name: str, option: str) -> Node:
+    """Return the node of this id, title or class type; raises `WorkflowError`, which names the option it is from."""
     if name in graph.nodes:
         return graph.nodes[name]
     for attribute in ("title", "class_type"):
         found = [node for node in graph.nodes.values() if getattr(node, attribute) == name]
         if len(found) > 1:
             raise WorkflowError(
-                f"--set names {name!r}, which {len(found)} nodes are called",
+                f"{option} names {name!r}, which {len(found)} nodes are called",
                 f"allowed are their ids {', '.join(node.id for node in found)}",
                 "use one of those",
             )
         if found:
             return found[0]
     titles = ", ".join(f"{node.id} {node.title!r}" for node in graph.nodes.values())
-    raise WorkflowError(f"--set names an unknown node {name!r}", f"the nodes are {titles}", "use an id, title or type")
+    raise WorkflowError(
+        f"{option} names an unknown node {name!r}", f"the nodes are {titles}", "use an id, title or type"
+    )
 
 
 def parse_value(node: Node, spec: io.Input, text: str) -> Any:

@@ -80,13 +80,15 @@ def load(path: Path) -> dict[str, Any]:
     """Read a run, which is checked and kept as it is.
 
     Raises:
-        OSError: where the system refuses.
-        InputError: for anything else.
+        InputError: for anything else, and for a file that cannot be read.
     """
     try:
         data: dict[str, Any] = parse_json(read_bytes(path, MAX_BYTES), path.name, dict[str, Any])
         typed(data, path.name, _Run)
         return data
+    except OSError as error:
+        given = f"{path} cannot be read ({error.strerror})"
+        raise InputError(given, "allowed is what `ostinato bench --json` writes", "check the path") from error
     except InputError as error:
         raise InputError(error.given, "allowed is what `ostinato bench --json` writes", "make it again") from error
 

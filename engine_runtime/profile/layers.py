@@ -222,9 +222,12 @@ def diff(before: LayerProfile, after: LayerProfile) -> Difference:
 
 
 def load(path: Path) -> LayerProfile:
-    """Read a profile; raises `InputError` for anything else, and `OSError` where the system refuses."""
+    """Read a profile; raises `InputError` for anything else, and for a file that cannot be read."""
     try:
         return LayerProfile.from_json(parse_json(read_bytes(path, MAX_BYTES), path.name), path.name)
+    except OSError as error:
+        given = f"{path} cannot be read ({error.strerror})"
+        raise InputError(given, "allowed is what `ostinato profile --json` writes", "check the path") from error
     except InputError as error:
         raise _refused(error) from error
 

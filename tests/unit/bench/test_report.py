@@ -69,6 +69,8 @@ def test_what_is_no_run_is_refused(found, what, tmp_path):
     for text in (json.dumps(BROKEN[what](found)), "{"):
         with pytest.raises(InputError, match="mine.json is no.*ostinato bench --json"):
             report.load(write(tmp_path, text))
+    with pytest.raises(InputError, match="none.json cannot be read .*ostinato bench --json.*check the path"):
+        report.load(tmp_path / "none.json")
 
 
 def test_the_picture_has_a_dot_for_every_time(found):

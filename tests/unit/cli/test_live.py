@@ -201,6 +201,8 @@ def test_run_says_what_plays_a_live_session_and_runs_the_rest(cache: None, tmp_p
 def test_a_workflow_without_a_ring_is_refused(instrument: Callable[..., LiveGraph]) -> None:
     with pytest.raises(WorkflowError, match="no node that plays"):
         instrument("text_to_music", node="OstinatoLoadModel")
+    with pytest.raises(WorkflowError, match="^--node names an unknown node 'none'"):
+        instrument("text_to_music", node="none")
 
 
 def test_the_page_is_served_to_itself_alone() -> None:

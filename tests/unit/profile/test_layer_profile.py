@@ -302,6 +302,8 @@ def test_what_is_no_profile_is_refused(found, what, tmp_path):
         path.write_text(text)
         with pytest.raises(InputError, match="mine.json is no.*ostinato profile --json"):
             load(path)
+    with pytest.raises(InputError, match="none.json cannot be read .*ostinato profile --json.*check the path"):
+        load(tmp_path / "none.json")
 
 
 def test_decoder_layers_are_grouped_by_name():
