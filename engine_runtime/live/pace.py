@@ -30,25 +30,24 @@ class Pace:
     Args:
         frames: counts what is decoded for a window of so many frames, margins included; times go by it.
         rate: frames a second.
-        tries: the first decode of a size takes much longer, for kernels are tried in it.
 
     Attributes:
         size: frames of a window.
         usual, spent: seconds that the decode of one takes, on average and on the safe side.
     """
 
-    def __init__(self, frames: Callable[[int], int], rate: float, tries: bool) -> None:
+    def __init__(self, frames: Callable[[int], int], rate: float) -> None:
         self.size, self.usual, self.spent = SIZES[1], 0.0, 0.0
-        self._frames, self._rate, self._tries = frames, rate, tries
+        self._frames, self._rate = frames, rate
         self._known = set(WARM)  # sizes that were decoded before
 
     def begin(self, seconds: float) -> None:
         """Note the first decode of a whole window."""
         self.usual, self.spent = seconds, SAFE * seconds
 
-    def use(self, frames: Callable[[int], int], tries: bool) -> None:
+    def use(self, frames: Callable[[int], int]) -> None:
         """Go on with another decoder, whose times are not known yet."""
-        self._frames, self._tries, self._known = frames, tries, set()
+        self._frames, self._known = frames, set()
 
     def learn(self, seconds: float, count: int) -> None:
         """Note how long the decode of `count` frames took, and choose the size of the next windows by it.
@@ -86,15 +85,15 @@ class Pace:
 
     def first(self, now: int, hop: int) -> tuple[int, int]:
         """Return the first frame of the window after a change that can be made before it is heard, and its size: the
-        smallest that lasts while the next are made, up to the one above the usual where that need not be tried first.
-        The start of that frame may be heard before.
+        smallest that lasts while the next are made, up to the one above the usual if that was decoded before. The start
+        of that frame may be heard before.
 
         Args:
             now: the position that is heard.
             hop: samples of a frame.
         """
         usual = SIZES.index(self.size)
-        larger = (size for size in SIZES[usual + 1 : usual + 2] if size in self._known or not self._tries)
+        larger = (size for size in SIZES[usual + 1 : usual + 2] if size in self._known)  # see `learn`
         for size in (*SIZES[: usual + 1], *larger):
             soon = now + int(self.usual_of(size) * SAMPLE_RATE)
             frame = soon // hop

@@ -79,7 +79,7 @@ class Sound:
         self.playing, self._closed, self.level = False, False, Level()
         self.resting, self.has_memory, self.reported = False, True, clock()
         self._vae, self._windows = vae, Windows(vae)
-        self._pace = Pace(self._windows.frames, spec.frame_rate, self._windows.tries)
+        self._pace = Pace(self._windows.frames, spec.frame_rate)
         self.cursor = Cursor(source, self._pace, spec.hop, kept_seconds * spec.frame_rate, clock)
         self._thread = threading.Thread(target=self._run, name=f"ostinato sound {name}", daemon=True)
         self._thread.start()
@@ -113,7 +113,7 @@ class Sound:
         """Decode with another VAE from the next window on."""
         if vae is not self._vae:
             self._vae, self._windows = vae, Windows(vae)
-            self._pace.use(self._windows.frames, self._windows.tries)
+            self._pace.use(self._windows.frames)
 
     @property
     def here(self) -> bool:

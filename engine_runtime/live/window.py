@@ -29,16 +29,12 @@ class Windows:
 
     Args:
         vae: the decoder; `LiveVae`, a TensorRT engine or the model's own.
-
-    Attributes:
-        tries: the first decode of a shape takes much longer: on a GPU kernels are tried in it, for half a second.
     """
 
     def __init__(self, vae: Vae) -> None:
         self.vae, self.hop = vae, hop_of(vae)
         full = margin_frames(vae)
-        self.tries = vae.device.type != "cpu"
-        self.margin = full if self.tries else min(full, CPU_MARGIN)
+        self.margin = min(full, CPU_MARGIN) if vae.device.type == "cpu" else full
         self._fading: NDArray[np.float32] | None = None  # what the last window had behind its end
 
     def frames(self, count: int) -> int:

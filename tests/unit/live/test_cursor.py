@@ -33,7 +33,7 @@ def ring() -> SimpleNamespace:
 @pytest.fixture
 def cursor(ring: SimpleNamespace) -> Cursor:
     """16 frames are made for a listener at the start, by decodes of 0.1 s; windows have 8 frames."""
-    pace = Pace(lambda count: count + MARGINS, RATE, False)
+    pace = Pace(lambda count: count + MARGINS, RATE)
     pace.size, pace.usual, pace.spent = 8, 0.1, 0.1
     made = Cursor(lambda: ring, pace, HOP, 100.0, clock=lambda: 0.0)
     made.report(0, LEAD, False)

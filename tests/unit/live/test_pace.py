@@ -11,8 +11,8 @@ MARGINS = 11  # frames that are decoded beside those of a window
 LEAD = 2400  # samples
 
 
-def pace(usual: float, spent: float, size: int = 8, tries: bool = False) -> Pace:
-    made = Pace(lambda count: count + MARGINS, RATE, tries)
+def pace(usual: float, spent: float, size: int = 8) -> Pace:
+    made = Pace(lambda count: count + MARGINS, RATE)
     made.size, made.usual, made.spent = size, usual, spent
     return made
 
@@ -40,7 +40,7 @@ def test_the_first_decode_of_a_size_or_of_another_decoder_is_passed_over() -> No
     assert 12 not in WARM and 8 in WARM
     one.learn(9.0, 12)
     assert one.spent == 0.1
-    one.use(lambda count: count + 2 * MARGINS, False)
+    one.use(lambda count: count + 2 * MARGINS)
     assert one.usual_of(2) == pytest.approx(0.1 * 24 / 30)
     one.learn(9.0, 8)
     assert one.spent == 0.1
@@ -92,14 +92,13 @@ def test_the_first_window_begins_where_its_decode_ends_and_lasts_for_the_next() 
     assert pace(0.3, 0.9, size=25).first(0, HOP)[1] == 25
 
 
-def test_after_a_change_no_size_above_the_usual_is_tried_on_a_gpu() -> None:
-    """Its first decode would take longer than there is sound."""
-    assert pace(0.1, 0.2).first(0, HOP)[1] == 12  # 8 frames last 0.32 s
-    one = pace(0.1, 0.2, tries=True)
-    assert one.first(0, HOP)[1] == 8
+def test_after_a_change_no_larger_size_is_decoded_for_the_first_time() -> None:
+    """On a GPU that would take longer than there is sound."""
+    one = pace(0.1, 0.2)
+    assert one.first(0, HOP)[1] == 8  # which last 0.32 s
     one.learn(9.0, 12)
     assert one.first(0, HOP)[1] == 12
-    one.use(lambda count: count + MARGINS, True)
+    one.use(lambda count: count + MARGINS)
     assert one.first(0, HOP)[1] == 8
 
 

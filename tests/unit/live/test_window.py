@@ -79,12 +79,11 @@ def test_an_engine_gets_the_frames_it_needs(turbo: Model) -> None:
     assert vae.seen == [32, 32] and sound.shape == (2, 8 * HOP)
 
 
-def test_margins_on_a_cpu_are_those_that_were_measured_and_a_gpu_tries_kernels(turbo: Model) -> None:
+def test_margins_are_whole_but_on_a_cpu_where_fewer_frames_were_measured(turbo: Model) -> None:
     class There:
         """The model's VAE as if it were on a GPU."""
 
         upsampling_ratios, device = turbo.pipe.vae.upsampling_ratios, torch.device("cuda")
 
-    here, there = Windows(turbo.pipe.vae), Windows(There())
-    assert here.margin == CPU_MARGIN and not here.tries
-    assert there.margin == margin_frames(turbo.pipe.vae) and there.tries
+    assert Windows(turbo.pipe.vae).margin == CPU_MARGIN
+    assert Windows(There()).margin == margin_frames(turbo.pipe.vae) > CPU_MARGIN
