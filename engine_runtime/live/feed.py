@@ -16,6 +16,7 @@ from .line import Endless, Heard, Loop
 from .score import Score
 
 RUNWAY = 2.0  # seconds of music that a stretch is begun ahead of, beyond the time it takes
+LONG_AGO = 1 << 30  # steps
 
 
 class Feed:
@@ -46,18 +47,19 @@ class Feed:
         self.line, self.flights, self.heard = _line_of(lease.score), Flights(clock), Heard()
         self.earliest = self.awaited = 0
         self._coming: Loop | Endless | None = None  # the line of a new ring, until its first latent is there
-        self._number = self._since = 0  # requests made; steps since the last one was
-        self._fresh = True  # the score has changed since the last request
+        self._number = 0  # requests made
         self._same = False  # a further latent would be the one that plays
+        self.clear()
 
     # --- with the lock held ---
 
     @property
     def wanted(self) -> bool:
         """Return whether a step would bring something new, the score of the ring being the latest."""
-        if isinstance(self._sink, Loop):
+        sink = self._sink
+        if isinstance(sink, Loop):
             return not self._at_the_ready()
-        return len(self.flights) > 0 or self._due() is not None
+        return len(self.flights) > 0 or self._due(sink) is not None
 
     @property
     def extends(self) -> bool:
@@ -87,14 +89,14 @@ class Feed:
     def begin(self, score: Score, goes_on: bool) -> None:
         """Fill a ring that was opened for a score; unless its music goes on, its line begins with its first latent."""
         self.clear()
-        self._since, self._fresh = 1 << 30, True
-        if self.line.end != 0 and not goes_on:
+        if not goes_on:
             self._coming = _line_of(score)
 
     def clear(self) -> None:
-        """Forget what is in flight."""
+        """Forget what is in flight: the next request takes its place."""
         self.flights.clear()
-        self._same = False
+        self._since = LONG_AGO  # steps since the last request
+        self._fresh = True  # no request has the score of now
 
     def stepped(self) -> None:
         """Note that the ring has made a step."""
@@ -102,8 +104,8 @@ class Feed:
 
     def submit(self, session: Session) -> None:
         """Keep a loop's ring full, evenly; give an endless line its next stretch when that is due."""
-        score = self._lease.score
-        if isinstance(self._sink, Loop):
+        score, sink = self._lease.score, self._sink
+        if isinstance(sink, Loop):
             depth = min(session.config.depth, score.depth)  # what is asked for, once the ring has it
             apart = -(-score.steps // depth)
             free = session.ticks + score.steps not in self.flights.ends  # the rolling log wants no two in one step
@@ -111,13 +113,17 @@ class Feed:
                 self._give(session, None, 0, 0)
             return
         with self._lock:
-            at = self._due()
-            tail = None if at is None else self._sink.tail(at, score.beat)
+            at = self._due(sink)
+            tail = None if at is None else sink.tail(at, score.beat)
         if at is not None and tail is not None:
             self._give(session, tail if tail.shape[0] else None, at, tail.shape[0])
 
     def turned(self) -> None:
-        """Set the knobs that move with the time of play for what is in flight: the score has changed."""
+        """Take in that the score has changed: the frames that a stretch keeps, and for what is in flight the knobs that
+        move with the time of play.
+        """
+        if isinstance(sink := self._sink, Endless):
+            sink.kept = self._lease.score.tail
         if (flight := self.flights.first) is not None:
             self._move(flight.at, flight.kept)
 
@@ -129,8 +135,6 @@ class Feed:
         if self._lease.record is not None:
             self._lease.record.finished(finished.request, latent)
         heard = Heard(self.heard.hot, flight.heard.slot)
-        alike = not (score.seed_step or score.tracks or score.moving)
-        self._same = alike and flight.heard == self.heard
         with self._lock:
             self.flights.drop(finished.request)  # with the line's lock: the change that it has was coming until now
             line, at = self._sink, flight.at
@@ -142,6 +146,8 @@ class Feed:
                     line.begin(at)
                 line.add(latent, flight.kept, at, self._decoded(), heard, self.earliest)
             self.line, self._coming = line, None
+            alike = not (score.seed_step or score.tracks or score.moving)
+            self._same = alike and flight.heard == self.heard
             self._lock.notify_all()
 
     @property
@@ -153,21 +159,20 @@ class Feed:
         """Return whether a latent would bring nothing new, and one is a step from its end."""
         return self._same and self._lease.session.ticks + 1 in self.flights.ends
 
-    def _due(self) -> int | None:
+    def _due(self, line: Endless) -> int | None:
         """Return the moment that the next stretch is to begin at; None while there is no need of one. Hold the lock.
 
         One is made at a time: the next continues it.
         """
-        line = self._sink
-        if isinstance(line, Loop) or len(self.flights):
+        if len(self.flights):
             return None
-        decoded, end, rate = self._decoded(), line.end, self._lease.score.spec.frame_rate
-        if line is self._coming or end == line.start or self.extends:
-            return end
-        ahead = decoded + round(self.generation * rate) + 1
-        if not self._fresh and end - ahead > RUNWAY * rate:
+        if self.extends:
+            return line.end
+        rate = self._lease.score.spec.frame_rate
+        ahead = self._decoded() + round(self.generation * rate) + 1
+        if not self._fresh and line.end - ahead > RUNWAY * rate:
             return None
-        return min(max(ahead, line.start, self.earliest), end)
+        return min(max(ahead, self.earliest), line.end)
 
     def _give(self, session: Session, tail: Tensor | None, at: int, kept: int) -> None:
         self._move(at, kept)
@@ -177,12 +182,12 @@ class Feed:
         self._number, self._since, self._fresh = self._number + 1, 0, False
 
     def _move(self, at: int, kept: int) -> None:
-        """Set the knobs that move with the time of play, for a stretch, or for the next round of a loop."""
-        if not self._lease.score.moving:
-            return
-        if isinstance(self._sink, Loop):
+        """Set the knobs that move with the time of play, for a stretch; for a round of a loop, or the first stretch of
+        another line, by where the sound is.
+        """
+        if isinstance(self._sink, Loop) or self._coming is not None:
             with self._lock:
-                at, kept = self._decoded(), 0
+                at = self._decoded()
         self._lease.move(at - kept)
 
 
