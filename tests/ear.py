@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
 from ostinato.engine_runtime.live.block import Block
+from ostinato.engine_runtime.live.score import Cost
 from ostinato.engine_runtime.live.session import LiveSession
 from ostinato.engine_runtime.spec import ACE_STEP
 
@@ -38,6 +41,11 @@ class Tone:
         wave = torch.sin(torch.arange(ACE_STEP.hop) * (8 * torch.pi / ACE_STEP.hop))  # 100 Hz
         loud = latents.square().mean(1).sqrt()
         return 0.1 * (loud[:, :, None] * wave).flatten(1)[:, None].expand(-1, 2, -1)
+
+
+def turn(session: LiveSession, change: int, **knobs: Any) -> Cost:
+    """Turn hot knobs."""
+    return session.play(replace(session.score, knobs=session.score.knobs.changed(**knobs)), change)
 
 
 class Ear:

@@ -194,13 +194,6 @@ def moved(before: Knobs, after: Knobs) -> dict[str, Any]:
     return {n: getattr(after, n) for n in KNOBS if not _same(getattr(before, n), getattr(after, n))}
 
 
-def check_hot(score: Score, changes: Mapping[str, Any]) -> None:
-    """Raise `InputError` for knobs that the score's music cannot take."""
-    Knobs.check(changes, score.spec.channels)
-    for name, value in changes.items():
-        KNOBS[name].check_frames(value, score.frames, score.spec.channels)
-
-
 def _needs(score: Score) -> tuple[Any, ...]:
     """Return what the rows of the ring are made for: negatives, conditions and tokens."""
     config = score.config()

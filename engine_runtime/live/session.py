@@ -10,9 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from enum import StrEnum
-from typing import Any
 
 from ..errors import InputError, SessionError
 from .beat import Grid, Tempo, check_tempo
@@ -24,7 +22,7 @@ from .level import DELAY, SAMPLE_RATE
 from .line import Heard
 from .maker import HOLD, Maker
 from .outlet import Outlet, Outlets
-from .score import Cost, Score, check_hot
+from .score import Cost, Score
 from .sound import Sound
 
 UNHEARD = 60.0  # seconds without a listener after which a session rests until it is started again
@@ -214,16 +212,6 @@ class LiveSession:
             yield
         finally:
             self._maker.hold(0.0)
-
-    def turn(self, change: int, **knobs: Any) -> Cost:
-        """Turn hot knobs.
-
-        Raises:
-            InputError: for an unknown knob, a value out of range or a curve of another length.
-            SessionError: for a closed session.
-        """
-        check_hot(self.score, knobs)
-        return self.play(replace(self.score, knobs=self.score.knobs.changed(**knobs)), change)
 
     @property
     def works(self) -> bool:

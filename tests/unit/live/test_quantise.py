@@ -16,7 +16,7 @@ from ostinato.engine_runtime.live.score import Cost, Score
 from ostinato.engine_runtime.live.session import LiveSession
 from ostinato.engine_runtime.spec import ACE_STEP
 
-from ...ear import SAMPLE_RATE, Clock, Ear, Tone
+from ...ear import SAMPLE_RATE, Clock, Ear, Tone, turn
 from ...helpers import made_up
 from .test_session import Stepped
 
@@ -91,7 +91,7 @@ def test_a_change_waits_for_its_beat_although_music_was_in_flight(session: LiveS
     session.start()
     ear.until(ear.played(1.5))
     engine.allowed = allowed
-    session.turn(1, velocity_scale=0.8)
+    turn(session, 1, velocity_scale=0.8)
     try:
         ear.until(lambda: engine.waits, moving=False)
         at = session.next_beat("beat", TEMPO, 0.5)

@@ -24,7 +24,7 @@ from ostinato.engine_runtime.stream.sessions import runtime
 from ostinato.engine_runtime.takes.replay import replay
 from ostinato.engine_runtime.takes.take import SUBMITTED
 
-from ...ear import LEAD, PATIENCE, Clock, Ear, Tone
+from ...ear import LEAD, PATIENCE, Clock, Ear, Tone, turn
 from ...helpers import StandIn, helping, made_up
 
 HOP, SAMPLE_RATE = ACE_STEP.hop, ACE_STEP.sample_rate
@@ -108,7 +108,7 @@ def test_a_hot_knob_comes_back_with_the_first_sample_that_heard_it(session: Live
     ear = Ear(session)
     session.start()
     ear.until(ear.played(1.0))
-    assert session.turn(7, velocity_scale=0.2) is Cost.TICK
+    assert turn(session, 7, velocity_scale=0.2) is Cost.TICK
     ear.until(ear.heard(7))
     first = next(block for block in ear.blocks if block.heard.hot == 7)
     assert first.position <= first.at < first.end and first.heard.slot == 0
@@ -134,7 +134,7 @@ def test_a_loop_that_would_repeat_itself_rests_a_step_from_its_end(session: Live
     session.start()
     ear.until(lambda: ready(session))
     count, depth = len(calls), session.score.depth
-    session.turn(1, velocity_scale=0.5)
+    turn(session, 1, velocity_scale=0.5)
     ear.until(ear.heard(1))
     assert len(calls) > count
     ear.until(lambda: ready(session))
@@ -164,7 +164,7 @@ def test_a_hot_knob_is_in_the_music_after_the_step_that_was_left(score: Score, c
     try:
         ear.until(lambda: ready(session))
         engine.allowed = allowed
-        session.turn(1, velocity_scale=0.5)
+        turn(session, 1, velocity_scale=0.5)
         ear.until(lambda: session.made.hot == 1)
     finally:
         allowed.release(1000)
@@ -192,7 +192,7 @@ def test_a_change_does_not_wait_until_endless_music_runs_short(session: LiveSess
     ear = Ear(session)
     session.start()
     ear.until(lambda: len(score.engine.calls) >= score.steps and not session.works, moving=False)
-    session.turn(1, velocity_scale=0.5)
+    turn(session, 1, velocity_scale=0.5)
     ear.until(lambda: session.made.hot == 1, moving=False)
     ear.until(ear.heard(1))
     assert next(block for block in ear.blocks if block.heard.hot == 1).at < 2 * SAMPLE_RATE
@@ -206,7 +206,7 @@ def test_the_ring_waits_for_what_is_evaluated_and_not_for_ever(
     ear.until(lambda: ready(session))
     count = len(calls)
     with session.held():
-        session.turn(1, velocity_scale=0.5)
+        turn(session, 1, velocity_scale=0.5)
         for _ in range(2):
             time.sleep(0.1)
             assert len(calls) == count
@@ -215,7 +215,7 @@ def test_the_ring_waits_for_what_is_evaluated_and_not_for_ever(
     ear.until(lambda: ready(session))
     count = len(calls)
     with session.held():
-        session.turn(2, velocity_scale=0.4)
+        turn(session, 2, velocity_scale=0.4)
         time.sleep(0.1)
         assert len(calls) == count
     ear.until(ear.heard(2))  # at once, with no time gone by
@@ -244,7 +244,7 @@ def test_what_is_about_to_be_heard_is_made_again(session: LiveSession) -> None:
     session.start()
     ahead(ear, 1.0, Heard())
     count = len(ear.blocks)
-    session.turn(1, velocity_scale=0.5)
+    turn(session, 1, velocity_scale=0.5)
     ahead(ear, 0.0, Heard(1))
     first = next(block for block in ear.blocks[count:] if block.heard.hot == 1)
     assert first.position < ear.blocks[count - 1].end - HOP
@@ -255,7 +255,7 @@ def test_nothing_is_made_again_before_the_first_of_another_line(session: LiveSes
     """Endless music begins where the loop's sound ends: what lies before it cannot be made from its latents."""
     ear = Ear(session)
     session.start()
-    session.turn(1, velocity_scale=0.5)
+    turn(session, 1, velocity_scale=0.5)
     ahead(ear, 1.0, Heard(1))
     session.play(replace(session.score, mode="endless"), 2)
     ahead(ear, 1.0, Heard(2, 2))
@@ -277,7 +277,7 @@ def test_a_hot_knob_is_in_the_music(score: Score) -> None:
             session.start()
             if turned:
                 ear.until(ear.played(1.0))
-                session.turn(1, velocity_scale=0.5)
+                turn(session, 1, velocity_scale=0.5)
                 ear.until(ear.heard(1))
             ear.until(ear.played(ear.position / SAMPLE_RATE + 8.0))
             loops.append(session.capture(seconds=2.0))
@@ -315,7 +315,7 @@ def test_a_capture_is_what_was_heard_and_its_take_plays_again(session: LiveSessi
     session.start()
     for change in range(1, 6):
         ear.until(ear.played(change))
-        session.turn(change, velocity_scale=1.0 - 0.05 * change)
+        turn(session, change, velocity_scale=1.0 - 0.05 * change)
     ear.until(ear.played(7.0))
     session.pause()
     got = session.capture(bars=1, tempo=Tempo(120.0))
@@ -386,7 +386,7 @@ def test_a_listener_that_comes_back_gets_what_was_made_again(session: LiveSessio
     ahead(ear, 1.0, Heard())
     epoch, end = session.epoch, ear.blocks[-1].end
     session.detach(ear)
-    session.turn(1, velocity_scale=0.5)
+    turn(session, 1, velocity_scale=0.5)
     give_up = time.monotonic() + PATIENCE
     while not any(block.heard.hot == 1 for block in session.resume_at(epoch, end)):
         assert time.monotonic() < give_up and session.epoch == epoch
@@ -402,7 +402,7 @@ def test_a_rest_makes_no_generation_longer(session: LiveSession, clock: Clock) -
     ear.until(lambda: ready(session))
     before = session.reach(Cost.SLOT)
     clock.now += 10.0
-    session.turn(1, velocity_scale=0.5)
+    turn(session, 1, velocity_scale=0.5)
     ear.until(ear.heard(1))
     assert session.reach(Cost.SLOT) <= before
 
@@ -415,7 +415,7 @@ def test_a_wrong_knob_is_refused_and_the_music_goes_on(session: LiveSession, wro
     session.start()
     ear.until(ear.played(1.0))
     with pytest.raises(InputError):
-        session.turn(1, **wrong)
+        turn(session, 1, **wrong)
     ear.until(ear.played(ear.position / SAMPLE_RATE + 1.0))
     assert not ear.errors
 
@@ -430,7 +430,7 @@ def test_a_failing_tick_is_told_and_the_sound_goes_on(session: LiveSession, scor
     ear.until(lambda: bool(ear.errors))
     assert isinstance(ear.errors[0], EngineError)
     ear.until(ear.played(ear.position / SAMPLE_RATE + 3.0))
-    session.turn(2, velocity_scale=0.9) if session.score.engine is score.engine else session.play(score, 2)
+    turn(session, 2, velocity_scale=0.9) if session.score.engine is score.engine else session.play(score, 2)
     ear.until(ear.heard(2))
 
 

@@ -20,7 +20,7 @@ from ostinato.engine_runtime.takes.replay import replay
 from ostinato.nodes.live_capture import LiveCapture
 from ostinato.nodes.shared import host, live_files
 
-from ...ear import Ear
+from ...ear import Ear, turn
 from ...helpers import StandIn, made_up
 
 ENGINE = StandIn()
@@ -37,7 +37,7 @@ def captured(turbo: Model) -> Capture:
         session.start()
         for change in (1, 2):
             ear.until(ear.played(change))
-            session.turn(change, velocity_scale=1.0 - 0.1 * change)
+            turn(session, change, velocity_scale=1.0 - 0.1 * change)
         ear.until(ear.played(4.0))
         return session.capture(seconds=2.0)
     finally:
