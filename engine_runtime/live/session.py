@@ -49,12 +49,13 @@ class LiveSession:
 
     Attributes:
         key: tells it from a session of the same name before or after it.
-        error: of the last thing that went wrong, until something is changed.
+        error: of the last thing that went wrong, until it is started again or something is changed.
         outlets: the listeners.
     """
 
     def __init__(self, name: str, score: Score, clock: Callable[[], float] = time.monotonic) -> None:
-        self.name, self.score, self.state = name, score, State.READY
+        self.name, self.score = name, score
+        self._still = State.READY  # the state while there is no sound
         self.key = secrets.token_hex(8)
         self.error: Exception | None = None
         self.outlets = outlets = Outlets()
@@ -123,22 +124,23 @@ class LiveSession:
     # --- playing ---
 
     def start(self) -> None:
-        """Play, or go on.
+        """Play, or go on; what went wrong is tried again.
 
         Raises:
             SessionError: for a closed session.
         """
-        self._to(State.PLAYING)
+        self.error = None
+        self._to(State.PAUSED, True)
 
     def pause(self) -> None:
         """Make no more sound and no more music, until `start`."""
-        self._to(State.PAUSED)
+        self._to(State.PAUSED, False)
 
     def stop(self) -> None:
         """Pause, and begin a new epoch with the next `start`: what was sent and not heard is not heard any more."""
         with self._lock:
             self._sound.begin(self._cursor.listener.now())
-        self._to(State.READY)
+        self._to(State.READY, False)
 
     def rest(self, room: Callable[[], bool] | None = None) -> None:
         """Give back all memory of ring and decoder; returns once that is done.
@@ -158,7 +160,9 @@ class LiveSession:
     def close(self) -> None:
         """End both threads and give up the ring. Closing twice is allowed."""
         if not self.closed:
-            self.state = State.CLOSED
+            with self._lock:
+                self._still = State.CLOSED
+                self._sound.play(False)
             self._maker.close()
             self._sound.close()
             self.outlets.changed()
@@ -228,8 +232,13 @@ class LiveSession:
     # --- looking back ---
 
     @property
+    def state(self) -> State:
+        """Return what it does now: it is paused too where its sound failed, or nobody has listened for long."""
+        return State.PLAYING if self._sound.playing else self._still
+
+    @property
     def closed(self) -> bool:
-        return self.state is State.CLOSED
+        return self._still is State.CLOSED
 
     @property
     def heard_until(self) -> int:
@@ -262,19 +271,19 @@ class LiveSession:
 
     # --- what the threads call ---
 
-    def _to(self, state: State) -> None:
-        self._alive()
-        playing = state is State.PLAYING
-        self.state = state
+    def _to(self, still: State, playing: bool) -> None:
+        """Play or not; `still` is the state from when there is no sound."""
         with self._lock:
+            self._alive()
+            self._still = still
             self._sound.play(playing)
         self._maker.wake()
         self.outlets.changed()
 
     def _rest(self, room: Callable[[], bool] | None) -> None:
         """Ask both threads to give back. Hold the lock."""
-        if room is None and self.state is State.PLAYING:
-            self.state, self._sound.playing = State.PAUSED, False
+        if room is None:
+            self._sound.playing = False
         self._sound.rest(True)
         self._maker.rest(room or (lambda: self._sound.playing))
 

@@ -358,10 +358,13 @@ def test_pause_stop_and_start(session: LiveSession) -> None:
     before = session.epoch
     session.stop()
     assert session.epoch == before + 1 and session.state is State.READY
+    session.rest()
+    assert session.state is State.READY
     session.start()
     ear.until(lambda: ear.blocks[-1].epoch == before + 1)
     session.close()
     session.close()
+    assert session.state is State.CLOSED
     with pytest.raises(SessionError):
         session.start()
 
@@ -436,6 +439,33 @@ def test_a_failing_tick_is_told_and_the_sound_goes_on(session: LiveSession, scor
 
 def _refuse(*_: object) -> None:
     raise EngineError("the engine broke", "it must not", "mend it")
+
+
+class Breaking(Tone):
+    """A decoder that fails while a test says so."""
+
+    broken = False
+
+    def decoder(self, latents: torch.Tensor) -> torch.Tensor:
+        if self.broken:
+            raise ValueError("it broke")
+        return super().decoder(latents)
+
+
+@pytest.mark.parametrize("session", [{"vae": Breaking()}], indirect=True)
+def test_a_session_whose_sound_fails_is_paused_and_start_tries_again(session: LiveSession) -> None:
+    ear, vae = Ear(session), session.score.vae
+    assert isinstance(vae, Breaking)
+    session.start()
+    ear.until(ear.played(1.0))
+    vae.broken = True
+    ear.until(lambda: bool(ear.errors))
+    assert session.state is State.PAUSED and session.error is ear.errors[0] and not session.listening
+    vae.broken = False
+    session.start()
+    assert session.state is State.PLAYING and session.error is None
+    ear.until(ear.played(ear.position / SAMPLE_RATE + 1.0))
+    assert len(ear.errors) == 1
 
 
 def test_a_score_that_cannot_be_played_is_refused(score: Score) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from typing import NoReturn
 
 import numpy as np
 import pytest
 import soundfile
+from ostinato.engine_runtime.live.window import Windows
 from ostinato.engine_runtime.serve import connection
 from ostinato.engine_runtime.serve.messages import Settings
 from ostinato.engine_runtime.serve.routes import PREFIX
@@ -203,5 +205,26 @@ def test_an_error_of_the_session_reaches_the_page(served: Served) -> None:
             served.session.fail(OSError(13, "Permission denied", "models/secret"))
             failed = await client.until(lambda m: m["type"] == "failed")
             assert "secret" not in failed["error"] and "PermissionError" in failed["error"]
+
+    asyncio.run(served.run(test))
+
+
+def test_a_page_learns_that_there_is_no_sound_and_play_tries_again(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> NoReturn:
+        raise ValueError("it broke")
+
+    async def test(served: Served) -> None:
+        async with served.greeted() as (socket, client):
+            await socket.send_json({"type": "start"})
+            await client.sound()
+            with monkeypatch.context() as patch:
+                patch.setattr(Windows, "sound", fails)
+                figures = await client.until(lambda m: m["type"] == "figures" and m["error"])
+                assert figures["state"] == "paused"
+            await socket.send_json({"type": "start"})
+            await client.until(lambda m: m["type"] == "figures" and m["state"] == "playing" and m["error"] is None)
+            await client.sound()
 
     asyncio.run(served.run(test))
