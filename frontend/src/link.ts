@@ -192,11 +192,12 @@ export class Link {
   }
 
   private take(figures: Figures): void {
+    const failed = Boolean(this.figures?.error);
     this.figures = figures;
     this.state = figures.state;
     const samples = Math.round(figures.length * RATE);
     if (samples !== this.waveform.samples) this.waveform = new Waveform(samples);
-    if (figures.error) this.say(figures.error);
+    if (figures.error || failed) this.say(figures.error ?? ""); // what was mended is no longer told
     for (const view of this.views) view.figures?.();
   }
 

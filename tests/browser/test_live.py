@@ -200,6 +200,16 @@ def test_wrong_values_are_answered_on_the_page(page: Any, server: Server) -> Non
     assert page.problems == []
 
 
+def test_what_went_wrong_is_told_until_it_is_mended(page: Any, server: Server) -> None:
+    press_play(page)
+    message = "document.getElementById('message').textContent"
+    failed = "{ ...window.ostinato.figures, state: 'paused', error: 'it broke' }"
+    page.wait_for_function("() => window.ostinato.figures", timeout=PATIENCE)
+    assert page.evaluate(f"() => {{ window.ostinato.take({failed}); return {message}; }}") == "it broke"
+    page.wait_for_function(f"() => !{message} && window.ostinato.playing", timeout=PATIENCE)  # by the next figures
+    assert page.problems == []
+
+
 def test_a_reload_goes_on(page: Any, server: Server) -> None:
     press_play(page)
     page.get_by_label("Volume").fill("0.5")
