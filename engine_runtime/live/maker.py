@@ -118,8 +118,8 @@ class Maker:
             self.lock.notify_all()
 
     def rest(self, room: Callable[[], bool]) -> None:
-        """Close the ring after this round, and open it again when `room` says so. Hold the lock; `has_memory` tells
-        when it is closed.
+        """Close the ring after this round, and open it again when `room` says so. Hold the lock; `giving` tells whether
+        it is still to be closed.
         """
         self._giving, self._room = self._lease.opened or self._busy, room
         self.lock.notify_all()
@@ -128,6 +128,11 @@ class Maker:
     def has_memory(self) -> bool:
         """Return whether the ring has memory, or may take some now."""
         return self._busy or self._lease.opened
+
+    @property
+    def giving(self) -> bool:
+        """Return whether the ring was asked to close, and is still to do so."""
+        return self._giving and self.has_memory
 
     def until_laid(self) -> float:
         """Return the seconds until the latest change is in music; 0 where it is, or none is known. Hold the lock."""

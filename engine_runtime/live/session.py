@@ -143,7 +143,8 @@ class LiveSession:
         self._to(State.READY, False)
 
     def rest(self, room: Callable[[], bool] | None = None) -> None:
-        """Give back all memory of ring and decoder; returns once that is done.
+        """Give back all memory of ring and decoder; returns once that is done, even where `room` lets them take it
+        again at once.
 
         What was made is kept, and the music goes on from there.
 
@@ -154,7 +155,7 @@ class LiveSession:
         with self._lock:
             self._rest(room)
             if not (self._maker.here or self._sound.here):
-                self._lock.wait_for(lambda: not (self._sound.has_memory or self._maker.has_memory), GIVE_BACK)
+                self._lock.wait_for(lambda: not (self._sound.giving or self._maker.giving), GIVE_BACK)
         self.outlets.changed()
 
     def close(self) -> None:

@@ -116,6 +116,11 @@ class Sound:
             self._pace.use(self._windows.frames)
 
     @property
+    def giving(self) -> bool:
+        """Return whether the decoder's memory is to be given back, and is not yet."""
+        return self.resting and self.has_memory
+
+    @property
     def here(self) -> bool:
         """Return whether this is the sound's own thread."""
         return threading.current_thread() is self._thread

@@ -10,6 +10,7 @@ import pytest
 from ostinato.engine_runtime.audio.live_vae import LiveVae
 from ostinato.engine_runtime.config import Sampling
 from ostinato.engine_runtime.device.player import PLAYER
+from ostinato.engine_runtime.live import session as session_module
 from ostinato.engine_runtime.live.beat import Tempo
 from ostinato.engine_runtime.live.level import DELAY
 from ostinato.engine_runtime.live.score import Score
@@ -119,12 +120,16 @@ def test_a_pause_while_it_waits_for_room_is_kept(live: LiveSession) -> None:
     ear.until(ear.played(1.5))
 
 
-def test_it_may_be_asked_at_any_moment(live: LiveSession) -> None:
+def test_it_may_be_asked_at_any_moment(live: LiveSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is told that it is done before the memory is taken again."""
+    monkeypatch.setattr(session_module, "GIVE_BACK", 60.0)
     ear = Ear(live)
     live.start()
     for i in range(12):
         ear.until(ear.played(0.05 * i))
+        began = time.monotonic()
         live.rest(lambda: True)
+        assert time.monotonic() - began < 60.0  # it did not wait in vain
     ear.until(ear.played(4.0))
     assert not ear.errors and live.score.engine.brought >= 3  # type: ignore[attr-defined]
     assert live.score.engine.players == 1  # type: ignore[attr-defined]
