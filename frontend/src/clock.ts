@@ -25,11 +25,11 @@ export function everyBeat(call: (now: number) => void): () => void {
   };
 }
 
-/** Draws at most 25 times a second, and only what is on the page. */
-export function whileShown(element: Element, draw: (now: number) => void): () => void {
+/** Draws what is on the page, with so many milliseconds between two drawings at least. */
+export function whileShown(element: Element, draw: (now: number) => void, period = 2 * PERIOD): () => void {
   let last = 0;
   return everyBeat((now) => {
-    if (now - last < 2 * PERIOD - 1 || !element.isConnected || document.hidden) return;
+    if (now - last < period - 1 || !element.isConnected || document.hidden) return;
     last = now;
     draw(now);
   });

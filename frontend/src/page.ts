@@ -11,6 +11,7 @@ import { control } from "./widgets.ts";
 import { speak, textsOf, worded } from "./words.ts";
 
 const CAPTURE_SECONDS = 30;
+const DRAWN = 80; // milliseconds between two drawings: without a GPU one over the page's width takes the music's processor
 const ROUTES = "/ostinato/live";
 
 function element<T extends HTMLElement>(id: string): T {
@@ -91,11 +92,15 @@ export class Page {
       if (altKey && shiftKey && code === "KeyC") link.capture(CAPTURE_SECONDS); // as in ComfyUI
     });
     const [wave, ring] = [element<HTMLCanvasElement>("wave"), element<HTMLCanvasElement>("ring")];
-    whileShown(wave, (now) => {
-      drawWaveform(wave, link.waveform, link.position, now);
-      drawRing(ring, link.figures?.slots ?? []);
-      element("queue").textContent = link.queue.text(link.position);
-    });
+    whileShown(
+      wave,
+      (now) => {
+        drawWaveform(wave, link.waveform, link.position, now);
+        drawRing(ring, link.figures?.slots ?? []);
+        element("queue").textContent = link.queue.text(link.position);
+      },
+      DRAWN,
+    );
     const volume = element<HTMLInputElement>("volume");
     volume.value = String(player.volume);
     volume.oninput = () => {
