@@ -397,4 +397,4 @@ def test_the_command_tells_a_missing_or_foreign_file(tmp_path):
     done = RUN.invoke(app, ["profile", "--diff", str(tmp_path / "x.json"), str(tmp_path / "x.json")])
     assert done.exit_code == 2 and "ostinato profile --json" in done.output
     done = RUN.invoke(app, ["profile", "--diff", str(tmp_path / "y.json"), str(tmp_path / "x.json")])
-    assert done.exit_code == 1 and "y.json" in done.output
+    assert done.exit_code == 2 and "y.json" in done.output and "Errno" not in done.output
