@@ -25,7 +25,7 @@ from .score import Cost, Score, cost
 
 log = logging.getLogger(__name__)
 SAFE = 1.2  # of the time that a generation takes
-NICE = 1  # of a ring on the CPU: with 4, and a page on the same two cores, turns were heard 25 ms later in the median
+NICE = 1  # of a ring on the CPU: with 4, and a page on the same two cores, turns were heard 34 ms later in the median
 HOLD = 0.3  # seconds that a ring waits at most for what is evaluated beside it
 
 
