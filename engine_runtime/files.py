@@ -13,7 +13,7 @@ import logging
 import os
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -104,6 +104,18 @@ def typed(data: Any, what: str, kind: type[T]) -> T:
 def read_json(path: Path, most: int, kind: Any = Any) -> Any:
     """Read a JSON file of at most `most` bytes; raises as `read_bytes` and `parse_json` do."""
     return parse_json(read_bytes(path, most), path.name, kind)
+
+
+@contextlib.contextmanager
+def written_by(command: str, path: Path) -> Iterator[None]:
+    """Say which command writes such files, as `InputError`, of one that cannot be read or holds something else."""
+    allowed = f"allowed is what `{command}` writes"
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})", allowed, "check the path") from error
+    except InputError as error:
+        raise InputError(error.given, allowed, "make it again") from error
 
 
 def _check(data: Any, what: str) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from ..errors import LONGEST, InputError, plain
-from ..files import parse_json, read_bytes, typed
+from ..files import read_json, typed, written_by
 from .case import Case
 
 TICK = ("median", "p95", "p99", "host")
@@ -82,15 +82,10 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         InputError: for anything else, and for a file that cannot be read.
     """
-    try:
-        data: dict[str, Any] = parse_json(read_bytes(path, MAX_BYTES), path.name, dict[str, Any])
+    with written_by("ostinato bench --json", path):
+        data: dict[str, Any] = read_json(path, MAX_BYTES, dict[str, Any])
         typed(data, path.name, _Run)
-        return data
-    except OSError as error:
-        given = f"{path} cannot be read ({error.strerror})"
-        raise InputError(given, "allowed is what `ostinato bench --json` writes", "check the path") from error
-    except InputError as error:
-        raise InputError(error.given, "allowed is what `ostinato bench --json` writes", "make it again") from error
+    return data
 
 
 # --- table -----------------------------------------------------------------------------------------------------------

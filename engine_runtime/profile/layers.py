@@ -13,9 +13,10 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ..errors import InputError, plain
-from ..files import parse_json, read_bytes, typed
+from ..files import read_json, typed, written_by
 
 SCHEMA = 1
+WRITER = "ostinato profile --json"
 MAX_BYTES = 4 << 20  # of a profile's file; the 2B decoder's has 0.1 MB
 KINDS = ("attention", "matrix product", "normalization", "pointwise", "reformat", "Myelin", "other")
 OPAQUE = "Myelin"  # regions of several layers that TensorRT reports as one, so that they have no kind of their own
@@ -119,7 +120,7 @@ class LayerProfile:
             typed(data, name, _Versioned)
             return typed(data, name, cls)
         except InputError as error:
-            raise _refused(error) from error
+            raise InputError(error.given, f"allowed is what `{WRITER}` writes", "make it again") from error
 
     def text(self, top: int = 15) -> str:
         """Format the profile as a table."""
@@ -223,21 +224,12 @@ def diff(before: LayerProfile, after: LayerProfile) -> Difference:
 
 def load(path: Path) -> LayerProfile:
     """Read a profile; raises `InputError` for anything else, and for a file that cannot be read."""
-    try:
-        return LayerProfile.from_json(parse_json(read_bytes(path, MAX_BYTES), path.name), path.name)
-    except OSError as error:
-        given = f"{path} cannot be read ({error.strerror})"
-        raise InputError(given, "allowed is what `ostinato profile --json` writes", "check the path") from error
-    except InputError as error:
-        raise _refused(error) from error
+    with written_by(WRITER, path):
+        return LayerProfile.from_json(read_json(path, MAX_BYTES), path.name)
 
 
 class _Versioned(Struct):
     schema: Annotated[int, Meta(ge=SCHEMA, le=SCHEMA)]
-
-
-def _refused(error: InputError) -> InputError:
-    return InputError(error.given, "allowed is what `ostinato profile --json` writes", "make it again")
 
 
 def _changes(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[Change, ...]:
