@@ -42,6 +42,21 @@ def _pointwise(name: str) -> bool:
     return any(torch.Tag.pointwise in getattr(packet, overload).tags for overload in overloads)
 
 
+# Kernels of `engines.compiled`, as they are called there, and copies that no operator asks for.
+_KERNELS = (
+    ("attention", re.compile(r"attention_kernel")),
+    ("matrix product", re.compile(r"product_kernel|swiglu")),
+    ("normalization", re.compile(r"norm_kernel|keys_kernel|condition_kernel")),
+    ("pointwise", re.compile(r"silu_kernel|rows_kernel")),
+    ("reformat", re.compile(r"Memcpy|Memset")),
+)
+
+
+def of_kernel(name: str) -> str:
+    """Return the kind of a kernel that no operator of torch launched."""
+    return next((kind for kind, pattern in _KERNELS if pattern.match(name)), "other")
+
+
 # In this order: a fused layer is of its most expensive part's kind.
 _WORDS = (
     ("reformat", re.compile(r"^Reformatting CopyNode|^Copy |\breformat", re.I)),

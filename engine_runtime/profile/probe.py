@@ -20,7 +20,7 @@ from ..engines.contract import Engine, OwnProfiler
 from ..errors import check_choice, check_whole
 from ..stream.request import Condition, Request
 from .drive import Drive, awake, driven
-from .kinds import of_layer, of_operator
+from .kinds import of_kernel, of_layer, of_operator
 from .layers import GUIDED, TICKS, LayerProfile, LayerTime, Workload, merged
 
 TICK = "tick"  # names the work that belongs to no module
@@ -146,9 +146,10 @@ def _named(decoder: nn.Module) -> Iterator[None]:
 
 
 def _rows(events: Any, cuda: bool, ticks: int) -> list[LayerTime]:
-    """Collect from torch's profiler, within the ticks, the outermost operators of every module, and the host's own
-    time."""
+    """Collect from torch's profiler, within the ticks, the outermost operators of every module; besides them the host's
+    own time, or on a GPU the kernels that no operator launched."""
     rows: list[LayerTime] = []
+    kernels = {e.id: e for e in events if e.device_type == DeviceType.CUDA and not e.is_user_annotation}
 
     def add(name: str, kind: str, us: float) -> None:
         if us > 0:
@@ -156,10 +157,13 @@ def _rows(events: Any, cuda: bool, ticks: int) -> list[LayerTime]:
 
     def walk(event: Any, place: str) -> None:
         for child in event.cpu_children:
+            kernel = _launched(child, kernels)
             if child.is_user_annotation:
                 walk(child, child.name)
+            elif kernel is not None:
+                add(f"{place}: {kernel.name}", of_kernel(kernel.name), kernel.time_range.elapsed_us())
             else:
-                spent = child.device_time_total if cuda else child.cpu_time_total
+                spent = _on_device(child, kernels) if cuda else child.cpu_time_total
                 add(f"{place}: {child.name.removeprefix('aten::')}", of_operator(child.name, place), spent)
         if not cuda:
             add(BETWEEN, "other", event.self_cpu_time_total)
@@ -168,3 +172,18 @@ def _rows(events: Any, cuda: bool, ticks: int) -> list[LayerTime]:
         if event.name == TICK and event.device_type == DeviceType.CPU:
             walk(event, TICK)
     return merged(rows)
+
+
+def _on_device(event: Any, kernels: dict[int, Any]) -> float:
+    """Sum the microseconds of the kernels that an operator launched.
+
+    Torch's own sum may count a kernel for a launch that only has the number of its operator.
+    """
+    kernel = _launched(event, kernels)
+    own = 0.0 if kernel is None else kernel.time_range.elapsed_us()
+    return own + sum(_on_device(child, kernels) for child in event.cpu_children)
+
+
+def _launched(event: Any, kernels: dict[int, Any]) -> Any:
+    """Return the kernel, or copy, that a call of CUDA's own library launched, and whose number it has; else None."""
+    return kernels.get(event.id) if event.name.startswith("cu") and "::" not in event.name else None

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,10 +16,11 @@ from ostinato.engine_runtime.errors import InputError, OstinatoError
 from ostinato.engine_runtime.models.engines import eager_engine
 from ostinato.engine_runtime.plots.profile import plot_profile
 from ostinato.engine_runtime.profile import probe
-from ostinato.engine_runtime.profile.kinds import of_layer, of_operator
+from ostinato.engine_runtime.profile.kinds import of_kernel, of_layer, of_operator
 from ostinato.engine_runtime.profile.layers import KINDS, OPAQUE, LayerProfile, LayerTime, Workload, diff, load
 from ostinato.engine_runtime.profile.probe import BETWEEN, TICK, WARM, profile_engine
 from ostinato.engine_runtime.stream.sessions import runtime
+from torch.autograd import DeviceType
 from typer.testing import CliRunner
 
 from ... import trt_stand_in as stand_in
@@ -167,6 +171,72 @@ def test_kinds_of_operators(name):
 def test_a_norm_that_is_written_out_is_a_norm():
     assert of_operator("aten::mul", "layers.0.self_attn_norm") == "normalization"
     assert of_operator("aten::mul", "layers.0.self_attn") == "pointwise"
+
+
+KERNELS = {
+    "attention_kernel": "attention",
+    "product_kernel": "matrix product",
+    "swiglu": "matrix product",
+    "norm_kernel": "normalization",
+    "keys_kernel": "normalization",
+    "condition_kernel": "normalization",
+    "silu_kernel": "pointwise",
+    "rows_kernel": "pointwise",
+    "Memcpy HtoD (Pinned -> Device)": "reformat",
+    "void somebody_elses_kernel<float>(float*)": "other",
+}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_kinds_of_kernels(name):
+    assert of_kernel(name) == KERNELS[name]
+
+
+def test_every_kernel_that_the_package_writes_has_a_kind():
+    sources = sorted((Path(probe.__file__).parents[1] / "engines" / "compiled").glob("*"))
+    text = "".join(path.read_text() for path in sources if path.suffix in (".py", ".cu"))
+    found = re.findall(r"@triton\.jit[^\n]*\ndef (\w+_kernel)\(", text) + re.findall(r"__global__ void[^{]*\s(\w+)\(", text)
+    assert set(found) == {name for name in KERNELS if " " not in name}
+
+
+def event(name, number, *children, device=DeviceType.CPU, us=0.0, annotation=False):
+    """One of torch's profiler's, with its own, wrong, sum of what it launched."""
+    return SimpleNamespace(
+        name=name,
+        id=number,
+        cpu_children=list(children),
+        device_type=device,
+        time_range=SimpleNamespace(elapsed_us=lambda: us),
+        is_user_annotation=annotation,
+        device_time_total=1e6,
+    )
+
+
+def test_kernels_belong_to_the_call_that_launched_them():
+    """Numbers as torch gives them: a kernel has that of its launch, and an operator may have it too."""
+    kernel = partial(event, device=DeviceType.CUDA)
+    product = event("aten::linear", 3, event("aten::mm", 4, event("cuLaunchKernelEx", 7), event("cudaMemsetAsync", 8)))
+    norm = event("layers.0.norm", 9, event("aten::mul", 10, event("cudaLaunchKernel", 11)), annotation=True)
+    mine = [event("cuLaunchKernelEx", number) for number in (3, 12)]
+    rest = [event("cudaMemcpyAsync", 13), event("cudaEventRecord", 14), event("aten::view", 11)]
+    tick = event(TICK, 1, product, *mine, norm, *rest, annotation=True)
+    device = [
+        kernel(TICK, 1, us=9e6, annotation=True),
+        kernel("nvjet", 7, us=4000.0),
+        kernel("Memset (Device)", 8, us=100.0),
+        kernel("elementwise", 11, us=500.0),
+        kernel("attention_kernel", 3, us=2000.0),
+        kernel("attention_kernel", 12, us=2000.0),
+        kernel("Memcpy HtoD (Pinned -> Device)", 13, us=50.0),
+        kernel("another's, outside of the tick", 99, us=7e6),
+    ]
+    found = {x.name: (x.kind, x.ms, x.calls) for x in probe._rows([tick, *device], cuda=True, ticks=1)}
+    assert found == {
+        "tick: linear": ("matrix product", 4.1, 1.0),
+        "tick: attention_kernel": ("attention", 4.0, 2.0),
+        "layers.0.norm: mul": ("normalization", 0.5, 1.0),
+        "tick: Memcpy HtoD (Pinned -> Device)": ("reformat", 0.05, 1.0),
+    }
 
 
 # --- TensorRT --------------------------------------------------------------------------------------------------------
