@@ -1,5 +1,8 @@
 """The pack's nodes: each is a schema and a few lines that call the runtime. They hold no state."""
 
+from ..engine_runtime.device.undisturbed import Neighbours
+from ..engine_runtime.models.comfy_queue import kept_waiting
+from ..engine_runtime.registry import registry
 from .automation import Automation
 from .build_engine import BuildEngine
 from .combine import Combine
@@ -80,6 +83,7 @@ class OstinatoExtension(ComfyExtension):
             folders.register()
             folders.put_example_clip()
             live_queue.register()
+            registry.one(Neighbours).still = kept_waiting
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES if HEADLESS else [bordered(node) for node in NODES]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import gc
 import logging
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -16,6 +14,7 @@ from ..errors import EngineError
 from ..registry import registry
 from . import driver
 from .memory import is_shortage
+from .undisturbed import Neighbours, uncollected
 
 log = logging.getLogger(__name__)
 UNCAPTURED = (
@@ -23,35 +22,8 @@ UNCAPTURED = (
     "start ComfyUI with --disable-cuda-malloc to have them replayed."
 )
 MOST = 32  # scripts kept; the one that was not used for longest goes first
+TRIES = 3  # captures that fail one after another before none is tried any more: another thread may have ended one
 Step = Callable[[], Any]
-
-
-class Uncollected:
-    """A context in which no thread collects garbage, however many threads are inside.
-
-    A graph that is freed on a capturing thread breaks the capture.
-    """
-
-    def __init__(self) -> None:
-        self._lock, self._inside, self._on = threading.Lock(), 0, False
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._inside:
-                self._on = gc.isenabled()
-                gc.disable()
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside and self._on:
-                gc.enable()
-
-
-def uncollected() -> Uncollected:
-    """Return the process's: no thread collects garbage inside of it."""
-    return registry.one(Uncollected)
 
 
 class Pool:
@@ -88,7 +60,8 @@ class Capture:
 
     A body reads and writes tensors that keep their addresses, never waits for the device, and makes the same calls
     whenever its key is the same. A part that cannot be captured goes through `outside`. On the CPU, with `on` false, or
-    where the allocator is not `capturable`, every run is plain.
+    where the allocator is not `capturable`, every run is plain; so is one that would be captured while the `Neighbours`
+    are at work.
 
     Args:
         most: number of scripts kept; the one unused for longest goes first.
@@ -98,7 +71,7 @@ class Capture:
             they are freed at once.
 
     Attributes:
-        on: whether repeated work is captured; false once a capture has failed.
+        on: whether repeated work is captured; false once `TRIES` captures have failed one after another.
     """
 
     def __init__(
@@ -114,6 +87,7 @@ class Capture:
         self.on = on and device.type == "cuda" and capturable()
         self._scripts: OrderedDict[Hashable, list[Step] | None] = OrderedDict()  # None: seen once
         self._recording: _Recording | None = None  # while a body is being captured
+        self._failures = 0  # since the last capture that did not fail
 
     def run(self, key: Hashable, body: Step) -> None:
         """Run a body.
@@ -126,7 +100,8 @@ class Capture:
             return
         script = self._scripts.get(key)
         if script is None and key in self._scripts:
-            script = self._scripts[key] = self._record(body)
+            with registry.one(Neighbours).still() as still:
+                script = self._scripts[key] = self._record(body) if still else None
         if script is None:
             body()
             self._scripts.setdefault(key)
@@ -137,6 +112,10 @@ class Capture:
         if len(self._scripts) > self._most:
             _, unused = self._scripts.popitem(last=False)
             self._release(*(unused or ()))
+
+    def replays(self, key: Hashable) -> bool:
+        """Return true where the next run of this key is no plain one."""
+        return self._scripts.get(key) is not None
 
     @property
     def replayed(self) -> list[Hashable]:
@@ -161,17 +140,24 @@ class Capture:
     def _record(self, body: Step) -> list[Step] | None:
         """Capture a body without running it; returns its script.
 
-        Where it cannot be captured, return None and capture nothing from then on.
+        Where it cannot be captured, return None. After `TRIES` of them, or where memory stays short, capture nothing
+        from then on.
         """
         for room in (False, True):
             try:
                 if room:  # a plain run has left its own workspace behind
                     torch.cuda.empty_cache()
                 self._recording = _Recording(self.pool.handle)
-                return self._recording.of(body)
+                script = self._recording.of(body)
+                self._failures = 0
+                return script
             except Exception as error:
                 if not room and is_shortage(error):
                     continue
+                self._failures += 1
+                if self._failures < TRIES and not is_shortage(error):
+                    log.debug("%s were not captured as CUDA graphs this time: %s", self._name, error)
+                    return None
                 log.warning("%s are not captured as CUDA graphs, and cost more of the host: %s", self._name, error)
             finally:
                 self._recording = None

@@ -26,6 +26,13 @@ def on(device: torch.device) -> AbstractContextManager[None]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
+def finish(device: torch.device) -> None:
+    """Wait for what lies on the current stream of a CUDA device; no wait for the whole of it, which would end every
+    capture of another thread.
+    """
+    torch.cuda.current_stream(device).synchronize()
+
+
 def computes_in_bfloat16(device: torch.device) -> bool:
     """Return true for a GPU that has bfloat16 arithmetic of its own."""
     if device.type != "cuda":

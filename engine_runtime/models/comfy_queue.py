@@ -53,6 +53,32 @@ def unloads() -> bool:
     return registry.one(_Leaving).count > 0 or any(getattr(one, "real_model", one) is None for one in loaded)
 
 
+@contextmanager
+def kept_waiting() -> Iterator[bool]:
+    """Keep the queue's thread waiting for its next job, for the length of a block; in that thread, do nothing.
+
+    Yields:
+        false, and keeps nothing, where a job runs, or the thread clears up after one.
+    """
+    queue = _queue()
+    if queue is None or _in_a_job():
+        yield True
+    elif not queue.mutex.acquire(blocking=False):
+        yield False
+    else:
+        try:
+            # who waits for a condition is known to it alone
+            yield not queue.currently_running and bool(queue.not_empty._waiters)
+        finally:
+            queue.mutex.release()
+
+
+def _in_a_job() -> bool:
+    from comfy_execution.utils import get_executing_context
+
+    return get_executing_context() is not None
+
+
 def wait_for_manager() -> None:
     """Wait, in a thread beside the queue, until no job runs and the manager takes nothing away.
 

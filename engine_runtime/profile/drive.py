@@ -73,7 +73,8 @@ class Drive:
     def settle(self) -> None:
         """Wait until the device is idle."""
         if self.cuda:
-            torch.cuda.synchronize(self.stage.engine.device)
+            with self.stage.lane.lock:  # such a wait would end a capture of another session's tick
+                torch.cuda.synchronize(self.stage.engine.device)
 
     def play(
         self,

@@ -13,7 +13,7 @@ from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor
 from torch.nn import functional
 
-from ...device.gpu import on
+from ...device.gpu import finish, on
 from ..factors import Targets, kron_product
 from . import plain
 from .adapters import Resident
@@ -56,7 +56,7 @@ class Decoder:
                 self.bound = bind(self.model, self.narrow)
             self._places = places(self.model)
             if self.bound.cross_kv.is_cuda:  # a lane may read them next, on another stream
-                torch.cuda.synchronize(self.bound.cross_kv.device)
+                finish(self.bound.cross_kv.device)
 
     def release(self) -> None:
         """Release the weights until they are needed again."""

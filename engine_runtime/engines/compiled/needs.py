@@ -10,7 +10,7 @@ from types import ModuleType
 import torch
 from diffusers import AceStepTransformer1DModel
 
-from ...device.gpu import on
+from ...device.gpu import finish, on
 from ...errors import EngineError
 from .plain import NARROW, quantized
 
@@ -128,7 +128,7 @@ def check_sizes(kind: str, model: AceStepTransformer1DModel) -> None:
 
 
 def _try(fused: ModuleType, device: torch.device, dtype: torch.dtype, kind: str) -> None:
-    """Compile and run the smallest kernel, the gate's product and one in 8 bits; waits for the device."""
+    """Compile and run the smallest kernel, the gate's product and one in 8 bits; waits for them."""
     ones = torch.ones(2 * STEP, 2 * STEP, dtype=dtype, device=device)
     narrow = NARROW.get(kind)
     y, step = fused.silu(ones, narrow, torch.ones(STEP, device=device))
@@ -136,4 +136,4 @@ def _try(fused: ModuleType, device: torch.device, dtype: torch.dtype, kind: str)
         fused.scaled((y, step), *quantized(ones[:, :STEP].contiguous(), narrow), dtype)
     else:
         fused.swiglu(torch.ones(1, 64, dtype=dtype, device=device), torch.ones(256, 64, dtype=dtype, device=device))
-    torch.cuda.synchronize(device)
+    finish(device)

@@ -17,6 +17,7 @@ import torch
 from diffusers import AceStepTransformer1DModel
 from torch import Tensor, nn
 
+from ...device.gpu import finish
 from ...errors import EngineError
 from ..factors import PLACES
 from .plain import FP8, INT8, quantized
@@ -148,7 +149,7 @@ PRODUCTS: dict[str, tuple[str, ...]] = {  # of a layer, with the kinds that are 
 
 def lay_out(model: AceStepTransformer1DModel) -> tuple[list[dict[str, Tensor]], Tensor]:
     """Lay out the matrices side by side; returns those of each layer by product, and that of all layers' condition keys
-    and values. Waits for the device where a parameter is moved.
+    and values. Waits for the current stream where a parameter is moved.
 
     Raises:
         EngineError: for matrices of several dtypes, which would be rounded, or on several devices.
@@ -170,7 +171,7 @@ def lay_out(model: AceStepTransformer1DModel) -> tuple[list[dict[str, Tensor]], 
         whole = {"cross_kv": [_owner(model, i, kind) for i in count for kind in ("cross_k", "cross_v")]}
         cross_kv = _side_by_side(whole)["cross_kv"]
     if cross_kv.is_cuda and places(model) != before:
-        torch.cuda.synchronize(cross_kv.device)
+        finish(cross_kv.device)
         torch.cuda.empty_cache()  # of what was moved: nothing else fits into it
     return products, cross_kv
 

@@ -22,7 +22,7 @@ from diffusers import AceStepTransformer1DModel, AutoencoderOobleck
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ...device.capture import uncollected
+from ...device.undisturbed import uncollected
 from ...errors import EngineBuildError, InputError
 from ...models.quiet import quiet
 from ...spec import ACE_STEP

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from ostinato.engine_runtime.device import capture as capture_module
-from ostinato.engine_runtime.device.capture import Capture, capturable
+from ostinato.engine_runtime.device.capture import TRIES, Capture, capturable
 
 from ...graph_stand_in import CUDA, Graph, noting
 
@@ -53,13 +53,32 @@ def test_memory_that_stays_short_is_made_room_for_once(noted, cuda, caplog):
     assert [record.levelname for record in caplog.records if "not captured" in record.message] == ["WARNING"]
 
 
-def test_an_error_that_is_no_shortage_is_not_tried_again(noted, cuda):
+def test_an_error_that_is_no_shortage_empties_no_cache(noted, cuda, caplog):
     emptied = []
     cuda(empty_cache=lambda: emptied.append(1))
     capture = Capture(CUDA)
-    for _ in range(2):
+    for i in range(2 + TRIES):
+        assert capture.on == (i <= TRIES)
         capture.run("a", fails_while_captured(noted, RuntimeError("not permitted")))
-    assert not emptied and not capture.on
+    assert not emptied and noted.done == [1] * (2 + TRIES) and len(Graph.made) == 1 + TRIES
+    assert [record.levelname for record in caplog.records if "not captured" in record.message] == ["WARNING"]
+
+
+def test_a_capture_that_another_thread_ended_is_made_in_the_next_tick(noted, caplog):
+    """As long as not all fail: what was captured before is replayed on, and nothing is said."""
+    capture, failures = Capture(CUDA), []
+
+    def body():
+        noted(1)
+        if Graph.now is not None and failures:
+            raise failures.pop()
+
+    for key in range(2 * TRIES):
+        failures[:] = [RuntimeError("operation failed due to a previous error during capture")] * (TRIES - 1)
+        for _ in range(TRIES + 2):
+            capture.run(key, body)
+        assert capture.on and not failures and len(capture.replayed) == key + 1
+    assert noted.done == [1] * (2 * TRIES * (TRIES + 2)) and not caplog.records
 
 
 def test_graphs_of_before_are_let_go_of_when_nothing_is_captured_any_more(noted):
@@ -68,7 +87,7 @@ def test_graphs_of_before_are_let_go_of_when_nothing_is_captured_any_more(noted)
     for _ in range(2):
         capture.run("a", lambda: noted(1))
     replay = Graph.made[-1].replay
-    for _ in range(2):
+    for _ in range(1 + TRIES):
         capture.run("b", fails_while_captured(noted, RuntimeError("not permitted")))
     assert released == [replay] and capture.replayed == []
 
@@ -95,7 +114,7 @@ def test_a_capture_that_ended_is_not_ended_again_where_the_next_cannot_begin(not
         noted(1)
         capture.outside(lambda: noted(2))
 
-    for _ in range(3):
+    for _ in range(1 + TRIES):
         capture.run("a", body)
-    assert noted.done == [1, 2] * 3 and not capture.on
+    assert noted.done == [1, 2] * (1 + TRIES) and not capture.on
     assert len(ended) == len(set(ended)) == 2, "the pool's own and the first part's"

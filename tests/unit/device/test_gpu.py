@@ -122,6 +122,12 @@ def test_only_this_folder_asks_for_a_current_device(file: str) -> None:
     assert not found, f"{file}: {found}; name the device, or ask `device.gpu`"
 
 
+def test_nobody_waits_for_a_whole_device() -> None:
+    """It would end the capture of another session's tick: but for a measurement, which keeps others from ticking."""
+    found = [file for file in FILES if "torch.cuda.synchronize(" in (ROOT / file).read_text(encoding="utf-8")]
+    assert [file for file in found if "bench" not in Path(file).parts] == ["engine_runtime/profile/drive.py"]
+
+
 CPU, SECOND = torch.device("cpu"), torch.device("cuda", 1)
 
 
@@ -195,11 +201,13 @@ def test_the_compiled_engines_kernels_run_on_its_device(current, base):
 
 
 def test_kernels_are_tried_on_the_models_device(current, cuda):
-    cuda(get_device_capability=lambda device: (9, 0), synchronize=lambda device: None)
+    waited = []
+    stream = SimpleNamespace(synchronize=lambda: waited.append("stream"))
+    cuda(get_device_capability=lambda device: (9, 0), current_stream=lambda device: stream)
     ops = Noted(current)
     ops.triton = SimpleNamespace(__version__="3.6.0")
     needs.check_kernels("compiled", ops, CPU, torch.bfloat16)
-    assert ops.seen == {("silu", CPU), ("swiglu", CPU)}
+    assert ops.seen == {("silu", CPU), ("swiglu", CPU)} and waited == ["stream"]
 
 
 def test_a_kernel_is_launched_on_its_own_device(current, cuda, monkeypatch):

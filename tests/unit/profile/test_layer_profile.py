@@ -195,8 +195,8 @@ def test_kinds_of_kernels(name):
 def test_every_kernel_that_the_package_writes_has_a_kind():
     sources = sorted((Path(probe.__file__).parents[1] / "engines" / "compiled").glob("*"))
     text = "".join(path.read_text() for path in sources if path.suffix in (".py", ".cu"))
-    found = re.findall(r"@triton\.jit[^\n]*\ndef (\w+_kernel)\(", text) + re.findall(r"__global__ void[^{]*\s(\w+)\(", text)
-    assert set(found) == {name for name in KERNELS if " " not in name}
+    found = re.findall(r"@triton\.jit[^\n]*\ndef (\w+_kernel)\(|__global__ void[^{]*\s(\w+)\(", text)
+    assert {triton or cuda for triton, cuda in found} == {name for name in KERNELS if " " not in name}
 
 
 def event(name, number, *children, device=DeviceType.CPU, us=0.0, annotation=False):
