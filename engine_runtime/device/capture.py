@@ -29,7 +29,8 @@ Step = Callable[[], Any]
 class Pool:
     """A memory pool for the intermediate tensors of graphs that run one after another on one stream.
 
-    It holds a graph of its own: once a pool has lost its last graph, PyTorch reuses its memory for nothing else.
+    It holds a graph of its own: once a pool has lost its last graph, PyTorch reuses its memory for nothing else. After
+    a capture that was spoilt, it is another pool of PyTorch's.
     """
 
     def __init__(self) -> None:
@@ -38,8 +39,8 @@ class Pool:
 
     @property
     def handle(self) -> Any:
-        """Return PyTorch's handle of the pool. The pool is made at the first call, on the current stream."""
-        if self._graph is None:
+        """Return PyTorch's handle of the pool, which is made where there is none, on the current stream."""
+        if self._graph is None or self._handle in registry.one(Spoilt).pools:
             handle, spare = torch.cuda.graph_pool_handle(), torch.zeros(1, device="cuda")
             self._graph, self._handle = captured(spare.zero_, handle), handle
         return self._handle
@@ -265,12 +266,26 @@ class Edits:
     failed: EngineError | None = None
 
 
+class Spoilt:
+    """Holds the captures that could not be ended, as after a wait for the device by another thread.
+
+    PyTorch's allocator of pinned memory goes on asking such a graph, which must live, and refuses its pool to any other
+    (seen with PyTorch 2.11).
+    """
+
+    def __init__(self) -> None:
+        self.graphs, self.pools = list[torch.cuda.CUDAGraph](), set[Any]()
+
+
 def end(graph: torch.cuda.CUDAGraph, pool: Any) -> None:
     """End a failed capture into a pool, on the current stream. Raises nothing: the caller reports the failure."""
     try:
         graph.capture_end()
     except RuntimeError as error:
         log.debug("a failed capture ended with: %s", error)
+        spoilt = registry.one(Spoilt)
+        spoilt.graphs.append(graph)
+        spoilt.pools.add(pool)
         # PyTorch still believes that it goes on: it would free nothing that another stream has used, nor the pool, ...
         try:
             torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)

@@ -36,4 +36,4 @@ def test_every_kernel_of_a_tick_is_in_the_table(cache, monkeypatch, kind, guidan
     assert min(kinds[kind] for kind in ("attention", "matrix product", "normalization")) > 0
     if kind != "eager":
         calls = {x.name: x.calls for x in found.layers}
-        assert calls[f"{probe.TICK}: attention_kernel"] == 2 * len(transformer.layers)
+        assert calls[f"{probe.TICK}: attention_kernel"] == pytest.approx(2 * len(transformer.layers))

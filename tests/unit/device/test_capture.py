@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from ostinato.engine_runtime.device import capture as capture_module
-from ostinato.engine_runtime.device.capture import TRIES, Capture, Edits
+from ostinato.engine_runtime.device.capture import TRIES, Capture, Edits, Spoilt
 from ostinato.engine_runtime.device.lane import Lane
 from ostinato.engine_runtime.device.undisturbed import Neighbours, uncollected
 from ostinato.engine_runtime.errors import EngineError
@@ -218,6 +218,32 @@ def test_a_capture_that_cannot_be_ended_is_put_right(noted, cuda, monkeypatch, w
         capture.run("a", body)
     assert noted.done == ([1, 2] if within else [1]) * 3
     assert repaired == [(graph, handle) for graph in Graph.made[1:]] and len(repaired) == 2 and gc.isenabled()
+
+
+def test_after_a_capture_that_was_spoilt_there_is_another_pool(noted, cuda, monkeypatch):
+    """PyTorch refuses the old one, and goes on asking the graph, which must not be freed."""
+    spoilt = [True]
+
+    class Once(Graph):
+        def capture_end(self):
+            if spoilt and self.noted:
+                if Graph.now is None:
+                    spoilt.pop()
+                Graph.now = None
+                raise RuntimeError("operation failed due to a previous error during capture")
+            super().capture_end()
+
+    cuda(CUDAGraph=Once, current_device=lambda: 0)
+    for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+        monkeypatch.setattr(torch._C, name, lambda device, pool: None, raising=False)
+    with registry.fresh(Spoilt):
+        capture = Capture(CUDA)
+        before = capture.pool.handle
+        for _ in range(4):
+            capture.run("a", lambda: noted(1))
+        assert noted.done == [1] * 4 and capture.replays("a") and not spoilt
+        assert capture.pool.handle is not before and Graph.made[-1].pool is capture.pool.handle
+        assert [graph.pool for graph in registry.one(Spoilt).graphs] == [before]
 
 
 @pytest.mark.parametrize("taken", [True, False], ids=["still taken", "given back"])
