@@ -7,7 +7,7 @@ import sys
 from contextlib import redirect_stdout
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ from ..engine_runtime.errors import plain, printable
 from .bench import app as bench
 from .engines import build, doctor, inspect
 from .plan import fits, plan
-from .terminal import FAILED, Bar, check_folder, exit_codes
+from .terminal import FAILED, Bar, check_folder, command_of, exit_codes
 
 if TYPE_CHECKING:
     from .execute import Results
@@ -149,6 +149,7 @@ def live(
 
 @app.command()
 def profile(
+    context: typer.Context,
     model: Annotated[str | None, typer.Option(help="What to load; tiny without it.")] = None,
     size: Annotated[str | None, typer.Option(help="2b, xl or tiny: random weights, in place of a model.")] = None,
     engine: Annotated[str, typer.Option(help="eager, compiled, fp8, int8, or a TensorRT engine.")] = "eager",
@@ -164,18 +165,20 @@ def profile(
     as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout, nothing else.")] = False,
 ) -> None:
     """Show where a tick's time goes, layer by layer, or what changed between two such profiles."""
-    from .profile import Difference, LayerProfile, Workload, compare, measure
+    from .profile import Difference, LayerProfile, Workload, compare, measure, origin_of
 
     found: Difference | LayerProfile
     with exit_codes():
+        where: dict[str, Any] = {}
         if diff is not None:
             found = compare(*diff)
         else:
+            where = origin_of(device.value, command_of(context, "profile"))
             workload = Workload(depth, seconds, steps, guidance, tokens)
             with redirect_stdout(sys.stderr if as_json else sys.stdout), Bar(sys.stderr.isatty()) as bar:
                 bar.named("profile")
                 found = measure(engine, (model, size), (device.value, precision), workload, ticks, bar.progress)
-        typer.echo(json.dumps(found.as_json()) if as_json else found.text())
+        typer.echo(json.dumps(where | found.as_json()) if as_json else found.text())
 
 
 @app.command()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from ..engine_runtime.bench.origin import origin
 from ..engine_runtime.bench.subject import opened, source_for
 from ..engine_runtime.models.loading import pick_device, pick_dtype
 from ..engine_runtime.profile.layers import Difference, LayerProfile, Workload, diff, load
@@ -31,6 +33,11 @@ def measure(
     dtype = pick_dtype(where[1], device)
     with opened(choice, source_for((choice,), *source, device, dtype)) as engine:
         return profile_engine(engine, workload, ticks, on_tick)
+
+
+def origin_of(device: str, command: str) -> dict[str, Any]:
+    """Describe where a profile comes from: the device, the command, the libraries and the code."""
+    return origin(pick_device(device), command)
 
 
 def compare(before: Path, after: Path) -> Difference:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ostinato.engine_runtime.device.capture import Capture, OwnPools
+from ostinato.engine_runtime.device.capture import TRIES, Capture, OwnPools
 from ostinato.engine_runtime.engines.eager import EagerEngine
 from ostinato.engine_runtime.engines.prove import fill
 from ostinato.engine_runtime.trt.play.keeper import Keeper
@@ -100,22 +100,23 @@ def test_graphs_are_released_when_what_they_were_captured_with_goes(engine, chan
 
 
 @pytest.mark.parametrize("error", ["refused", "raised"])
-def test_a_capture_that_fails_is_the_last_one(engine, plan, error, caplog):
+def test_captures_that_fail_again_and_again_are_the_last_ones(engine, plan, error, caplog):
     rows = filled(engine)
-    engine(rows)
-    if error == "refused":
-        plan.faults["execute_async_v3"] = 1
-    else:
-
-        def raises(out):
-            if Graph.now is not None:
-                raise RuntimeError("capture is not permitted")
-            return out
-
-        plan.bend = raises
     want = engine(rows).clone()
-    for _ in range(2):
+
+    def raises(out):
+        if Graph.now is not None:
+            raise RuntimeError("capture is not permitted")
+        return out
+
+    for _ in range(TRIES):
+        assert engine.executor.capture.on
+        if error == "refused":
+            plan.faults["execute_async_v3"] = 1
+        else:
+            plan.bend = raises
         assert torch.equal(engine(rows), want)
+    assert torch.equal(engine(rows), want)
     assert not engine.executor.capture.on and Graph.now is None and not engine.executor.capture.replayed
     assert len([r for r in caplog.records if "not captured as CUDA graphs" in r.message]) == 1
 
