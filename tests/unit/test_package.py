@@ -46,6 +46,11 @@ def installed_data():
     }
 
 
+def test_data_is_named_in_one_way():
+    """Of folders that are found in two ways setuptools warns at length, which a quiet pip shows since 26.3."""
+    assert project()["tool"]["setuptools"]["include-package-data"] is False
+
+
 def test_sources_of_kernels_are_installed():
     kernels = set((ROOT / "engine_runtime").rglob("*.cu"))
     assert kernels and kernels <= installed_data()
