@@ -12,6 +12,8 @@ depth, length and size where those are not 4, 60 s and the only one.
     {over[live-moving hot ready 45]:.0f}   how far that percentile is over the milliseconds named last
     {worst[fp8-errors 2b: all in fp8]}     largest error and smallest cosine of all draws
     {wide[chosen-2b fp8 off]}              products that an engine in 8 bits left out
+    {kind[profile-2b-fp8 attention]:.2f}   ms of the layers of a kind in a profile; `rest` is what the page names
+                                           no kind of, `layers` is all of them
     {soaked[soak host_bytes]} {blocks[soak]}  MiB that a soak grew by; how much longer each block took at its end
 """
 
@@ -124,6 +126,20 @@ def wide(words: str) -> int:
     return sum(int(last or first) - int(first) + 1 for first, last in spans)
 
 
+NAMED = ("matrix product", "attention", "normalization")  # kinds of layers that have a row in a page
+
+
+def kind(words: str) -> float:
+    """Sum the milliseconds of a profile's layers of a kind, of all, or of the kinds that are not `NAMED`."""
+    name, which = words.split(" ", 1)
+    layers = file(name)["layers"]
+    kinds = {one for _, one, *_ in layers}
+    asked = {"layers": kinds, "rest": kinds - set(NAMED)}.get(which, {which})
+    if not asked <= kinds:
+        raise LookupError(f"{name} has the kinds {sorted(kinds)}")
+    return float(sum(ms for _, one, ms, _ in layers if one in asked))
+
+
 def over(words: str) -> float:
     """Return how far the 95th percentile of a live benchmark is above the milliseconds named last."""
     name, kind, stage, asked = words.split()
@@ -161,5 +177,6 @@ def fields() -> dict[str, Field]:
         "blocks": blocks,
         "wide": wide,
         "over": over,
+        "kind": kind,
     }
     return {name: Field(find) for name, find in (plain | changes | of_files).items()}

@@ -44,6 +44,13 @@ FILES = {
     "h100-80gb/chosen-2b": "fp8 with what it leaves out, and int8, beside bf16",
     "h100-80gb/chosen-2b-outliers": "the same with massive activations planted",
     "h100-80gb/chosen-xl": "the XL size, bf16 and fp8",
+    "h100-80gb/xl-again": "the same on another day, and another H100",
+    "h100-80gb/profile-2b-compiled": "where a tick goes, bf16",
+    "h100-80gb/profile-2b-compiled-guided": "the same with full guidance",
+    "h100-80gb/profile-2b-fp8": "where a tick goes, fp8",
+    "h100-80gb/profile-2b-fp8-guided": "the same with full guidance",
+    "h100-80gb/profile-xl-compiled": "where a tick of the XL size goes, bf16",
+    "h100-80gb/profile-xl-fp8": "the same in fp8",
     "h100-80gb/fp8-errors": "float8's error on five draws",
     "h100-80gb/int8-errors": "int8's error on the same",
     "h100-80gb/fits-8gb": "what fits in 8 GB",
@@ -72,6 +79,8 @@ CODE = {  # commits whose sources have a hash
     "2880fe7322123e7e": "a00a792",
     "ddbcf678fded18b9": "7e02cfc",
     "1581ff9a0f1e9dc7": "9a488b3",
+    "36d88f72588e543c": "b41867e",
+    "bc8040b6c97326c8": "9d8f604",
 }
 BEFORE_CODE = "9763796"  # of files that have no hash, which `fp8-errors` is none of
 
