@@ -103,14 +103,15 @@ class LiveVae:
 
         cuDNN tries its kernels then: those it guesses were 16 times slower. It remembers the choice by thread, so the
         capture runs in the same one. Trying waits for the device, so the lane's lock keeps ticks from being captured
-        meanwhile.
+        meanwhile. It is held for every decode that may be captured; where none is, for the first alone.
         """
         shape = tuple(latents.shape)
         new = shape not in self._buffers
         given, audio = self._made(shape)
         given.copy_(latents)
         key = shape, given, audio
-        with nullcontext() if self._capture.replays(key) else runtime().lane(self.device).lock:
+        alone = new or (self._capture.on and not self._capture.replays(key))
+        with runtime().lane(self.device).lock if alone else nullcontext():
             for _ in range(1 + new):
                 self._capture.run(key, lambda: audio.copy_(self._tuned(given)))
         return audio.clone()

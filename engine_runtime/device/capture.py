@@ -72,7 +72,8 @@ class Capture:
             they are freed at once.
 
     Attributes:
-        on: whether repeated work is captured; false once `TRIES` captures have failed one after another.
+        on: whether repeated work is captured; false once `TRIES` captures have failed one after another, or one for
+            want of memory.
     """
 
     def __init__(
@@ -269,8 +270,8 @@ class Edits:
 class Spoilt:
     """Holds the captures that could not be ended, as after a wait for the device by another thread.
 
-    PyTorch's allocator of pinned memory goes on asking such a graph, which must live, and refuses its pool to any other
-    (seen with PyTorch 2.11).
+    PyTorch's allocator of pinned memory goes on asking such a graph, so it is never freed. PyTorch refuses its pool to
+    any further capture (seen with PyTorch 2.11).
     """
 
     def __init__(self) -> None:

@@ -27,8 +27,8 @@ def on(device: torch.device) -> AbstractContextManager[None]:
 
 
 def finish(device: torch.device) -> None:
-    """Wait for what lies on the current stream of a CUDA device; no wait for the whole of it, which would end every
-    capture of another thread.
+    """Wait for the work on the current stream of a CUDA device; a wait for the whole device would spoil what another
+    thread captures.
     """
     torch.cuda.current_stream(device).synchronize()
 

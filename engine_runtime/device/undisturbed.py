@@ -1,6 +1,4 @@
-"""What must not happen in other threads while a stream is captured: garbage that is collected, and the host's own work
-on the GPU.
-"""
+"""Keeps other threads from what breaks a capture: from collecting garbage, and the host's from work on the GPU."""
 
 from __future__ import annotations
 
@@ -43,8 +41,9 @@ def uncollected() -> Uncollected:
 class Neighbours:
     """Keeps the host's own threads from the GPU while a stream is captured.
 
-    Until a capture ends, PyTorch refuses a wait for the whole device to every thread, and to all but the capturing one
-    numbers of CUDA's default generator; such a wait ends the capture as well (seen with PyTorch 2.11 on an H100).
+    Until a capture ends, PyTorch refuses every thread a wait for the whole device, and every other thread a random
+    number of CUDA's default generator. A wait that was refused spoils the capture too (seen with PyTorch 2.11 on an
+    H100).
 
     Attributes:
         still: makes a context that keeps them still; it yields false where they are at work.

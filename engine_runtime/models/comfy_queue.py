@@ -55,19 +55,20 @@ def unloads() -> bool:
 
 @contextmanager
 def kept_waiting() -> Iterator[bool]:
-    """Keep the queue's thread waiting for its next job, for the length of a block; in that thread, do nothing.
+    """Keep the queue's thread waiting for its next job, for the length of a block; inside a job, do nothing.
 
     Yields:
-        false, and keeps nothing, where a job runs, or the thread clears up after one.
+        whether it waits, or the block is the job's own; false where a job runs, the thread clears up after one, or
+        somebody uses the queue at the moment.
     """
     queue = _queue()
     if queue is None or _in_a_job():
         yield True
-    elif not queue.mutex.acquire(blocking=False):
+    elif not queue.mutex.acquire(blocking=False):  # never waited for: the caller holds locks of ours
         yield False
     else:
         try:
-            # who waits for a condition is known to it alone
+            # of a private attribute, for nothing public tells whether a thread waits for a condition
             yield not queue.currently_running and bool(queue.not_empty._waiters)
         finally:
             queue.mutex.release()

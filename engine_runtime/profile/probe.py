@@ -177,7 +177,7 @@ def _rows(events: Any, cuda: bool, ticks: int) -> list[LayerTime]:
 def _on_device(event: Any, kernels: dict[int, Any]) -> float:
     """Sum the microseconds of the kernels that an operator launched.
 
-    Torch's own sum may count a kernel for a launch that only has the number of its operator.
+    Torch's own sum goes by numbers alone: it counts another launch's kernel too, where that has the operator's number.
     """
     kernel = _launched(event, kernels)
     own = 0.0 if kernel is None else kernel.time_range.elapsed_us()
@@ -185,5 +185,7 @@ def _on_device(event: Any, kernels: dict[int, Any]) -> float:
 
 
 def _launched(event: Any, kernels: dict[int, Any]) -> Any:
-    """Return the kernel, or copy, that a call of CUDA's own library launched, and whose number it has; else None."""
+    """Return the kernel or copy that has this event's number, where the event is a call of CUDA's own library; else
+    None.
+    """
     return kernels.get(event.id) if event.name.startswith("cu") and "::" not in event.name else None

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from diffusers import AutoencoderOobleck
 from ostinato.engine_runtime.audio.decode import decode
 from ostinato.engine_runtime.audio.live_vae import LiveVae
 from ostinato.engine_runtime.audio.snake import Bend, snake
+from ostinato.engine_runtime.device.capture import Capture
+from ostinato.engine_runtime.device.undisturbed import Neighbours
+from ostinato.engine_runtime.registry import registry
+from ostinato.engine_runtime.stream.sessions import runtime
 
+from ...graph_stand_in import CUDA, Graph, noting
 from ...helpers import drawn
 
 
@@ -54,3 +61,32 @@ def test_snake_in_place_has_the_bits_of_its_formula(added, layout) -> None:
     want = y + column[2] * torch.sin(column[1] * y).square()
     got = snake(x, bias, Bend(frequency, reciprocal), more if added else None)
     assert torch.equal(got[0], y) and torch.equal(got[1], want) and got[0].data_ptr() == x.data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("on", "still", "runs"),
+    [
+        (True, True, ["held", "captured"]),
+        (True, False, ["held", "held", "held", "held"]),
+        (False, True, ["held", "held", "free", "free"]),
+    ],
+    ids=["captured", "the host is at work", "nothing is captured"],
+)
+def test_ticks_wait_only_for_a_first_decode_or_a_capture(vae, monkeypatch, on, still, runs) -> None:
+    """The first decode of a shape is run twice: the second run is the one that may be captured."""
+    noting(monkeypatch)
+    live, lock, found = LiveVae(vae), runtime().lane(torch.device("cpu")).lock, list[str]()
+    live._capture = Capture(CUDA, on=on)
+
+    def layers(latents):
+        found.append("captured" if Graph.now is not None else "held" if lock._is_owned() else "free")
+        assert found[-1] != "captured" or lock._is_owned()
+        return torch.zeros(1, 2, 1920 * latents.shape[2])
+
+    live._made_layers = layers
+    with registry.fresh(Neighbours):
+        registry.one(Neighbours).still = lambda: nullcontext(still)
+        for _ in range(3):
+            live._replayed(drawn(1, 1, 64, 5))
+            assert not lock._is_owned()
+    assert found == runs

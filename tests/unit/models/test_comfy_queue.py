@@ -98,6 +98,20 @@ def test_it_is_kept_waiting_only_where_it_waits(comfy: SimpleNamespace) -> None:
     queue.cleared.set()
     until(queue.waits)
     assert still()
+    queue.currently_running[1] = "a job of a second thread"
+    assert not still(), "that one waits is not enough"
+
+
+def test_a_block_that_raises_lets_it_go_on(comfy: SimpleNamespace) -> None:
+    queue = comfy.queue
+    queue.thread.start()
+    until(queue.waits)
+    with pytest.raises(KeyError), kept_waiting():
+        raise KeyError("x")
+    thread = threading.Thread(target=queue.put)
+    thread.start()
+    thread.join(SECONDS)
+    assert queue.began.wait(SECONDS)
 
 
 def test_a_job_need_not_wait_for_itself(comfy: SimpleNamespace) -> None:

@@ -132,3 +132,15 @@ def test_an_engine_rests_whatever_happens(watch):
     with pytest.raises(ZeroDivisionError), awake(engine), drive(watch, engine):
         raise ZeroDivisionError
     assert said == ["ready", "rest"] and not runtime().names
+
+
+def test_a_wait_for_the_device_keeps_other_sessions_from_ticking(watch, cuda):
+    """It would end the capture of another's tick."""
+    waited = []
+    with drive(watch) as found:
+        lock = found.stage.lane.lock
+        cuda(synchronize=lambda device: waited.append((device, lock._is_owned())))
+        found.cuda = True
+        found.settle()
+        found.cuda = False
+        assert waited == [(found.stage.engine.device, True)] and not lock._is_owned()

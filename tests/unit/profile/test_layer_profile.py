@@ -183,7 +183,8 @@ KERNELS = {
     "silu_kernel": "pointwise",
     "rows_kernel": "pointwise",
     "Memcpy HtoD (Pinned -> Device)": "reformat",
-    "void somebody_elses_kernel<float>(float*)": "other",
+    "Memset (Device)": "reformat",
+    "void their_norm_kernel<float>(float*)": "other",
 }
 
 
@@ -218,10 +219,12 @@ def test_kernels_belong_to_the_call_that_launched_them():
     product = event("aten::linear", 3, event("aten::mm", 4, event("cuLaunchKernelEx", 7), event("cudaMemsetAsync", 8)))
     norm = event("layers.0.norm", 9, event("aten::mul", 10, event("cudaLaunchKernel", 11)), annotation=True)
     mine = [event("cuLaunchKernelEx", number) for number in (3, 12)]
-    rest = [event("cudaMemcpyAsync", 13), event("cudaEventRecord", 14), event("aten::view", 11)]
-    tick = event(TICK, 1, product, *mine, norm, *rest, annotation=True)
+    calls = [event("cudaMemcpyAsync", 13), event("cudaEventRecord", 14, us=70.0)]
+    others = [event("aten::view", 11), event("cutlass::mm", 3), event("Lazy Function Loading", 12)]
+    tick = event(TICK, 1, product, *mine, norm, *calls, *others, annotation=True)
     device = [
         kernel(TICK, 1, us=9e6, annotation=True),
+        kernel("layers.0.norm", 14, us=9e6, annotation=True),
         kernel("nvjet", 7, us=4000.0),
         kernel("Memset (Device)", 8, us=100.0),
         kernel("elementwise", 11, us=500.0),
@@ -230,7 +233,7 @@ def test_kernels_belong_to_the_call_that_launched_them():
         kernel("Memcpy HtoD (Pinned -> Device)", 13, us=50.0),
         kernel("another's, outside of the tick", 99, us=7e6),
     ]
-    found = {x.name: (x.kind, x.ms, x.calls) for x in probe._rows([tick, *device], cuda=True, ticks=1)}
+    found = {x.name: (x.kind, x.ms, x.calls) for x in probe._rows([tick, *calls, *device], cuda=True, ticks=1)}
     assert found == {
         "tick: linear": ("matrix product", 4.1, 1.0),
         "tick: attention_kernel": ("attention", 4.0, 2.0),
@@ -437,7 +440,10 @@ FEW = ["--depth", "1", "--seconds", "1", "--steps", "2", "--tokens", "4", "--tic
 def test_the_command_writes_json_and_compares(cache, tmp_path):
     done = RUN.invoke(app, ["profile", *FEW, "--json"])
     assert done.exit_code == 0, done.output
-    assert LayerProfile.from_json(json.loads(done.stdout)).workload == Workload(1, 1.0, 2, "off", 4)
+    made = json.loads(done.stdout)
+    assert LayerProfile.from_json(made).workload == Workload(1, 1.0, 2, "off", 4)
+    assert made["command"].startswith("ostinato profile --") and " --depth 1 " in made["command"]
+    assert made["gpu"] is None and {"versions", "commit", "code"} <= made.keys()
     files = [tmp_path / "a.json", tmp_path / "b.json"]
     for file in files:
         file.write_text(done.stdout)
