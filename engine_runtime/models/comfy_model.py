@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from ..errors import InputError, ModelError
 from ..spec import CORE, ModelId
 from . import names
 from .checkpoint import on_meta
-from .comfy_queue import is_idle, job_runs, leaving, wait_for_manager
+from .comfy_queue import is_idle, job_runs, leaving, loading
 from .sizes import config_from
 
 
@@ -73,9 +74,8 @@ class CoreEngine(EagerEngine):
                 return
             beside = get_executing_context() is None  # there the manager is left alone where there is nothing to load
             if not beside or self.patcher.loaded_size() < self.patcher.model_size():
-                if beside:
-                    wait_for_manager()
-                comfy.model_management.load_models_gpu([self.patcher], force_full_load=True)
+                with loading() if beside else nullcontext():
+                    comfy.model_management.load_models_gpu([self.patcher], force_full_load=True)
             for ours, key in decoder_keys(self.patcher.model).items():
                 self._put(ours, nn.Parameter(self._merged(key), requires_grad=False))
 

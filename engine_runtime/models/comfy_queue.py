@@ -24,6 +24,13 @@ class _Leaving:
         self.count = 0
 
 
+class _Loads:
+    """Holds a token for each load beside the queue."""
+
+    def __init__(self) -> None:
+        self.now: set[object] = set()
+
+
 @contextmanager
 def leaving() -> Iterator[None]:
     """Tell that the manager takes a model away, for the length of a block."""
@@ -58,8 +65,8 @@ def kept_waiting() -> Iterator[bool]:
     """Keep the queue's thread waiting for its next job, for the length of a block; inside a job, do nothing.
 
     Yields:
-        whether it waits, or the block is the job's own; false where a job runs, the thread clears up after one, or
-        somebody uses the queue at the moment.
+        whether it waits, or the block is the job's own; false where a job runs, the thread clears up after one,
+        somebody uses the queue at the moment, or weights are loaded beside it.
     """
     queue = _queue()
     if queue is None or _in_a_job():
@@ -69,7 +76,8 @@ def kept_waiting() -> Iterator[bool]:
     else:
         try:
             # of a private attribute, for nothing public tells whether a thread waits for a condition
-            yield not queue.currently_running and bool(queue.not_empty._waiters)
+            waits = not queue.currently_running and bool(queue.not_empty._waiters)
+            yield waits and not registry.one(_Loads).now
         finally:
             queue.mutex.release()
 
@@ -80,17 +88,28 @@ def _in_a_job() -> bool:
     return get_executing_context() is not None
 
 
-def wait_for_manager() -> None:
-    """Wait, in a thread beside the queue, until no job runs and the manager takes nothing away.
+@contextmanager
+def loading() -> Iterator[None]:
+    """Load through the manager, in a thread beside the queue: once no job runs, the manager takes nothing away and no
+    capture goes on. None begins inside the block, for the manager may wait for the whole device.
 
     Raises:
-        MemoryShortage: where that does not end.
+        MemoryShortage: where the job does not end.
     """
     end = time.monotonic() + WAIT_SECONDS
     while job_runs() or unloads():
         if time.monotonic() > end:
             raise MemoryShortage("ComfyUI's job has the memory", "the music needs some of it", "wait for its end")
         time.sleep(0.05)
+    loads, one = registry.one(_Loads).now, object()
+    loads.add(one)
+    try:
+        if (queue := _queue()) is not None:
+            with queue.mutex:  # held by a capture until it ends
+                pass
+        yield
+    finally:
+        loads.discard(one)
 
 
 def _queue() -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import comfy.model_management
@@ -17,7 +18,7 @@ from comfy_execution.utils import get_executing_context
 from torch import nn
 
 from ...engine_runtime.device.player import PLAYER, Player
-from ...engine_runtime.models.comfy_queue import is_idle, job_runs, leaving, wait_for_manager
+from ...engine_runtime.models.comfy_queue import is_idle, job_runs, leaving, loading
 from ...engine_runtime.trt.loader import put_away, room_of
 
 _patchers: weakref.WeakKeyDictionary[Any, EnginePatcher] = weakref.WeakKeyDictionary()  # weak, as the manager's are
@@ -38,11 +39,11 @@ class Played(ModelPatcher):
         """
         if (player := PLAYER.get()) is not None:
             self._players.add(player)
-        if get_executing_context() is None:
-            if self.loaded_size() >= self.model_size():
-                return
-            wait_for_manager()
-        comfy.model_management.load_models_gpu([self], **how)
+        beside = get_executing_context() is None
+        if beside and self.loaded_size() >= self.model_size():
+            return
+        with loading() if beside else nullcontext():
+            comfy.model_management.load_models_gpu([self], **how)
 
     def partially_unload(self, device_to: Any, memory_to_free: float = 0, force_patch_weights: bool = False) -> int:
         """Free nothing, so that the whole is taken away: the matrices of a layer share memory, which stays until the

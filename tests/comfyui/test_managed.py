@@ -6,10 +6,12 @@ from .inside import run
 
 SCRIPT = """
 from pack.engine_runtime.config import Sampling
+from pack.engine_runtime.models import comfy_queue
 from pack.engine_runtime.models.conditioning import encode_prompt
 from pack.engine_runtime.models.engines import eager_engine
 from pack.engine_runtime.models.loading import load
 from pack.engine_runtime.models.prompt import Prompt
+from pack.engine_runtime.registry import registry
 from pack.engine_runtime.takes.render import render, take_batch
 from pack.nodes.load_model import managed
 
@@ -26,6 +28,11 @@ with torch.inference_mode():
         requests = take_batch(encode_prompt(model, Prompt("piano", seconds=1)), Sampling(2), 2, 1)
         return torch.stack(render("x", engine, requests)[0])
 
+    kept, load = [], manager.load_models_gpu
+    def loads(*given, **how):
+        kept.append(bool(registry.one(comfy_queue._Loads).now))
+        return load(*given, **how)
+    manager.load_models_gpu = loads
     first = play()
     loaded = held[-1].model_loaded_memory()
     manager.get_free_memory = lambda *a, **k: (0, 0) if k.get("torch_free_too") else 0  # the budget: nothing is free
@@ -41,7 +48,7 @@ with torch.inference_mode():
     third = play()
 print(json.dumps({"before": before, "held": len(held), "size": held[-1].model_memory(), "true": size,
     "loaded": loaded, "gone": gone, "back": back, "freed": freed,
-    "part": part, "same": all(bool(torch.equal(first, other)) for other in (second, third, fourth))}))
+    "part": part, "kept": kept, "same": all(bool(torch.equal(first, other)) for other in (second, third, fourth))}))
 """
 
 
@@ -58,6 +65,10 @@ def test_the_manager_knows_the_model_and_its_size(report):
 def test_it_goes_when_asked_and_comes_back_by_itself(report):
     assert (report["gone"], report["back"], report["freed"]) == (0, 1, 0)
     assert report["same"]
+
+
+def test_no_capture_begins_while_it_is_loaded_beside_the_queue(report):
+    assert report["kept"] and all(report["kept"])
 
 
 def test_it_goes_whole_where_a_part_would_do(report):

@@ -9,7 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ostinato.engine_runtime.models.comfy_queue import kept_waiting
+from ostinato.engine_runtime.errors import MemoryShortage
+from ostinato.engine_runtime.models import comfy_queue
+from ostinato.engine_runtime.models.comfy_queue import kept_waiting, loading
 
 SECONDS = 10.0  # until a test that hangs fails
 
@@ -135,3 +137,41 @@ def test_a_queue_that_somebody_changes_now_is_not_waited_for(comfy: SimpleNamesp
     leave.set()
     thread.join(SECONDS)
     assert still()
+
+
+def test_a_load_beside_the_queue_and_a_capture_keep_apart(
+    comfy: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manager may wait for the whole device while it makes room."""
+    monkeypatch.setattr(comfy_queue, "unloads", lambda: False)
+    comfy.queue.thread.start()
+    until(comfy.queue.waits)
+    loads, ends = threading.Event(), threading.Event()
+
+    def load() -> None:
+        with loading():
+            loads.set()
+            ends.wait(SECONDS)
+
+    thread = threading.Thread(target=load)
+    with kept_waiting() as found:
+        assert found
+        thread.start()
+        assert not loads.wait(0.2), "the capture goes on"
+    assert loads.wait(SECONDS) and not still()
+    ends.set()
+    thread.join(SECONDS)
+    assert still()
+
+
+def test_a_load_waits_for_the_job_and_says_so_where_it_never_ends(
+    comfy: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comfy_queue, "unloads", lambda: False)
+    monkeypatch.setattr(comfy_queue, "WAIT_SECONDS", 0.2)
+    comfy.queue.currently_running[0] = "a job"
+    with pytest.raises(MemoryShortage, match="ComfyUI's job has the memory"), loading():
+        raise AssertionError("it must not load")
+    comfy.queue.currently_running.clear()
+    with loading():
+        pass
