@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..spec import ACE_STEP
 from ..stream.request import Condition, check_tensor
 from .comfy_model import model_id
+from .comfy_queue import bring
 
 Entry = tuple[Tensor, dict[str, Any]]
 
@@ -63,9 +64,7 @@ def core_condition(
     Raises:
         InputError: for several entries, and for areas, masks, time ranges, strengths, hooks and controls.
     """
-    import comfy.model_management
-
-    comfy.model_management.load_models_gpu([patcher])
+    bring(patcher)
     given, made_by = references or References(), model_id(patcher)
     plus = _single(positive, "positive", patcher)
     tokens, context = _capture(patcher, _with(plus, given.timbre), frames)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from ..errors import InputError, ModelError
 from ..spec import CORE, ModelId
 from . import names
 from .checkpoint import on_meta
-from .comfy_queue import is_idle, job_runs, leaving, loading
+from .comfy_queue import bring, is_idle, job_runs, leaving
 from .sizes import config_from
 
 
@@ -62,9 +61,7 @@ class CoreEngine(EagerEngine):
 
         A player beside ComfyUI's queue is asked to rest when the model is taken from the device.
         """
-        import comfy.model_management
         from comfy.patcher_extension import CallbacksMP
-        from comfy_execution.utils import get_executing_context
 
         with self._lock:
             if (player := PLAYER.get()) is not None:
@@ -72,10 +69,7 @@ class CoreEngine(EagerEngine):
             self._players += 1
             if self._players > 1:  # another stream plays on them already
                 return
-            beside = get_executing_context() is None  # there the manager is left alone where there is nothing to load
-            if not beside or self.patcher.loaded_size() < self.patcher.model_size():
-                with loading() if beside else nullcontext():
-                    comfy.model_management.load_models_gpu([self.patcher], force_full_load=True)
+            bring(self.patcher, force_full_load=True)
             for ours, key in decoder_keys(self.patcher.model).items():
                 self._put(ours, nn.Parameter(self._merged(key), requires_grad=False))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from ..errors import MemoryShortage
@@ -110,6 +110,27 @@ def loading() -> Iterator[None]:
         yield
     finally:
         loads.discard(one)
+
+
+def bring(patcher: Any, **how: Any) -> None:
+    """Load a model through ComfyUI's manager, which frees memory and marks it as used last. Beside the queue nothing is
+    asked of the manager where the weights are there, with these patches.
+
+    Args:
+        patcher: ComfyUI's `ModelPatcher`.
+        how: as `load_models_gpu` takes it.
+
+    Raises:
+        MemoryShortage: beside the queue, where a job does not end.
+    """
+    import comfy.model_management
+
+    beside = not _in_a_job()
+    merged = patcher.model.current_weight_patches_uuid  # of any clone: they share the model
+    if beside and patcher.loaded_size() >= patcher.model_size() and merged in (None, patcher.patches_uuid):
+        return
+    with loading() if beside else nullcontext():
+        comfy.model_management.load_models_gpu([patcher], **how)
 
 
 def _queue() -> Any:

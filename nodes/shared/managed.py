@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import comfy.model_management
 from comfy.model_patcher import ModelPatcher
-from comfy_execution.utils import get_executing_context
 from torch import nn
 
 from ...engine_runtime.device.player import PLAYER, Player
-from ...engine_runtime.models.comfy_queue import is_idle, job_runs, leaving, loading
+from ...engine_runtime.models import comfy_queue
+from ...engine_runtime.models.comfy_queue import is_idle, job_runs, leaving
 from ...engine_runtime.trt.loader import put_away, room_of
 
 _patchers: weakref.WeakKeyDictionary[Any, EnginePatcher] = weakref.WeakKeyDictionary()  # weak, as the manager's are
@@ -32,18 +31,10 @@ class Played(ModelPatcher):
         self._players: weakref.WeakSet[Player] = weakref.WeakSet()
 
     def bring(self, **how: Any) -> None:
-        """Load them through ComfyUI's manager, which frees memory and marks them as used last.
-
-        Raises:
-            MemoryShortage: beside the queue, where they are not loaded and a job does not end.
-        """
+        """Load them, as `comfy_queue.bring` does; the player of this thread is asked to rest before they go."""
         if (player := PLAYER.get()) is not None:
             self._players.add(player)
-        beside = get_executing_context() is None
-        if beside and self.loaded_size() >= self.model_size():
-            return
-        with loading() if beside else nullcontext():
-            comfy.model_management.load_models_gpu([self], **how)
+        comfy_queue.bring(self, **how)
 
     def partially_unload(self, device_to: Any, memory_to_free: float = 0, force_patch_weights: bool = False) -> int:
         """Free nothing, so that the whole is taken away: the matrices of a layer share memory, which stays until the

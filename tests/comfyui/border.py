@@ -29,8 +29,10 @@ import torch  # noqa: E402
 from comfy_extras.nodes_custom_sampler import Guider_Basic, Guider_DualCFG, Noise_RandomNoise  # noqa: E402
 from ostinato.engine_runtime.config import Sampling  # noqa: E402
 from ostinato.engine_runtime.machine import resident  # noqa: E402
+from ostinato.engine_runtime.models import comfy_queue  # noqa: E402
 from ostinato.engine_runtime.models.comfy_condition import References, core_condition  # noqa: E402
 from ostinato.engine_runtime.models.comfy_model import CoreEngine  # noqa: E402
+from ostinato.engine_runtime.registry import registry  # noqa: E402
 from ostinato.engine_runtime.takes.render import render, take_batch  # noqa: E402
 from ostinato.nodes.shared import from_comfy, layout  # noqa: E402
 
@@ -180,6 +182,18 @@ def references(model):
     }
 
 
+def another_clone(model, lora):
+    """An engine beside the queue, whose model a job has loaded with a LoRA's patches in between."""
+    patched, sources = with_lora(model, lora, 0.7), layout.from_latent({"samples": torch.zeros(1, 64, 20)}, "a source")
+    engine, made = CoreEngine(model), []
+    condition = from_comfy.condition_of(engine, conditioning(), None, None, sources)
+    for other in (None, patched, None):
+        if other is not None:
+            manager.load_models_gpu([other], force_full_load=True)
+        made.append(render("border", engine, take_batch(condition, Sampling(2), 1, 0, sources=sources), 1)[0][0])
+    return [torch.equal(made[0], one) for one in made]
+
+
 def memory(model, lora):
     """Evicted by the manager itself, to which no memory seems to be free."""
     own, patched = play(model), with_lora(model, lora, 0.7)
@@ -192,14 +206,20 @@ def memory(model, lora):
     finally:
         manager.get_free_memory = real
     evicted = not manager.current_loaded_models
-    again = play(patched, engine=engine)
-    engine.ready()
+    kept, load = [], manager.load_models_gpu
+    manager.load_models_gpu = lambda *a, **k: kept.append(bool(registry.one(comfy_queue._Loads).now)) or load(*a, **k)
+    try:
+        again = play(patched, engine=engine)
+        manager.unload_all_models()
+        engine.ready()
+    finally:
+        manager.load_models_gpu = load
     owners = dict(patched.model.diffusion_model.decoder.named_parameters())
     theirs = {p.data_ptr() for p in owners.values()}
     shared = all(p.data_ptr() in theirs for p in engine.transformer.parameters())
     engine.rest()
     same = torch.equal(first, again) and torch.equal(own, play(model))
-    return {"held at rest": held, "evicted": evicted, "same after eviction": same, "shared": shared}
+    return {"held at rest": held, "evicted": evicted, "same after eviction": same, "shared": shared, "kept": kept}
 
 
 def peak(width):
@@ -233,6 +253,7 @@ def main():
             "refused": refused,
             "masks": masks()["played"],
             "strengths": strengths(model, lora),
+            "another clone": another_clone(model, lora),
             "references": references(model),
             "memory": memory(model, lora),
         }

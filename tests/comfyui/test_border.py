@@ -56,6 +56,15 @@ def test_strength_changed_upstream_and_back_is_bit_equal(told):
     assert told["strengths"]["B differs"] > 1e-3
 
 
+def test_patches_that_a_job_has_loaded_in_between_are_not_played(told):
+    assert told["another clone"] == [True] * 3
+
+
+def test_no_capture_begins_while_they_are_loaded_beside_the_queue(told):
+    """For a condition, and for an engine that begins to play."""
+    assert told["memory"]["kept"] == [True, True]
+
+
 def test_weights_are_comfyuis_own_and_let_go(told):
     assert told["memory"]["shared"]
     assert told["memory"]["held at rest"] == []
