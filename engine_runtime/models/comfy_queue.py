@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from ..errors import MemoryShortage
@@ -17,28 +17,27 @@ from ..registry import registry
 WAIT_SECONDS = 30.0
 
 
-class _Leaving:
-    """Counts the models that the manager takes away now."""
+class _Now:
+    """Holds a token for each model that the manager takes away now, and for each load beside the queue."""
 
     def __init__(self) -> None:
-        self.count = 0
-
-
-class _Loads:
-    """Holds a token for each load beside the queue."""
-
-    def __init__(self) -> None:
-        self.now: set[object] = set()
+        self.leaving, self.loads = set[object](), set[object]()
 
 
 @contextmanager
-def leaving() -> Iterator[None]:
-    """Tell that the manager takes a model away, for the length of a block."""
-    registry.one(_Leaving).count += 1
+def _noted(tokens: set[object]) -> Iterator[None]:
+    """Hold a token among these for the length of a block."""
+    one = object()
+    tokens.add(one)
     try:
         yield
     finally:
-        registry.one(_Leaving).count -= 1
+        tokens.discard(one)
+
+
+def leaving() -> AbstractContextManager[None]:
+    """Tell that the manager takes a model away, for the length of a block."""
+    return _noted(registry.one(_Now).leaving)
 
 
 def job_runs() -> bool:
@@ -57,7 +56,7 @@ def unloads() -> bool:
     import comfy.model_management
 
     loaded = list(comfy.model_management.current_loaded_models)
-    return registry.one(_Leaving).count > 0 or any(getattr(one, "real_model", one) is None for one in loaded)
+    return bool(registry.one(_Now).leaving) or any(getattr(one, "real_model", one) is None for one in loaded)
 
 
 @contextmanager
@@ -77,7 +76,7 @@ def kept_waiting() -> Iterator[bool]:
         try:
             # of a private attribute, for nothing public tells whether a thread waits for a condition
             waits = not queue.currently_running and bool(queue.not_empty._waiters)
-            yield waits and not registry.one(_Loads).now
+            yield waits and not registry.one(_Now).loads
         finally:
             queue.mutex.release()
 
@@ -101,15 +100,11 @@ def loading() -> Iterator[None]:
         if time.monotonic() > end:
             raise MemoryShortage("ComfyUI's job has the memory", "the music needs some of it", "wait for its end")
         time.sleep(0.05)
-    loads, one = registry.one(_Loads).now, object()
-    loads.add(one)
-    try:
+    with _noted(registry.one(_Now).loads):
         if (queue := _queue()) is not None:
             with queue.mutex:  # held by a capture until it ends
                 pass
         yield
-    finally:
-        loads.discard(one)
 
 
 def bring(patcher: Any, **how: Any) -> None:

@@ -207,7 +207,7 @@ def memory(model, lora):
         manager.get_free_memory = real
     evicted = not manager.current_loaded_models
     kept, load = [], manager.load_models_gpu
-    manager.load_models_gpu = lambda *a, **k: kept.append(bool(registry.one(comfy_queue._Loads).now)) or load(*a, **k)
+    manager.load_models_gpu = lambda *a, **k: kept.append(bool(registry.one(comfy_queue._Now).loads)) or load(*a, **k)
     try:
         again = play(patched, engine=engine)
         manager.unload_all_models()

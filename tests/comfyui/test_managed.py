@@ -30,7 +30,7 @@ with torch.inference_mode():
 
     kept, load = [], manager.load_models_gpu
     def loads(*given, **how):
-        kept.append(bool(registry.one(comfy_queue._Loads).now))
+        kept.append(bool(registry.one(comfy_queue._Now).loads))
         return load(*given, **how)
     manager.load_models_gpu = loads
     first = play()

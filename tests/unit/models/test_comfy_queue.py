@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,7 +35,7 @@ class Queue:
 
     def waits(self) -> bool:
         with self.mutex:
-            return bool(self.not_empty._waiters)  # type: ignore[attr-defined]
+            return bool(self.not_empty._waiters)  # type: ignore[attr-defined]  # a private one
 
     def _run(self) -> None:
         while True:
@@ -76,6 +77,23 @@ def until(condition: Any) -> None:
             return
         threading.Event().wait(0.01)
     raise AssertionError("it never came")
+
+
+@contextmanager
+def elsewhere(context: AbstractContextManager[Any]) -> Iterator[threading.Event]:
+    """Another thread inside a context for the length of the block; yields what tells that it is inside."""
+    inside, leave = threading.Event(), threading.Event()
+
+    def run() -> None:
+        with context:
+            inside.set()
+            leave.wait(SECONDS)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield inside
+    leave.set()
+    thread.join(SECONDS)
 
 
 def test_without_comfyui_there_is_nobody_to_wait_for() -> None:
@@ -124,18 +142,8 @@ def test_a_job_need_not_wait_for_itself(comfy: SimpleNamespace) -> None:
 def test_a_queue_that_somebody_changes_now_is_not_waited_for(comfy: SimpleNamespace) -> None:
     comfy.queue.thread.start()
     until(comfy.queue.waits)
-    held, leave = threading.Event(), threading.Event()
-
-    def change() -> None:
-        with comfy.queue.mutex:
-            held.set()
-            leave.wait(SECONDS)
-
-    thread = threading.Thread(target=change)
-    thread.start()
-    assert held.wait(SECONDS) and not still()
-    leave.set()
-    thread.join(SECONDS)
+    with elsewhere(comfy.queue.mutex) as held:
+        assert held.wait(SECONDS) and not still()
     assert still()
 
 
@@ -146,21 +154,12 @@ def test_a_load_beside_the_queue_and_a_capture_keep_apart(
     monkeypatch.setattr(comfy_queue, "unloads", lambda: False)
     comfy.queue.thread.start()
     until(comfy.queue.waits)
-    loads, ends = threading.Event(), threading.Event()
-
-    def load() -> None:
-        with loading():
-            loads.set()
-            ends.wait(SECONDS)
-
-    thread = threading.Thread(target=load)
-    with kept_waiting() as found:
-        assert found
-        thread.start()
-        assert not loads.wait(0.2), "the capture goes on"
-    assert loads.wait(SECONDS) and not still()
-    ends.set()
-    thread.join(SECONDS)
+    with ExitStack() as load:
+        with kept_waiting() as found:
+            assert found
+            loads = load.enter_context(elsewhere(loading()))
+            assert not loads.wait(0.2), "the capture goes on"
+        assert loads.wait(SECONDS) and not still()
     assert still()
 
 
