@@ -1,7 +1,7 @@
 // MIDI controllers and gamepads at work on one session. Permission is asked when something is to be learned, or when a
 // map that needs it begins to play.
 
-import { Gamepads, meantBy } from "./gamepad.ts";
+import { Gamepads, Learner } from "./gamepad.ts";
 import type { Link } from "./link.ts";
 import type { Choice } from "./menu.ts";
 import { type Binding, Midi, missingDevices } from "./midi.ts";
@@ -27,6 +27,7 @@ export class Signals {
   private readonly pads: Gamepads;
   private access: MIDIAccess | null = null;
   private looking = 0;
+  private learner = new Learner([]);
 
   /**
    * @param turn gives a widget a value
@@ -66,8 +67,9 @@ export class Signals {
   /** Waits for a controller, key, axis or button for this widget. */
   async learn(widget: Widget): Promise<void> {
     this.midi.learn(widget);
+    this.look(); // before the user is asked: where things rest is known when they move
+    this.learner = new Learner(navigator.getGamepads?.() ?? []);
     this.say(worded("Move a controller, or strike a key, for %1; Escape ends it.", widget.input.replaceAll("_", " ")));
-    this.look();
     await this.open();
   }
 
@@ -133,10 +135,11 @@ export class Signals {
   /** Looks at gamepads as long as there is a use for it. */
   private look(): void {
     if (this.looking || !navigator.getGamepads) return;
+    this.pads.look(navigator.getGamepads(), this.midi.map);
     this.looking = window.setInterval(() => {
       const pads = navigator.getGamepads();
       const widget = this.midi.waits;
-      const meant = widget && meantBy(pads);
+      const meant = widget && this.learner.meant(pads);
       if (widget && meant) {
         this.midi.cancel();
         this.midi.bind(widget, meant);

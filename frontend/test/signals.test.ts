@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { Gamepads, meantBy, type Pad, shareOf } from "../src/gamepad.ts";
+import { Gamepads, Learner, type Pad, shareOf } from "../src/gamepad.ts";
 import type { Binding } from "../src/midi.ts";
 import type { Value, Widget } from "../src/protocol.ts";
 import { Queue, readWhen } from "../src/quantise.ts";
@@ -41,18 +41,41 @@ test("axes are places and buttons are switches", () => {
   ];
   pads.look([null, pad([0, 0.7], [false])], map); // what lies there turns nothing
   assert.deepEqual(turned, []);
-  pads.look([pad([0, 1], [true])], map);
-  pads.look([pad([0.9, 1], [true])], map);
-  pads.look([pad([0, -1], [false])], map);
-  pads.look([pad([0, -1], [true])], map);
-  pads.look([pad([0, 1], [true], "another")], map);
+  pads.look([null, pad([0, 1], [true])], map);
+  pads.look([null, pad([0.9, 1], [true])], map);
+  pads.look([null, pad([0, -1], [false])], map);
+  pads.look([null, pad([0, -1], [true])], map);
+  pads.look([null, pad([0, 1], [true], "another")], map);
   assert.deepEqual(turned, [4, true, 0, false]);
+  const twin = pad([0, 0], [false]); // of the same make, at rest beside it
+  pads.look([twin, pad([0, -1], [true])], map);
+  pads.look([twin, pad([0, -1], [true])], map);
+  assert.equal(turned.length, 4);
 });
 
 test("what is moved to be learned", () => {
-  assert.equal(meantBy([null, pad([0.2, 0.1], [false])]), null);
-  assert.deepEqual(meantBy([pad([0.1, -0.9], [])])?.kind, "axis");
-  assert.deepEqual(meantBy([pad([0, 0.9], [false, true])])?.number, 1);
+  const kind = (learner: Learner, one: Pad) => learner.meant([null, one])?.kind ?? null;
+  const stick = new Learner([null, pad([0.2, 0.1])]);
+  assert.equal(kind(stick, pad([0.2, 0.1])), null);
+  assert.deepEqual(stick.meant([null, pad([0.1, -0.9])]), {
+    device: "P",
+    kind: "axis",
+    channel: 0,
+    number: 1,
+    mode: "absolute",
+  });
+  // an axis that rests at an end, as triggers do, and a button that is held
+  const resting = new Learner([null, pad([0, -1], [true, false])]);
+  assert.equal(kind(resting, pad([0, -1], [true, false])), null);
+  assert.equal(resting.meant([null, pad([0, -1], [true, true])])?.number, 1);
+  assert.equal(resting.meant([null, pad([0, 0.2], [true, false])])?.number, 1);
+  assert.equal(kind(resting, pad([0, -1], [false, false])), null);
+  assert.equal(kind(resting, pad([0, -1], [true, false])), "button");
+  // a pad that the browser shows only now: a button is meant, an axis once it has moved
+  assert.equal(kind(new Learner([]), pad([0, -1], [true])), "button");
+  const late = new Learner([]);
+  assert.equal(kind(late, pad([0, -1])), null);
+  assert.equal(kind(late, pad([0, 1])), "axis");
 });
 
 test("the queue shows what waits, the last value of a widget alone", () => {

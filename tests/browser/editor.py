@@ -102,9 +102,12 @@ class Editor:
     """
 
     def __init__(self, browser: Any, host: Host | ComfyUI, nodes2: bool) -> None:
-        self.host, self.nodes2 = host, nodes2
+        self.browser, self.host, self.nodes2 = browser, host, nodes2
         self.problems, self.prompts = list[str](), 0
-        self.page = browser.new_context(viewport={"width": 1600, "height": 950}).new_page()
+        self._new_page()
+
+    def _new_page(self) -> None:
+        self.page = self.browser.new_context(viewport={"width": 1600, "height": 950}).new_page()
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self.page.on("request", self._request)
@@ -115,9 +118,10 @@ class Editor:
         self.prompts = 0
 
     def end(self, failed: bool) -> None:
-        """Make the page silent; after a failure, leave it: the next test loads it anew."""
+        """Make the page silent; after a failure, leave it and what the editor kept: the next test has a new one."""
         if failed:
-            self.page.goto("about:blank")
+            self.close()
+            self._new_page()
         else:
             self.page.evaluate("() => window.ostinato?.panic()")
 
@@ -148,7 +152,8 @@ class Editor:
         self.page.wait_for_function(found, arg=text, timeout=PATIENCE)
 
     def ready(self) -> None:
-        self.page.wait_for_function("() => window.app?.vueAppReady && window.ostinato", timeout=PATIENCE)
+        """Wait until the editor is there and has opened the workflow it begins with, or kept for a reload."""
+        self.page.wait_for_function(BEGUN, timeout=PATIENCE)
 
     def load(self, workflow: dict[str, Any]) -> None:
         self.page.evaluate("(workflow) => window.app.loadGraphData(workflow, true, true)", workflow)
@@ -236,6 +241,7 @@ class Editor:
         return self.page.evaluate(count)[-1]
 
 
+BEGUN = "() => window.ostinato && window.app?.extensionManager.workflow.activeWorkflow"
 LINK = "const link = [...window.ostinato.open.values()][0]?.link"
 LISTEN = """() => {
   const { player } = [...window.ostinato.open.values()][0].link;

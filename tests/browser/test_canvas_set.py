@@ -17,6 +17,15 @@ KEPT = f"() => window.app.graph.nodes.find((n) => n.type === '{LIVE}').propertie
 MESSAGE = ".ostinato-message"
 PLUG_IN = f"() => {{ {DESK} }}"
 
+# Acts as soon as the panel asks for a controller, before any timer.
+WHEN_ASKED = f"""
+new MutationObserver((_, observer) => {{
+  if (!document.querySelector("{MESSAGE}").textContent.includes("Move a controller")) return;
+  observer.disconnect();
+  ACT;
+}}).observe(document.querySelector("{MESSAGE}"), {{ childList: true, characterData: true, subtree: true }});
+"""
+
 
 def move(editor: Editor, *places: int) -> None:
     """Move a controller of the desk."""
@@ -65,9 +74,8 @@ def test_a_stick_of_a_gamepad_turns_a_widget(editor: Editor) -> None:
     editor.page.evaluate(f"() => {{ {pad} }}")
     editor.page.evaluate(PLUG_IN)
     editor.play()
+    editor.page.evaluate(f"(place) => {{ {WHEN_ASKED.replace('ACT', f'({push})(place)')} }}", 0.9)
     editor.menu(KNOBS, "Ostinato: controllers", "ode noise: Learn a controller")
-    says(editor, "Move a controller")
-    editor.page.evaluate(push, 0.9)
     says(editor, "ode noise: axis 1, A pad")
     editor.turned(lambda: editor.page.evaluate(push, -1))
     assert editor.value(KNOBS, "ode_noise") == 0.0

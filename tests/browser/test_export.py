@@ -23,7 +23,7 @@ from ostinato.nodes import NODES
 from ..examples import ALL
 from . import workflows
 from .core import CORE
-from .editor import PATIENCE, ComfyUI, Host
+from .editor import BEGUN, PATIENCE, ComfyUI, Host
 from .object_info import object_info
 
 pytestmark = pytest.mark.browser
@@ -58,7 +58,7 @@ class Frontend:
         self.page, self.new = page, not host.version.startswith("1.43")
         page.route("**/api/object_info", self._add)
         page.goto(host.address)
-        page.wait_for_function("() => window.app?.vueAppReady && window.ostinato", timeout=PATIENCE)
+        page.wait_for_function(BEGUN, timeout=PATIENCE)
         page.evaluate("() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")  # half the time
 
     def _add(self, route: Any) -> None:
