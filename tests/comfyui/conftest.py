@@ -16,7 +16,7 @@ from ostinato.scripts.graphs import CLIP
 from ..examples import ALL, name_of, put_short_clip
 from . import ace15
 from .client import Client, Graph
-from .server import Server, ServerDied, Unavailable, find_install
+from .server import Install, Server, ServerDied, Unavailable, find_install
 
 HERE = Path(__file__).resolve().parent
 PACK = HERE.parents[1]
@@ -58,11 +58,15 @@ class Comfy:
 
 
 @pytest.fixture(scope="session")
-def comfy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comfy]:
+def install() -> Install:
     try:
-        install = find_install()
+        return find_install()
     except Unavailable as reason:
         pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="session")
+def comfy(install: Install, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comfy]:
     server = Server(install, PACK, tmp_path_factory.mktemp("comfyui"))
     try:
         with server:
@@ -72,7 +76,7 @@ def comfy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comfy]:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def checkpoint(install: Install, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A small ACE-Step 1.5 diffusion model in float32, 1.3 GB, and `lora.safetensors` beside it; gone at the end."""
     folder = tmp_path_factory.mktemp("ace15")
     ace15.write_lora(folder / "lora.safetensors")

@@ -10,7 +10,7 @@ from ostinato.engine_runtime.audio.read import read_audio
 from ostinato.engine_runtime.errors import AudioError
 
 from .. import audio_files
-from .server import Unavailable, environment, find_install
+from .server import Install, environment
 
 SCRIPT = """
 import hashlib, json, sys
@@ -49,12 +49,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def theirs(files: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list | str]:
+def theirs(install: Install, files: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list | str]:
     """By file: shape, rate and hash of the samples, or the error."""
-    try:
-        install = find_install()
-    except Unavailable as reason:
-        pytest.skip(str(reason))
     script = tmp_path_factory.mktemp("script") / "script.py"
     script.write_text(SCRIPT, encoding="utf-8")
     asked = [install.python, str(script), str(install.root), str(files)]

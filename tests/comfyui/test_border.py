@@ -7,16 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from .server import Unavailable, environment, find_install
+from .server import Install, environment
 
 SCRIPT = Path(__file__).with_name("border.py")
 
 
-def border(folder: Path, *arguments: str) -> dict:
-    try:
-        install = find_install()
-    except Unavailable as reason:
-        pytest.skip(str(reason))
+def border(install: Install, folder: Path, *arguments: str) -> dict:
     if not (folder / "ostinato").exists():
         (folder / "ostinato").symlink_to(SCRIPT.parents[2], target_is_directory=True)
     done = subprocess.run(
@@ -32,8 +28,8 @@ def border(folder: Path, *arguments: str) -> dict:
 
 
 @pytest.fixture(scope="module")
-def told(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
-    return border(tmp_path_factory.mktemp("border"), str(checkpoint))
+def told(install: Install, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return border(install, tmp_path_factory.mktemp("border"), str(checkpoint))
 
 
 def test_what_would_be_lost_is_refused_by_name(told):
@@ -76,7 +72,7 @@ def test_eviction_between_renders_changes_nothing(told):
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak can be reset on Linux only")
-def test_border_takes_little_memory_over_the_weights(tmp_path):
-    told = border(tmp_path, "peak", "512")
+def test_border_takes_little_memory_over_the_weights(install, tmp_path):
+    told = border(install, tmp_path, "peak", "512")
     assert told["weights"] > 4e8
     assert told["grown"] <= 0.15 * told["weights"]

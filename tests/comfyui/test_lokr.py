@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from ..adapters import THEIRS, lokr_of
 from . import inside
-from .server import Unavailable, find_install
+from .server import Install
 
 PACK = Path(__file__).resolve().parents[2]
 RANKS = [(None, None), (2, None), (None, 3), (2, 3)]
@@ -54,11 +54,7 @@ class Theirs:
 
 
 @pytest.fixture(scope="module")
-def theirs(turbo, tmp_path_factory: pytest.TempPathFactory) -> Theirs:
-    try:
-        install = find_install()
-    except Unavailable as reason:
-        pytest.skip(str(reason))
+def theirs(install: Install, turbo, tmp_path_factory: pytest.TempPathFactory) -> Theirs:
     folder, transformer = tmp_path_factory.mktemp("lokr"), turbo.pipe.transformer
     targets = Targets.of(transformer)
     files = [folder / name_of(ranks, alpha) for ranks in RANKS for alpha in ALPHAS]

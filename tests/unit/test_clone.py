@@ -63,6 +63,7 @@ def test_another_name_of_the_folder_does_not_matter(clone: Path, tmp_path: Path)
     assert done.returncode == 0 and "velocity_scale" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_nothing_is_written_into_the_pack(clone: Path, tmp_path: Path) -> None:
     """Its folder may be read-only, or go with the next update."""
     before = state(clone)

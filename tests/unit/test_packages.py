@@ -27,6 +27,7 @@ def broken(folder: Path, name: str, body: str) -> None:
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 2.5.0\n")
 
 
+@pytest.mark.slow
 def test_torchaudio_of_another_torch(tmp_path: Path) -> None:
     """transformers imports it wherever it is installed, and then says something of AutoImageProcessor."""
     broken(tmp_path, "torchaudio", "raise OSError('/x/libtorchaudio.so: undefined symbol: _ZNK3c105Error4whatEv')")

@@ -54,6 +54,7 @@ def test_what_is_kept_of_negatives():
         torch.testing.assert_close(kept.difference(v, None, 0.7), then)
 
 
+@pytest.mark.slow
 def test_a_window_of_all_of_the_music_is_the_music():
     pieces = Pieces("tiny", 2, SECONDS)
     player = window.Player(pieces)

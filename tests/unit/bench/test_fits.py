@@ -29,6 +29,7 @@ def measured(asked=SMALL):
     return found
 
 
+@pytest.mark.slow
 def test_the_command_loads_encodes_plays_and_decodes_without_ffmpeg(cache):
     """A machine that is lent to measure has PyTorch, and perhaps no FFmpeg."""
     code = "import sys; sys.modules['av'] = None; from ostinato.cli.main import app; app(sys.argv[1:])"
@@ -61,6 +62,7 @@ def test_guidance_has_its_rows(turbo):
     assert set(rows) == {4}
 
 
+@pytest.mark.slow
 def test_what_runs_short_is_named(cache, monkeypatch):
     def short(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -74,6 +76,7 @@ def test_what_runs_short_is_named(cache, monkeypatch):
     assert CliRunner().invoke(app, words.split()).exit_code == 1
 
 
+@pytest.mark.slow
 def test_longer_music_is_tried_at_smaller_depths(turbo):
     class Small(EagerEngine):
         """Has room for one row of two seconds."""

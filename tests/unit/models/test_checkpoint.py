@@ -195,7 +195,7 @@ def test_precision_is_converted_on_the_way(tensors, write, words, dtype, vae) ->
 
 
 def test_large_tensors_are_read_in_pieces(turbo: Model, tensors, write, words, monkeypatch) -> None:
-    monkeypatch.setattr("ostinato.engine_runtime.models.weights._MAPPED", 3000)
+    monkeypatch.setattr("ostinato.engine_runtime.models.weights._MAPPED", 30_000)
     same(load_checkpoint(write(tensors), CPU, F32, tokenizer=words), turbo.pipe)
 
 
@@ -302,6 +302,7 @@ print(before, resident(peak=True), sum(p.numel() * p.element_size() for p in wei
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_no_second_copy_in_memory(tensors, write, words) -> None:
     small, large, first = write(tensors), dict(tensors), "model.diffusion_model.decoder.layers.0."

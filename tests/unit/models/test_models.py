@@ -79,6 +79,7 @@ sys.stdout.write(str(preset_folder("random", lambda kind: Made())))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(cache, tmp_path) -> None:
     made, home, meeting = preset_folder("random"), tmp_path / "home", tmp_path / "meeting"
     meeting.mkdir()

@@ -66,6 +66,7 @@ def check(heard: Heard, prompt: Prompt, style: str, drums: bool) -> None:
     assert heard.flatness < 0.2 and heard.regularity > 0.2 and heard.silence < 0.2 and 0.05 < heard.rms < 0.3
 
 
+@pytest.mark.slow
 def test_a_prompt_change_in_a_stream_moves_tempo_and_instruments(tiny, streamed, house) -> None:
     check(hear(house), HOUSE, "house", True)
     check(hear(sound(tiny, streamed[1])), CLASSICAL, "classical", False)
@@ -96,6 +97,7 @@ def test_a_mask_makes_anew_what_it_says_and_keeps_the_rest(tiny, streamed, house
     assert detect.tempo_ok(detect.tempo(y), HOUSE.bpm)
 
 
+@pytest.mark.slow
 def test_little_denoise_keeps_the_onsets_and_full_denoise_does_not(tiny, streamed, house) -> None:
     other = Prompt(**{**CLASSICAL.__dict__, "bpm": 90})
     kept, new = (
@@ -107,6 +109,7 @@ def test_little_denoise_keeps_the_onsets_and_full_denoise_does_not(tiny, streame
     assert alike[0] > 0.45 > 0.25 > alike[1], alike
 
 
+@pytest.mark.slow
 def test_a_cover_keeps_chords_and_tempo_and_changes_the_instruments(tiny, streamed, house) -> None:
     """Beside a piece that the same words make without the source, in the same key and tempo."""
     words = {"bpm": HOUSE.bpm, "key": HOUSE.key, "time_signature": "4", "seconds": 10}
@@ -121,6 +124,7 @@ def test_a_cover_keeps_chords_and_tempo_and_changes_the_instruments(tiny, stream
     assert Reference.load().told(made, "style") != "house"
 
 
+@pytest.mark.slow
 def test_the_base_follows_with_guidance(tiny_base) -> None:
     latent = play(eager_engine(tiny_base), [asked(tiny_base, HOUSE, steps=12, guidance=Guidance(scale=3.0))])[0]
     check(hear(sound(tiny_base, latent)), HOUSE, "house", True)

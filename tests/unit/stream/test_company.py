@@ -103,8 +103,8 @@ def rings():
     """Every depth, unguided and guided, in one pass and where they need them in two, on one and two threads."""
     for depth in range(1, 9):
         for guided, rows in ((False, FUSED), (True, FUSED), *([(True, 8)] if depth > 4 else [])):
-            for count in (1, 2):
-                yield depth, guided, rows, count
+            yield depth, guided, rows, 1
+            yield pytest.param(depth, guided, rows, 2, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(("depth", "guided", "rows", "count"), list(rings()))
