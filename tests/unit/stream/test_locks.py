@@ -115,7 +115,7 @@ def test_the_watch_sees_the_other_order(first, second, allowed):
 def test_every_lock_of_the_order_is_known_by_its_name(turbo):
     """A class that is renamed is renamed in the order too: else its lock would be watched as any other."""
     engine = stand_in.load(stand_in.make(EagerEngine(turbo.pipe.transformer, "x")))
-    control = Control(SimpleNamespace(name="locks"), None)  # whose thread waits for a change
+    control = Control(SimpleNamespace(name="locks", listening=False), None)  # whose thread waits for a change
     control.close()
     made = {
         "Keep": Keep(None, list, Path),
