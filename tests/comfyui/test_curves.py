@@ -7,16 +7,12 @@ import pytest
 from ostinato.engine_runtime.controls import points
 
 from .client import PromptError
-from .server import Unavailable, find_install
 
 
 @pytest.fixture(scope="module")
-def core():
+def core(install):
     """ComfyUI's own curve module; it needs numpy only."""
-    try:
-        path = find_install().root / "comfy_api" / "latest" / "_input" / "curve_types.py"
-    except Unavailable as reason:
-        pytest.skip(str(reason))
+    path = install.root / "comfy_api" / "latest" / "_input" / "curve_types.py"
     spec = importlib.util.spec_from_file_location("core_curves", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

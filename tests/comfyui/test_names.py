@@ -15,7 +15,7 @@ from ostinato.engine_runtime.models.sizes import config_from
 from ostinato.engine_runtime.models.weights import restore_buffers
 from safetensors.torch import load_file
 
-from .server import Unavailable, environment, find_install
+from .server import Install, environment
 
 LIST = Path(__file__).resolve().parents[1] / "unit" / "data" / "ace15_names.json"
 
@@ -129,28 +129,24 @@ save_file({k: v.contiguous() for k, v in {**tensors, "io.codes": codes, "io.hint
 """
 
 
-def comfyui(code: str, *arguments: str) -> str:
+def comfyui(install: Install, code: str, *arguments: str) -> str:
     """Run code with ComfyUI's Python; its output."""
-    try:
-        install = find_install()
-    except Unavailable as reason:
-        pytest.skip(str(reason))
     command = [install.python, "-c", code, str(install.root), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
 
-def test_the_committed_names_are_comfyuis() -> None:
-    told = comfyui(PROBE)
+def test_the_committed_names_are_comfyuis(install: Install) -> None:
+    told = comfyui(install, PROBE)
     real = json.loads(told[told.index("{\n") :])
     assert real == json.loads(LIST.read_text(encoding="utf-8"))
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_mapped_weights_compute_what_comfyuis_do(tmp_path: Path) -> None:
+def test_mapped_weights_compute_what_comfyuis_do(install: Install, tmp_path: Path) -> None:
     """Names whose shapes agree could still be swapped."""
-    comfyui(FORWARD, str(tmp_path / "small.safetensors"))
+    comfyui(install, FORWARD, str(tmp_path / "small.safetensors"))
     tensors = load_file(tmp_path / "small.safetensors")
     io = {name[3:]: tensors.pop(name) for name in list(tensors) if name.startswith("io.")}
     names = plan(tensors)
@@ -170,9 +166,9 @@ def test_mapped_weights_compute_what_comfyuis_do(tmp_path: Path) -> None:
         torch.testing.assert_close(ours, theirs, atol=1e-4 * float(theirs.abs().max()), rtol=1e-4)
 
 
-def test_a_plan_is_decoded_as_comfyuis_model_does(tmp_path: Path) -> None:
+def test_a_plan_is_decoded_as_comfyuis_model_does(install: Install, tmp_path: Path) -> None:
     """The codes that its text encoder writes into CONDITIONING, and what its model puts in the source's place."""
-    comfyui(PLAN, str(tmp_path / "plan.safetensors"))
+    comfyui(install, PLAN, str(tmp_path / "plan.safetensors"))
     tensors = load_file(tmp_path / "plan.safetensors")
     codes, hints = (tensors.pop(f"io.{name}") for name in ("codes", "hints"))
     names = plan(tensors)

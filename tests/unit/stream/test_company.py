@@ -104,7 +104,7 @@ def rings():
     for depth in range(1, 9):
         for guided, rows in ((False, FUSED), (True, FUSED), *([(True, 8)] if depth > 4 else [])):
             yield depth, guided, rows, 1
-            yield pytest.param(depth, guided, rows, 2, marks=pytest.mark.slow)
+            yield pytest.param(depth, guided, rows, 2, marks=pytest.mark.slow)  # two spin where cores are shared
 
 
 @pytest.mark.parametrize(("depth", "guided", "rows", "count"), list(rings()))
