@@ -80,9 +80,12 @@ class Maker:
         self._feed = Feed(self._lease, lock, decoded, clock)
         self._ahead: torch.cuda.Event | None = None  # behind the last tick
         self._thread = threading.Thread(target=self._run, name=f"ostinato ring {name}", daemon=True)
-        self._thread.start()
 
     # --- from any thread ---
+
+    def open(self) -> None:
+        """Start the thread. Everything that it calls must be set by then."""
+        self._thread.start()
 
     def play(self, score: Score, change: int, earliest: int = 0) -> Cost:
         """Play another score from the next step on; scores that come between two steps are passed over.

@@ -69,6 +69,8 @@ class LiveSession:
         self._maker = Maker(
             name, score, lock, decoded, self._needed, self._idle, opened, outlets.changed, self.fail, self, clock
         )
+        self._sound.open()
+        self._maker.open()
 
     # --- listening ---
 

@@ -82,6 +82,9 @@ class Sound:
         self._pace = Pace(self._windows.frames, spec.frame_rate)
         self.cursor = Cursor(source, self._pace, spec.hop, kept_seconds * spec.frame_rate, clock)
         self._thread = threading.Thread(target=self._run, name=f"ostinato sound {name}", daemon=True)
+
+    def open(self) -> None:
+        """Start the thread. Everything that it calls must be set by then."""
         self._thread.start()
 
     # --- from any thread, with the lock held ---

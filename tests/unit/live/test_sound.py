@@ -53,6 +53,7 @@ class Studio:
         source = SimpleNamespace(line=self.line, works=False, until_laid=lambda: 0.0)
         send, failed = self.blocks.append, self.errors.append
         self.sound = Sound("test", self.vae, ACE_STEP, self.lock, lambda: source, send, failed, 60.0, self.clock)
+        self.sound.open()
 
     def report(self, position: int) -> None:
         with self.lock:

@@ -103,6 +103,7 @@ def music(cache: None) -> Music:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Feed, "generation", GENERATION)
         maker = Maker("two minutes", score, lock, second, needed, nothing, nothing, made, failed, player)
+        maker.open()
         try:
             assert done.wait(PATIENCE) and not errors, errors
         finally:
