@@ -23,7 +23,7 @@ pytestmark = [needs_exporter, pytest.mark.builds]
 
 # From the last graph to the first: `test_export.py`, which another process may run, begins with the first, and where
 # both want the same graph at once, one waits for the other's export.
-@pytest.mark.parametrize("name", reversed(GRAPHS))
+@pytest.mark.parametrize("name", list(reversed(GRAPHS)))
 def test_every_weight_is_found_under_its_name(graphs: Graphs, name: str) -> None:
     """Also the norms, which are all equal: each stands in the graph by itself."""
     import onnx_ir as ir
