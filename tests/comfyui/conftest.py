@@ -21,8 +21,11 @@ from .server import Install, Server, ServerDied, Unavailable, find_install
 HERE = Path(__file__).resolve().parent
 PACK = HERE.parents[1]
 AS_SHIPPED = ("cover",)  # the others play the random model here: a minute of music takes a minute
-SHORT = {name: {"seconds": 2.0} for name in ("OstinatoEncodePrompt", "OstinatoLayerProfile")}
-SHORT |= {"OstinatoStreamDenoise": {"steps": 4}}
+SHORT = {
+    "OstinatoEncodePrompt": {"seconds": 2.0},
+    "OstinatoStreamDenoise": {"steps": 4},
+    "OstinatoLayerProfile": {"seconds": 2.0, "ticks": 1},  # torch's profiler takes longer than the music
+}
 OTHERS = ("native_", "live")  # what begins so needs a checkpoint, or plays beside the queue
 WORKFLOWS = [path for path in ALL if not name_of(path).startswith(OTHERS)]
 
