@@ -18,5 +18,12 @@ class Player(Protocol):
         """
         ...
 
+    @property
+    def awaited(self) -> bool:
+        """Return whether somebody waits for what its threads do now: they do not wait for a host's job then, for that
+        may be the job that waits.
+        """
+        ...
+
 
 PLAYER: ContextVar[Player | None] = ContextVar("PLAYER", default=None)  # of this thread

@@ -58,29 +58,29 @@ class Lease:
             self.session.set(**changes)
             self._moved |= changes
 
-    def close(self, after: Score | None = None) -> None:
-        """Close the ring, and let its engine rest unless the next score has the same."""
+    def close(self) -> None:
+        """Close the ring. Its engine rests, unless another ring has brought it too: engines count."""
         if self.opened:
             self.opened = False
             runtime().close(self.session.name)
-            if after is None or after.engine is not self.score.engine:
-                self.score.engine.rest()
+            self.score.engine.rest()
 
     def _open(self, score: Score) -> None:
         """Open a ring; the old one is closed once the new one is there."""
         name, config = f"{self.name} ({next(_names)})", score.config()
         record = RollingLog(score.engine, config, score.knobs, KEPT_SECONDS)
         score.engine.ready()
-        wake(score.vae)
-        session = runtime().open(name, score.engine, config, score.knobs, record)
         try:
+            wake(score.vae)
+            session = runtime().open(name, score.engine, config, score.knobs, record)
             if score.adapters:
                 _adapt(session, score)
             session.automate(score.tracks)
         except BaseException:
             runtime().close(name)
+            score.engine.rest()
             raise
-        self.close(score)
+        self.close()
         self.session, self.record, self.score, self.opened = session, record, score, True
         self._moved = {}
 

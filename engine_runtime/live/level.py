@@ -23,6 +23,7 @@ TARGET = -16.0  # LUFS, as AES TD1004 asks of streams
 CEILING = 10 ** (-1.0 / 20)  # -1 dBFS
 QUIET = -50.0  # LUFS below which the gain rests, so that a pause is not pumped up
 MOST, LEAST = 12.0, -24.0  # dB of gain
+SILENT = -120.0  # LUFS before any sound
 RATE = 3.0  # dB a second at most
 SPAN = 3.0  # seconds of the loudness
 HOP = 64  # samples of one gain of the limiter; a frame of sound has 30
@@ -45,6 +46,7 @@ class Level:
 
     def __init__(self) -> None:
         self.gain = 0.0  # dB
+        self.loudness = SILENT  # LUFS of the last 3 s before any gain; a plain number, for other threads read it
         self.limited = 0.0  # dB that the last block's highest peak was lowered by
         self._filter = np.zeros((2, 2, 2))
         self._powers: deque[tuple[int, float]] = deque()  # samples and their K-weighted energy
@@ -53,12 +55,6 @@ class Level:
         self._needed = np.ones(AHEAD)  # gains of the hops that are held back
         self._lows = np.ones(AHEAD)  # the last smallest gains, released
         self._last = 1.0  # gain at the end of the last block
-
-    @property
-    def loudness(self) -> float:
-        """Return the loudness of the last 3 s before any gain, in LUFS."""
-        samples, energy = sum(n for n, _ in self._powers), sum(e for _, e in self._powers)
-        return -0.691 + 10 * math.log10(max(energy / samples, 1e-12)) if samples else -120.0
 
     def shape(self, audio: Audio) -> Audio:
         """Bring a block to the level. What comes out is `DELAY` samples late."""
@@ -78,6 +74,8 @@ class Level:
         self._powers.append((audio.shape[1], float(np.square(weighted).sum())))
         while sum(n for n, _ in self._powers) > SPAN * SAMPLE_RATE:
             self._powers.popleft()
+        samples, energy = sum(n for n, _ in self._powers), sum(e for _, e in self._powers)
+        self.loudness = -0.691 + 10 * math.log10(max(energy / samples, 1e-12)) if samples else SILENT
 
     def _limit(self, audio: Audio) -> Audio:
         peaks = np.abs(audio).max(axis=0).reshape(-1, HOP).max(axis=1)

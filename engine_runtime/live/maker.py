@@ -75,6 +75,7 @@ class Maker:
         self._giving = self._busy = False  # the ring is to be closed; a round runs
         self._next, self._hot_id, self._slot_id = score, 0, 0  # what the next step takes in; guarded by the lock
         self._closed = self._broken = False
+        self._asked = self._tried = 0  # counts what is to be played; the count that the latest round began with
         self._clock, self._held_until = clock, 0.0
         self._lease = Lease(name, score)
         self._feed = Feed(self._lease, lock, decoded, clock)
@@ -104,14 +105,14 @@ class Maker:
             self._next = score
             self._hot_id, self._feed.awaited = change, max(self._feed.awaited, earliest)
             self._slot_id = change if spent >= Cost.SLOT else self._slot_id
-            self._broken = False
+            self._broken, self._asked = False, self._asked + 1
             self.lock.notify_all()
         return spent
 
     def wake(self) -> None:
         """Try again after an error, and look whether somebody listens."""
         with self.lock:
-            self._broken = False
+            self._broken, self._asked = False, self._asked + 1
             self.lock.notify_all()
 
     def hold(self, seconds: float) -> None:
@@ -244,6 +245,7 @@ class Maker:
         """Take in the latest score, submit what is wanted, step, lay what finished."""
         feed = self._feed
         with self.lock:
+            self._tried = self._asked
             score, heard, earliest = self._next, Heard(self._hot_id, self._slot_id), feed.awaited
             if feed.extends:
                 score, heard, earliest = self.score, feed.heard, feed.earliest
@@ -280,12 +282,15 @@ class Maker:
         return self._lease.session
 
     def _fail(self, error: Exception) -> None:
-        """Report an error; what is in flight is dropped, for a part of it may be lost."""
+        """Report an error; what is in flight is dropped, for a part of it may be lost. What was asked for meanwhile is
+        tried.
+        """
         if len(self._feed.flights):
             self._lease.session.clear()
         self._feed.clear()
         with self.lock:
-            self._broken = self._next is self.score or not self._lease.opened
+            in_vain = self._next is self.score or not self._lease.opened
+            self._broken = in_vain and self._asked == self._tried
         if isinstance(error, OstinatoError):
             log.warning("live session %s: %s", self.name, error)
         else:

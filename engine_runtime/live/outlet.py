@@ -34,7 +34,7 @@ class Outlets:
         self.all: tuple[Outlet, ...] = ()
 
     def add(self, outlet: Outlet) -> None:
-        self.all += (outlet,)
+        self.all = (*(other for other in self.all if other is not outlet), outlet)
 
     def drop(self, outlet: Outlet) -> None:
         """Let a listener go; one that is unknown is passed over."""

@@ -65,8 +65,8 @@ class LiveSession:
             name, score.vae, score.spec, lock, lambda: self._maker, outlets.block, self.fail, KEPT_SECONDS, clock
         )
         self._cursor = self._sound.cursor
-        opened, decoded = lambda: self._sound.rest(False), lambda: self._cursor.decoded
-        self._maker = Maker(
+        opened, decoded = lambda: self._sound.woken(self._maker.giving), lambda: self._cursor.decoded
+        self._maker: Maker = Maker(
             name, score, lock, decoded, self._needed, self._idle, opened, outlets.changed, self.fail, self, clock
         )
         self._sound.open()
@@ -94,11 +94,12 @@ class LiveSession:
             if by is None or self.outlets.has_sound(by):
                 self._sound.report(epoch, position, lead, moving)
 
-    def resume_at(self, epoch: int, position: int) -> list[Block]:
-        """Go on for a listener that has the sound up to a position: return `Cursor.blocks_since`. Where they are no
-        longer here, the sound begins a new epoch where it was heard last, and nothing is returned.
+    def resume(self, outlet: Outlet, epoch: int, position: int) -> list[Block]:
+        """Attach a listener that has the sound up to a position: return `Cursor.blocks_since`, which it has not. Where
+        they are no longer here, the sound begins a new epoch where it was heard last, and nothing is returned.
         """
         with self._lock:
+            self.outlets.add(outlet)
             blocks = self._cursor.blocks_since(epoch, position)
             if blocks is None:
                 self._sound.begin(self._cursor.listener.position)
@@ -271,6 +272,11 @@ class LiveSession:
         stats = self._maker.stats
         with self._lock:
             return figures_of(self._sound, stats, self.score)
+
+    @property
+    def awaited(self) -> bool:
+        """Return true where its end is waited for."""
+        return self.closed
 
     # --- what the threads call ---
 

@@ -112,6 +112,11 @@ class Sound:
         self.has_memory = self.has_memory or not resting
         self.lock.notify_all()
 
+    def woken(self, resting: bool) -> None:
+        """Note that the decoder has its memory; `resting` where it is to be given back again."""
+        self.resting, self.has_memory = resting, True
+        self.lock.notify_all()
+
     def use(self, vae: Vae) -> None:
         """Decode with another VAE from the next window on."""
         if vae is not self._vae:
@@ -121,7 +126,7 @@ class Sound:
     @property
     def giving(self) -> bool:
         """Return whether the decoder's memory is to be given back, and is not yet."""
-        return self.resting and self.has_memory
+        return self.resting and self.has_memory and self._thread.is_alive()
 
     @property
     def here(self) -> bool:

@@ -66,12 +66,11 @@ class CoreEngine(EagerEngine):
         with self._lock:
             if (player := PLAYER.get()) is not None:
                 self.patcher.add_callback_with_key(CallbacksMP.ON_DETACH, self._key, _asks(player))
-            self._players += 1
-            if self._players > 1:  # another stream plays on them already
-                return
-            bring(self.patcher, force_full_load=True)
-            for ours, key in decoder_keys(self.patcher.model).items():
-                self._put(ours, nn.Parameter(self._merged(key), requires_grad=False))
+            if not self._players:  # otherwise another stream plays on them already
+                bring(self.patcher, force_full_load=True)
+                for ours, key in decoder_keys(self.patcher.model).items():
+                    self._put(ours, nn.Parameter(self._merged(key), requires_grad=False))
+            self._players += 1  # once they are there: what was refused is brought the next time
 
     def rest(self) -> None:
         from comfy.patcher_extension import CallbacksMP

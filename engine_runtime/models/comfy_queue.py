@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+from ..device.player import PLAYER
 from ..errors import MemoryShortage
 from ..registry import registry
 
@@ -93,11 +94,11 @@ def loading() -> Iterator[None]:
     capture goes on. None begins inside the block, for the manager may wait for the whole device.
 
     Raises:
-        MemoryShortage: where the job does not end.
+        MemoryShortage: where the job does not end, or waits for this thread itself.
     """
-    end = time.monotonic() + WAIT_SECONDS
+    end, player = time.monotonic() + WAIT_SECONDS, PLAYER.get()
     while job_runs() or unloads():
-        if time.monotonic() > end:
+        if time.monotonic() > end or (player is not None and player.awaited):
             raise MemoryShortage("ComfyUI's job has the memory", "the music needs some of it", "wait for its end")
         time.sleep(0.05)
     with _noted(registry.one(_Now).loads):

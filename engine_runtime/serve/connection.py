@@ -147,9 +147,8 @@ class Connection:
     def listen(self, hello: Hello) -> None:
         """Send all sound to this client from now on."""
         known = hello.session == self.session.key
-        blocks = self.session.resume_at(hello.epoch if known else 0, hello.position)
         self._listening, self._listed = True, self.control.graph
-        self.session.attach(self)
+        blocks = self.session.resume(self, hello.epoch if known else 0, hello.position)
         self._reply(
             write(
                 "welcome",
@@ -165,6 +164,7 @@ class Connection:
         )
         for block in blocks:
             self._queue(block)
+        self.changed()  # the session may have ended before it had this listener
 
     def _set_of(self) -> dict[str, Any]:
         share = self._live.share
@@ -286,7 +286,12 @@ class Connection:
                     raise TimeoutError
             except TimeoutError:
                 await self._end(WSCloseCode.TRY_AGAIN_LATER, "messages are not read")
-            except (ConnectionError, RuntimeError):  # the socket is closing
+            except ConnectionError:  # the socket is closing
+                return
+            except Exception:
+                if not self.socket.closed:  # whoever listens is let go and comes again: a mute socket tells nothing
+                    log.exception("a listener of the live session %s could not be told more", self.session.name)
+                    await self._end(WSCloseCode.INTERNAL_ERROR, "this is a fault of Ostinato: see the log")
                 return
 
     async def _send_figures(self) -> None:

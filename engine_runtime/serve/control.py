@@ -9,7 +9,8 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -100,7 +101,7 @@ class Control:
         self._turns: dict[Place, tuple[float, Any]] = {}  # when each was turned last, and to what
         self.turning = threading.RLock()
         self._lock = threading.Condition(threading.Lock())
-        self._closed = False
+        self._closed, self._waits = False, 0
         self._thread = threading.Thread(target=self._run, name=f"ostinato control {session.name}", daemon=True)
         self._thread.start()
 
@@ -138,7 +139,7 @@ class Control:
         with self._lock:
             later = {place: value for place, (when, value) in self._turns.items() if when > since}
             self._turns = {place: turn for place, turn in self._turns.items() if turn[0] > since}
-        with self.turning:
+        with self.alone():
             score = graph.score
             if kept := {place: value for place, value in later.items() if _takes(graph, place, value)}:
                 try:
@@ -148,6 +149,23 @@ class Control:
             taken = self._played(score)
             self.graph = graph
             return taken
+
+    @contextmanager
+    def alone(self) -> Iterator[Graph]:
+        """Evaluate nothing beside a block, which gets the graph; a turn that waits for the end of a job gives up."""
+        with self._lock:
+            self._waits += 1
+        try:
+            with self.turning:
+                yield self.graph
+        finally:
+            with self._lock:
+                self._waits -= 1
+
+    @property
+    def awaited(self) -> bool:
+        """Return true where the end of a turn, or of the control, is waited for."""
+        return self._closed or self._waits > 0
 
     def rest(self, room: Callable[[], bool] | None) -> None:
         """Return once no graph is evaluated in another thread: a `Player`, whose nodes bring weights for a moment."""

@@ -76,8 +76,8 @@ class Sessions(Mapping[str, Live]):
         with self.changing:
             old = self._live.get(name)
             if old is not None and not old.session.closed:
-                with old.control.turning:
-                    graph = make(old.control.graph)
+                with old.control.alone() as before:
+                    graph = make(before)
                 if graph.score.spec == old.session.score.spec:
                     old.control.play(graph, since)
                     return old

@@ -11,14 +11,15 @@ from __future__ import annotations
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...engine_runtime.errors import InputError
+from ...engine_runtime.errors import InputError, SessionError
+from ...engine_runtime.models.comfy_queue import job_runs
 
 if TYPE_CHECKING:
     from .comfy import io
@@ -75,6 +76,7 @@ class Host:
         make_room: frees that many bytes on the GPU where it can.
         bring: loads a built engine onto the GPU before it plays, with a function that reopens it where it was closed.
         ran_last: tells whether the latest graph has a node of that id and type.
+        spared: runs a block beside the host's own run, whose Cancel it leaves to that.
     """
 
     progress: Callable[[int, int, str | None], None] = _ignore_progress
@@ -87,6 +89,7 @@ class Host:
     make_room: Callable[[int], None] = _no_room
     bring: Callable[[Any, Callable[[], None]], None] = _open
     ran_last: Callable[[str | None, str], bool] = _always
+    spared: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 # a module global and not a contextvar: a node may call from a thread it started
@@ -99,10 +102,14 @@ _aside: ContextVar[bool] = ContextVar("_aside", default=False)
 def aside() -> Iterator[None]:
     """Run nodes beside the host's own run, for the length of a block: they show no progress, and the user's Cancel is
     for others.
+
+    Raises:
+        SessionError: where the host's own code stopped them by a Cancel.
     """
     token = _aside.set(True)
     try:
-        yield
+        with (_installed or _default_host()).spared():
+            yield
     finally:
         _aside.reset(token)
 
@@ -228,7 +235,23 @@ def _comfyui_host() -> Host:
         make_room=lambda size: comfy.model_management.free_memory(size, comfy.model_management.get_torch_device()),
         bring=bring,
         ran_last=_in_latest_prompt,
+        spared=_spared,
     )
+
+
+@contextmanager
+def _spared() -> Iterator[None]:
+    """Give a Cancel that ComfyUI's layers took in this block, as every one of them does, back to the job it is for."""
+    import comfy.model_management
+
+    try:
+        yield
+    except comfy.model_management.InterruptProcessingException:
+        if job_runs():
+            comfy.model_management.interrupt_current_processing()
+        raise SessionError(
+            "ComfyUI's Cancel came while this was evaluated", "it ends jobs of the queue only", "turn the widget again"
+        ) from None
 
 
 def _show_text(text: str, node_id: str | None) -> None:

@@ -152,14 +152,14 @@ class LiveGraph:
                 else:
                     self._cells[node].inputs[name] = value
                     reached.add(node)
-            for cell in self._cells.values():
-                if cell is self._target or cell.cls is None:
-                    continue
-                if cell.id in reached or reached.intersection(cell.sources()):
-                    reached.add(cell.id)
-                    with host.aside():
+            with host.aside():
+                for cell in self._cells.values():
+                    if cell is self._target or cell.cls is None:
+                        continue
+                    if cell.id in reached or reached.intersection(cell.sources()):
+                        reached.add(cell.id)
                         cell.values = self._run(cell)
-            self.score = self._scored()
+                self.score = self._scored()
         except BaseException:
             self.mode, kept = before
             for node, (inputs, values) in kept.items():

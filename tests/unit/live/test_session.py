@@ -233,7 +233,7 @@ def ahead(ear: Ear, seconds: float, heard: Heard) -> None:
 def check_whole(ear: Ear) -> None:
     """What a listener gets again from the first sound of this epoch on joins, without what was made again."""
     session = ear.session
-    blocks = session.resume_at(session.epoch, next(b.position for b in ear.blocks if b.epoch == session.epoch))
+    blocks = session.resume(ear, session.epoch, next(b.position for b in ear.blocks if b.epoch == session.epoch))
     assert blocks and [block.end for block in blocks[:-1]] == [block.position for block in blocks[1:]]
     assert all(block.samples % HOP == 0 for block in blocks)
 
@@ -260,7 +260,7 @@ def test_nothing_is_made_again_before_the_first_of_another_line(session: LiveSes
     session.play(replace(session.score, mode="endless"), 2)
     ahead(ear, 1.0, Heard(2, 2))
     check_whole(ear)
-    assert session.resume_at(session.epoch + 1, 0) == []  # whose sound begins anew at the listener, at 0
+    assert session.resume(ear, session.epoch + 1, 0) == []  # whose sound begins anew at the listener, at 0
     count = len(ear.blocks)
     ear.until(lambda: len(ear.blocks) > count + 2)
     check_whole(ear)
@@ -375,11 +375,11 @@ def test_a_listener_that_comes_back_gets_what_it_has_missed(session: LiveSession
     ear.until(ear.played(2.0))
     session.detach(ear)
     place = ear.blocks[-3].position + 100
-    blocks = session.resume_at(session.epoch, place)
+    blocks = session.resume(ear, session.epoch, place)
     assert blocks[0].position <= place < blocks[0].end
     assert [block.end for block in blocks[:-1]] == [block.position for block in blocks[1:]]
     epoch = session.epoch
-    assert session.resume_at(epoch - 1, place) == [] and session.epoch == epoch + 1
+    assert session.resume(ear, epoch - 1, place) == [] and session.epoch == epoch + 1
 
 
 def test_a_listener_that_comes_back_gets_what_was_made_again(session: LiveSession) -> None:
@@ -391,7 +391,7 @@ def test_a_listener_that_comes_back_gets_what_was_made_again(session: LiveSessio
     session.detach(ear)
     turn(session, 1, velocity_scale=0.5)
     give_up = time.monotonic() + PATIENCE
-    while not any(block.heard.hot == 1 for block in session.resume_at(epoch, end)):
+    while not any(block.heard.hot == 1 for block in session.resume(ear, epoch, end)):
         assert time.monotonic() < give_up and session.epoch == epoch
         session.report(epoch, 0, LEAD, False)
         time.sleep(0.01)
