@@ -28,6 +28,7 @@ import comfy.utils  # noqa: E402
 import torch  # noqa: E402
 from comfy_extras.nodes_custom_sampler import Guider_Basic, Guider_DualCFG, Noise_RandomNoise  # noqa: E402
 from ostinato.engine_runtime.config import Sampling  # noqa: E402
+from ostinato.engine_runtime.errors import MemoryShortage  # noqa: E402
 from ostinato.engine_runtime.machine import resident  # noqa: E402
 from ostinato.engine_runtime.models import comfy_queue  # noqa: E402
 from ostinato.engine_runtime.models.comfy_condition import References, core_condition  # noqa: E402
@@ -222,6 +223,24 @@ def memory(model, lora):
     return {"held at rest": held, "evicted": evicted, "same after eviction": same, "shared": shared, "kept": kept}
 
 
+def refused_once(model):
+    """What is left of an engine whose weights were refused, and whether it plays afterwards."""
+    first, engine, load = play(model), CoreEngine(model), manager.load_models_gpu
+
+    def refuse(*given, **more):
+        raise MemoryShortage("ComfyUI's job has the memory", "the music needs some of it", "wait for its end")
+
+    manager.unload_all_models()
+    manager.load_models_gpu = refuse
+    try:
+        engine.ready()
+    except MemoryShortage:
+        players = engine._players
+    finally:
+        manager.load_models_gpu = load
+    return {"players": players, "plays": torch.equal(first, play(model, engine=engine))}
+
+
 def peak(width):
     """Growth of the resident peak by the border, over the weights of a model whose pages are all in use."""
     sizes = {"hidden_size": width, "intermediate_size": 3 * width, "num_heads": max(width // 128, 8)}
@@ -256,6 +275,7 @@ def main():
             "another clone": another_clone(model, lora),
             "references": references(model),
             "memory": memory(model, lora),
+            "refused once": refused_once(model),
         }
 
 

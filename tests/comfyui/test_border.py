@@ -66,6 +66,10 @@ def test_weights_are_comfyuis_own_and_let_go(told):
     assert told["memory"]["held at rest"] == []
 
 
+def test_weights_that_were_refused_are_brought_the_next_time(told):
+    assert told["refused once"] == {"players": 0, "plays": True}
+
+
 def test_eviction_between_renders_changes_nothing(told):
     assert told["memory"]["evicted"]
     assert told["memory"]["same after eviction"]

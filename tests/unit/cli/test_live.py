@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ostinato.cli.graph import WorkflowError
 from ostinato.cli.main import all_types, app
 from ostinato.cli.settings import apply_settings
 from ostinato.cli.workflow import load_json, parse
-from ostinato.engine_runtime.errors import InputError
+from ostinato.engine_runtime.errors import InputError, SessionError
 from ostinato.engine_runtime.live.score import Cost, cost
 from ostinato.nodes.shared import host, live_graph
 from ostinato.nodes.shared.live_graph import LiveGraph
@@ -98,6 +99,36 @@ def test_only_what_a_widget_reaches_runs_again(
     assert ran == runs
     assert cost(before, after) is wanted
     assert next(w["value"] for w in graph.widgets() if (w["node"], w["input"]) == widget) == value
+
+
+def test_a_cancel_that_a_node_took_is_told_and_the_next_turn_plays(
+    instrument: Callable[..., LiveGraph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ComfyUI's is no `Exception`, so that no node keeps it: the thread that turns widgets would end."""
+
+    class Cancel(BaseException):
+        pass
+
+    def cancelled(*given: Any) -> Any:
+        raise Cancel
+
+    @contextmanager
+    def spared() -> Iterator[None]:
+        try:
+            yield
+        except Cancel:
+            raise SessionError("a Cancel came", "it is for others", "turn it again") from None
+
+    graph = instrument("gain_and_dcw")
+    place_of, score = place(graph, "dcw_low"), graph.score
+    with host.use(host.Host(device="cpu", spared=spared)):
+        for of, name in ((live_graph, "run_node"), (graph._scorer, "score")):
+            with monkeypatch.context() as patch:
+                patch.setattr(of, name, cancelled)
+                with pytest.raises(SessionError):
+                    graph.turn({place_of: 0.3})
+            assert graph.score is score
+        assert graph.turn({place_of: 0.3}) is not score
 
 
 def test_a_node_that_refuses_leaves_all_as_it_was(instrument: Callable[..., LiveGraph]) -> None:

@@ -1,5 +1,8 @@
 """Loudness and peaks of live sound."""
 
+import sys
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -82,3 +85,22 @@ def test_blocks_join_as_if_they_were_one() -> None:
     parts.gain = whole.gain = 0.0
     joined = shaped(parts, audio, 2 * HOP)
     assert np.abs(np.diff(joined[0])).max() < 0.06  # a sine of that size and pitch moves by 0.026 a sample
+
+
+def test_the_loudness_is_read_while_a_block_is_shaped() -> None:
+    """By the server, for the page: the sound's thread does not wait for it."""
+    level, ends, interval = Level(), threading.Event(), sys.getswitchinterval()
+
+    def play() -> None:
+        while not ends.is_set():
+            level.shape(sine(997.0, BLOCK / SAMPLE_RATE))
+
+    thread = threading.Thread(target=play)
+    sys.setswitchinterval(1e-5)
+    try:
+        thread.start()
+        assert all(level.loudness < 1.0 for _ in range(20_000))
+    finally:
+        ends.set()
+        thread.join()
+        sys.setswitchinterval(interval)

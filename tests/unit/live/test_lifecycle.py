@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,9 +12,11 @@ from typing import Any
 
 import pytest
 from ostinato.engine_runtime.config import Sampling
+from ostinato.engine_runtime.errors import MemoryShortage
 from ostinato.engine_runtime.live import session as session_module
 from ostinato.engine_runtime.live.score import Score
 from ostinato.engine_runtime.live.session import LiveSession
+from ostinato.engine_runtime.models import comfy_queue
 
 from ...ear import PATIENCE, Ear, Tone
 from ...helpers import StandIn, made_up
@@ -188,6 +191,29 @@ def test_a_closed_session_rests_at_once(play: Callable[[], Ear], monkeypatch: py
     asks.start()
     asks.join(PATIENCE)
     assert not asks.is_alive()
+
+
+def test_a_session_ends_while_its_ring_waits_for_the_job_that_ends_it(
+    play: Callable[[], Ear], engine: Brought, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = SimpleNamespace(currently_running={1: "the job"}, mutex=threading.RLock())
+    server = SimpleNamespace(PromptServer=SimpleNamespace(instance=SimpleNamespace(prompt_queue=queue)))
+    monkeypatch.setitem(sys.modules, "server", server)
+    monkeypatch.setattr(comfy_queue, "WAIT_SECONDS", 2 * PATIENCE)
+    began = threading.Event()
+
+    def bring(times: int) -> None:
+        began.set()
+        with comfy_queue.loading():
+            raise AssertionError("a job runs")
+
+    engine.comes = bring
+    ear = play()
+    assert began.wait(PATIENCE)
+    job = threading.Thread(target=ear.session.close, daemon=True)
+    job.start()
+    job.join(PATIENCE)
+    assert not job.is_alive() and isinstance(ear.errors[-1], MemoryShortage)
 
 
 def test_nothing_is_made_between_what_a_listener_has_missed_and_what_it_gets(play: Callable[[], Ear]) -> None:

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import WSMsgType, web
 from ostinato.engine_runtime.config import Sampling
-from ostinato.engine_runtime.errors import InputError
+from ostinato.engine_runtime.errors import InputError, MemoryShortage
 from ostinato.engine_runtime.live.beat import Tempo
 from ostinato.engine_runtime.live.score import Score
 from ostinato.engine_runtime.live.session import LiveSession, State
+from ostinato.engine_runtime.models import comfy_queue
 from ostinato.engine_runtime.models.loading import Model
 from ostinato.engine_runtime.serve.keep import Keep
 from ostinato.engine_runtime.serve.messages import VERSION
 from ostinato.engine_runtime.serve.routes import PREFIX, Routes
 from ostinato.engine_runtime.serve.sessions import LEFT, Sessions
 
-from ...ear import Clock
+from ...ear import PATIENCE, Clock
 from ...helpers import StandIn, made_up
 
 
@@ -117,10 +120,37 @@ def test_a_model_of_another_family_takes_another_session(sessions: Sessions, sco
     assert sessions["one"] is made and made.session.state is not State.CLOSED
 
 
+@pytest.mark.parametrize("how", ["runs the graph again", "ends the session"])
+def test_a_job_does_not_wait_for_who_waits_for_its_end(
+    sessions: Sessions, score: Score, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """ComfyUI's job does that while a turned widget wants weights, which come once no job runs."""
+    queue = SimpleNamespace(currently_running={1: "the job"}, mutex=threading.RLock())
+    server = SimpleNamespace(PromptServer=SimpleNamespace(instance=SimpleNamespace(prompt_queue=queue)))
+    monkeypatch.setitem(sys.modules, "server", server)
+    monkeypatch.setattr(comfy_queue, "WAIT_SECONDS", 2 * PATIENCE)
+    began = threading.Event()
+
+    class Needs(Graph):
+        def turn(self, changes: Mapping[tuple[str, str], Any]) -> Score:
+            began.set()
+            with comfy_queue.loading():
+                raise AssertionError("a job runs")
+
+    live, told = start(sessions, Needs(score)), list[Any]()
+    live.control.set(("1", "a"), 1.0, "sender", told.append)
+    assert began.wait(PATIENCE)
+    act = live.close if how == "ends the session" else lambda: start(sessions, Graph(score))
+    job = threading.Thread(target=act, daemon=True)
+    job.start()
+    job.join(PATIENCE)
+    assert not job.is_alive() and isinstance(told[0].error, MemoryShortage)
+
+
 def turned(live: Any, name: str, value: float) -> None:
     done = threading.Event()
     live.control.set(("1", name), value, "sender", lambda taken: done.set())
-    assert done.wait(20)
+    assert done.wait(PATIENCE)
 
 
 def test_what_was_turned_after_the_graph_was_read_stays_turned(sessions: Sessions, score: Score) -> None:

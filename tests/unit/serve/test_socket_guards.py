@@ -19,7 +19,7 @@ from ostinato.engine_runtime.serve.messages import HEADER, MAX_BYTES
 from ostinato.engine_runtime.serve.routes import MOST, PREFIX
 from ostinato.engine_runtime.serve.sessions import Live
 
-from .served import HELLO, Client, Served
+from .served import HELLO, PATIENCE, Client, Served
 
 
 @pytest.mark.parametrize("acknowledged", [0, 2**50], ids=["honest", "lying"])
@@ -152,6 +152,40 @@ def test_a_page_of_this_server_gets_in(served: Served) -> None:
             with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
                 await served.client.ws_connect(f"{origin}{PREFIX}/{name}/socket")
             assert refused.value.status in (400, 404)
+
+    asyncio.run(served.run(test))
+
+
+def test_a_fault_while_sending_ends_the_socket(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page whose socket stays open waits for sound for ever; one whose socket ends comes again."""
+
+    def fail() -> None:
+        raise RuntimeError("deque mutated during iteration")
+
+    async def test(served: Served) -> None:
+        async with served.greeted() as (socket, client):
+            monkeypatch.setattr(served.session, "figures", fail)
+            while (got := await socket.receive(PATIENCE)).type in (WSMsgType.TEXT, WSMsgType.BINARY):
+                pass
+            assert got.type is WSMsgType.CLOSE and got.data == 1011
+            monkeypatch.undo()
+        async with served.greeted() as (socket, client):
+            await client.until(lambda message: message["type"] == "figures")
+
+    asyncio.run(served.run(test))
+
+
+def test_who_comes_as_the_session_ends_is_told(served: Served) -> None:
+    """It looked the session up before that."""
+
+    async def test(served: Served) -> None:
+        async with served.connect() as socket:
+            await asyncio.to_thread(served.control.close)
+            await asyncio.to_thread(served.session.close)
+            await socket.send_json(HELLO)
+            while (got := await socket.receive(PATIENCE)).type in (WSMsgType.TEXT, WSMsgType.BINARY):
+                pass
+            assert got.type is WSMsgType.CLOSE and got.data == 1001
 
     asyncio.run(served.run(test))
 
