@@ -205,8 +205,9 @@ class Editor:
             self.page.mouse.click(x, y, button="right")
         outer, chosen = (self.page.get_by_text(text, exact=True) for text in (entry, inner))
         outer.hover()  # some menus open here, and would close again by a click
-        self.page.wait_for_timeout(500)
-        if not chosen.is_visible():
+        try:
+            chosen.wait_for(timeout=2000)
+        except Exception:  # Playwright's TimeoutError, which is imported only where Playwright is there
             outer.click()
         chosen.click()
 

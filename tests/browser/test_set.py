@@ -102,7 +102,9 @@ def test_a_turn_waits_for_the_bar_and_is_shown(page: Any, server: Server) -> Non
 def test_a_recording_is_what_was_heard(page: Any, server: Server) -> None:
     press_play(page)
     page.click("#record")
-    page.wait_for_function("() => document.querySelector('#record').textContent.includes('(2 s)')", timeout=PATIENCE)
+    page.wait_for_function(
+        "() => document.querySelector('#record').textContent.match(/\\(([2-9]|\\d\\d) s\\)/)", timeout=PATIENCE
+    )
     page.click("#record")
     page.wait_for_function(
         "() => document.querySelector('#message').textContent.startsWith('Recorded')", timeout=PATIENCE

@@ -13,12 +13,17 @@ pytestmark = pytest.mark.browser
 SPEAK = "(language) => window.app.extensionManager.setting.set('Comfy.Locale', language)"
 
 
+def speak(editor: Editor, language: str) -> None:
+    """Set the editor's language, and wait until the server has it."""
+    with editor.page.expect_response(lambda reply: "Comfy.Locale" in reply.url, timeout=PATIENCE):
+        editor.page.evaluate(SPEAK, language)
+
+
 def test_the_panel_speaks_the_language_of_the_editor(own_editor: Editor) -> None:
     editor = own_editor
     editor.open()
-    editor.page.evaluate(SPEAK, "zh")
+    speak(editor, "zh")
     try:
-        editor.page.wait_for_timeout(500)  # the setting is on its way to the server
         editor.page.reload()
         editor.ready()
         editor.load(live())
@@ -30,8 +35,7 @@ def test_the_panel_speaks_the_language_of_the_editor(own_editor: Editor) -> None
         assert "断音 " in panel.inner_text() and "underruns" not in panel.inner_text()
         assert editor.problems == []
     finally:
-        editor.page.evaluate(SPEAK, "en")
-        editor.page.wait_for_timeout(500)
+        speak(editor, "en")
 
 
 def test_the_page_speaks_the_language_of_the_browser(browser: Any, server: Server) -> None:

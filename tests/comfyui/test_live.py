@@ -176,7 +176,7 @@ def test_cancel_of_another_job_leaves_the_music_alone(comfy, ended, streaming):
     with Listener(comfy.server.address, "5") as listener:
         listener.hear(1.0)
         graph, node = streaming
-        graph[node]["inputs"] |= {"count": 200, "steps": 50}
+        graph[node]["inputs"] |= {"count": 1000, "steps": 50}
         job = comfy.client.submit(graph)
         listener.until(lambda: comfy.client.running(job))
         assert listener.turn("3", "tags", "piano")["cost"] == "slot"  # its nodes run while the Cancel is pressed

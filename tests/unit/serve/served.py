@@ -128,7 +128,7 @@ class Client:
                 return message
 
     async def next(self) -> dict[str, Any] | None:
-        got = await self.socket.receive(20)
+        got = await self.socket.receive(PATIENCE)
         if got.type is WSMsgType.BINARY:
             self.bytes += len(got.data)
             _, self.epoch, position, self.hot, _, _ = HEADER.unpack_from(got.data)

@@ -217,7 +217,7 @@ def test_who_does_not_greet_is_let_go(served: Served, first: str) -> None:
     async def test(served: Served) -> None:
         async with served.connect() as socket:
             await socket.send_str(first)
-            got = await socket.receive(10)
+            got = await socket.receive(PATIENCE)
             assert got.type in (WSMsgType.CLOSE, WSMsgType.CLOSED) and socket.close_code == 1008
         assert served.session.outlets.all == ()
 
@@ -229,7 +229,7 @@ def test_silence_is_not_waited_for(served: Served) -> None:
 
     async def test(served: Served) -> None:
         async with served.connect() as socket:
-            assert (await socket.receive(10)).type is WSMsgType.CLOSE
+            assert (await socket.receive(PATIENCE)).type is WSMsgType.CLOSE
 
     asyncio.run(served.run(test))
 
@@ -249,7 +249,7 @@ def test_wrong_messages_are_answered_and_then_ended(served: Served) -> None:
             assert answers[1]["error"] and answers[1]["change"] == 0
             for _ in range(connection.WRONG):
                 await socket.send_str("[]")
-            while (got := await socket.receive(10)).type is WSMsgType.TEXT:
+            while (got := await socket.receive(PATIENCE)).type is WSMsgType.TEXT:
                 pass
             assert got.type in (WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.CLOSING)
         assert served.session.score.knobs.velocity_scale == 1.0
@@ -262,7 +262,7 @@ def test_a_message_that_is_too_long_ends_the_connection(served: Served) -> None:
         async with served.connect() as socket:
             await Client(socket).hello()
             await socket.send_str('{"type":"start"}' + " " * (2 * MAX_BYTES))
-            while (got := await socket.receive(10)).type is WSMsgType.TEXT:
+            while (got := await socket.receive(PATIENCE)).type is WSMsgType.TEXT:
                 pass
             assert got.type in (WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.CLOSING)
         assert served.session.state == "ready"
