@@ -144,20 +144,21 @@ class BorderBuilds:
 
 
 class BorderNeedsAll:
-    """Has ComfyUI take every model away, as a large one does, and works on for some seconds."""
+    """Has ComfyUI take every model away, as a large one does, and works on for some time, or until a file is there."""
 
     CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "test", "work", (), True
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"seconds": ("FLOAT", {"default": 1.0}), "seed": SEED}}
+        numbers = {"seconds": ("FLOAT", {"default": 1.0}), "seed": SEED}
+        return {"required": {**numbers, "until": ("STRING", {"default": ""})}}
 
-    def work(self, seconds, seed):
+    def work(self, seconds, seed, until=""):
         manager = comfy.model_management
         manager.free_memory(1e30, manager.get_torch_device())
         loaded = [type(one.model).__name__ for one in manager.current_loaded_models]
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        while time.monotonic() < end and not os.path.isfile(until):
             manager.throw_exception_if_processing_interrupted()
             time.sleep(0.05)
         return {"ui": {"loaded": loaded}}
