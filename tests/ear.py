@@ -20,6 +20,14 @@ LEAD = 2400  # samples, 50 ms
 PATIENCE = 60.0  # seconds: the cores are shared
 
 
+def until(done: Callable[[], bool]) -> None:
+    """Wait until something is so, while nobody listens."""
+    end = time.monotonic() + PATIENCE
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
 class Clock:
     """Stands still until a test moves it, so that no machine is too slow."""
 

@@ -75,7 +75,7 @@ class Maker:
         self._giving = self._busy = False  # the ring is to be closed; a round runs
         self._next, self._hot_id, self._slot_id = score, 0, 0  # what the next step takes in; guarded by the lock
         self._closed = self._broken = False
-        self._asked = self._tried = 0  # counts what is to be played; the count that the latest round began with
+        self._again = False  # something was asked for since the latest round began
         self._clock, self._held_until = clock, 0.0
         self._lease = Lease(name, score)
         self._feed = Feed(self._lease, lock, decoded, clock)
@@ -105,14 +105,14 @@ class Maker:
             self._next = score
             self._hot_id, self._feed.awaited = change, max(self._feed.awaited, earliest)
             self._slot_id = change if spent >= Cost.SLOT else self._slot_id
-            self._broken, self._asked = False, self._asked + 1
+            self._broken, self._again = False, True
             self.lock.notify_all()
         return spent
 
     def wake(self) -> None:
         """Try again after an error, and look whether somebody listens."""
         with self.lock:
-            self._broken, self._asked = False, self._asked + 1
+            self._broken, self._again = False, True
             self.lock.notify_all()
 
     def hold(self, seconds: float) -> None:
@@ -245,7 +245,7 @@ class Maker:
         """Take in the latest score, submit what is wanted, step, lay what finished."""
         feed = self._feed
         with self.lock:
-            self._tried = self._asked
+            self._again = False
             score, heard, earliest = self._next, Heard(self._hot_id, self._slot_id), feed.awaited
             if feed.extends:
                 score, heard, earliest = self.score, feed.heard, feed.earliest
@@ -290,7 +290,7 @@ class Maker:
         self._feed.clear()
         with self.lock:
             in_vain = self._next is self.score or not self._lease.opened
-            self._broken = in_vain and self._asked == self._tried
+            self._broken = in_vain and not self._again
         if isinstance(error, OstinatoError):
             log.warning("live session %s: %s", self.name, error)
         else:

@@ -293,7 +293,7 @@ class LiveSession:
         """Ask both threads to give back. Hold the lock."""
         if room is None:
             self._sound.playing = False
-        self._sound.rest(True)
+        self._sound.rest()
         self._maker.rest(room or (lambda: self._sound.playing))
 
     def _idle(self) -> None:

@@ -106,10 +106,9 @@ class Sound:
         self.cursor.begin(position)
         self.lock.notify_all()
 
-    def rest(self, resting: bool) -> None:
-        """Give the decoder's memory back after this window, or take it again with the next."""
-        self.resting = resting
-        self.has_memory = self.has_memory or not resting
+    def rest(self) -> None:
+        """Give the decoder's memory back after this window."""
+        self.resting = True
         self.lock.notify_all()
 
     def woken(self, resting: bool) -> None:

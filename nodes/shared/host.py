@@ -108,7 +108,7 @@ def aside() -> Iterator[None]:
     """
     token = _aside.set(True)
     try:
-        with (_installed or _default_host()).spared():
+        with current().spared():
             yield
     finally:
         _aside.reset(token)

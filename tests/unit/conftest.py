@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from ostinato.cli import main
 from ostinato.cli.graph import Catalogue
 from ostinato.engine_runtime.errors import OstinatoError
+from ostinato.engine_runtime.models import comfy_queue
 from ostinato.engine_runtime.trt.files.sidecar import Expect
 from ostinato.engine_runtime.trt.health import state
 from ostinato.engine_runtime.trt.library import flavor
 from ostinato.nodes.shared import folders
+
+from ..ear import PATIENCE
 
 Roots = Mapping[str, list[Path]]
 
@@ -33,6 +37,24 @@ class FolderPaths(ModuleType):
     def get_filename_list(self, kind: str) -> list[str]:
         files = [(root, path) for root in self.roots[kind] for path in root.rglob("*") if path.is_file()]
         return sorted(path.relative_to(root).as_posix() for root, path in files)
+
+
+@pytest.fixture
+def prompt_queue(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], None]:
+    """`prompt_queue(queue)`: this is the queue of ComfyUI's server."""
+
+    def enter(queue: object) -> None:
+        server = SimpleNamespace(PromptServer=SimpleNamespace(instance=SimpleNamespace(prompt_queue=queue)))
+        monkeypatch.setitem(sys.modules, "server", server)
+
+    return enter
+
+
+@pytest.fixture
+def endless_job(prompt_queue: Callable[[object], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """ComfyUI runs a job, for whose end weights wait longer than a test does."""
+    prompt_queue(SimpleNamespace(currently_running={1: "the job"}, mutex=threading.RLock()))
+    monkeypatch.setattr(comfy_queue, "WAIT_SECONDS", 2 * PATIENCE)
 
 
 @pytest.fixture

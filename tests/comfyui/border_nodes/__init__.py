@@ -153,7 +153,7 @@ class BorderNeedsAll:
         numbers = {"seconds": ("FLOAT", {"default": 1.0}), "seed": SEED}
         return {"required": {**numbers, "until": ("STRING", {"default": ""})}}
 
-    def work(self, seconds, seed, until=""):
+    def work(self, seconds, seed, until):
         manager = comfy.model_management
         manager.free_memory(1e30, manager.get_torch_device())
         loaded = [type(one.model).__name__ for one in manager.current_loaded_models]

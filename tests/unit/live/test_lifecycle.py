@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from ostinato.engine_runtime.live.score import Score
 from ostinato.engine_runtime.live.session import LiveSession
 from ostinato.engine_runtime.models import comfy_queue
 
-from ...ear import PATIENCE, Ear, Tone
+from ...ear import PATIENCE, Ear, Tone, until
 from ...helpers import StandIn, made_up
 
 
@@ -94,13 +93,6 @@ def play(engine: Brought, vae: Decoder) -> Iterator[Callable[[], Ear]]:
     for session in made:
         session.close()
     assert engine.players == 0
-
-
-def until(done: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.002)
 
 
 def test_an_engine_is_let_go_as_often_as_it_was_brought(play: Callable[[], Ear], engine: Brought) -> None:
@@ -195,13 +187,8 @@ def test_a_closed_session_rests_at_once(play: Callable[[], Ear], monkeypatch: py
     assert not asks.is_alive()
 
 
-def test_a_session_ends_while_its_ring_waits_for_the_job_that_ends_it(
-    play: Callable[[], Ear], engine: Brought, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    queue = SimpleNamespace(currently_running={1: "the job"}, mutex=threading.RLock())
-    server = SimpleNamespace(PromptServer=SimpleNamespace(instance=SimpleNamespace(prompt_queue=queue)))
-    monkeypatch.setitem(sys.modules, "server", server)
-    monkeypatch.setattr(comfy_queue, "WAIT_SECONDS", 2 * PATIENCE)
+@pytest.mark.usefixtures("endless_job")
+def test_a_session_ends_while_its_ring_waits_for_the_job_that_ends_it(play: Callable[[], Ear], engine: Brought) -> None:
     began = threading.Event()
 
     def bring(times: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +11,8 @@ import pytest
 import soundfile
 from ostinato.engine_runtime.errors import FileError
 from ostinato.engine_runtime.live.recorder import Recorder
+
+from ...ear import until
 
 
 class Source:
@@ -47,13 +48,6 @@ def record(source: Source, failures: list[Exception], tmp_path: Path) -> Iterato
     yield begin
     for one in made:
         one.close()
-
-
-def until(done: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.002)
 
 
 def read(path: Path) -> np.ndarray:

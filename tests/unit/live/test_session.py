@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -24,7 +24,7 @@ from ostinato.engine_runtime.stream.sessions import runtime
 from ostinato.engine_runtime.takes.replay import replay
 from ostinato.engine_runtime.takes.take import SUBMITTED
 
-from ...ear import LEAD, PATIENCE, Clock, Ear, Tone, turn
+from ...ear import LEAD, PATIENCE, Clock, Ear, Tone, turn, until
 from ...helpers import StandIn, helping, made_up
 
 HOP, SAMPLE_RATE = ACE_STEP.hop, ACE_STEP.sample_rate
@@ -95,9 +95,9 @@ def test_a_ring_that_nobody_hears_rests(session: LiveSession, score: Score, cloc
     ear.until(lambda: len(calls) > 2 * score.steps)
     clock.now += 0.9 * GONE
     count = len(calls)
-    wait(lambda: len(calls) > count + score.steps)
+    until(lambda: len(calls) > count + score.steps)
     clock.now += 0.2 * GONE
-    wait(lambda: not session.works)
+    until(lambda: not session.works)
     count = len(calls)
     time.sleep(0.2)
     assert len(calls) == count
@@ -113,14 +113,6 @@ def test_a_hot_knob_comes_back_with_the_first_sample_that_heard_it(session: Live
     first = next(block for block in ear.blocks if block.heard.hot == 7)
     assert first.position <= first.at < first.end and first.heard.slot == 0
     assert all(block.heard.hot == 0 for block in ear.blocks[: ear.blocks.index(first)])
-
-
-def wait(done: Callable[[], bool]) -> None:
-    """Wait until something is so, while nobody listens."""
-    end = time.monotonic() + PATIENCE
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.002)
 
 
 def ready(session: LiveSession) -> bool:

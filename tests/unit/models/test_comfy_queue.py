@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -53,11 +53,10 @@ class Queue:
 
 
 @pytest.fixture
-def comfy(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+def comfy(prompt_queue: Callable[[object], None], monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """ComfyUI's modules that are asked: `job` is what this thread is told of its own job."""
     found = SimpleNamespace(queue=Queue(), job=None)
-    server = SimpleNamespace(PromptServer=SimpleNamespace(instance=SimpleNamespace(prompt_queue=found.queue)))
-    monkeypatch.setitem(sys.modules, "server", server)
+    prompt_queue(found.queue)
     utils = SimpleNamespace(get_executing_context=lambda: found.job)
     monkeypatch.setitem(sys.modules, "comfy_execution", SimpleNamespace(utils=utils))
     monkeypatch.setitem(sys.modules, "comfy_execution.utils", utils)

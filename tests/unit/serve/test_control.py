@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,6 +13,8 @@ from ostinato.engine_runtime.errors import InputError
 from ostinato.engine_runtime.live.beat import Tempo, check_tempo
 from ostinato.engine_runtime.live.score import Cost
 from ostinato.engine_runtime.serve.control import Control, Taken
+
+from ...ear import PATIENCE, until
 
 
 class Session:
@@ -58,7 +60,7 @@ class Graph:
 
     def turn(self, changes: Mapping[tuple[str, str], Any]) -> Any:
         if self.hold:
-            assert self.hold.wait(60)
+            assert self.hold.wait(PATIENCE)
         self.turns += 1
         if 7 in changes.values():
             raise InputError("it is 7", "anything else is allowed", "correct it")
@@ -66,13 +68,6 @@ class Graph:
             raise ZeroDivisionError("a fault")
         self.values.update(changes)
         return self.values
-
-
-def until(done: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 @pytest.fixture

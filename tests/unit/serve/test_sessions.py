@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -120,15 +118,10 @@ def test_a_model_of_another_family_takes_another_session(sessions: Sessions, sco
     assert sessions["one"] is made and made.session.state is not State.CLOSED
 
 
+@pytest.mark.usefixtures("endless_job")
 @pytest.mark.parametrize("how", ["runs the graph again", "ends the session"])
-def test_a_job_does_not_wait_for_who_waits_for_its_end(
-    sessions: Sessions, score: Score, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
+def test_a_job_does_not_wait_for_who_waits_for_its_end(sessions: Sessions, score: Score, how: str) -> None:
     """ComfyUI's job does that while a turned widget wants weights, which come once no job runs."""
-    queue = SimpleNamespace(currently_running={1: "the job"}, mutex=threading.RLock())
-    server = SimpleNamespace(PromptServer=SimpleNamespace(instance=SimpleNamespace(prompt_queue=queue)))
-    monkeypatch.setitem(sys.modules, "server", server)
-    monkeypatch.setattr(comfy_queue, "WAIT_SECONDS", 2 * PATIENCE)
     began = threading.Event()
 
     class Needs(Graph):
